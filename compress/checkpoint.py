@@ -1,0 +1,262 @@
+"""Networks as they flow from step to step, and on disk.
+
+A checkpoint is a folder with `model.safetensors` (plain tensors in pruned shapes, masks applied and
+stored as bits beside the weights) and `model.json` (how the dense network is built, rewrites,
+channel table, pattern, HU range, hash of the tensors). Loading builds the dense network, applies
+the rewrites, gives the layers the shapes of the table and fills in the tensors. Never a pickle.
+"""
+
+import hashlib
+import importlib
+import inspect
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors import torch as safetensors
+from torch import Tensor, nn
+
+from compress import masks as masking
+from compress.cost import CONVOLUTIONS
+from compress.data.hu import HU_MAX, HU_MIN
+from compress.errors import UsageError
+from compress.files import digest, read_json, write_atomic, write_json
+from compress.rewrite import REWRITES
+from models.ddnet import DDnet, from_2dnet
+from models.redcnn import RedCNN
+
+NETWORKS: Mapping[str, type[nn.Module]] = {"ddnet": DDnet, "redcnn": RedCNN}
+SCHEMA = 1
+BITS = ".mask24"
+"""Suffix of a mask's tensor: uint8, the mask's bits in the weight's order, eight to a byte."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelOptions:
+    """The recipe's `model:` section: which dense network, and with which weights it starts."""
+
+    name: str | None = None
+    """A network of this package, see `NETWORKS`; or"""
+    import_: str | None = None
+    """`package.module:Class` of your own; the module is imported, that is, its code is run."""
+    weights: str | None = None
+    """Absolute path of a safetensors file to start from: our names, or 2dnet's for ddnet."""
+    folder: str | None = None
+    """Where `import_` is looked for first: the recipe's folder."""
+    options: Mapping[str, Any] = field(default_factory=dict)
+    """Keyword arguments of the network's class."""
+
+    def network_class(self) -> Callable[..., nn.Module]:
+        """The class of the network.
+
+        Raises:
+            UsageError: there is no such name, module or class.
+        """
+        if self.import_ is None:
+            if self.name is None or self.name not in NETWORKS:
+                known = ", ".join(NETWORKS)
+                raise UsageError(f"there is no network {self.name!r}; there are: {known}")
+            return NETWORKS[self.name]
+        return _imported(self.import_, self.folder)
+
+    def build(self) -> nn.Module:
+        """The dense network, with its starting weights where the recipe names some.
+
+        Raises:
+            UsageError: unknown network, wrong options, or weights that do not fit.
+        """
+        try:
+            net = self.network_class()(**self.options)
+        except (TypeError, ValueError) as error:
+            raise UsageError(f"the network {self.name or self.import_}: {error}") from error
+        if self.weights is not None:
+            _fill(net, Path(self.weights))
+        return net
+
+
+@dataclass(frozen=True, kw_only=True)
+class Model:
+    """What flows from step to step."""
+
+    net: nn.Module
+    """(N, 1, H, W) float32 in network range -> the same shape."""
+    origin: ModelOptions
+    rewrites: tuple[str, ...] = ()
+    """Names in `rewrite.REWRITES`, in the order done."""
+    masks: Mapping[str, Tensor] = field(default_factory=dict)
+    """Module name -> bool mask of its weight's shape, True = kept."""
+
+    def rewritten(self, name: str) -> "Model":
+        """The model after one more rewrite; the same where it was done before."""
+        if name in self.rewrites:
+            return self
+        return replace(self, net=REWRITES[name](self.net), rewrites=(*self.rewrites, name))
+
+
+def channels(net: nn.Module) -> dict[str, list[int]]:
+    """The channel table: [in, out] of every convolution and linear layer by module name."""
+    table = {}
+    for name, module in net.named_modules():
+        if isinstance(module, CONVOLUTIONS):
+            table[name] = [module.in_channels, module.out_channels]
+        elif isinstance(module, nn.Linear):
+            table[name] = [module.in_features, module.out_features]
+    return table
+
+
+def save(model: Model, folder: Path) -> None:
+    """Write the checkpoint of `model` into an existing folder; each file is replaced atomically.
+
+    Raises:
+        CompressError: a mask is broken; nothing is written.
+        OSError: the disk is full or the folder not writable.
+    """
+    masking.check(model.net, model.masks)
+    data = _packed(model)
+    write_atomic(folder / "model.safetensors", data)
+    origin = model.origin
+    write_json(
+        folder / "model.json",
+        {
+            "schema": SCHEMA,
+            "network": {
+                "name": origin.name,
+                "import": origin.import_,
+                "folder": origin.folder,
+                "options": dict(origin.options),
+                "source_sha256": _source_hash(model.net),
+            },
+            "rewrites": list(model.rewrites),
+            "channels": channels(model.net),
+            "pattern": "2:4" if model.masks else None,
+            "normalisation": {"hu_min": HU_MIN, "hu_max": HU_MAX},
+            "sha256": hashlib.sha256(data).hexdigest(),
+        },
+    )
+
+
+def load(folder: Path) -> Model:
+    """The model in a checkpoint folder, on the CPU, in eval mode.
+
+    Raises:
+        UsageError: no checkpoint, another schema, or tensors that were altered or do not fit.
+    """
+    table, tensors = _read(folder)
+    network = table["network"]
+    origin = ModelOptions(
+        name=network["name"],
+        import_=network["import"],
+        folder=network["folder"],
+        options=network["options"],
+    )
+    net = origin.build()
+    for name in table["rewrites"]:
+        net = REWRITES[name](net)
+    bits = {name: tensors.pop(name) for name in list(tensors) if name.endswith(BITS)}
+    resize(net, tensors)
+    net.load_state_dict(tensors)
+    masks = {}
+    for name, packed in bits.items():
+        layer = name.removesuffix(BITS)
+        shape = tensors[f"{layer}.weight"].shape
+        flat = np.unpackbits(packed.numpy(), count=shape.numel()).astype(bool)
+        masks[layer] = torch.from_numpy(flat).reshape(shape)
+    rewrites = tuple(table["rewrites"])
+    return Model(net=net.eval(), origin=origin, rewrites=rewrites, masks=masks)
+
+
+def fingerprint(model: Model) -> str:
+    """The SHA-256 of the file model.safetensors that `save` would write, in hexadecimal."""
+    return hashlib.sha256(_packed(model)).hexdigest()
+
+
+def _packed(model: Model) -> bytes:
+    tensors = {name: t.detach().cpu().contiguous() for name, t in model.net.state_dict().items()}
+    for name, mask in model.masks.items():
+        tensors[name + BITS] = torch.from_numpy(np.packbits(mask.cpu().numpy()))
+    return safetensors.save(tensors)
+
+
+def identity(folder: Path) -> str:
+    """The SHA-256 of what a checkpoint computes: its description, which holds the tensors' hash."""
+    return digest(read_json(folder / "model.json"))
+
+
+def resize(net: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+    """Give the layers of `net`, in place, the shapes that `tensors` have, and channel counts."""
+    for path, tensor in tensors.items():
+        layer, _, attribute = path.rpartition(".")
+        module = net.get_submodule(layer)
+        current = getattr(module, attribute)
+        if current.shape == tensor.shape:
+            continue
+        fresh = torch.empty_like(tensor)
+        is_parameter = isinstance(current, nn.Parameter)
+        setattr(module, attribute, nn.Parameter(fresh) if is_parameter else fresh)
+        if attribute == "weight":
+            _count(module, tensor.shape)
+
+
+def _count(module: nn.Module, shape: torch.Size) -> None:
+    """Make the layer's own record of its channel counts agree with its weight."""
+    if isinstance(module, nn.ConvTranspose2d):
+        module.in_channels, module.out_channels = shape[0], shape[1] * module.groups
+    elif isinstance(module, nn.Conv2d):
+        module.out_channels, module.in_channels = shape[0], shape[1] * module.groups
+    elif isinstance(module, nn.Linear):
+        module.out_features, module.in_features = shape
+    elif isinstance(module, nn.modules.batchnorm._BatchNorm):
+        module.num_features = shape[0]
+
+
+def _read(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    try:
+        table = read_json(folder / "model.json")
+        data = (folder / "model.safetensors").read_bytes()
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{folder} holds no checkpoint: {error}") from error
+    if table.get("schema") != SCHEMA:
+        raise UsageError(f"{folder}/model.json has schema {table.get('schema')}, not {SCHEMA}")
+    if hashlib.sha256(data).hexdigest() != table["sha256"]:
+        raise UsageError(f"{folder}/model.safetensors was altered: its hash is not in model.json")
+    return table, safetensors.load(data)
+
+
+def _imported(path: str, folder: str | None) -> Callable[..., nn.Module]:
+    module_name, _, class_name = path.partition(":")
+    search = [folder] if folder else []
+    sys.path[:0] = search
+    try:
+        found = getattr(importlib.import_module(module_name), class_name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise UsageError(f"the network {path!r} cannot be imported: {error}") from error
+    finally:
+        del sys.path[: len(search)]
+    if not callable(found):
+        raise UsageError(f"the network {path!r} is no class")
+    return found  # type: ignore[no-any-return]
+
+
+def _fill(net: nn.Module, path: Path) -> None:
+    try:
+        state = safetensors.load_file(path)
+        if isinstance(net, DDnet) and "dnet1.conv1_0.weight" in state:
+            state = from_2dnet(state)
+        net.load_state_dict(state)
+    except (OSError, SafetensorError, KeyError, RuntimeError) as error:
+        reason = str(error).splitlines()[0].rstrip(":")
+        raise UsageError(f"the weights {path} do not fit the network: {reason}") from error
+
+
+def _source_hash(net: nn.Module) -> str | None:
+    """The SHA-256 of the file that defines the network, to tell when the code has changed."""
+    try:
+        source = inspect.getsource(inspect.getmodule(type(net)) or type(net))
+    except (OSError, TypeError):
+        return None
+    return hashlib.sha256(source.encode()).hexdigest()

@@ -1,0 +1,141 @@
+"""The command line: words in, calls out. Imports nothing heavy, decides nothing.
+
+Knobs of the work stand in the recipe; `--set` changes one for one run. A test holds the options.
+"""
+
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+import click
+
+from compress import __version__
+from compress.errors import CompressError
+
+log = logging.getLogger(__name__)
+
+RECIPE = click.argument("recipe", type=click.Path(path_type=Path), metavar="RECIPE")
+SET = click.option(
+    "overrides",
+    "--set",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="Change one value for this run, such as steps.1.amount=0.7 or data.train_slices=100; "
+    "can be given more than once.",
+)
+JSON = click.option("as_json", "--json", is_flag=True, help="Print one JSON object instead.")
+
+
+class _Commands(click.Group):
+    """Turns errors meant for the user into one line on standard error and their exit code."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError:  # the reader of our output has gone; click ends quietly
+            raise
+        except (CompressError, OSError) as error:
+            log.debug("the place of the error:", exc_info=True)
+            click.echo(f"Error: {_sentence(error)}", err=True)
+            ctx.exit(getattr(error, "exit_code", 1))
+
+
+EPILOG = """\b
+Exit status: 0 done, 1 failed, 2 wrong usage or recipe,
+3 a quality gate failed, 75 stopped by a signal (run again to go on)."""
+
+
+@click.group(cls=_Commands, epilog=EPILOG, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, message="%(prog)s %(version)s")
+def main() -> None:
+    """Make CT enhancement networks smaller and faster, and show that image quality held."""
+
+
+@main.command(short_help="Run a recipe, or go on with a stopped run.")
+@RECIPE
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path, file_okay=False),
+    metavar="DIR",
+    help="Run folder; runs/<name of the recipe> by default. A stopped run goes on from it.",
+)
+@click.option(
+    "--data",
+    type=click.Path(path_type=Path, file_okay=False),
+    metavar="DIR",
+    help="Folder of low-dose and full-dose pairs to use instead of the recipe's data.",
+)
+@SET
+@click.option("--until", metavar="STEP", help="Last step to run, such as prune or 03-retrain.")
+@click.option("--device", metavar="DEVICE", help="cpu, cuda or cuda:N; the GPU if there is one.")
+@click.option("--no-fallback", is_flag=True, help="Fail where phantoms would replace the demo set.")
+@click.option("-v", "--verbose", is_flag=True, help="Say more in the log.")
+def run(
+    recipe: Path,
+    out: Path | None,
+    data: Path | None,
+    overrides: tuple[str, ...],
+    until: str | None,
+    device: str | None,
+    no_fallback: bool,
+    verbose: bool,
+) -> None:
+    """Run RECIPE from its first step to its last; go on where an earlier run was stopped.
+
+    `model: {import: ...}` in a recipe executes code from the recipe's folder.
+    """
+    from compress import pipeline
+    from compress.progress import start_log
+    from compress.recipe import load
+
+    start_log(verbose=verbose)
+    loaded = load(recipe, overrides)
+    folder = pipeline.run(
+        loaded,
+        out=out or Path("runs") / loaded.name,
+        data=data,
+        until=until,
+        device=device,
+        fallback=not no_fallback,
+    )
+    click.echo(folder)
+
+
+@main.command(short_help="Show what a recipe would do, without training.")
+@RECIPE
+@SET
+@JSON
+def check(recipe: Path, overrides: tuple[str, ...], as_json: bool) -> None:
+    """Show what RECIPE would do to its network, without training: layers, cost, 2:4, back ends."""
+    from compress import plan
+    from compress.recipe import load
+
+    _show(plan.check(load(recipe, overrides)), as_json, plan.render)
+
+
+@main.command(short_help="Show what this machine has and lacks.")
+@click.argument("recipe", type=click.Path(path_type=Path), metavar="[RECIPE]", required=False)
+@JSON
+def doctor(recipe: Path | None, as_json: bool) -> None:
+    """Show what this machine has, what each step would use here, and how to get what is missing.
+
+    Looks at RECIPE, or at every recipe that comes with this program.
+    """
+    from compress import doctor as doctors
+
+    _show(doctors.doctor(recipe), as_json, doctors.render)
+
+
+def _show(found: dict[str, Any], as_json: bool, render: Any) -> None:
+    if as_json:
+        click.echo(json.dumps(found, indent=1, allow_nan=False))
+    else:
+        render(found)
+
+
+def _sentence(error: Exception) -> str:
+    """An error as one sentence; the system's own have a file and a reason."""
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+    return str(error)

@@ -1,0 +1,209 @@
+"""Fan-beam projection and filtered back-projection on the CPU, for a flat equidistant detector.
+
+Geometry, formulas and names follow Kak and Slaney, Principles of Computerized Tomographic Imaging
+(1988), section 3.4.2. The source turns once about the centre of the image. In view k the angle of
+the source is b = 2 pi k / views; with x along the columns and y along the rows, in mm from the
+image's centre, it stands at source_centre * (cos b, sin b), and detector positions count along
+(-sin b, cos b).
+
+Lengths are in mm, attenuation is in 1/mm, line integrals have no unit. Every ray and every pixel
+is summed up by one thread in a fixed order: the results do not depend on the number of threads.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numba import njit, prange
+from numpy.typing import NDArray
+
+Array = NDArray[np.float32]
+Doubles = NDArray[np.float64]
+Kernel = Callable[..., Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class FanBeam:
+    """A scanner: one full turn, flat detector centred on the ray through the centre."""
+
+    source_centre: float = 595.0
+    """Distance from the source to the centre of rotation, mm."""
+    source_detector: float = 1085.6
+    """Distance from the source to the detector, mm."""
+    detectors: int = 736
+    """Number of detector elements."""
+    pitch: float = 1.2858
+    """Distance between neighbouring elements on the detector, mm."""
+    views: int = 720
+    """Views in one turn of 360 degrees."""
+
+    @property
+    def virtual_pitch(self) -> float:
+        """Distance between neighbouring elements, scaled to the centre of rotation, mm."""
+        return self.pitch * self.source_centre / self.source_detector
+
+    def positions(self) -> Doubles:
+        """Places of the elements on the virtual detector through the centre, mm, (detectors,)."""
+        return (np.arange(float(self.detectors)) - (self.detectors - 1) / 2) * self.virtual_pitch
+
+    def angles(self) -> Doubles:
+        """Angle of the source in each view, radian, (views,)."""
+        return np.arange(float(self.views)) * (2 * math.pi / self.views)
+
+
+def project(image: Array, spacing: float, fan: FanBeam) -> Array:
+    """Line integrals through an image (Joseph, IEEE Transactions on Medical Imaging 1(3), 1982).
+
+    Args:
+        image: attenuation in 1/mm, (H, W); zero outside.
+        spacing: side of a pixel in mm.
+        fan: the scanner.
+
+    Returns:
+        Sinogram without unit, float32, (views, detectors).
+
+    Raises:
+        ValueError: the image reaches as far as the source.
+    """
+    _check(image.shape, spacing, fan)
+    image = np.ascontiguousarray(image, np.float32)
+    sinogram = np.empty((fan.views, fan.detectors), np.float32)
+    radius = fan.source_centre / spacing
+    _project(image, image.T.copy(), radius, fan.positions() / spacing, fan.angles(), sinogram)
+    return sinogram * np.float32(spacing)
+
+
+def reconstruct(sinogram: Array, shape: tuple[int, int], spacing: float, fan: FanBeam) -> Array:
+    """Filtered back-projection with the Ram-Lak filter; linear in the sinogram.
+
+    Args:
+        sinogram: line integrals without unit, (views, detectors).
+        shape: height and width of the image in pixels.
+        spacing: side of a pixel in mm.
+        fan: the scanner that made the sinogram.
+
+    Returns:
+        Attenuation in 1/mm, float32, (H, W). Beyond the fan it is not defined.
+
+    Raises:
+        ValueError: the sinogram is not of this scanner, or the image reaches as far as the source.
+    """
+    _check(shape, spacing, fan)
+    if sinogram.shape != (fan.views, fan.detectors):
+        raise ValueError(f"sinogram must be {fan.views} x {fan.detectors}, got {sinogram.shape}")
+    image = np.empty(shape, np.float32)
+    scale = math.pi / fan.views  # half the step of the source's angle: a full turn sees all twice
+    pitch, radius = fan.virtual_pitch / spacing, fan.source_centre / spacing
+    _back_project(_filtered(sinogram, fan) * np.float32(scale), radius, pitch, fan.angles(), image)
+    return image
+
+
+def _check(shape: tuple[int, ...], spacing: float, fan: FanBeam) -> None:
+    reach = math.hypot(*shape) / 2 * spacing
+    if not reach < fan.source_centre:
+        raise ValueError(
+            f"the image's corners lie {reach:.0f} mm from its centre, "
+            f"the source only {fan.source_centre:.0f} mm"
+        )
+
+
+def _filtered(sinogram: Array, fan: FanBeam) -> Array:
+    """Cosine weight and ramp filter of each view, per mm (the ramp: Kak and Slaney, eq. 61)."""
+    size = 1 << (2 * fan.detectors - 1).bit_length()  # no wrap-around
+    n = np.fft.fftfreq(size, 1 / size).astype(int)
+    odd = n % 2 != 0
+    ramp = np.zeros(size)
+    ramp[0] = 1 / 4
+    ramp[odd] = -1 / (math.pi * n[odd]) ** 2
+    response = np.fft.rfft(ramp).real / fan.virtual_pitch
+    weight = np.cos(np.arctan(fan.positions() / fan.source_centre))
+    spectrum = np.fft.rfft(sinogram * weight, size) * response
+    return np.fft.irfft(spectrum, size)[:, : fan.detectors].astype(np.float32)
+
+
+def _compiled(*, parallel: bool = False) -> Callable[[Kernel], Kernel]:
+    """Compile by numba, and keep the machine code where a folder for it can be written."""
+
+    def decorate(kernel: Kernel) -> Kernel:
+        try:
+            return njit(kernel, cache=True, parallel=parallel)
+        except RuntimeError:  # neither this package's folder nor the user's can be written
+            return njit(kernel, parallel=parallel)
+
+    return decorate
+
+
+@_compiled()
+def _line(
+    image: Array, along: float, across: float, step_along: float, step_across: float
+) -> float:
+    """Integral of `image` along a ray, in pixels, interpolated between rows at every column.
+
+    The ray passes row index `across` at column index `along`; the image is zero outside.
+    """
+    height, width = image.shape
+    slope = step_across / step_along
+    start = across - along * slope
+    total = 0.0
+    for column in range(width):
+        place = start + column * slope
+        row = math.floor(place)
+        part = np.float32(place - row)
+        if 0 <= row < height:
+            total += (1 - part) * image[row, column]
+        if 0 <= row + 1 < height:
+            total += part * image[row + 1, column]
+    return total * math.sqrt(1 + slope * slope)
+
+
+@_compiled(parallel=True)
+def _project(
+    image: Array,
+    turned: Array,
+    radius: float,
+    positions: Doubles,
+    angles: Doubles,
+    sinogram: Array,
+) -> None:
+    """Fill in all line integrals; lengths in pixels, `turned` is the image's transpose."""
+    height, width = image.shape
+    for view in prange(len(angles)):
+        cos, sin = math.cos(angles[view]), math.sin(angles[view])
+        x = radius * cos + (width - 1) / 2
+        y = radius * sin + (height - 1) / 2
+        for k in range(len(positions)):
+            dx = -radius * cos - positions[k] * sin
+            dy = -radius * sin + positions[k] * cos
+            if abs(dx) > abs(dy):
+                sinogram[view, k] = _line(image, x, y, dx, dy)
+            else:
+                sinogram[view, k] = _line(turned, y, x, dy, dx)
+
+
+@_compiled(parallel=True)
+def _back_project(
+    filtered: Array, radius: float, pitch: float, angles: Doubles, image: Array
+) -> None:
+    """Fill in the sum of filtered / U^2 over the views; lengths in pixels.
+
+    U is the pixel's distance from the source along the central ray, as a share of `radius`.
+    """
+    height, width = image.shape
+    views, detectors = filtered.shape
+    for row in prange(height):
+        total = np.zeros(width, np.float32)
+        y = row - (height - 1) / 2
+        for view in range(views):
+            cos, sin = math.cos(angles[view]), math.sin(angles[view])
+            for column in range(width):
+                x = column - (width - 1) / 2
+                near = radius / (radius - x * cos - y * sin)  # 1 / U
+                place = (y * cos - x * sin) * near / pitch + (detectors - 1) / 2
+                left = math.floor(place)
+                if 0 <= left < detectors - 1:
+                    part = np.float32(place - left)
+                    value = (1 - part) * filtered[view, left] + part * filtered[view, left + 1]
+                    total[column] += np.float32(near * near) * value
+        image[row] = total

@@ -1,0 +1,45 @@
+"""AOTInductor: a .pt2 package that PyTorch compiles ahead of time, for Python and for C++."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from compress import machine
+from compress.engines import NotBuilt, Runner, Shape
+
+
+class AotInductor:
+    """`.pt2` packages, for the CPU or the GPU that they are built on."""
+
+    suffix = ".pt2"
+
+    def missing(self, device: torch.device) -> NotBuilt | None:
+        """A C++ compiler that turns one line into a library."""
+        compiler = machine.compiler()
+        return None if compiler["works"] else NotBuilt(compiler["note"], compiler["get"])
+
+    def build(
+        self, subject: nn.Module, shape: Shape, path: Path, device: torch.device
+    ) -> dict[str, Any]:
+        """Trace, compile, pack."""
+        subject = subject.to(device)
+        if device.type == "cuda":
+            subject.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        with torch.inference_mode():
+            program = torch.export.export(
+                subject, (shape.example(device),), dynamic_shapes=shape.dynamic_shapes()
+            )
+            torch._inductor.aoti_compile_and_package(program, package_path=str(path))
+        return {}
+
+    def load(self, path: Path, device: torch.device) -> Runner:
+        """The package, loaded into this process; runs on the device that it was built for."""
+        compiled = torch._inductor.aoti_load_package(str(path))
+
+        def run(x: Tensor) -> Tensor:
+            y: Tensor = compiled(x.to(device))
+            return y
+
+        return run

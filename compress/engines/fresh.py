@@ -1,0 +1,60 @@
+"""One engine, one process: loads an engine from its files alone and runs it on given slices.
+
+`python -m compress.engines.fresh SIDECAR INPUT OUTPUT`, the slices as .npy files. What another
+process can load is what users will load; the one that built the engine still holds its parts.
+"""
+
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from compress.errors import QualityError
+
+TIMEOUT = 600
+"""Seconds that loading and running may take."""
+
+
+def run(sidecar: Path, slices: Tensor) -> Tensor:
+    """The outputs of an engine, from a process of its own.
+
+    Args:
+        sidecar: the engine's sidecar.
+        slices: (N, 1, H, W) float32 in network range, N and H, W as the engine takes them.
+
+    Returns:
+        The same shape, float32.
+
+    Raises:
+        QualityError: the process failed; with the last line that it said.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        low, enhanced = Path(folder) / "low.npy", Path(folder) / "enhanced.npy"
+        np.save(low, slices.cpu().numpy())
+        files = map(str, (sidecar, low, enhanced))
+        command = [sys.executable, "-m", "compress.engines.fresh", *files]
+        try:
+            subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT, check=True)
+        except subprocess.TimeoutExpired as error:
+            raise QualityError(f"{sidecar.stem} gave no answer in {TIMEOUT} s") from error
+        except subprocess.CalledProcessError as error:
+            said = (error.stderr.strip().splitlines() or [f"exit status {error.returncode}"])[-1]
+            raise QualityError(f"{sidecar.stem} does not run in a fresh process: {said}") from error
+        return torch.from_numpy(np.load(enhanced))
+
+
+def main(sidecar: str, low: str, enhanced: str) -> None:
+    """Load the engine, run it on the slices in `low`, write what it gives to `enhanced`."""
+    from compress.engines.sidecar import load
+
+    _, engine = load(Path(sidecar))
+    y = engine(torch.from_numpy(np.load(low)))
+    np.save(enhanced, y.float().cpu().numpy())
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,88 @@
+"""ONNX: a portable model, checked with ONNX Runtime on the CPU."""
+
+import importlib.util
+import logging
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from compress.engines import NotBuilt, Runner, Shape
+from compress.sparsity import is_2to4
+
+PACKAGES = ("onnx", "onnxscript", "onnxruntime")
+OPSET = 20
+"""Operator set: the newest that TensorRT 10, ONNX Runtime 1.20 and torch 2.8 all know."""
+
+
+class Onnx:
+    """`.onnx` files; the weights lie inside."""
+
+    suffix = ".onnx"
+
+    def missing(self, device: torch.device) -> NotBuilt | None:
+        """The packages that it takes; any device will do."""
+        absent = [name for name in PACKAGES if importlib.util.find_spec(name) is None]
+        if not absent:
+            return None
+        return NotBuilt(f"{', '.join(absent)} is not installed", f"pip install {' '.join(absent)}")
+
+    def build(
+        self, subject: nn.Module, shape: Shape, path: Path, device: torch.device
+    ) -> dict[str, Any]:
+        """Trace on the CPU, write, and check the file's form; facts: opset, convolutions, 2:4."""
+        import onnx
+
+        cpu = torch.device("cpu")
+        logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+        logging.getLogger("onnxscript").setLevel(logging.ERROR)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            torch.onnx.export(
+                subject.to(cpu),
+                (shape.example(cpu),),
+                path,
+                dynamo=True,
+                verbose=False,
+                opset_version=OPSET,
+                external_data=False,
+                input_names=["low"],
+                output_names=["enhanced"],
+                dynamic_shapes=shape.dynamic_shapes(),
+            )
+        onnx.checker.check_model(str(path), full_check=True)
+        return _facts(path)
+
+    def load(self, path: Path, device: torch.device) -> Runner:
+        """The model in ONNX Runtime on the CPU, with as many threads as torch has."""
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = torch.get_num_threads()
+        options.log_severity_level = 3
+        providers = ["CPUExecutionProvider"]
+        session = onnxruntime.InferenceSession(str(path), options, providers=providers)
+
+        def run(x: Tensor) -> Tensor:
+            (y,) = session.run(None, {"low": x.cpu().numpy()})
+            return torch.from_numpy(y)
+
+        return run
+
+
+def _facts(path: Path) -> dict[str, Any]:
+    """What lies in the file: how many convolutions, and how many of them are 2:4."""
+    import onnx
+    from onnx import numpy_helper
+
+    model = onnx.load(path)
+    values = {tensor.name: tensor for tensor in model.graph.initializer}
+    kernels = [values[n.input[1]] for n in model.graph.node if n.op_type == "Conv"]
+    weights = [torch.from_numpy(numpy_helper.to_array(kernel).astype("f4")) for kernel in kernels]
+    return {
+        "opset": next(o.version for o in model.opset_import if not o.domain),
+        "convolutions": len(weights),
+        "sparse24": sum(is_2to4(weight) for weight in weights),
+    }

@@ -1,0 +1,123 @@
+"""The sidecar of an engine: a JSON file beside it that says what it was built from and for.
+
+An engine is code for one GPU, one driver family and one set of library versions. It is loaded only
+when its own bytes and everything that it depends on are as the sidecar says.
+"""
+
+import platform
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from compress.data.hu import HU_MAX, HU_MIN
+from compress.engines import FormatName, Precision, Runner, Shape, formats
+from compress.engines.torch_tensorrt import tensorrt_version
+from compress.errors import UsageError
+from compress.files import read_json, sha256, write_json
+
+SCHEMA = 1
+NEEDS: Mapping[FormatName, tuple[str, ...]] = {
+    "torch_tensorrt": ("gpu", "sm", "tensorrt", "torch"),
+    "aot_inductor": ("gpu", "sm", "cpu", "torch"),
+    "onnx": (),
+}
+"""Facts of a place that must be the same where an engine of that format is loaded."""
+WORDS = {"gpu": "GPU", "sm": "compute capability", "cpu": "CPU instructions"}
+
+
+def place(device: torch.device) -> dict[str, Any]:
+    """What an engine that is built for `device` here depends on."""
+    cuda = device.type == "cuda"
+    major, minor = torch.cuda.get_device_capability(device) if cuda else (0, 0)
+    return {
+        "device": device.type,
+        "gpu": torch.cuda.get_device_name(device) if cuda else None,
+        "sm": f"{major}.{minor}" if cuda else None,
+        "cpu": None if cuda else f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}",
+        "cuda": torch.version.cuda,
+        "tensorrt": tensorrt_version() if cuda else None,
+        "torch": torch.__version__,
+    }
+
+
+def write(
+    engine: Path,
+    *,
+    format_: FormatName,
+    precision: Precision,
+    shape: Shape,
+    weights: str,
+    device: torch.device,
+    built: Mapping[str, Any],
+) -> Path:
+    """Write the sidecar of the file `engine`, named like it with .json at the end.
+
+    Args:
+        engine: the engine's file.
+        format_: its format.
+        precision: of the arithmetic inside.
+        shape: the input that it takes.
+        weights: hash of the checkpoint that it was built from.
+        device: what it was built for.
+        built: further facts that the format found.
+    """
+    path = engine.with_name(f"{engine.name}.json")
+    write_json(
+        path,
+        {
+            "schema": SCHEMA,
+            "format": format_,
+            "file": engine.name,
+            "sha256": sha256(engine),
+            "bytes": engine.stat().st_size,
+            "precision": precision,
+            "batch": shape.batch,
+            "size": shape.size,
+            "dynamic_batch": shape.dynamic,
+            "normalisation": {"hu_min": HU_MIN, "hu_max": HU_MAX},
+            "weights": weights,
+            "place": place(device),
+            "built": dict(built),
+        },
+    )
+    return path
+
+
+def load(path: Path) -> tuple[dict[str, Any], Runner]:
+    """The engine of a sidecar, after it was checked against its file and this machine.
+
+    Returns:
+        The sidecar's content, and the engine as a function.
+
+    Raises:
+        UsageError: the file was altered, or the engine was built for another place; the sentence
+            names both sides.
+    """
+    try:
+        facts = read_json(path)
+        engine = path.with_name(Path(facts["file"]).name)
+        same = sha256(engine) == facts["sha256"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UsageError(f"{path} is no sidecar of an engine: {error}") from error
+    if facts.get("schema") != SCHEMA:
+        raise UsageError(f"{path} has schema {facts.get('schema')}, not {SCHEMA}")
+    if not same:
+        raise UsageError(f"{engine} was altered or cut off: its hash is not in {path.name}")
+    device = torch.device(facts["place"]["device"])
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise UsageError(f"{engine} was built for {facts['place']['gpu']}, and there is no GPU")
+    _check_place(engine, facts, place(device))
+    return facts, formats()[facts["format"]].load(engine, device)
+
+
+def _check_place(engine: Path, facts: Mapping[str, Any], here: Mapping[str, Any]) -> None:
+    there = facts["place"]
+    for key in NEEDS[facts["format"]]:
+        if there[key] != here[key]:
+            word = WORDS.get(key, key)
+            raise UsageError(
+                f"{engine} was built for {word} {there[key]}, here it is {here[key]}; "
+                "build it again here with the recipe's export step"
+            )

@@ -1,0 +1,37 @@
+"""The module that an engine is compiled from."""
+
+import copy
+
+import torch
+from torch import Tensor, nn
+
+from compress.engines import DTYPES, Precision
+
+
+class Subject(nn.Module):
+    """A network with half precision inside and float32 at its borders.
+
+    A network with a global residual, y = x + f(x), has only f computed in half precision: the sum
+    is float32, because in [0.25, 0.5) float16 is spaced by 0.7 HU and the input would be rounded
+    to that.
+
+    Args:
+        net: (N, 1, H, W) float32 in network range -> the same; where it has a true attribute
+            `residual`, its method `body` is f.
+        precision: of the arithmetic inside.
+    """
+
+    def __init__(self, net: nn.Module, precision: Precision) -> None:
+        super().__init__()
+        self.dtype = DTYPES[precision]
+        self.net = copy.deepcopy(net).to(self.dtype).eval().requires_grad_(False)
+        self.residual = bool(getattr(net, "residual", False)) and hasattr(net, "body")
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, 1, H, W) float32 in network range -> the same shape and type."""
+        inside = x.to(self.dtype)
+        if self.residual:
+            body: Tensor = self.net.body(inside)  # type: ignore[operator]
+            return x + body.to(torch.float32)
+        y: Tensor = self.net(inside)
+        return y.to(torch.float32)

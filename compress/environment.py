@@ -1,0 +1,77 @@
+"""Where a run took place: versions, commit, GPU, data. The head of manifest.json."""
+
+import importlib.metadata
+import platform
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import compress
+from compress.data import Data
+from compress.recipe import Recipe
+
+PACKAGES = (
+    "torch",
+    "nvidia-modelopt",
+    "torch-pruning",
+    "torch-tensorrt",
+    "tensorrt",
+    "apex",
+    "onnx",
+    "onnxruntime",
+    "pydicom",
+    "numpy",
+)
+
+
+def manifest(recipe: Recipe, device: torch.device, data: Data) -> dict[str, Any]:
+    """What a reader of the results must know about the place: JSON-like, without paths."""
+    return {
+        "schema": 1,
+        "name": recipe.name,
+        "overrides": list(recipe.overrides),
+        "versions": versions(),
+        "commit": commit(),
+        "device": str(device),
+        "gpu": torch.cuda.get_device_name(device) if device.type == "cuda" else None,
+        "threads": torch.get_num_threads(),
+        "seed": recipe.seed,
+        "data": {
+            "source": data.source,
+            "fingerprint": data.fingerprint,
+            "train": len(data.train.names),
+            "test": len(data.test.names),
+            "patients": {
+                "train": sorted(set(data.train.patients)),
+                "test": sorted(set(data.test.patients)),
+            },
+            "notices": list(data.notices),
+        },
+        "notices": list(data.notices),
+    }
+
+
+def versions() -> dict[str, str]:
+    """Installed versions of Python, this package and those that decide results."""
+    found = {"python": platform.python_version(), "compress": compress.__version__}
+    for package in PACKAGES:
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    if torch.version.cuda:
+        found["cuda"] = torch.version.cuda
+    return found
+
+
+def commit() -> str | None:
+    """The git commit of this package's code, `-dirty` where files differ; None outside a clone."""
+    folder = Path(__file__).parent
+    command = ["git", "-C", str(folder), "describe", "--always", "--dirty", "--abbrev=40"]
+    try:
+        result = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return result.stdout.strip() or None if result.returncode == 0 else None

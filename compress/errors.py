@@ -1,0 +1,33 @@
+"""What can go wrong, as seen by the person at the terminal.
+
+CompressError
+  UsageError     a wrong recipe, option, file or folder: exit code 2
+  QualityError   a quality or parity gate failed: exit code 3
+  Stopped        a signal came and the work so far is saved: exit code 75 (EX_TEMPFAIL)
+
+Every message is one sentence that says what was found and what to do.
+"""
+
+
+class CompressError(Exception):
+    """An error whose message is meant for the user; `exit_code` is the process's exit status."""
+
+    exit_code = 1
+
+
+class UsageError(CompressError):
+    """The recipe, an option, a file or a folder is not usable."""
+
+    exit_code = 2
+
+
+class QualityError(CompressError):
+    """A result is outside the limits that the recipe or the tool sets."""
+
+    exit_code = 3
+
+
+class Stopped(CompressError):
+    """A signal stopped the work after a checkpoint was written; run again to go on."""
+
+    exit_code = 75

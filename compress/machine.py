@@ -1,0 +1,184 @@
+"""What this machine has: the parts that a recipe may need, each tried as far as that is safe.
+
+A package counts as working when a process of its own can import it: the version in its metadata
+says nothing of a missing dependency or a broken driver, and importing here could end this process.
+"""
+
+import importlib.metadata
+import importlib.util
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from compress import __version__
+
+CONTAINER = "docker pull nvcr.io/nvidia/pytorch:25.05-py3"
+"""The newest container known to hold apex.amp; `pip install apex` gets an unrelated package."""
+TIMEOUT = 120
+"""Seconds that a package may take to be imported."""
+
+
+@dataclass(frozen=True)
+class Package:
+    """Something to import."""
+
+    distribution: str
+    """Name in the package index."""
+    module: str
+    """What is imported to know that it works."""
+    use: str
+    """What it is here for."""
+    get: str
+    """Command that installs it."""
+
+
+def packages() -> tuple[Package, ...]:
+    """The packages that steps use; commands fit the installed torch."""
+    minor = ".".join(torch.__version__.split(".")[:2])
+    modelopt = "pip install nvidia-modelopt requests huggingface_hub"
+    tensorrt = f"pip install 'torch-tensorrt=={minor}.*'"
+    onnx = "pip install onnx onnxscript onnxruntime"
+    return (
+        Package("torch-pruning", "torch_pruning", "prune", "pip install torch-pruning"),
+        Package("nvidia-modelopt", "modelopt.torch.sparsity", "sparsify", modelopt),
+        Package("apex", "apex.contrib.sparsity", "sparsify, backend asp", CONTAINER),
+        Package("apex", "apex.amp", "training in apex's mixed precision", CONTAINER),
+        Package("onnx", "onnx", "export onnx", onnx),
+        Package("onnxscript", "onnxscript", "export onnx", onnx),
+        Package("onnxruntime", "onnxruntime", "export onnx, its check", onnx),
+        Package("torch-tensorrt", "torch_tensorrt", "export torch_tensorrt", tensorrt),
+        Package("tensorrt", "tensorrt", "export torch_tensorrt", tensorrt),
+        Package("triton", "triton", "kernels of torch.compile on GPUs", "pip install triton"),
+    )
+
+
+Part = dict[str, Any]
+"""Something that can be missing: name, works, found, note, use, get."""
+
+
+def parts() -> Iterator[Part]:
+    """Every part, one after another; takes seconds, because packages are imported."""
+    yield from (gpu(), compiler(), disk(), demo())
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        yield from pool.map(examine, packages())
+
+
+def machine() -> dict[str, Any]:
+    """Versions, cores and system."""
+    return {
+        "compress": __version__,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "CUDA": torch.version.cuda or "none",
+        "cores": len(os.sched_getaffinity(0)),
+        "system": platform.platform(terse=True),
+    }
+
+
+def _part(name: str, use: str, *, found: str = "", note: str = "", get: str = "") -> Part:
+    """A part; it works unless there is a note."""
+    fields = {"found": found, "note": note, "use": use, "get": get if note else ""}
+    return {"name": name, "works": not note, **fields}
+
+
+def gpu() -> Part:
+    """What the driver sees, and whether PyTorch can use it."""
+    query = "--query-gpu=name,compute_cap,memory.total,driver_version"
+    rows = _output(["nvidia-smi", query, "--format=csv,noheader"]).splitlines()
+    shown = [
+        "{}, SM {}, {}, driver {}".format(*map(str.strip, fields))
+        for fields in (row.split(",") for row in rows)
+        if len(fields) == 4
+    ]
+    name, use, found = "GPU", "fast training, 2:4 kernels, TensorRT", "; ".join(shown)
+    if torch.cuda.is_available():
+        return _part(name, use, found=found or torch.cuda.get_device_name())
+    if not shown:
+        return _part(name, use, note="no NVIDIA GPU is visible")
+    note = f"PyTorch {torch.__version__} cannot use it"
+    return _part(name, use, found=found, note=note, get="pip install --force-reinstall torch")
+
+
+def compiler() -> Part:
+    """Whether the compiler that AOTInductor calls turns one line into a library."""
+    name, use, command = "C++ compiler", "export aot_inductor", os.environ.get("CXX", "g++")
+    get = "apt-get install g++"
+    if shutil.which(command) is None:
+        return _part(name, use, note=f"{command} is not installed", get=get)
+    with tempfile.TemporaryDirectory() as folder:
+        source = Path(folder) / "line.cpp"
+        source.write_text("#include <vector>\nint f() { return std::vector<int>(1).size(); }\n")
+        run = [command, "-shared", "-fPIC", str(source), "-o", f"{folder}/line.so"]
+        error = _failure(run)
+    version = (_output([command, "--version"]).splitlines() or [""])[0]
+    note = f"{command} does not compile one line: {error}" if error else ""
+    return _part(name, use, found=version, note=note, get=get)
+
+
+def disk() -> Part:
+    """Room in the working folder, where runs go."""
+    free = shutil.disk_usage(".").free
+    found = f"{free / 2**30:.1f} GiB free in the working folder"
+    note = "" if os.access(".", os.W_OK) else "it is not writable; use --out"
+    return _part("disk", "run folders", found=found, note=note)
+
+
+def demo() -> Part:
+    """The cache of the demo set, and whether the set lies in it."""
+    return _part("demo data", "data of source demo", note="TODO")
+
+
+def examine(package: Package) -> Part:
+    """A package: not there, another of that name, broken, or working with its version."""
+    name, top = package.module, package.module.partition(".")[0]
+    spec = importlib.util.find_spec(top)
+    if spec is None:
+        return _part(name, package.use, note="not installed", get=package.get)
+    found = _version(package.distribution)
+    places = list(spec.submodule_search_locations or [])
+    if top == "apex" and not any((Path(place) / "contrib").is_dir() for place in places):
+        note = "an unrelated package of that name; pip uninstall apex"
+    else:
+        error = _failure([sys.executable, "-c", f"import {package.module}"])
+        note = f"cannot be imported: {error}" if error else ""
+    return _part(name, package.use, found=found, note=note, get=package.get)
+
+
+def _version(distribution: str) -> str:
+    try:
+        return importlib.metadata.version(distribution)
+    except importlib.metadata.PackageNotFoundError:
+        return "installed, without a version"
+
+
+def _failure(command: list[str]) -> str:
+    """Why a command fails, by its last line; empty where it succeeds."""
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT, check=False)
+    except subprocess.TimeoutExpired:
+        return f"no answer in {TIMEOUT} s"
+    except OSError as error:
+        return str(error.strerror)
+    if done.returncode == 0:
+        return ""
+    return ([*done.stderr.strip().splitlines()] or [f"exit status {done.returncode}"])[-1]
+
+
+def _output(command: list[str]) -> str:
+    """What a command prints; nothing where it is not there or fails."""
+    try:
+        return subprocess.run(
+            command, capture_output=True, text=True, timeout=TIMEOUT, check=True
+        ).stdout
+    except (OSError, subprocess.SubprocessError):
+        return ""

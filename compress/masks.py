@@ -1,0 +1,171 @@
+"""2:4 masks on a network: who computes and who holds them. Only this file imports ASP or ModelOpt.
+
+Back ends give a mask for every layer that they take. Holding them is ours, whoever computed them:
+after each optimizer step the masked weights are set to zero again, so that weight decay, momentum,
+loss scaling and a resumed run cannot bring them back.
+"""
+
+import contextlib
+import copy
+import importlib.util
+import io
+import warnings
+from collections.abc import Callable, Mapping
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from compress import sparsity
+from compress.errors import CompressError, UsageError
+
+Backend = Literal["modelopt", "asp"]
+MODULES: Mapping[Backend, str] = {
+    "modelopt": "modelopt.torch.sparsity",
+    "asp": "apex.contrib.sparsity",
+}
+"""What is imported for a back end."""
+
+
+def choose(asked: Literal["auto", "modelopt", "asp"]) -> tuple[Backend, str]:
+    """The back end to use and why.
+
+    Raises:
+        UsageError: asked for by name and not usable here.
+    """
+    missing = _asp_missing()
+    if asked == "asp":
+        if missing:
+            hint = "the container nvcr.io/nvidia/pytorch:25.05-py3 has it"
+            raise UsageError(f"backend asp cannot be used: {missing}; {hint}, or take modelopt")
+        return "asp", "asked for"
+    if asked == "modelopt":
+        return "modelopt", "asked for"
+    return ("modelopt", f"auto: {missing}") if missing else ("asp", "auto: Apex ASP is installed")
+
+
+def compute(net: nn.Module, backend: Backend) -> dict[str, Tensor]:
+    """Magnitude masks by module name, bool, True = kept, for each layer that the back end takes.
+
+    `net` itself is not changed.
+    """
+    taken = {n for n, m in sparsity.candidates(net).items() if not sparsity.refusal(m)}
+    return {"modelopt": _modelopt, "asp": _asp}[backend](copy.deepcopy(net), taken)
+
+
+def apply(net: nn.Module, masks: Mapping[str, Tensor]) -> None:
+    """Set the masked weights of `net` to zero, in place."""
+    with torch.no_grad():
+        for name, mask in masks.items():
+            weight = net.get_submodule(name).weight
+            assert isinstance(weight, Tensor)
+            weight.mul_(mask.to(weight.device))
+
+
+def check(net: nn.Module, masks: Mapping[str, Tensor]) -> None:
+    """Make sure that every masked weight is zero and every masked layer 2:4.
+
+    Raises:
+        CompressError: names the first layer and position that broke.
+    """
+    for name, mask in masks.items():
+        weight = net.get_submodule(name).weight
+        assert isinstance(weight, Tensor)
+        if bool((weight.detach()[~mask.to(weight.device)] != 0).any()):
+            raise CompressError(f"the 2:4 mask of {name} is broken: a masked weight is not zero")
+        if broken := sparsity.violations(weight):
+            raise CompressError(f"{name} is not 2:4: {broken[0]}")
+
+
+class Holder:
+    """Keeps masks on a network while it trains: call the holder after every optimizer step."""
+
+    def __init__(self, net: nn.Module, masks: Mapping[str, Tensor]) -> None:
+        self._net = net
+        self._masks = dict(masks)
+        modules = {name: net.get_submodule(name) for name in masks}
+        self._weights = [m.weight for m in modules.values() if isinstance(m.weight, Tensor)]
+        # In the weights' own dtype and place, so that holding is one fused multiplication.
+        self._factors = [
+            mask.to(weight.device, weight.dtype).contiguous(memory_format=_layout(weight))
+            for mask, weight in zip(masks.values(), self._weights, strict=True)
+        ]
+        self()
+
+    def __call__(self) -> None:
+        """Set the masked weights to zero again."""
+        if self._weights:
+            with torch.no_grad():
+                torch._foreach_mul_(self._weights, self._factors)
+
+    def check(self) -> None:
+        """As `check` for the network held."""
+        check(self._net, self._masks)
+
+
+def _layout(weight: Tensor) -> torch.memory_format:
+    channels_last = weight.dim() == 4 and not weight.is_contiguous()
+    return torch.channels_last if channels_last else torch.contiguous_format
+
+
+def _asp_missing() -> str:
+    if importlib.util.find_spec("apex") is None:
+        return "Apex is not installed"
+    try:
+        found = importlib.util.find_spec("apex.contrib.sparsity") is not None
+    except ImportError:  # the unrelated package that `pip install apex` gets, or a broken build
+        found = False
+    if not found:
+        return "the installed apex has no contrib.sparsity"
+    return "" if torch.cuda.is_available() else "Apex ASP needs a GPU to compute masks"
+
+
+def _modelopt(net: nn.Module, taken: set[str]) -> dict[str, Tensor]:
+    # ModelOpt prints a line a layer and warns of deprecations; neither is the user's affair.
+    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+        warnings.simplefilter("ignore")
+        import modelopt.torch.sparsity as mts
+
+        rules: dict[str, Any] = {"*": None, **{name: {} for name in taken}}
+        mode = [("sparse_magnitude", {"nn.Conv2d": rules, "nn.Linear": rules})]
+        # It refuses channels_last.
+        net = net.to("cpu", memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+        sparse = mts.sparsify(net, mode)
+    masks = {}
+    for name in sorted(taken):
+        mask = getattr(sparse.get_submodule(name), "_weight_mask", None)
+        if mask is None:
+            raise CompressError(f"ModelOpt left {name} dense against its own shape rule")
+        masks[name] = mask.detach().bool().cpu().clone()
+    return masks
+
+
+def _asp(net: nn.Module, taken: set[str]) -> dict[str, Tensor]:
+    from apex.contrib.sparsity import ASP
+
+    _reset(ASP)
+    net = net.cuda()
+    try:
+        ASP.init_model_for_pruning(
+            net,
+            mask_calculator="m4n2_1d",
+            verbosity=0,
+            whitelist=[nn.Conv2d, nn.Linear],
+            allowed_layer_names=sorted(taken),
+            allow_permutation=False,  # its search does not end on this model, or crashes
+        )
+        ASP.init_optimizer_for_pruning(torch.optim.SGD(net.parameters(), lr=0.0))
+        ASP.compute_sparse_masks()
+        modules = {name: net.get_submodule(name) for name in sorted(taken)}
+        return {n: getattr(m, "__weight_mma_mask").bool().cpu() for n, m in modules.items()}
+    finally:
+        _reset(ASP)
+
+
+def _reset(asp: type) -> None:
+    """ASP keeps its state in the class and refuses a second model in one process."""
+    empty: dict[str, Callable[[], object]] = {"model": lambda: None, "optimizer": lambda: None}
+    for name in ("sparse_parameters", "all_parameters"):
+        empty[name] = list
+    for name, value in empty.items():
+        setattr(asp, f"_ASP__{name}", value())

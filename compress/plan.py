@@ -1,0 +1,109 @@
+"""`compress check`: what a recipe would do to its network, without training."""
+
+from typing import Any
+
+import torch
+
+from compress import cost
+from compress.checkpoint import Model, channels
+from compress.recipe import Recipe
+from compress.sparsity import candidates, refusal
+from compress.steps.prune import Prune
+from compress.steps.sparsify import Sparsify
+
+
+def check(recipe: Recipe) -> dict[str, Any]:
+    """The plan of a recipe as JSON-like values.
+
+    Widths depend on the weights; without starting weights the network is a fresh one, and
+    `estimated` is true. With `of: macs` and a coarse alignment they are mostly fixed all the same.
+
+    Returns:
+        dense and pruned: params, macs; removed: shares; sparse24: convolutions, eligible_backend,
+        eligible_trt; backends: choice and reason by step; layers: every layer before and after.
+
+    Raises:
+        UsageError: the network cannot be built, or a target is out of reach.
+    """
+    torch.manual_seed(recipe.seed)
+    model = Model(net=recipe.model.build().eval(), origin=recipe.model)
+    dense, before = cost.cost(model.net), channels(model.net)
+    backends, device = [], torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    for index, (word, step) in enumerate(recipe.steps):
+        if isinstance(step, Prune):
+            rewritten, plan = step.plan(model, recipe.seed)
+            model = Model(
+                net=plan.apply(rewritten.net), origin=model.origin, rewrites=rewritten.rewrites
+            )
+        elif isinstance(step, Sparsify):
+            model = model.rewritten("deconv_to_conv")
+        used = step.uses(device)
+        if used.why:  # there was a choice
+            where = f"steps[{index}].{word}"
+            backends.append({"where": where, "choice": used.name, "why": used.why})
+    pruned = cost.cost(model.net)
+    return {
+        "schema": 1,
+        "recipe": recipe.name,
+        "estimated": recipe.model.weights is None,
+        "dense": {"params": dense.params, "macs": dense.macs},
+        "pruned": {"params": pruned.params, "macs": pruned.macs},
+        "removed": {
+            "params": 1 - pruned.params / dense.params,
+            "macs": 1 - pruned.macs / dense.macs,
+        },
+        "sparse24": _sparse24(model),
+        "backends": backends,
+        "layers": _layers(before, model),
+    }
+
+
+def render(plan: dict[str, Any]) -> None:
+    """Print a plan as tables on standard output."""
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console()
+    table = Table("layer", "in", "out", "in after", "out after", "MACs", "2:4")
+    for layer in plan["layers"]:
+        sizes = (*layer["before"], *layer["after"])
+        word = "yes" if layer["eligible"] else layer["reason"]
+        table.add_row(layer["name"], *map(str, sizes), f"{layer['macs']:,}", word)
+    console.print(table)
+    guess = " (estimated: widths follow the weights)" if plan["estimated"] else ""
+    for name in ("macs", "params"):
+        before, after = plan["dense"][name], plan["pruned"][name]
+        console.print(f"{name}: {before:,} -> {after:,}, {plan['removed'][name]:.1%} less{guess}")
+    sparse = plan["sparse24"]
+    console.print(
+        f"2:4: {sparse['eligible_backend']} of {sparse['convolutions']} convolutions by the rule "
+        f"of ModelOpt and ASP, {sparse['eligible_trt']} by TensorRT's"
+    )
+    for backend in plan["backends"]:
+        console.print(f"{backend['where']}: {backend['choice']} ({backend['why']})")
+
+
+def _sparse24(model: Model) -> dict[str, int]:
+    net = model.rewritten("deconv_to_conv").net
+    modules = candidates(net).values()
+    return {
+        "convolutions": len(modules),
+        "eligible_backend": sum(not refusal(m) for m in modules),
+        "eligible_trt": sum(not refusal(m, "trt") for m in modules),
+    }
+
+
+def _layers(before: dict[str, list[int]], model: Model) -> list[dict[str, Any]]:
+    net = model.rewritten("deconv_to_conv").net
+    modules, after, macs = candidates(net), channels(net), cost.layers(net)
+    return [
+        {
+            "name": name,
+            "before": before[name],
+            "after": after[name],
+            "macs": macs[name].macs,
+            "eligible": not refusal(modules[name]),
+            "reason": refusal(modules[name]),
+        }
+        for name in before
+    ]

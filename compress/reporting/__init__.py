@@ -1,0 +1,37 @@
+"""The report of a run, made from the facts that its stages left; nothing is computed again.
+
+collect.py   facts.json, manifest.json and recipe.yaml -> one plain dictionary, which is report.json
+verdict.py   that dictionary -> the sentence, the warnings and the limits at the top of the page
+pictures.py  slices in HU -> PNG
+charts.py    numbers -> SVG
+page.py      the dictionary and the pictures -> report.html and report.md
+"""
+
+from pathlib import Path
+
+from compress.files import write_atomic, write_json
+
+
+def write(run: Path, folder: Path) -> Path:
+    """Write report.json, report.md and report.html of a run.
+
+    Args:
+        run: the run folder; only stages whose names sort before `folder`'s are read, so that what
+            an earlier, longer recipe left behind it does not come in.
+        folder: where the files go; it exists.
+
+    Returns:
+        The path of report.html, one file that needs no other and no network.
+
+    Raises:
+        UsageError: `run` holds no run.
+        OSError: the disk is full or `folder` is not writable.
+    """
+    from compress.reporting import collect, page
+
+    report = collect.collect(run, before=folder.name)
+    write_json(folder / "report.json", report)
+    write_atomic(folder / "report.md", page.markdown(report).encode())
+    html = folder / "report.html"
+    write_atomic(html, page.html(report, collect.pictures(run, report)).encode())
+    return html

@@ -1,0 +1,128 @@
+"""Numbers as SVG inside the page: the page's style sheet gives the colours, light and dark."""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from markupsafe import Markup
+
+from compress.reporting.text import scientific
+
+WIDTH, HEIGHT = 760, 280
+LEFT, RIGHT, TOP, BOTTOM = 58, 12, 26, 40
+"""Margins of the training chart for its tick labels and stage names, in SVG units."""
+
+
+def training(stages: Sequence[dict[str, Any]], between: dict[str, str]) -> Markup:
+    """The loss over the epochs of all training stages, logarithmic, as an <svg>.
+
+    Args:
+        stages: [{stage, loss: [mean of each epoch]}], in order.
+        between: name of a training stage -> what was done to the network just before it.
+    """
+    losses = [value for stage in stages for value in stage["loss"]]
+    positive = [value for value in losses if value > 0] or [1.0]  # a logarithm has no zero
+    ticks = _ticks(min(positive), max(positive))
+    low, decades = math.log10(ticks[0]), math.log10(ticks[-1] / ticks[0])
+
+    def x(epoch: float) -> float:
+        return LEFT + (WIDTH - LEFT - RIGHT) * epoch / len(losses)
+
+    def y(loss: float) -> float:
+        share = (math.log10(max(loss, ticks[0])) - low) / decades
+        return HEIGHT - BOTTOM - (HEIGHT - TOP - BOTTOM) * share
+
+    parts = [_horizontal(y(tick), scientific(tick, 0)) for tick in ticks]
+    parts += [_below(x(epoch), 16, epoch) for epoch in _epochs(len(losses))]
+    parts.append(_below((LEFT + WIDTH - RIGHT) / 2, 34, "epoch"))
+    start = 0
+    for stage in stages:
+        parts += _stage(stage, start, x, y, between.get(stage["stage"], ""))
+        start += len(stage["loss"])
+    label = f"Training loss by epoch, from {losses[0]:.2e} to {losses[-1]:.2e}"
+    svg = Markup('<svg class="chart" viewBox="0 0 {} {}" role="img" aria-label="{}">{}</svg>')
+    return svg.format(WIDTH, HEIGHT, label, Markup("").join(parts))
+
+
+def strip(values: Sequence[float], kept: int, threshold: float, gaussian: bool) -> Markup:
+    """The channels of a layer as dots along the axis that decides, with the threshold, an <svg>.
+
+    Args:
+        values: rank of each channel; z (drawn from -3.5 to 3.5) or a share in [0, 1].
+        kept: how many of the highest stay (of equal ones those with the lower index).
+        threshold: where the line stands.
+        gaussian: whether `values` are z.
+    """
+    low, high = (-3.5, 3.5) if gaussian else (0.0, 1.0)
+
+    def x(value: float) -> float:
+        return 4 + 172 * (min(max(value, low), high) - low) / (high - low)
+
+    order = sorted(range(len(values)), key=lambda i: (-values[i], i))
+    dots = [
+        Markup('<circle class="{}" cx="{:.1f}" cy="9" r="2.6"/>').format(
+            "kept" if place < kept else "gone", x(values[channel])
+        )
+        for place, channel in enumerate(order)
+    ]
+    line = Markup('<path class="threshold" d="M{:.1f} 1V17"/>').format(x(threshold))
+    body = Markup("").join([*dots, line])
+    axis = Markup('<path class="axis" d="M4 9H176"/>')
+    return Markup('<svg class="strip" viewBox="0 0 180 18">{}{}</svg>').format(axis, body)
+
+
+def _stage(
+    stage: dict[str, Any],
+    start: int,
+    x: Callable[[float], float],
+    y: Callable[[float], float],
+    before: str,
+) -> list[Markup]:
+    """One training stage: name, what went before it, line and a dot for every epoch."""
+    losses, name = stage["loss"], stage["stage"]
+    left, right = x(start), x(start + len(losses))
+    parts = []
+    if start:
+        path = Markup('<path class="boundary" d="M{:.1f} {}V{}"/>')
+        parts.append(path.format(left, TOP, HEIGHT - BOTTOM))
+    label = f"{before}, {name}" if before else name
+    if right - left > 6.2 * len(label):
+        text = Markup('<text class="name" x="{:.1f}" y="{}">{}</text>')
+        parts.append(text.format((left + right) / 2, TOP - 9, label))
+    points = [(x(start + i + 0.5), y(loss)) for i, loss in enumerate(losses)]
+    line = " ".join(f"{px:.1f},{py:.1f}" for px, py in points)
+    parts.append(Markup('<polyline class="line" points="{}"/>').format(line))
+    for i, (px, py) in enumerate(points):
+        dot = Markup(
+            '<circle class="dot" cx="{:.1f}" cy="{:.1f}" r="2.5"><title>{}</title></circle>'
+        )
+        parts.append(dot.format(px, py, f"{name}, epoch {i + 1}: {losses[i]:.3e}"))
+    return parts
+
+
+def _horizontal(y: float, label: str) -> Markup:
+    return Markup(
+        '<path class="grid" d="M{left} {y:.1f}H{right}"/>'
+        '<text class="left" x="{before}" y="{y:.1f}" dy=".35em">{label}</text>'
+    ).format(left=LEFT, right=WIDTH - RIGHT, before=LEFT - 8, y=y, label=label)
+
+
+def _below(x: float, distance: int, label: object) -> Markup:
+    text = Markup('<text x="{:.1f}" y="{}">{}</text>')
+    return text.format(x, HEIGHT - BOTTOM + distance, label)
+
+
+def _ticks(low: float, high: float) -> list[float]:
+    """1-2-5 values (whole decades where there are three or more) that enclose [low, high]."""
+    first, last = math.floor(math.log10(low)), math.ceil(math.log10(high))
+    steps = (1.0,) if last - first >= 3 else (1.0, 2.0, 5.0)
+    values = [step * 10.0**power for power in range(first, last + 1) for step in steps]
+    below = max(value for value in values if value <= low * (1 + 1e-9))
+    above = min((value for value in values if value > low and value >= high), default=values[-1])
+    return [value for value in values if below <= value <= above]
+
+
+def _epochs(count: int) -> range:
+    """Epoch numbers on the axis: from 0, about ten of them."""
+    step = next(s * 10**p for p in range(9) for s in (1, 2, 5) if count <= 12 * s * 10**p)
+    return range(0, count + 1, step)

@@ -1,0 +1,111 @@
+"""The pages: report.html, one file with everything in it, and report.md, without pictures."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from compress.metrics import WINDOWS
+from compress.reporting import charts, pictures, text
+
+Facts = dict[str, Any]
+
+METRICS = (
+    ("psnr", "PSNR, dB", 2),
+    ("ssim", "SSIM", 4),
+    ("rmse_hu", "RMSE, HU", 2),
+    ("psnr_lung", "PSNR, lung window, dB", 2),
+    ("ssim_lung", "SSIM, lung window", 4),
+    ("rmse_hu_lung", "RMSE, lung window, HU", 2),
+    ("psnr_mediastinum", "PSNR, mediastinal window, dB", 2),
+    ("ssim_mediastinum", "SSIM, mediastinal window", 4),
+    ("rmse_hu_mediastinum", "RMSE, mediastinal window, HU", 2),
+    ("ms_ssim", "MS-SSIM", 4),
+)
+"""Metrics as evaluate names them, what the page calls them, and their decimals."""
+PATIENT_METRICS = tuple(m for m in METRICS if m[0] in ("psnr", "ssim", "rmse_hu"))
+NETWORKS = {"input": "Low-dose input", "dense": "Dense network", "compressed": "Compressed network"}
+IMAGES = {"low": "Low dose", "dense": "Enhanced, dense", "compressed": "Enhanced, compressed"}
+VIEWS = {"lung": "Lung, −600 / 1500 HU", "mediastinum": "Mediastinum, 50 / 400 HU"}  # noqa: RUF001
+
+
+def html(report: Facts, slices: Mapping[str, np.ndarray]) -> str:
+    """The page of a report as `collect` makes it.
+
+    Args:
+        report: the dictionary of report.json.
+        slices: low, dense, compressed (where there is one) and full, (K, H, W) float32 in HU.
+    """
+    shown = report["evaluation"]["pictures"] if slices else []
+    training = [stage for stage in report["training"] if stage["loss"]]
+    return _render(
+        "report.html.j2",
+        report,
+        escape=True,
+        curve=charts.training(training, _between(report["stages"])) if training else "",
+        shown=[_slice(i, about, slices) for i, about in enumerate(shown)],
+        colourbar=pictures.gradient(),
+        strip=charts.strip,
+        views=VIEWS,
+    )
+
+
+def markdown(report: Facts) -> str:
+    """The same facts as Markdown, without pictures and channels."""
+    return _render("report.md.j2", report, escape=False)
+
+
+def _render(template: str, report: Facts, *, escape: bool, **more: object) -> str:
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=escape,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= text.FILTERS
+    return environment.get_template(template).render(
+        r=report, metrics=METRICS, patient_metrics=PATIENT_METRICS, networks=NETWORKS, **more
+    )
+
+
+def _between(stages: list[Facts]) -> dict[str, str]:
+    """Name of each training stage -> the steps since the training before it."""
+    done: list[str] = []
+    found = {}
+    for stage in stages:
+        if stage["step"] in ("train", "retrain"):
+            found[stage["stage"]] = " and ".join(done)
+            done = []
+        elif stage["step"] in ("prune", "sparsify"):
+            done.append(stage["step"])
+    return found
+
+
+def _slice(index: int, about: Facts, slices: Mapping[str, np.ndarray]) -> Facts:
+    """Every picture of one slice: in each window, and its differences from the full dose."""
+    full = slices["full"][index]
+    images = {name: slices[name][index] for name in IMAGES if name in slices}
+    labels = {**{name: IMAGES[name] for name in images}, "full": "Full dose"}
+    psnr = {"low" if name == "input" else name: value for name, value in about["psnr"].items()}
+    return {
+        "slice": about["slice"],
+        "patient": about["patient"],
+        "images": [
+            {
+                "label": label,
+                "psnr": psnr.get(name),
+                "views": {
+                    view: pictures.windowed({**images, "full": full}[name], WINDOWS[f"_{view}"])
+                    for view in VIEWS
+                },
+            }
+            for name, label in labels.items()
+        ],
+        "differences": [
+            {"label": IMAGES[name], "uri": pictures.difference(image, full)}
+            for name, image in images.items()
+        ],
+    }

@@ -1,0 +1,105 @@
+"""What the numbers of a report come to, in sentences: nothing said that was not measured."""
+
+from typing import Any
+
+Facts = dict[str, Any]
+CHANGING = ("train", "retrain", "prune", "sparsify")
+"""Steps that change the network."""
+
+
+def sentences(report: Facts) -> Facts:
+    """`verdict` (one sentence), `notices` (read these first) and `limits` (hold for every run)."""
+    return {"verdict": _verdict(report), "notices": _notices(report), "limits": _limits(report)}
+
+
+def _verdict(report: Facts) -> str:
+    if not report["stages"]:
+        return "No stage of this run has ended."
+    gains = _gains(report)
+    own = "compressed" if gains else "dense"
+    start = [f"With {found}" for found in _listed(gains)] or ["Nothing was compressed"]
+    return f"{start[0]}, the {own} network {_reached(report, own)}; its speed was not measured."
+
+
+def _gains(report: Facts) -> list[str]:
+    words = {"macs": "MACs", "params": "parameters"}
+    shares = {key: report["removed"][key] or 0.0 for key in words}
+    gains = [f"{100 * shares[key]:.1f} % fewer {words[key]}" for key in words if shares[key]]
+    if sparse := report["sparse24"]:
+        gains.append(f"{sparse['done']} of {sparse['convolutions']} convolutions 2:4 sparse")
+    return gains
+
+
+def _reached(report: Facts, own: str) -> str:
+    means = _psnr(report)
+    if own not in means or _changed_later(report):
+        return "was not evaluated for image quality"
+    source = report["manifest"].get("data", {}).get("source")
+    kind = "phantom" if source == "phantom" else "held-out"
+    where = f"on {report['evaluation']['slices']} {kind} slices"
+    others = {"dense": "the dense network", "input": "the low-dose input"}
+    compared = [
+        f"{_distance(means[own] - means[other])} {words}"
+        for other, words in others.items()
+        if other in means and other != own
+    ]
+    return ", ".join([f"reaches {means[own]:.2f} dB PSNR {where}", *_listed(compared)])
+
+
+def _distance(difference: float) -> str:
+    if abs(difference) < 0.005:
+        return "level with"
+    return f"{abs(difference):.2f} dB {'above' if difference > 0 else 'below'}"
+
+
+def _listed(parts: list[str]) -> list[str]:
+    """Up to one text: a, b and c."""
+    head, last = ", ".join(parts[:-1]), parts[-1:]
+    return [f"{head} and {last[0]}"] if head else last
+
+
+def _psnr(report: Facts) -> dict[str, float]:
+    """Mean PSNR by network, where there is one."""
+    means = {name: found["psnr"]["mean"] for name, found in report["quality"].items()}
+    return {name: mean for name, mean in means.items() if mean is not None}
+
+
+def _changed_later(report: Facts) -> str:
+    """The last stage that changed the network, where the evaluation came before it."""
+    names = [s["stage"] for s in report["stages"] if s["step"] in CHANGING]
+    evaluated = report["evaluation"]
+    return names[-1] if names and evaluated and evaluated["stage"] < names[-1] else ""
+
+
+def _notices(report: Facts) -> list[str]:
+    manifest, means = report["manifest"], _psnr(report)
+    notices = [*manifest.get("notices", []), *manifest.get("data", {}).get("notices", [])]
+    own = "compressed" if "compressed" in means else "dense"
+    if own in means and means[own] <= means.get("input", float("-inf")):
+        notices.append(f"The {own} network is no better than the untouched low-dose input.")
+    if later := _changed_later(report):
+        notices.append(f"Image quality was measured before {later} changed the network.")
+    notices += [
+        f"{engine['format']} was not built: {engine['reason']}"
+        for engine in report["engines"]
+        if engine["status"] != "built"
+    ]
+    return list(dict.fromkeys(notices))
+
+
+def _limits(report: Facts) -> list[str]:
+    limits = [
+        "This is research software, not a medical device; its results are not for diagnosis.",
+        "No latency was measured. Zeros in the 2:4 pattern save time only in an engine that runs "
+        "sparse kernels for them, so neither they nor fewer MACs are a speed-up by themselves.",
+        "PSNR, SSIM and RMSE do not replace the judgement of a radiologist.",
+    ]
+    if report["manifest"].get("data", {}).get("source") in ("demo", "phantom"):
+        limits.append("The low-dose slices are simulated from the full-dose ones.")
+    patients = len(report["by_patient"])
+    if patients:
+        people = "one patient" if patients == 1 else f"{patients} patients"
+        limits.append(f"Quality was measured on {people}; the spread is over slices.")
+    if report["network"]["name"] == "ddnet" and report["network"]["options"].get("residual"):
+        limits.append("This DDnet adds its input, y = x + f(x), which the published one does not.")
+    return limits

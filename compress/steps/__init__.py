@@ -1,0 +1,21 @@
+"""The steps of a recipe: one file each, and the one table of their names."""
+
+from collections.abc import Mapping
+
+from compress.steps.evaluate import Evaluate
+from compress.steps.export import Export
+from compress.steps.prune import Prune
+from compress.steps.report import Report
+from compress.steps.sparsify import Sparsify
+from compress.steps.train import Train
+from compress.work import Step
+
+STEPS: Mapping[str, type[Step]] = {
+    "train": Train,
+    "prune": Prune,
+    "retrain": Train,
+    "sparsify": Sparsify,
+    "evaluate": Evaluate,
+    "export": Export,
+    "report": Report,
+}

@@ -1,0 +1,177 @@
+"""evaluate: image quality of the input and of both networks on the held-out slices."""
+
+import copy
+import io
+import logging
+import statistics
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from compress import checkpoint, metrics
+from compress.checkpoint import Model
+from compress.data import Pairs
+from compress.data.hu import DATA_RANGE, to_hu, to_network
+from compress.errors import QualityError, Stopped
+from compress.files import write_atomic
+from compress.progress import track
+from compress.work import Use, Work
+
+log = logging.getLogger(__name__)
+
+Row = dict[str, Any]
+"""One slice through one network: `slice`, `patient`, `network` and the metrics."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluate:
+    """Measure image quality on the held-out slices; the networks run in float32.
+
+    Outputs are clipped to the network range, because that is how they are written as images.
+    """
+
+    batch: int = 1
+    """Slices that go through a network at once."""
+    pictures: int = 2
+    """Slices kept as pictures for the report, evenly spread over those held out."""
+
+    def __post_init__(self) -> None:
+        """Refuse counts that mean nothing."""
+        if self.batch < 1:
+            raise ValueError(f"batch must be at least 1, got {self.batch}")
+        if self.pictures < 0:
+            raise ValueError(f"pictures must not be negative, got {self.pictures}")
+
+    def uses(self, device: torch.device) -> Use:
+        """PyTorch in float32."""
+        return Use(name=f"PyTorch on {device.type}")
+
+    def run(self, model: Model, work: Work) -> Model:
+        """Measure every network on every held-out slice; the model passes through unchanged.
+
+        Raises:
+            QualityError: a network gives NaN or infinity; names the slice.
+            Stopped: a signal came.
+        """
+        test = work.data.test
+        shown = _spread(test, self.pictures)
+        pictures = {"full": [_clip(test.full[i]) for i in shown]}
+        rows: list[Row] = []
+        networks = _networks(model, work)
+        for name, net in networks.items():
+            found = self._images(name, net, work)
+            for index, image in enumerate(track(found, f"evaluate {name}", len(test.full))):
+                about = {"slice": test.names[index], "patient": test.patients[index]}
+                measured = metrics.measure(image, _clip(test.full[index]))
+                rows.append({**about, "network": name, **measured})
+                if index in shown:
+                    key = "low" if name == "input" else name
+                    pictures.setdefault(key, []).append(image.numpy())
+        work.facts.update(_facts(list(networks), rows))
+        if shown:
+            names = [test.names[i] for i in shown]
+            write_atomic(work.stage / "pictures.npz", _packed(pictures, names))
+            work.facts["pictures"] = "pictures.npz"
+        return model
+
+    def _images(self, name: str, net: nn.Module | None, work: Work) -> Iterator[Tensor]:
+        """The held-out slices through `net` (None: as they are), each (H, W) in HU on the CPU."""
+        slices = work.data.test
+        net = net and copy.deepcopy(net).to(work.device).eval()
+        for chunk in _chunks(slices.low, self.batch):
+            if work.stop.is_set():
+                raise Stopped("evaluate: stopped; run again to go on")
+            low = np.stack([slices.low[i] for i in chunk])[:, None]  # (N, 1, H, W)
+            x = to_network(torch.from_numpy(low)).to(work.device)
+            with torch.inference_mode():
+                y = (net(x) if net else x).float().cpu()
+            for index, image in zip(chunk, y[:, 0], strict=True):
+                if not image.isfinite().all():
+                    what = f"the {name} network gives NaN or infinity"
+                    raise QualityError(f"evaluate: {what} on slice {slices.names[index]}")
+                yield to_hu(image.clamp(0, 1))
+
+
+def _networks(model: Model, work: Work) -> dict[str, nn.Module | None]:
+    """What is compared, by name; as long as nothing is compressed the model is the dense one."""
+    baseline = model if work.dense is None else checkpoint.load(work.dense)
+    if _equal(baseline.net, model.net):
+        return {"input": None, "dense": model.net}
+    return {"input": None, "dense": baseline.net, "compressed": model.net}
+
+
+def _equal(a: nn.Module, b: nn.Module) -> bool:
+    one, other = a.state_dict(), b.state_dict()
+    return one.keys() == other.keys() and all(torch.equal(t, other[n]) for n, t in one.items())
+
+
+def _spread(slices: Pairs, count: int) -> list[int]:
+    """Indices of up to `count` slices of the first one's shape, from the middle of equal parts."""
+    same = [i for i, image in enumerate(slices.full) if image.shape == slices.full[0].shape]
+    count = min(count, len(same))
+    return [same[(2 * k + 1) * len(same) // (2 * count)] for k in range(count)]
+
+
+def _chunks(images: Sequence[np.ndarray], size: int) -> Iterator[list[int]]:
+    """Indices in order, up to `size` neighbours of one shape at a time."""
+    for _, group in groupby(range(len(images)), key=lambda i: images[i].shape):
+        alike = list(group)
+        yield from (alike[i : i + size] for i in range(0, len(alike), size))
+
+
+def _clip(hu: np.ndarray) -> np.ndarray:
+    """Any HU -> float32 in the network range, (H, W)."""
+    return to_hu(to_network(torch.tensor(hu))).numpy()
+
+
+def _facts(networks: list[str], rows: list[Row]) -> dict[str, Any]:
+    by_patient: dict[str, list[Row]] = defaultdict(list)
+    for row in rows:
+        by_patient[row["patient"]].append(row)
+    summary = _summary(networks, rows)
+    for name, found in summary.items():
+        psnr, rmse = found["psnr"]["mean"], found["rmse_hu"]["mean"]
+        shown = "equal to the full dose" if psnr is None else f"PSNR {psnr:.2f} dB"
+        log.info("%s: %s, RMSE %.2f HU, SSIM %.4f", name, shown, rmse, found["ssim"]["mean"])
+    return {
+        "networks": networks,
+        "summary": summary,
+        "by_patient": {who: _summary(networks, own) for who, own in by_patient.items()},
+        "rows": rows,
+        "data_range_hu": DATA_RANGE,
+        "slices": len(rows) // len(networks),
+    }
+
+
+def _summary(networks: list[str], rows: list[Row]) -> dict[str, dict[str, Row]]:
+    """Network -> metric -> mean and sample standard deviation over slices.
+
+    None where a slice has no value, and as the deviation of a single slice.
+    """
+    names = [key for key in rows[0] if key not in ("slice", "patient", "network")]
+    own = {network: [row for row in rows if row["network"] == network] for network in networks}
+    return {
+        network: {name: _moments([row[name] for row in found]) for name in names}
+        for network, found in own.items()
+    }
+
+
+def _moments(values: list[float | None]) -> dict[str, float | None]:
+    known = [value for value in values if value is not None]
+    if len(known) < len(values):
+        return {"mean": None, "sd": None}
+    sd = statistics.stdev(known) if len(known) > 1 else None
+    return {"mean": statistics.fmean(known), "sd": sd}
+
+
+def _packed(pictures: dict[str, list[np.ndarray]], names: list[str]) -> bytes:
+    buffer = io.BytesIO()
+    arrays = {key: np.stack(images) for key, images in pictures.items()}  # (K, H, W)
+    np.savez_compressed(buffer, allow_pickle=False, names=np.array(names), **arrays)
+    return buffer.getvalue()

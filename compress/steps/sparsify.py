@@ -1,0 +1,88 @@
+"""sparsify: 2:4 zeros in every convolution that can bear them; masks then hold to the end."""
+
+import copy
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from compress import masks, sparsity
+from compress.checkpoint import Model
+from compress.errors import QualityError
+from compress.work import Use, Work
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sparsify:
+    """Make weights 2:4 sparse: of every four consecutive input channels two are zero."""
+
+    pattern: Literal["2:4"] = "2:4"
+    """The pattern of NVIDIA's sparse tensor cores; the only one. Quote it in YAML."""
+    backend: Literal["auto", "modelopt", "asp"] = "auto"
+    """Who computes the masks; auto: Apex ASP where it and a GPU are there, else ModelOpt."""
+    at_least: float = 0.0
+    """Share of the convolution weights that must lie in 2:4 layers, in [0, 1]; less is an error."""
+
+    def __post_init__(self) -> None:
+        """Refuse a share that is none."""
+        if not 0 <= self.at_least <= 1:
+            raise ValueError(f"at_least must lie in [0, 1], got {self.at_least}")
+
+    def uses(self, device: torch.device) -> Use:
+        """The back end that computes the masks."""
+        backend, why = masks.choose(self.backend)
+        return Use(name=backend, why=why, needs=(masks.MODULES[backend],))
+
+    def run(self, model: Model, work: Work) -> Model:
+        """Compute the masks, apply them, and say of every layer what was done or why not."""
+        model = model.rewritten("deconv_to_conv")
+        backend, why = masks.choose(self.backend)
+        found = masks.compute(model.net, backend)
+        sparse = replace(model, net=_masked(model, found), masks=found)
+        facts = describe(sparse.net, found)
+        work.facts.update({"pattern": self.pattern, "backend": backend, "why": why, **facts})
+        log.info("%d of %d convolutions are 2:4", facts["done"], facts["convolutions"])
+        if facts["share_of_weights"] < self.at_least:
+            share = f"{facts['share_of_weights']:.3f} of the weights lie in 2:4 layers"
+            raise QualityError(f"sparsify: {share}, the recipe asks for at least {self.at_least}")
+        return sparse
+
+
+def describe(net: nn.Module, found: Mapping[str, Tensor]) -> dict[str, Any]:
+    """Every layer of `net` with its shape, whether it is 2:4, and why not."""
+    layers, weights, covered, zeros = [], 0, 0, 0
+    modules = sparsity.candidates(net)
+    for name, module in modules.items():
+        weight = module.weight
+        assert isinstance(weight, Tensor)
+        weights += weight.numel()
+        if name in found:
+            covered += weight.numel()
+            zeros += weight.numel() - int(torch.count_nonzero(weight))
+        shape, reason = list(weight.shape), sparsity.refusal(module)
+        layers.append({"name": name, "shape": shape, "done": name in found, "reason": reason})
+    refusals = {rule: _accepted(modules, rule) for rule in ("backend", "trt")}
+    return {
+        "convolutions": len(modules),
+        "done": len(found),
+        "eligible_backend": refusals["backend"],
+        "eligible_trt": refusals["trt"],
+        "layers": layers,
+        "share_of_weights": covered / weights,
+        "zeros_in_sparse_layers": zeros / covered if covered else 0.0,
+    }
+
+
+def _accepted(modules: Mapping[str, nn.Module], rule: str) -> int:
+    return sum(not sparsity.refusal(module, rule) for module in modules.values())
+
+
+def _masked(model: Model, found: Mapping[str, Tensor]) -> nn.Module:
+    net = copy.deepcopy(model.net)
+    masks.apply(net, found)
+    return net

@@ -1,0 +1,52 @@
+"""The state inside a training stage on disk: one safetensors file, replaced atomically.
+
+Tensors: `net.<name>` for parameters and buffers, `adam.<key>.<name>` for the optimizer's state of a
+parameter. Everything else is JSON in the file's header, so that both are always of the same moment.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from safetensors import torch as safetensors
+from torch import Tensor, nn
+
+from compress.files import write_atomic
+
+FILE = "state.safetensors"
+
+
+def save(path: Path, net: nn.Module, optimizer: torch.optim.Optimizer, values: Any) -> None:
+    """Write network, optimizer and `values` (JSON-like) to `path`.
+
+    Raises:
+        OSError: the disk is full or the folder not writable; the former file is untouched.
+    """
+    tensors = {f"net.{name}": tensor for name, tensor in net.state_dict().items()}
+    for name, parameter in net.named_parameters():
+        for key, tensor in optimizer.state[parameter].items():
+            tensors[f"adam.{key}.{name}"] = tensor
+    plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    write_atomic(path, safetensors.save(plain, {"values": json.dumps(values)}))
+
+
+def load(path: Path, net: nn.Module, optimizer: torch.optim.Optimizer) -> Any:
+    """Fill `net` and `optimizer` in place from `path`; returns the values that were saved."""
+    with safe_open(path, framework="pt") as file:
+        values = json.loads(file.metadata()["values"])
+        tensors: dict[str, Tensor] = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    net.load_state_dict({n[4:]: t for n, t in tensors.items() if n.startswith("net.")})
+    for name, parameter in net.named_parameters():
+        for key in ("step", "exp_avg", "exp_avg_sq"):
+            tensor = tensors[f"adam.{key}.{name}"]
+            # Adam keeps its step counter on the CPU unless told otherwise.
+            if key != "step":
+                tensor = tensor.to(parameter.device).contiguous(memory_format=_layout(parameter))
+            optimizer.state[parameter][key] = tensor
+    return values
+
+
+def _layout(parameter: Tensor) -> torch.memory_format:
+    return torch.contiguous_format if parameter.is_contiguous() else torch.channels_last

@@ -1,0 +1,1 @@
+"""CT enhancement networks in plain torch; nothing here knows how they are compressed."""

@@ -1,0 +1,137 @@
+"""Rules of design.md that no reader should have to check: who imports whom, how long things are."""
+
+import ast
+import statistics
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+FILES = sorted([*(ROOT / "compress").rglob("*.py"), *(ROOT / "models").rglob("*.py")])
+TREES = {path.relative_to(ROOT).as_posix(): ast.parse(path.read_text("utf-8")) for path in FILES}
+
+OWNERS = {
+    "apex.amp": {"compress/precision.py"},
+    "apex.contrib.sparsity": {"compress/masks.py"},
+    "apex": set(),
+    "modelopt.torch.sparsity": {"compress/masks.py"},
+    "modelopt.torch.opt": {"compress/modelopt_plugin.py"},
+    "modelopt": set(),
+    "torch_pruning": {"compress/dependencies.py"},
+    "torch_tensorrt": {"compress/engines/torch_tensorrt.py"},
+    "tensorrt": {"compress/engines/torch_tensorrt.py"},
+    "onnx": {"compress/engines/onnx.py"},
+    "onnxruntime": {"compress/engines/onnx.py"},
+    "onnxscript": {"compress/engines/onnx.py"},
+    "triton": {"compress/engines/fused.py"},
+    "matplotlib": {"compress/reporting/"},
+    "numba": {"compress/data/fanbeam.py"},
+}
+"""Vendor module -> the files (or the folder) that may import it, inside functions only."""
+DECORATES = {"numba"}
+"""Vendors whose owner is a module of its own, imported late as a whole."""
+
+Function = ast.FunctionDef | ast.AsyncFunctionDef
+
+
+def modules(node: ast.AST) -> list[str]:
+    """The absolute names that an import statement names, its members included."""
+    if isinstance(node, ast.Import):
+        return [alias.name for alias in node.names]
+    if isinstance(node, ast.ImportFrom):
+        assert node.level == 0, "relative imports hide who imports whom"
+        return [f"{node.module}.{alias.name}" for alias in node.names]
+    return []
+
+
+def imports(tree: ast.AST) -> list[str]:
+    return [name for node in ast.walk(tree) for name in modules(node)]
+
+
+def at_import(tree: ast.AST) -> list[str]:
+    """What is imported when the module is: everything that stands in no function."""
+    found, queue = [], [tree]
+    while queue:
+        for node in ast.iter_child_nodes(queue.pop()):
+            found += modules(node)
+            if not isinstance(node, Function | ast.Lambda):
+                queue.append(node)
+    return found
+
+
+def vendor(name: str) -> str | None:
+    """The most exact entry of OWNERS for an imported name."""
+    fits = [key for key in OWNERS if name == key or name.startswith(f"{key}.")]
+    return max(fits, key=len, default=None)
+
+
+def functions(tree: ast.AST) -> Iterator[Function]:
+    return (node for node in ast.walk(tree) if isinstance(node, Function))
+
+
+def length(function: Function) -> int:
+    assert function.end_lineno is not None
+    return function.end_lineno - function.lineno + 1
+
+
+@pytest.mark.parametrize("file", [file for file in TREES if file.startswith("models/")])
+def test_networks_know_nothing_of_compression(file):
+    assert not [name for name in imports(TREES[file]) if name.partition(".")[0] == "compress"]
+
+
+def test_the_command_line_imports_click_and_nothing_heavy():
+    tops = {name.partition(".")[0] for name in at_import(TREES["compress/cli.py"])}
+    assert tops <= {"click", "compress", "json", "logging", "pathlib", "typing"}
+    inside = {n for n in at_import(TREES["compress/cli.py"]) if n.startswith("compress.")}
+    assert inside <= {"compress.__version__", "compress.errors.CompressError"}
+
+
+@pytest.mark.parametrize("file", TREES)
+def test_vendors_are_imported_by_their_owners_only(file):
+    found = {name: vendor(name) for name in imports(TREES[file])}
+    for name, key in found.items():
+        allowed = key is None or any(file.startswith(owner) for owner in OWNERS[key])
+        assert allowed, f"{file} imports {name}, which belongs to {OWNERS[key] or 'nobody'}"
+
+
+@pytest.mark.parametrize("file", TREES)
+def test_vendors_are_imported_late(file):
+    early = [n for n in at_import(TREES[file]) if vendor(n) and vendor(n) not in DECORATES]
+    assert not early, f"{file} imports {early} outside a function"
+
+
+@pytest.mark.parametrize("file", TREES)
+def test_nothing_is_long(file):
+    assert len((ROOT / file).read_text("utf-8").splitlines()) <= 300
+    long = {f.name: length(f) for f in functions(TREES[file]) if length(f) > 60}
+    assert not long
+
+
+def test_functions_are_mostly_short():
+    lengths = sorted(length(f) for tree in TREES.values() for f in functions(tree))
+    assert statistics.median(lengths) <= 12
+    assert lengths[int(0.9 * len(lengths))] <= 30
+
+
+def undocumented(node: ast.AST, prefix: str = "") -> Iterator[str]:
+    """Public functions, classes and methods of public classes without a docstring."""
+    for child in ast.iter_child_nodes(node):
+        if not isinstance(child, Function | ast.ClassDef) or child.name.startswith("_"):
+            continue
+        if ast.get_docstring(child) is None:
+            yield prefix + child.name
+        if isinstance(child, ast.ClassDef):
+            yield from undocumented(child, f"{child.name}.")
+
+
+@pytest.mark.parametrize("file", TREES)
+def test_everything_public_is_documented(file):
+    assert ast.get_docstring(TREES[file]), f"{file} does not say what it is"
+    assert not list(undocumented(TREES[file]))
+
+
+@pytest.mark.parametrize("file", TREES)
+def test_nothing_prints_but_the_command_line_and_tables(file):
+    calls = [n for n in ast.walk(TREES[file]) if isinstance(n, ast.Call)]
+    assert not [c for c in calls if isinstance(c.func, ast.Name) and c.func.id == "print"]

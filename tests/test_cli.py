@@ -1,0 +1,156 @@
+"""The command line: its options, its exit codes, its errors; nothing heavy is imported for help."""
+
+import json
+import logging
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import click
+import pytest
+from click.testing import CliRunner
+
+from compress import cli, pipeline, plan
+from compress.errors import CompressError, QualityError, Stopped, UsageError
+
+RECIPE = "schema: 1\nname: tiny\nmodel: {name: ddnet}\nsteps: [evaluate]\n"
+
+
+@pytest.fixture
+def recipe(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    logger = logging.getLogger("compress")
+    before = (logger.level, logger.propagate, list(logger.handlers))
+    Path("r.yaml").write_text(RECIPE)
+    yield "r.yaml"
+    logger.level, logger.propagate, logger.handlers[:] = before
+
+
+def call(*words):
+    return CliRunner().invoke(cli.main, words)
+
+
+def options(command):
+    return {name for p in command.params for name in (*p.opts, *p.secondary_opts)}
+
+
+def test_the_options_are_frozen():
+    """Knobs belong into the recipe: think twice before a name is added here."""
+    assert {name: options(command) for name, command in cli.main.commands.items()} == {
+        "run": {
+            "recipe", "--out", "--data", "--set", "--until", "--device", "--no-fallback",
+            "--verbose", "-v",
+        },
+        "check": {"recipe", "--set", "--json"},
+        "doctor": {"recipe", "--json"},
+    }  # fmt: skip
+
+
+def test_every_option_has_help():
+    for command in cli.main.commands.values():
+        assert command.help
+        for parameter in command.params:
+            assert isinstance(parameter, click.Argument) or parameter.help, parameter.name
+
+
+def test_run_hands_words_to_the_pipeline(recipe, monkeypatch, tmp_path):
+    calls = []
+
+    def run(loaded, **kwargs):
+        calls.append((loaded, kwargs))
+        return kwargs["out"]
+
+    monkeypatch.setattr(pipeline, "run", run)
+    result = call("run", recipe)
+    assert (result.exit_code, result.stdout) == (0, "runs/tiny\n")
+    words = ("--out", "o", "--data", "d", "--set", "seed=4", "--until", "evaluate")
+    assert call("run", recipe, *words, "--device", "cpu", "--no-fallback").exit_code == 0
+    (first, given), (second, kwargs) = calls
+    assert given == {
+        "out": Path("runs/tiny"), "data": None, "until": None, "device": None, "fallback": True,
+    }  # fmt: skip
+    assert kwargs == {
+        "out": Path("o"), "data": Path("d"), "until": "evaluate", "device": "cpu",
+        "fallback": False,
+    }  # fmt: skip
+    assert (first.seed, second.seed, second.overrides) == (0, 4, ("seed=4",))
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "line"),
+    [
+        (UsageError("the folder x holds no pairs"), 2, "the folder x holds no pairs"),
+        (QualityError("too far off"), 3, "too far off"),
+        (Stopped("stopped; run again"), 75, "stopped; run again"),
+        (CompressError("the loss is nan"), 1, "the loss is nan"),
+        (OSError(28, "No space left on device", "a/b"), 1, "a/b: No space left on device"),
+        (OSError("no more"), 1, "no more"),
+    ],
+)
+def test_errors_are_one_line_and_an_exit_code(recipe, monkeypatch, error, code, line):
+    def run(*_args, **_kwargs):
+        raise error
+
+    monkeypatch.setattr(pipeline, "run", run)
+    result = call("run", recipe)
+    assert (result.exit_code, result.stdout, result.stderr) == (code, "", f"Error: {line}\n")
+
+
+def test_a_bug_is_not_hidden(recipe, monkeypatch):
+    monkeypatch.setattr(pipeline, "run", lambda *_a, **_k: 1 / 0)
+    assert isinstance(call("run", recipe).exception, ZeroDivisionError)
+
+
+@pytest.mark.parametrize("command", ["run", "check", "doctor"])
+def test_a_wrong_recipe_ends_every_command_with_code_2(recipe, command):
+    Path(recipe).write_text(RECIPE.replace("evaluate", "evaluat"))
+    result = call(command, recipe)
+    assert result.exit_code == 2
+    said = "r.yaml: steps[0]: unknown step 'evaluat'; did you mean 'evaluate'?"
+    assert result.stderr == f"Error: {said}\n"
+
+
+def test_set_is_said_in_the_message(recipe):
+    result = call("check", recipe, "--set", "seed=x")
+    said = "r.yaml with --set seed=x: seed: expected a whole number, got 'x'"
+    assert (result.exit_code, result.stderr) == (2, f"Error: {said}\n")
+
+
+def test_check_prints_one_json_object(recipe, monkeypatch):
+    monkeypatch.setattr(plan, "check", lambda recipe: {"recipe": recipe.name})
+    result = call("check", recipe, "--json")
+    assert json.loads(result.stdout) == {"recipe": "tiny"}
+    shown = []
+    monkeypatch.setattr(plan, "render", shown.append)
+    assert call("check", recipe).exit_code == 0
+    assert shown == [{"recipe": "tiny"}]
+
+
+def python(*arguments):
+    """Run Python in a process of its own."""
+    command = [sys.executable, *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=True)
+
+
+def test_help_is_quick_and_names_the_exit_codes():
+    times = []
+    for _ in range(3):
+        start = time.perf_counter()
+        result = python("-m", "compress", "--help")
+        times.append(time.perf_counter() - start)
+    assert "Usage: compress" in result.stdout
+    assert "75 stopped by a signal" in result.stdout
+    assert min(times) < 0.3
+
+
+def test_the_version_is_that_of_the_package():
+    from compress import __version__
+
+    assert python("-m", "compress", "--version").stdout == f"compress {__version__}\n"
+
+
+def test_the_command_line_imports_nothing_heavy():
+    code = "import compress.cli, sys; print(*{m.partition('.')[0] for m in sys.modules})"
+    loaded = set(python("-c", code).stdout.split())
+    assert not loaded & {"torch", "yaml", "numpy", "rich", "modelopt"}

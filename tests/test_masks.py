@@ -1,0 +1,68 @@
+"""Masks hold, whatever the optimizer does."""
+
+import pytest
+import torch
+from networks import Plain
+
+from compress import masks
+from compress.errors import CompressError, UsageError
+
+
+def train(net: torch.nn.Module, optimizer: torch.optim.Optimizer, hold: masks.Holder) -> None:
+    for _ in range(3):
+        optimizer.zero_grad()
+        net(torch.rand(2, 1, 16, 16)).square().mean().backward()
+        optimizer.step()
+        hold()
+
+
+@pytest.mark.parametrize(
+    "optimizer",
+    [
+        lambda p: torch.optim.Adam(p, 1e-2, weight_decay=0.1),
+        lambda p: torch.optim.AdamW(p, 1e-2),
+        lambda p: torch.optim.SGD(p, 1e-2, momentum=0.9, nesterov=True),
+    ],
+)
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_held_through_training(optimizer, layout: torch.memory_format) -> None:
+    net = Plain(32).to(memory_format=layout)
+    held = masks.compute(net, "modelopt")
+    hold = masks.Holder(net, held)
+    before = net.middle.weight.detach().clone()
+    train(net, optimizer(net.parameters()), hold)
+    hold.check()
+    assert not torch.equal(net.middle.weight, before)
+    assert ((net.middle.weight != 0) == held["middle"]).all()
+
+
+def test_without_holding_the_weights_come_back() -> None:
+    net = Plain(32)
+    held = masks.compute(net, "modelopt")
+    masks.apply(net, held)
+    train(net, torch.optim.Adam(net.parameters()), lambda: None)
+    with pytest.raises(CompressError, match="mask of middle is broken"):
+        masks.check(net, held)
+
+
+def test_a_planted_violation_is_named() -> None:
+    net = Plain(32)
+    held = {"middle": torch.ones(32, 32, 3, 3, dtype=torch.bool)}
+    with pytest.raises(CompressError, match=r"middle is not 2:4: Violation\(out=0, first=0"):
+        masks.check(net, held)
+
+
+def test_computing_leaves_the_network_alone() -> None:
+    net = Plain(32)
+    state = {name: tensor.clone() for name, tensor in net.state_dict().items()}
+    masks.compute(net, "modelopt")
+    assert net.state_dict().keys() == state.keys()
+    assert all(torch.equal(tensor, state[name]) for name, tensor in net.state_dict().items())
+
+
+def test_choosing_a_back_end() -> None:
+    assert masks.choose("modelopt") == ("modelopt", "asked for")
+    if masks._asp_missing():
+        assert masks.choose("auto")[0] == "modelopt"
+        with pytest.raises(UsageError, match=r"backend asp cannot be used: .*25\.05-py3 has it"):
+            masks.choose("asp")

@@ -1,0 +1,90 @@
+"""DDnet and RED-CNN: the published counts, weights and outputs."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from models.ddnet import DDnet, from_2dnet, widths
+from models.redcnn import RedCNN
+
+REFERENCE = Path(
+    os.environ.get(
+        "COMPRESS_REFERENCE", Path(__file__).resolve().parents[2] / "shared" / "reference"
+    )
+)
+published = pytest.mark.skipif(
+    not REFERENCE.is_dir(), reason="needs the published weights: set COMPRESS_REFERENCE"
+)
+
+
+def parameters(net: torch.nn.Module) -> int:
+    return sum(p.numel() for p in net.parameters())
+
+
+def test_parameters_as_published() -> None:
+    assert parameters(DDnet()) == 566_451
+    assert parameters(DDnet(residual=True)) == 566_451
+    assert parameters(RedCNN()) == 1_848_865
+    assert len(widths(DDnet())) == 45
+
+
+@published
+@pytest.mark.parametrize(("dtype", "limit"), [(torch.float64, 1e-9), (torch.float32, 1e-4)])
+def test_reproduces_the_published_output(dtype: torch.dtype, limit: float) -> None:
+    net = DDnet().to(dtype).eval()
+    net.load_state_dict(from_2dnet(load_file(REFERENCE / "ddnet_2d-dect_50epochs.safetensors")))
+    arrays = np.load(REFERENCE / "ddnet_reference.npz")
+    x, expected = (torch.from_numpy(arrays[key]) for key in sorted(arrays, key=_input_first))
+    with torch.no_grad():
+        y = net(x.to(dtype)).double()
+    assert (y - expected).abs().max() <= limit * expected.abs().max().clamp(min=1)
+
+
+def _input_first(key: str) -> tuple[bool, str]:
+    return (not key.startswith(("in", "x")), key)
+
+
+@pytest.mark.parametrize("dynamic", ["static", "batch", "sides"])
+def test_export_traces(dynamic: str) -> None:
+    n, h, w = torch.export.Dim("n", min=1, max=8), *(torch.export.Dim(d, max=64) for d in "hw")
+    shapes = {"static": {}, "batch": {0: n}, "sides": {2: 16 * h, 3: 16 * w}}[dynamic]
+    net = DDnet(residual=True).eval()
+    program = torch.export.export(
+        net, (torch.rand(2, 1, 64, 64),), dynamic_shapes=({**shapes},) if shapes else None
+    )
+    size = {"static": (2, 1, 64, 64), "batch": (5, 1, 64, 64), "sides": (2, 1, 48, 80)}[dynamic]
+    x = torch.rand(size)
+    torch.testing.assert_close(program.module()(x), net(x))
+
+
+def test_widths_build_the_same_class_narrower() -> None:
+    table = widths(DDnet(trunk=8, bottleneck=16, decoder=8))
+    table["blocks.2.1.bottleneck.conv"] = 3
+    net = DDnet(widths=table).eval()
+    assert widths(net) == table
+    assert net(torch.rand(1, 1, 32, 48)).shape == (1, 1, 32, 48)
+
+
+def test_residual_starts_as_identity() -> None:
+    x = torch.rand(1, 1, 32, 32)
+    assert torch.equal(DDnet(residual=True).eval()(x), x)
+
+
+@pytest.mark.parametrize(
+    ("net", "table", "sentence"),
+    [
+        (DDnet, {"stem": 8}, "DDnet has no convolution 'stem'"),
+        (DDnet, {"stem.conv": 0}, "stem.conv needs at least 1 output channel, got 0"),
+        (RedCNN, {"encoder.9": 8}, "RED-CNN has no layer 'encoder.9'"),
+        (RedCNN, {"encoder.1": 8}, "encoder.1 and decoder.2 are added and must be equally wide"),
+    ],
+)
+def test_wrong_widths(
+    net: type[DDnet] | type[RedCNN], table: dict[str, int], sentence: str
+) -> None:
+    with pytest.raises(ValueError, match=sentence):
+        net(widths=table)

@@ -1,0 +1,149 @@
+"""Pruning real networks: the right share goes, and what is left computes what it should."""
+
+import copy
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from networks import Masked, Plain, Shape, UNet, randomise, shapes
+
+from compress import cost, pruning
+from compress.checkpoint import channels
+from compress.dependencies import groups
+from compress.errors import UsageError
+from compress.rewrite import deconv_to_conv
+from models.ddnet import DDnet, widths
+from models.redcnn import RedCNN
+
+calm = settings(
+    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow], derandomize=True
+)
+amounts = st.floats(0.1, 0.9)
+aligns = st.sampled_from([1, 2, 4, 8, 16])
+criteria = st.sampled_from(["gaussian", "l1", "magnitude", "random"])
+
+
+def equals_masked(net: torch.nn.Module, plan: pruning.Plan, side: int) -> None:
+    """The pruned network against the dense one with zeros at the consumers' inputs, in float64."""
+    x = torch.rand(1, 1, side, side, dtype=torch.float64)
+    small = plan.apply(net)
+    masked = Masked(copy.deepcopy(net), groups(net), plan.pruned)
+    with torch.no_grad():
+        expected, got = masked(x), small(x)
+    assert got.shape == expected.shape
+    assert (got - expected).abs().max() < 1e-9 * expected.abs().max()
+
+
+@pytest.mark.parametrize(("amount", "align"), [(0.3, 16), (0.6, 16), (0.75, 8), (0.9, 1)])
+def test_pruned_ddnet_equals_masked(amount: float, align: int) -> None:
+    net = randomise(deconv_to_conv(DDnet(residual=True)), seed=int(10 * amount))
+    plan = pruning.plan(net, amount=amount, align=align)
+    assert plan.removed["macs"] >= amount
+    equals_masked(net, plan, 64)
+
+
+@pytest.mark.parametrize("amount", [0.2, 0.5, 0.8])
+def test_pruned_redcnn_equals_masked(amount: float) -> None:
+    net = randomise(deconv_to_conv(RedCNN(channels=32)), seed=3)
+    plan = pruning.plan(net, amount=amount, align=4)
+    equals_masked(net, plan, 48)
+
+
+@calm
+@given(shape=shapes, amount=amounts, align=aligns, criterion=criteria, seed=st.integers(0, 99))
+def test_any_network(shape: Shape, amount: float, align: int, criterion: str, seed: int) -> None:
+    net = randomise(UNet(shape), seed)
+    before = cost.cost(net)
+    try:
+        plan = pruning.plan(net, amount=amount, align=align, criterion=criterion, seed=seed)
+    except UsageError as error:
+        assert "cannot be removed" in str(error)
+        return
+    after = cost.cost(plan.apply(net))
+    assert 1 - after.macs / before.macs == pytest.approx(plan.removed["macs"], abs=1e-12)
+    assert 1 - after.params / before.params == pytest.approx(plan.removed["params"], abs=1e-12)
+    assert plan.removed["macs"] >= amount
+    for group in plan.groups:
+        kept = len(plan.selection.kept[group.name])
+        assert kept == group.width if group.fixed else kept >= min(align, group.width)
+        assert kept % align == 0 or kept == group.width
+    equals_masked(net, plan, 32)
+
+
+@calm
+@given(shape=shapes, align=aligns, seed=st.integers(0, 99))
+def test_overshoot_is_below_one_aligned_group(shape: Shape, align: int, seed: int) -> None:
+    net = randomise(UNet(shape), seed)
+    try:
+        plan = pruning.plan(net, amount=0.5, align=align)
+    except UsageError:
+        return
+    ledger = pruning.Ledger(net, groups(net))
+    # The next lower threshold keeps one channel more: fewer than asked for would be gone.
+    ranks = torch.cat([g.rank for g in plan.groups if not g.fixed]).unique()
+    lower = ranks[ranks < plan.selection.threshold]
+    if len(lower):
+        kept = pruning.selection.select(plan.groups, float(lower[-1]), align)
+        counts = {name: len(channels) for name, channels in kept.items()}
+        assert ledger.removed(counts)["macs"] < 0.5
+
+
+def test_threshold_rises_with_amount() -> None:
+    net = deconv_to_conv(DDnet())
+    plans = [pruning.plan(net, amount=a, align=4) for a in (0.1, 0.3, 0.5, 0.7, 0.9)]
+    thresholds = [plan.selection.threshold for plan in plans]
+    assert thresholds == sorted(thresholds)
+
+
+def test_sixty_percent_of_macs_at_align_16() -> None:
+    net = deconv_to_conv(DDnet())
+    plan = pruning.plan(net, amount=0.62)
+    small = plan.apply(net)
+    sizes = {n: out for n, (_, out) in channels(small).items()}
+    assert set(sizes.values()) == {16, 1}
+    assert cost.cost(small).params == 174_051
+    # The same class builds the pruned network from its channel table.
+    again = deconv_to_conv(DDnet(widths=sizes))
+    again.load_state_dict(small.state_dict())
+    assert widths(again) == sizes
+
+
+def test_unreachable_amount_names_the_most_and_a_way() -> None:
+    with pytest.raises(UsageError, match=r"at align 16; the most is 0\.62\d*, and align 8 reaches"):
+        pruning.plan(deconv_to_conv(DDnet()), amount=0.75)
+    net = Plain(4)
+    with pytest.raises(UsageError, match="and no alignment reaches it"):
+        pruning.plan(net, amount=0.999)
+
+
+def test_every_amount_from_10_to_90_percent_is_reachable_for_ddnet() -> None:
+    net = deconv_to_conv(DDnet())
+    for of in ("macs", "channels"):
+        for tenth in range(1, 10):
+            plan = pruning.plan(net, amount=tenth / 10, of=of, align=1)
+            assert plan.removed[of] >= tenth / 10
+
+
+def test_protected_names_stay() -> None:
+    net = deconv_to_conv(DDnet())
+    plan = pruning.plan(net, amount=0.3, align=4, protect=["blocks.0.*"])
+    kept = {g.name: len(plan.selection.kept[g.name]) for g in plan.groups}
+    assert all(kept[g.name] == g.width for g in plan.groups if g.name.startswith("blocks.0."))
+    with pytest.raises(UsageError, match=r"named 'stem\.cov'; did you mean 'stem\.conv'"):
+        pruning.plan(net, amount=0.3, protect=["stem.cov"])
+
+
+def test_grouped_convolutions_stay_whole_and_say_so() -> None:
+    plan = pruning.plan(Plain(16, groups=4), threshold=9.0, align=4)
+    reasons = {g.name: g.fixed for g in plan.groups}
+    assert "middle is a grouped convolution" in reasons["middle"]
+    assert "grouped convolution" in reasons["first"]
+    assert plan.removed["macs"] == 0
+
+
+def test_given_threshold_is_used() -> None:
+    net = randomise(Plain(32), 1)
+    plan = pruning.plan(net, threshold=0.0, align=1)
+    first = next(g for g in plan.groups if g.name == "first")
+    assert plan.selection.kept["first"] == tuple((first.rank >= 0).nonzero().flatten().tolist())

@@ -1,0 +1,321 @@
+"""report: what the pages say, that they stand alone, and that any recipe gets one."""
+
+import base64
+import io
+import json
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import runs
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from torch import nn
+
+from compress import reporting
+from compress.checkpoint import Model, ModelOptions
+from compress.data import Data, Pairs
+from compress.errors import UsageError
+from compress.metrics import Window
+from compress.reporting import charts, pictures, text
+from compress.steps.report import Report
+from compress.work import Work
+
+VOID = {"meta", "link", "img", "input", "br"}
+
+
+class Page(HTMLParser):
+    """Checks that tags nest and gathers what the page refers to."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.links: list[str] = []
+        self.ids: set[str] = set()
+        self.feed(page)
+        self.close()
+        assert not self.open
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        values = dict(attrs)
+        self.links += [values[key] or "" for key in ("href", "src") if key in values]
+        self.ids.add(values.get("id") or "")
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        pass  # inside an SVG
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+
+def written(run: Path) -> tuple[dict[str, Any], str, str]:
+    """The report of a run: report.json, report.html, report.md."""
+    folder = max(run.glob("*-report"))
+    assert reporting.write(run, folder) == folder / "report.html"
+    report = json.loads((folder / "report.json").read_text())
+    return report, (folder / "report.html").read_text(), (folder / "report.md").read_text()
+
+
+def change(path: Path, **values: Any) -> None:
+    """Overwrite entries of a JSON object in a file."""
+    runs.write(path, {**json.loads(path.read_text()), **values})
+
+
+def test_the_step_writes_three_files_and_passes_the_model_on(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    stage = runs.make(tmp_path / "run") / "07-report"
+    none = Pairs(low=(), full=(), names=(), patients=())
+    data = Data(train=none, test=none, source="demo", fingerprint="0", notices=())
+    work = Work(stage=stage, device=torch.device("cpu"), data=data, seed=0)
+    model = Model(net=nn.Identity(), origin=ModelOptions())
+    with caplog.at_level("INFO", logger="compress"):
+        assert Report().run(model, work) is model
+    assert {p.name for p in stage.iterdir()} == {"report.html", "report.md", "report.json"}
+    assert str(stage / "report.html") in caplog.text
+
+
+def test_report_json_holds_what_the_recipe_promised(tmp_path: Path) -> None:
+    report, _, _ = written(runs.make(tmp_path / "run"))
+    assert report["schema"] == 1
+    assert report["removed"]["macs"] == pytest.approx(0.62, abs=1e-3)
+    assert report["removed"]["params"] == pytest.approx(0.6927, abs=1e-3)
+    assert report["quality"]["compressed"]["psnr"]["mean"] == pytest.approx(45.65)
+    sparse = report["sparse24"]
+    assert (sparse["done"], sparse["eligible_backend"], sparse["convolutions"]) == (43, 43, 45)
+    assert [s["stage"] for s in report["stages"]][:2] == ["00-train", "01-prune"]
+    assert len(report["training"]) == 3
+    numbers = {n["key"]: (n["before"], n["after"]) for n in report["numbers"]}
+    assert numbers["macs"] == (19_086_442_496, 7_252_606_976)
+    assert numbers["nonzero_weights"] == (560_800, 85_040)
+    assert numbers["latency"] == (None, None)
+    assert numbers["psnr"] == pytest.approx((46.15, 45.65))
+
+
+def test_the_verdict_is_one_sentence_and_claims_no_speed(tmp_path: Path) -> None:
+    report, html, markdown = written(runs.make(tmp_path / "run"))
+    assert report["verdict"] == (
+        "With 62.0 % fewer MACs, 69.3 % fewer parameters and 43 of 45 convolutions 2:4 sparse, "
+        "the compressed network reaches 45.65 dB PSNR on 6 held-out slices, 0.50 dB below the "
+        "dense network and 9.00 dB above the low-dose input; its speed was not measured."
+    )
+    for page in (html, markdown):
+        assert report["verdict"] in page
+        assert "not a medical device" in page
+        assert not re.search("faster|accelerat", page)
+
+
+def test_the_page_stands_alone(tmp_path: Path) -> None:
+    _, html, _ = written(runs.make(tmp_path / "run"))
+    page = Page(html)
+    for link in page.links:
+        assert link.startswith(("data:", "#"))
+        assert link[0] != "#" or link[1:] in page.ids
+    assert not re.search(r"<script|@import|url\(|https?://", html)
+    assert "default-src 'none'" in html
+    # Two slices, each: four images in two windows and three differences.
+    assert html.count("data:image/png") == 2 * (4 * 2 + 3)
+    assert html.count('<svg class="strip"') == 44
+    assert html.count('<svg class="chart"') == 1
+
+
+def test_both_pages_show_every_part(tmp_path: Path) -> None:
+    _, html, markdown = written(runs.make(tmp_path / "run"))
+    for page in (html, markdown):
+        for expected in (
+            "Image quality",
+            "Training",
+            "Stages",
+            "Engines",
+            "Pruning",
+            "2:4 sparsity",
+            "Environment",
+            "Limits",
+            "residual: true",
+            "decoders.3.wide.conv",
+            "1 input channel, not a multiple of 16",
+            "nvidia-modelopt 0.47.0",
+            "train: {epochs: 10}",
+            "0.0041",
+            "by the gaussian criterion",
+        ):
+            assert expected in page
+    assert "pip install &#39;torch-tensorrt==2.13.*&#39;" in html
+    assert "`pip install 'torch-tensorrt==2.13.*'`" in markdown
+    tables = re.findall(r"(?:^\|.*\n)+", markdown, re.MULTILINE)
+    assert len(tables) == 9
+    for table in tables:
+        assert len({line.count("|") for line in table.splitlines()}) == 1
+
+
+@settings(max_examples=15, deadline=None)
+@given(there=st.lists(st.booleans(), min_size=7, max_size=7))
+def test_any_subset_of_the_steps_gets_a_report(
+    there: list[bool], tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    steps = tuple(step for step, on in zip(runs.FLAGSHIP, there, strict=True) if on)
+    report, html, _ = written(runs.make(tmp_path_factory.mktemp("runs") / "run", steps))
+    page = Page(html)
+    assert all(link[1:] in page.ids for link in page.links if link[0] == "#")
+    assert report["verdict"].endswith(".")
+    assert ("compressed network" in report["verdict"]) == bool({"prune", "sparsify"} & {*steps})
+    assert (report["removed"]["macs"] or 0) == pytest.approx(0.62 * ("prune" in steps), abs=1e-3)
+    assert (report["sparse24"] is None) == ("sparsify" not in steps)
+    assert bool(report["quality"]) == ("evaluate" in steps)
+
+
+@pytest.mark.parametrize(
+    ("steps", "verdict"),
+    [
+        ((), "No stage of this run has ended."),
+        (
+            ("train",),
+            "Nothing was compressed, the dense network was not evaluated for image quality; "
+            "its speed was not measured.",
+        ),
+        (
+            ("train", "evaluate"),
+            "Nothing was compressed, the dense network reaches 46.15 dB PSNR on 6 held-out slices, "
+            "9.50 dB above the low-dose input; its speed was not measured.",
+        ),
+        (
+            ("train", "evaluate", "prune"),
+            "With 62.0 % fewer MACs and 69.3 % fewer parameters, the compressed network was not "
+            "evaluated for image quality; its speed was not measured.",
+        ),
+    ],
+)
+def test_verdicts_of_other_recipes(tmp_path: Path, steps: tuple[str, ...], verdict: str) -> None:
+    assert written(runs.make(tmp_path / "run", steps))[0]["verdict"] == verdict
+
+
+def test_notices_come_first_and_once(tmp_path: Path) -> None:
+    run = runs.make(tmp_path / "run", ("train", "evaluate", "retrain", "export"))
+    loud = "phantom <b>data</b>"
+    data = {**runs.manifest()["data"], "source": "phantom", "notices": [loud]}
+    change(run / "manifest.json", data=data, notices=[loud])
+    report, html, markdown = written(run)
+    assert report["notices"] == [
+        loud,
+        "Image quality was measured before 02-retrain changed the network.",
+        "torch_tensorrt was not built: torch_tensorrt is not installed and there is no GPU",
+    ]
+    assert html.index("phantom &lt;b&gt;data") < html.index("<h2")
+    assert loud not in html
+    assert markdown.index(loud) < markdown.index("## ")
+
+
+def test_a_network_worse_than_its_input_is_said_to_be(tmp_path: Path) -> None:
+    run = runs.make(tmp_path / "run")
+    path = run / "05-evaluate" / "facts.json"
+    facts = json.loads(path.read_text())["facts"]
+    facts["summary"]["compressed"]["psnr"]["mean"] = 30.0
+    change(path, facts=facts)
+    report, _, _ = written(run)
+    assert "6.65 dB below the low-dose input" in report["verdict"]
+    assert any("no better than the untouched" in notice for notice in report["notices"])
+
+
+def test_phantom_slices_are_called_so(tmp_path: Path) -> None:
+    run = runs.make(tmp_path / "run")
+    change(run / "manifest.json", data={**runs.manifest()["data"], "source": "phantom"})
+    assert "on 6 phantom slices" in written(run)[0]["verdict"]
+
+
+def test_text_from_outside_is_escaped(tmp_path: Path) -> None:
+    run = runs.make(tmp_path / "run")
+    change(run / "manifest.json", name="<script>alert(1)</script>", gpu='"><img src=x>')
+    _, html, _ = written(run)
+    assert "<script" not in html
+    assert "<img src=x" not in html
+
+
+def test_later_stages_and_other_reports_do_not_come_in(tmp_path: Path) -> None:
+    run = runs.make(tmp_path / "run", ("train",))
+    for name, step in (("00-report", "report"), ("02-prune", "prune")):
+        (run / name).mkdir()
+        (run / name / "facts.json").write_text((run / "00-train" / "facts.json").read_text())
+        change(run / name / "facts.json", stage=name, step=step)
+    report, _, _ = written(run)
+    assert [stage["stage"] for stage in report["stages"]] == ["00-train"]
+
+
+def test_single_slices_and_infinite_psnr_are_dashes(tmp_path: Path) -> None:
+    run = runs.make(tmp_path / "run")
+    path = run / "05-evaluate" / "facts.json"
+    facts = json.loads(path.read_text())["facts"]
+    for found in facts["summary"].values():
+        found.update({key: {"mean": None, "sd": None} for key in ("psnr", "ms_ssim")})
+    change(path, facts=facts)
+    report, html, _ = written(run)
+    Page(html)
+    assert "None" not in html
+    assert "was not evaluated" in report["verdict"]
+
+
+def test_a_folder_without_a_run_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"holds no run: it has no manifest\.json"):
+        reporting.write(tmp_path, tmp_path)
+
+
+def decoded(uri: str) -> Image.Image:
+    return Image.open(io.BytesIO(base64.b64decode(uri.removeprefix("data:image/png;base64,"))))
+
+
+def test_windows_map_hu_to_gray() -> None:
+    hu = np.array([[-2000.0, -150.0, 50.0, 250.0, 3000.0]])
+    image = decoded(pictures.windowed(hu, Window(-150, 250)))
+    assert np.asarray(image).tolist() == [[0, 0, 128, 255, 255]]
+
+
+def test_differences_are_dark_at_zero_and_coloured_by_sign() -> None:
+    zero = np.zeros((1, 5))
+    image = decoded(pictures.difference(np.array([[-90.0, -50.0, 0.0, 50.0, 90.0]]), zero))
+    colours = np.asarray(image.convert("RGB"))[0].tolist()
+    assert [tuple(c) for c in colours] == [pictures.STOPS[i] for i in (0, 0, 2, 4, 4)]
+
+
+def test_channels_kept_are_the_highest_and_ties_go_to_the_lower_index() -> None:
+    svg = charts.strip([0.0, 1.0, 0.0, -9.0], kept=2, threshold=0.5, gaussian=True)
+    dots = re.findall(r'class="(kept|gone)" cx="([\d.]+)"', svg)
+    assert dots == [("kept", "114.6"), ("kept", "90.0"), ("gone", "90.0"), ("gone", "4.0")]
+
+
+@pytest.mark.parametrize("loss", [[1e-3], [0.0, 0.0], [3e-2, 1e-7], [0.5, 2.0]])
+def test_any_loss_has_a_curve_inside_the_chart(loss: list[float]) -> None:
+    svg = charts.training([{"stage": "00-train", "loss": loss}], {})
+    heights = [float(y) for y in re.findall(r'cy="([\d.]+)"', svg)]
+    assert len(heights) == len(loss)
+    assert all(charts.TOP <= y <= charts.HEIGHT - charts.BOTTOM for y in heights)
+
+
+@pytest.mark.parametrize(
+    ("shown", "expected"),
+    [
+        (text.count(566_451), "566,451"),
+        (text.count(1_848_865), "1,848,865"),
+        (text.count(19_086_442_496), "19.09 G"),
+        (text.count(312_000_000), "312.00 M"),
+        (text.size(2_283_912), "2.28 MB"),
+        (text.size(712_300), "712 kB"),
+        (text.size(96), "96 B"),
+        (text.seconds(0.42), "0.4 s"),
+        (text.seconds(59.7), "1 min 0 s"),
+        (text.seconds(200), "3 min 20 s"),
+        (text.seconds(7500), "2 h 5 min"),
+        (text.signed(-0.5), "\N{MINUS SIGN}0.50"),
+        (text.signed(0.5), "+0.50"),
+        (text.scientific(2.13e-4), "2.13e-4"),
+        (text.percent(0.62), "62.0 %"),
+        *((show(None), "–") for show in (text.count, text.size, text.seconds, text.figure)),  # noqa: RUF001
+    ],
+)
+def test_numbers_read_well(shown: str, expected: str) -> None:
+    assert shown.replace(text.SPACE, " ") == expected
