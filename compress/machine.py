@@ -135,7 +135,20 @@ def disk() -> Part:
 
 def demo() -> Part:
     """The cache of the demo set, and whether the set lies in it."""
-    return _part("demo data", "data of source demo", note="TODO")
+    from compress.data import Unavailable
+    from compress.data import demo as source
+
+    name, use, found = "demo data", "data of source demo", "in the cache"
+    try:
+        lacking = source.lacking()
+    except Unavailable as error:
+        return _part(name, use, note=str(error))
+    if lacking:
+        found = f"patients {', '.join(lacking)} are fetched by the first run that needs them"
+        if importlib.util.find_spec("pip") is None:
+            get = f"{sys.executable} -m ensurepip"
+            return _part(name, use, note="pip, which fetches it, is not installed", get=get)
+    return _part(name, use, found=found)
 
 
 def examine(package: Package) -> Part:

@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 
-from compress import checkpoint, cost, environment
+from compress import checkpoint, cost, environment, plan
 from compress.checkpoint import Model
 from compress.data import Data, load
 from compress.errors import Stopped, UsageError
@@ -26,6 +26,7 @@ from compress.files import digest, read_json, write_json
 from compress.recipe import Recipe
 from compress.runfolder import locked, prepare
 from compress.signals import interruptible
+from compress.steps.prune import Prune
 from compress.steps.train import Train
 from compress.work import Step, Work
 
@@ -82,8 +83,7 @@ def run(
     """
     stages = _stages(recipe, out, until)
     target = _device(device)
-    for stage in stages:
-        stage.step.uses(target)  # refuses now what this machine cannot do, not after training
+    _refuse_early(recipe, stages, target)
     prepare(out)
     with locked(out), interruptible() as stop:
         (out / "recipe.yaml").write_text(recipe.text, encoding="utf-8")
@@ -201,6 +201,14 @@ class _Run:
 
     def _write_manifest(self) -> None:
         write_json(self.out / "manifest.json", {**self.manifest, "backends": self.choices})
+
+
+def _refuse_early(recipe: Recipe, stages: Iterable[Stage], device: torch.device) -> None:
+    """Refuse before training what this machine cannot do and what no pruning could reach."""
+    for stage in stages:
+        stage.step.uses(device)
+    if any(isinstance(stage.step, Prune) for stage in stages):
+        plan.check(recipe)
 
 
 def _stages(recipe: Recipe, out: Path, until: str | None) -> list[Stage]:

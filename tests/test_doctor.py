@@ -174,6 +174,21 @@ def test_a_gpu_that_torch_cannot_use_is_told_from_none(monkeypatch):
     assert machine.gpu()["note"] == "no NVIDIA GPU is visible"
 
 
+def test_the_demo_set_is_in_the_cache_or_will_be_fetched(monkeypatch, tmp_path):
+    monkeypatch.setenv("COMPRESS_CACHE", str(tmp_path))
+    (tmp_path / "demo").mkdir()
+    (tmp_path / "demo" / "B.npy").touch()
+    found = machine.demo()
+    assert found["works"]
+    assert found["found"] == "patients A, C are fetched by the first run that needs them"
+    monkeypatch.setattr(machine.importlib.util, "find_spec", lambda _name: None)
+    assert machine.demo()["note"] == "pip, which fetches it, is not installed"
+    assert machine.demo()["get"].endswith(" -m ensurepip")
+    for patient in "AC":
+        (tmp_path / "demo" / f"{patient}.npy").touch()
+    assert machine.demo()["found"] == "in the cache"
+
+
 @pytest.mark.slow
 def test_doctor_tells_the_truth_about_this_machine():
     command = [sys.executable, "-m", "compress", "doctor", "--json"]

@@ -135,6 +135,16 @@ def cache_folder() -> Path:
         raise Unavailable("there is no home folder, COMPRESS_CACHE can name another") from error
 
 
+def lacking() -> list[str]:
+    """The patients whose volumes are not in the cache; their packages would be fetched.
+
+    Raises:
+        Unavailable: there is no cache folder.
+    """
+    folder = cache_folder() / "demo"
+    return [v.patient for v in VOLUMES if not (folder / f"{v.patient}.npy").is_file()]
+
+
 def volumes(folder: Path) -> dict[Volume, Image]:
     """The pixels of all patients, (slices, SIDE, SIDE) int16 HU; fetches what `folder` lacks.
 

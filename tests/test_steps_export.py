@@ -1,0 +1,238 @@
+"""export: engines that load from their files alone, and the truth about those not built."""
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from networks import Plain, randomise
+from pairs import data
+
+from compress import cost, dependencies, masks, pruning
+from compress.checkpoint import Model, ModelOptions
+from compress.data.hu import to_network
+from compress.engines import NotBuilt, Shape, aot_inductor, formats, fresh, onnx, sidecar
+from compress.engines.subject import Subject
+from compress.errors import QualityError, UsageError
+from compress.rewrite import deconv_to_conv
+from compress.sparsity import is_2to4
+from compress.steps import export as step
+from compress.steps.export import Export
+from compress.work import Work
+from models.ddnet import DDnet
+from models.redcnn import RedCNN
+
+CPU = torch.device("cpu")
+
+
+def work(folder: Path) -> Work:
+    folder.mkdir(parents=True)
+    return Work(stage=folder, device=CPU, data=data(side=64), seed=0)
+
+
+def model(net: torch.nn.Module, **options: object) -> Model:
+    return Model(net=net.eval(), origin=ModelOptions(name="ddnet", options=options))
+
+
+def ddnet() -> torch.nn.Module:
+    return randomise(DDnet(residual=True, bottleneck=16, decoder=16), 0).float()
+
+
+def variants(net: torch.nn.Module) -> dict[str, Model]:
+    """Dense, pruned, and pruned with 2:4 zeros."""
+    dense = model(deconv_to_conv(net))
+    pruned = replace(dense, net=pruning.plan(dense.net, amount=0.3, align=16).apply(dense.net))
+    held = masks.compute(pruned.net, "modelopt")
+    sparse = replace(pruned, net=dependencies.remove(pruned.net, {}), masks=held)
+    masks.apply(sparse.net, held)
+    return {"dense": dense, "pruned": pruned, "sparse": sparse}
+
+
+NETWORKS = {
+    "ddnet": lambda: randomise(DDnet(residual=True, bottleneck=32, decoder=32), 0).float(),
+    "redcnn": lambda: randomise(RedCNN(channels=32), 0).float(),
+}
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("variant", ["dense", "pruned", "sparse"])
+def test_onnx_agrees_in_a_fresh_process(name: str, variant: str, tmp_path: Path) -> None:
+    place, given = work(tmp_path / "e"), variants(NETWORKS[name]())[variant]
+    after = Export(formats=("onnx",), batch=(2,), size=64).run(given, place)
+    assert after is given
+    (row,) = place.facts["engines"]
+    assert row["status"] == "built"
+    assert row["parity"]["ok"]
+    assert row["parity"]["max_hu"] < 0.05
+    built = json.loads((place.stage / row["sidecar"]).read_text())["built"]
+    assert built["sparse24"] >= len(given.masks)
+    assert built["convolutions"] == len(cost.convolutions(given.net))
+
+
+@pytest.mark.slow
+def test_aot_inductor_agrees_in_a_fresh_process(tmp_path: Path) -> None:
+    place = work(tmp_path / "e")
+    held = variants(ddnet())["sparse"]
+    Export(formats=("aot_inductor",), size=64, require=("aot_inductor",)).run(held, place)
+    (row,) = place.facts["engines"]
+    assert row["file"] == "aot_inductor-fp32-b1.pt2"
+    assert row["parity"]["max_hu"] < 0.05
+
+
+def test_dynamic_batch_takes_every_batch(tmp_path: Path) -> None:
+    place = work(tmp_path / "e")
+    given = model(ddnet())
+    options = Export(batch=(1, 3), dynamic_batch=True, size=32)
+    options.run(given, place)
+    (row,) = place.facts["engines"]
+    assert row["file"] == "onnx-fp32-b1-3.onnx"
+    for batch in (1, 2, 3):
+        x = Shape(batch=batch, size=32).example(CPU)
+        y = fresh.run(place.stage / row["sidecar"], x)
+        with torch.inference_mode():
+            assert torch.allclose(y, given.net(x), atol=1e-5)
+
+
+def test_what_cannot_be_built_is_said_with_reason_and_command(tmp_path: Path, caplog) -> None:
+    if formats()["torch_tensorrt"].missing(CPU) is None:
+        pytest.skip("TensorRT is here")
+    place = work(tmp_path / "e")
+    options = Export(formats=("torch_tensorrt", "onnx"), size=32)
+    assert options.uses(CPU).name == "onnx"
+    options.run(model(ddnet()), place)
+    first, second = place.facts["engines"]
+    assert (first["status"], second["status"]) == ("not built", "built")
+    assert first["file"] is None
+    assert "torch_tensorrt" in first["reason"]
+    assert first["command"].startswith("pip install 'torch-tensorrt==")
+    with pytest.raises(UsageError, match=r"torch_tensorrt cannot be built here: .* would help"):
+        replace(options, require=("torch_tensorrt",)).uses(CPU)
+
+
+def test_a_required_format_that_fails_fails_the_stage(tmp_path: Path, monkeypatch) -> None:
+    def gives_up(*_: object) -> dict:
+        raise NotBuilt("the compiler gave up")
+
+    monkeypatch.setattr(onnx.Onnx, "build", gives_up)
+    with pytest.raises(QualityError, match="onnx was not built: the compiler gave up"):
+        Export(size=32, require=("onnx",)).run(model(ddnet()), work(tmp_path / "e"))
+
+
+def test_an_engine_that_differs_ends_with_exit_code_3(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(step.fresh, "run", lambda _side, x: x + 0.01)
+    place = work(tmp_path / "e")
+    with pytest.raises(QualityError, match=r"onnx-fp32-b1\.onnx differs from the network by") as e:
+        Export(size=32).run(model(Plain(16)), place)
+    assert e.value.exit_code == 3
+    monkeypatch.setattr(step.fresh, "run", lambda _side, x: x * float("nan"))
+    with pytest.raises(QualityError, match="gives NaN, infinity or another shape"):
+        Export(size=32).run(model(Plain(16)), place)
+
+
+def test_lost_zeros_are_noticed(tmp_path: Path, monkeypatch) -> None:
+    given = variants(ddnet())["sparse"]
+    real = onnx.Onnx.build
+    monkeypatch.setattr(
+        onnx.Onnx, "build", lambda *a: {**real(*a), "sparse24": len(given.masks) - 1}
+    )
+    with pytest.raises(QualityError, match="masked layers are 2:4 in onnx"):
+        Export(size=32).run(given, work(tmp_path / "e"))
+
+
+@pytest.fixture(scope="module")
+def engine(tmp_path_factory) -> Path:
+    """The sidecar of a small ONNX engine."""
+    place = work(tmp_path_factory.mktemp("engine") / "e")
+    Export(size=32).run(model(Plain(16)), place)
+    return place.stage / place.facts["engines"][0]["sidecar"]
+
+
+@pytest.fixture
+def copied(engine: Path, tmp_path: Path) -> Path:
+    """A copy to spoil."""
+    shutil.copytree(engine.parent, tmp_path / "copy")
+    return tmp_path / "copy" / engine.name
+
+
+def test_an_altered_or_cut_engine_is_refused(copied: Path) -> None:
+    file = copied.with_suffix("")
+    whole = file.read_bytes()
+    for broken in (whole[:-100], b"x" + whole[1:], b""):
+        file.write_bytes(broken)
+        with pytest.raises(UsageError, match="was altered or cut off"):
+            sidecar.load(copied)
+    file.unlink()
+    with pytest.raises(UsageError, match="is no sidecar of an engine"):
+        sidecar.load(copied)
+    copied.write_text("{}")
+    with pytest.raises(UsageError, match="is no sidecar of an engine"):
+        sidecar.load(copied)
+
+
+@pytest.mark.parametrize(
+    ("key", "word"), [("torch", "torch"), ("cpu", "CPU instructions"), ("sm", "compute capability")]
+)
+def test_an_engine_of_another_place_names_both_sides(copied: Path, key: str, word: str) -> None:
+    facts = json.loads(copied.read_text())
+    here = facts["place"][key]
+    facts["format"], facts["place"][key] = "aot_inductor", "other 1.0"
+    copied.write_text(json.dumps(facts))
+    with pytest.raises(UsageError) as error:
+        sidecar.load(copied)
+    sentence = f"was built for {word} other 1.0, here it is {here}; build it again here"
+    assert sentence in str(error.value)
+
+
+def test_a_fresh_process_that_fails_is_quoted(copied: Path) -> None:
+    copied.with_suffix("").write_bytes(b"")
+    with pytest.raises(QualityError, match=r"does not run in a fresh process: .*altered"):
+        fresh.run(copied, torch.zeros(1, 1, 32, 32))
+
+
+def test_a_residual_network_adds_its_input_in_float32() -> None:
+    net = DDnet(residual=True, trunk=4, bottleneck=4, decoder=4).eval()  # f(x) = 0 at the start
+    x = torch.rand(1, 1, 32, 32)
+    assert torch.equal(Subject(net, "bf16")(x), x)
+    plain = Subject(Plain(4), "bf16")(x)
+    assert plain.dtype == torch.float32
+
+
+def test_slices_are_cut_and_padded_to_the_engine() -> None:
+    image = np.arange(20 * 40, dtype=np.int16).reshape(20, 40)
+    fitted = step._fitted(image, 32)
+    assert fitted.shape == (1, 32, 32)
+    assert torch.equal(fitted[0, :20], to_network(torch.tensor(image[:, 4:36])))
+    assert not fitted[0, 20:].any()
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"formats": ()}, "formats must name at least one"),
+        ({"batch": (0,)}, r"batch must be numbers from 1 on, got \[0\]"),
+        ({"size": 8}, "size must be at least 16 pixels, got 8"),
+        ({"require": ("aot_inductor",)}, "require names aot_inductor, which is not among"),
+    ],
+)
+def test_impossible_options(changes: dict, sentence: str) -> None:
+    with pytest.raises(ValueError, match=sentence):
+        replace(Export(), **changes)
+
+
+def test_the_compiler_is_what_aot_inductor_misses(monkeypatch) -> None:
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    found = aot_inductor.AotInductor().missing(CPU)
+    assert found is not None
+    assert found.reason == "no-such-compiler is not installed"
+
+
+def test_2to4_survives_tracing() -> None:
+    given = variants(ddnet())["sparse"]
+    subject = Subject(given.net, "fp32")
+    program = torch.export.export(subject, (torch.rand(1, 1, 32, 32),))
+    weights = {f"net.{name}.weight" for name in given.masks}
+    assert weights <= program.state_dict.keys()
+    assert all(is_2to4(program.state_dict[name]) for name in weights)
