@@ -38,7 +38,7 @@ def model(net: torch.nn.Module, **options: object) -> Model:
 
 
 def ddnet() -> torch.nn.Module:
-    return randomise(DDnet(residual=True, bottleneck=16, decoder=16), 0).float()
+    return randomise(DDnet(residual=True, bottleneck=32, decoder=32), 0).float()
 
 
 def variants(net: torch.nn.Module) -> dict[str, Model]:
@@ -53,7 +53,7 @@ def variants(net: torch.nn.Module) -> dict[str, Model]:
 
 NETWORKS = {
     "ddnet": lambda: randomise(DDnet(residual=True, bottleneck=32, decoder=32), 0).float(),
-    "redcnn": lambda: randomise(RedCNN(channels=32), 0).float(),
+    "redcnn": lambda: RedCNN(channels=32),  # noise on these weights would make values explode
 }
 
 

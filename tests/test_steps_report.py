@@ -112,6 +112,15 @@ def test_the_verdict_is_one_sentence_and_claims_no_speed(tmp_path: Path) -> None
         assert not re.search("faster|accelerat", page)
 
 
+def test_longer_training_of_the_compressed_network_is_said(tmp_path: Path) -> None:
+    report, html, markdown = written(runs.make(tmp_path / "run"))
+    assert any("1,600 optimizer steps in all, the dense one for 320" in x for x in report["limits"])
+    assert "what it gains in quality may come from that" in html
+    assert "what it gains in quality may come from that" in markdown
+    alone, _, _ = written(runs.make(tmp_path / "other", ("train", "prune", "evaluate")))
+    assert not any("optimizer steps" in limit for limit in alone["limits"])
+
+
 def test_the_page_stands_alone(tmp_path: Path) -> None:
     _, html, _ = written(runs.make(tmp_path / "run"))
     page = Page(html)

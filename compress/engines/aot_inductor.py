@@ -1,5 +1,6 @@
 """AOTInductor: a .pt2 package that PyTorch compiles ahead of time, for Python and for C++."""
 
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,8 @@ class AotInductor:
         subject = subject.to(device)
         if device.type == "cuda":
             subject.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        with torch.inference_mode():
+        with warnings.catch_warnings(), torch.inference_mode():
+            warnings.simplefilter("ignore")  # the compiler's own deprecations
             program = torch.export.export(
                 subject, (shape.example(device),), dynamic_shapes=shape.dynamic_shapes()
             )

@@ -27,7 +27,8 @@ class Onnx:
         absent = [name for name in PACKAGES if importlib.util.find_spec(name) is None]
         if not absent:
             return None
-        return NotBuilt(f"{', '.join(absent)} is not installed", f"pip install {' '.join(absent)}")
+        reason = f"not installed: {', '.join(absent)}"
+        return NotBuilt(reason, f"pip install {' '.join(absent)}")
 
     def build(
         self, subject: nn.Module, shape: Shape, path: Path, device: torch.device

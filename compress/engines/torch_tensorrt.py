@@ -28,7 +28,9 @@ class TorchTensorRT:
         minor = ".".join(torch.__version__.split(".")[:2])
         absent = [n for n in ("torch_tensorrt", "tensorrt") if importlib.util.find_spec(n) is None]
         if absent:
-            return NotBuilt(f"{' and '.join(absent)} is not installed", COMMAND.format(minor))
+            verb = "is" if len(absent) == 1 else "are"
+            reason = f"{' and '.join(absent)} {verb} not installed"
+            return NotBuilt(reason, COMMAND.format(minor))
         if device.type != "cuda":
             return NotBuilt("TensorRT needs an NVIDIA GPU", "compress run RECIPE --device cuda")
         return None

@@ -28,7 +28,6 @@ from compress.reporting import verdict
 
 Facts = dict[str, Any]
 SCHEMA = 1
-COMPRESSING = ("prune", "sparsify")
 
 
 def collect(run: Path, before: str) -> Facts:
@@ -98,7 +97,7 @@ def _pick(facts: Facts, keys: Iterable[str]) -> Facts:
 
 def _costs(stages: list[Facts]) -> Facts:
     """The dense network's cost and the last one's, as `numbers` and `removed`."""
-    cut = next((i for i, s in enumerate(stages) if s["step"] in COMPRESSING), len(stages))
+    cut = next((i for i, s in enumerate(stages) if s["step"] in verdict.COMPRESSING), len(stages))
     # A recipe that starts by pruning given weights has no dense stage; prune knows what it met.
     met = stages[cut]["facts"].get("before", {}) if cut < len(stages) else {}
     dense: Facts = stages[cut - 1]["cost"] if cut else met

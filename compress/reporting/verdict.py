@@ -3,7 +3,9 @@
 from typing import Any
 
 Facts = dict[str, Any]
-CHANGING = ("train", "retrain", "prune", "sparsify")
+COMPRESSING = ("prune", "sparsify")
+"""Steps that make the network smaller or sparser."""
+CHANGING = ("train", "retrain", *COMPRESSING)
 """Steps that change the network."""
 
 
@@ -96,6 +98,12 @@ def _limits(report: Facts) -> list[str]:
     ]
     if report["manifest"].get("data", {}).get("source") in ("demo", "phantom"):
         limits.append("The low-dose slices are simulated from the full-dose ones.")
+    dense, final = _steps_trained(report)
+    if "compressed" in report["quality"] and final > dense:
+        limits.append(
+            f"The compressed network was trained for {final:,} optimizer steps in all, the dense "
+            f"one for {dense:,}: what it gains in quality may come from that."
+        )
     patients = len(report["by_patient"])
     if patients:
         people = "one patient" if patients == 1 else f"{patients} patients"
@@ -103,3 +111,10 @@ def _limits(report: Facts) -> list[str]:
     if report["network"]["name"] == "ddnet" and report["network"]["options"].get("residual"):
         limits.append("This DDnet adds its input, y = x + f(x), which the published one does not.")
     return limits
+
+
+def _steps_trained(report: Facts) -> tuple[int, int]:
+    """Optimizer steps that the dense network and the one at the end were trained for."""
+    first = next((s["stage"] for s in report["stages"] if s["step"] in COMPRESSING), "~")
+    steps = [(training["stage"], training["steps"]) for training in report["training"]]
+    return sum(n for stage, n in steps if stage < first), sum(n for _, n in steps)
