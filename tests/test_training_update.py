@@ -13,9 +13,11 @@ from compress import masks, precision
 from compress.checkpoint import Model, ModelOptions
 from compress.data.crops import draws
 from compress.data.loaders import Resident
+from compress.errors import CompressError, UsageError
 from compress.steps.train import Train
 from compress.training import stepper, update
 from compress.training.update import Update
+from compress.world import World
 
 CPU = torch.device("cpu")
 OPTIONS = Train(epochs=1, batch=2, crop=32, slices_per_epoch=8)
@@ -115,7 +117,7 @@ def test_masks_hold_after_every_step() -> None:
     one = made(replace(OPTIONS, weight_decay=0.1))
     for raw in raws(3):
         one(raw, 1e-2)
-        one.hold.check()
+        one.check()
 
 
 @pytest.mark.slow
@@ -153,3 +155,78 @@ def test_the_loader_of_a_stage_is_in_its_facts(tmp_path: Path) -> None:
     place = work(tmp_path / "00-train")
     replace(OPTIONS, loader="workers").run(model(), place)
     assert (place.facts["loader"], place.facts["loader_why"]) == ("workers", "asked for")
+
+
+def limited(monkeypatch, crops: int) -> None:
+    """A memory that runs out as soon as more than `crops` crops go through a network at once."""
+    forward = update.Objective.forward
+
+    def full(self: torch.nn.Module, low: torch.Tensor, *rest: torch.Tensor) -> torch.Tensor:
+        if len(low) > crops:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+        return forward(self, low, *rest)
+
+    monkeypatch.setattr(update.Objective, "forward", full)
+
+
+@pytest.mark.parametrize(("crops", "micro"), [(2, 2), (1, 1), (5, 4), (4, 4)])
+def test_out_of_memory_halves_the_micro_batch_and_says_so_once(crops, micro, monkeypatch, caplog):
+    options = replace(OPTIONS, batch=7, freeze_norm=True)
+    drawn = draws(PAIRS, count=4, batch=7, crop=32, seed=(0,))
+    raws = list(Resident(PAIRS, (32, 32), CPU).batches(drawn))
+    plain = made(options)
+    for raw in raws:
+        plain(raw, 1e-3)
+    limited(monkeypatch, crops)
+    one = made(options)
+    for raw in raws:
+        one(raw, 1e-3)
+    said = f"out of memory with 7 crops at once: gradients are accumulated over parts of {micro}, "
+    assert caplog.messages == [f"{said}for the same effective batch"]
+    assert (one.facts()["micro_batch"], one.facts()["micro_batch_why"]) == (
+        micro, caplog.messages[0],
+    )  # fmt: skip
+    torch.testing.assert_close(one.total, plain.total, rtol=1e-5, atol=0)
+    for ours, theirs in zip(one.net.parameters(), plain.net.parameters(), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-5)
+
+
+def test_under_batchnorm_accumulating_is_called_rough(monkeypatch):
+    limited(monkeypatch, 1)
+    one = made()
+    one(raws(1)[0], 1e-3)
+    why = one.facts()["micro_batch_why"]
+    assert why.endswith("roughly, because BatchNorm sees one part at a time")
+
+
+def test_out_of_memory_with_one_crop_ends_the_stage(monkeypatch):
+    limited(monkeypatch, 0)
+    said = "out of GPU memory with a micro-batch of 1; take a smaller crop or batch"
+    with pytest.raises(CompressError, match=said):
+        made()(raws(1)[0], 1e-3)
+
+
+def test_out_of_memory_with_several_processes_ends_the_stage(monkeypatch):
+    limited(monkeypatch, 0)
+    one = made(replace(OPTIONS, batch=4))
+    one.world, one.micro = World(0, 2), 2
+    with pytest.raises(CompressError, match="out of GPU memory with a micro-batch of 2"):
+        one(raws(1)[0], 1e-3)
+
+
+def test_frozen_norm_keeps_its_statistics_and_trains_the_rest():
+    one = made(replace(OPTIONS, freeze_norm=True))
+    before = {name: t.clone() for name, t in one.net.state_dict().items()}
+    for raw in raws(2):
+        one(raw, 1e-2)
+    changed = {n for n, t in one.net.state_dict().items() if not torch.equal(t, before[n])}
+    assert changed == {n for n, _ in one.net.named_parameters()}
+
+
+def test_sync_norm_needs_gpus():
+    options = replace(OPTIONS, sync_norm=True)
+    model = Model(net=Normed(), origin=ModelOptions(import_="networks:Plain"))
+    chosen = precision.choose("fp32", CPU)
+    with pytest.raises(UsageError, match="sync_norm needs GPUs; on the CPU take freeze_norm or"):
+        Update(options, model, Resident(PAIRS, (32, 32), CPU), chosen, World(0, 2))
+    Update(options, model, Resident(PAIRS, (32, 32), CPU), chosen)  # alone it has no effect

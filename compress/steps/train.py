@@ -38,7 +38,9 @@ class Train:
     """Mean squared error in network range, or the study's mix with MS-SSIM (sides >= 176)."""
     precision: formats.Name = "auto"
     """Number format of the convolutions; auto: bf16 from Ampere on, fp16 on Volta and Turing, fp32
-    elsewhere."""
+    elsewhere. Apex is taken by name only: its steps cannot be captured as a CUDA graph."""
+    scope: formats.Scope = "all"
+    """Where the format applies: everywhere, or in the 2:4 sparse layers only, the rest in fp32."""
     loader: loaders.Name = "auto"
     """Where crops are cut: gpu keeps the whole training set in GPU memory, workers cut ahead in
     threads and stream, host cuts when needed; auto: gpu where the set fits into a quarter of the
@@ -48,6 +50,10 @@ class Train:
     compile: bool = False
     """Compile network and loss with torch.compile: up to a minute before the first step, then
     faster; rounding differs a little."""
+    freeze_norm: bool = False
+    """BatchNorm keeps the statistics that it has and uses them; its scale and shift learn."""
+    sync_norm: bool = False
+    """On several GPUs BatchNorm takes its statistics over the whole batch, not a GPU's share."""
 
     def __post_init__(self) -> None:
         """Refuse counts and rates that no training can have."""
@@ -58,12 +64,19 @@ class Train:
             raise ValueError(f"crop must be at least 1 pixel, got {self.crop}")
         if self.lr <= 0:
             raise ValueError(f"lr must be positive, got {self.lr}")
+        if self.scope != "all" and self.precision not in ("auto", "fp16", "bf16"):
+            raise ValueError(f"scope {self.scope} needs fp16, bf16 or auto, got {self.precision}")
+        if self.compile and self.precision.startswith("apex"):
+            raise ValueError(f"compile cannot be used with precision {self.precision}")
+        if self.freeze_norm and self.sync_norm:
+            raise ValueError("give freeze_norm or sync_norm, not both")
 
     def uses(self, device: torch.device) -> Use:
         """The number format on this device."""
         loaders.refuse(self.loader, device)
         chosen = formats.choose(self.precision, device)
-        return Use(name=chosen.name, why=chosen.why)
+        needs = ("apex.amp",) if chosen.name.startswith("apex") else ()
+        return Use(name=chosen.name, why=chosen.why, needs=needs)
 
     @property
     def steps_per_epoch(self) -> int:

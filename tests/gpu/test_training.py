@@ -132,3 +132,54 @@ def test_a_resumed_run_ends_like_a_whole_one(name: str, tmp_path: Path) -> None:
     options.run(model(), place)
     assert place.facts["steps"] == 10
     close(place.facts, whole, rtol=3e-2)
+
+
+@pytest.mark.parametrize("name", ["fp16", "bf16"])
+def test_scope_sparse_layers_halves_the_sparse_ones_and_no_other(name: str) -> None:
+    start, dtype = model(sparse=True), precision.DTYPES[name]
+    chosen = precision.choose(name, GPU, "sparse_layers")
+    loader = build(Choice("gpu", ""), DATA.train, (64, 64), GPU)
+    options = replace(OPTIONS, precision=name, scope="sparse_layers", graph=False)
+    update = Update(options, start, loader, chosen)
+    seen: dict[str, set[torch.dtype]] = {}
+    for path, module in update.net.named_modules():
+        if isinstance(module, torch.nn.Conv2d):
+            # In front of the hook that widens the output again.
+            module.register_forward_hook(
+                lambda _m, _i, out, path=path: seen.setdefault(path, set()).add(out.dtype),
+                prepend=True,
+            )
+    drawn = draws(DATA.train, count=2, batch=4, crop=64, seed=(0,))
+    with chosen.switches():
+        for raw in loader.batches(drawn):
+            update(raw, 1e-3)
+    sparse = {path for path, types in seen.items() if types == {dtype}}
+    rest = {path for path, types in seen.items() if types == {torch.float32}}
+    assert sparse == set(start.masks)
+    assert sparse | rest == set(seen)
+    assert len(seen) == 45
+    update.check()
+
+
+@pytest.mark.parametrize("name", ["fp16", "bf16"])
+def test_scope_sparse_layers_can_be_captured(name: str, tmp_path: Path) -> None:
+    start = model(sparse=True)
+    options = replace(OPTIONS, precision=name, scope="sparse_layers")
+    _, captured = run(tmp_path / "graph", options, start)
+    assert captured["cuda_graph"], captured["cuda_graph_why"]
+    _, plain = run(tmp_path / "eager", replace(options, graph=False), start)
+    close(captured, plain, rtol=3e-2)
+
+
+def test_out_of_memory_halves_the_micro_batch(tmp_path: Path) -> None:
+    options = replace(OPTIONS, batch=64, slices_per_epoch=64, epochs=1)
+    free, _ = torch.cuda.mem_get_info()
+    total = torch.cuda.get_device_properties(0).total_memory
+    torch.cuda.empty_cache()
+    torch.cuda.set_per_process_memory_fraction(min(1.0, 0.6 * 2**30 / total))
+    try:
+        _, facts = run(tmp_path, options)
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0)
+    assert facts["micro_batch"] < 64, (facts["micro_batch_why"], free)
+    assert "for the same effective batch, roughly" in facts["micro_batch_why"]
