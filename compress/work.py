@@ -9,6 +9,7 @@ import torch
 
 from compress.checkpoint import Model
 from compress.data import Data
+from compress.world import World
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,6 +27,10 @@ class Work:
     """What the stage wants remembered; the pipeline writes it to facts.json when the stage ends."""
     stop: Event = field(default_factory=Event)
     """Set when a signal asks for the end: finish the step, save, raise Stopped."""
+    world: World = field(default_factory=World)
+    """The processes that train together; all but training is done by the first one."""
+    profile: bool = False
+    """Whether training records where its time goes."""
 
 
 @dataclass(frozen=True, kw_only=True)

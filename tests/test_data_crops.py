@@ -6,8 +6,9 @@ import torch
 from pairs import pairs as blobs
 
 from compress.data import Pairs
-from compress.data.crops import batches, slices
+from compress.data.crops import draws, slices
 from compress.data.hu import to_hu, to_network
+from compress.data.loaders import Streamed
 from compress.errors import UsageError
 
 CPU = torch.device("cpu")
@@ -25,8 +26,9 @@ def numbered(*shapes: tuple[int, int]) -> Pairs:
 
 
 def draw(pairs, *, count=2, batch=4, crop=8, seed=(0, 1)):
-    found = batches(pairs, count=count, batch=batch, crop=crop, seed=seed, device=CPU)
-    return [torch.stack(pair) for pair in found]
+    drawn = draws(pairs, count=count, batch=batch, crop=crop, seed=seed)
+    loader = Streamed(pairs, CPU, 0)
+    return [torch.stack(loader.decode(raw)) for raw in loader.batches(drawn)]
 
 
 def test_shape_type_and_range():
@@ -84,7 +86,7 @@ def test_crop_as_large_as_the_slice_fits():
 
 def test_too_large_a_crop_is_refused_at_once():
     with pytest.raises(UsageError, match=r"crop of 9 x 9 pixels .* slice s1 with 8 x 30"):
-        batches(numbered((9, 9), (8, 30)), count=1, batch=1, crop=9, seed=(0,), device=CPU)
+        draws(numbered((9, 9), (8, 30)), count=1, batch=1, crop=9, seed=(0,))
 
 
 def test_whole_slices_of_different_sizes_are_refused():

@@ -1,6 +1,7 @@
-"""Slices as tensors in network range: random crops to train with."""
+"""Which parts of the slices to train with, drawn at random; and slices as they are, in order."""
 
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -10,16 +11,21 @@ from compress.data import Image, Pairs
 from compress.data.hu import to_network
 from compress.errors import UsageError
 
+Span = tuple[int, int, int]
+"""First pixel, direction (1, or -1 for mirrored) and length along one axis."""
 
-def batches(
-    pairs: Pairs,
-    *,
-    count: int,
-    batch: int,
-    crop: int | None,
-    seed: tuple[int, ...],
-    device: torch.device,
-) -> Iterator[tuple[Tensor, Tensor]]:
+
+class Crop(NamedTuple):
+    """A part of one slice: the index of its image, and what of its rows and of its columns."""
+
+    image: int
+    rows: Span
+    columns: Span
+
+
+def draws(
+    pairs: Pairs, *, count: int, batch: int, crop: int | None, seed: tuple[int, ...]
+) -> Iterator[list[Crop]]:
     """Random crops, mirrored at random in both directions; the same ones for the same seed.
 
     Args:
@@ -28,17 +34,16 @@ def batches(
         batch: crops in a batch.
         crop: side of the square crops in pixels; None takes whole slices.
         seed: of all draws.
-        device: where the tensors shall lie.
 
     Returns:
-        Low and full dose, each (batch, 1, h, w) float32 in [0, 1].
+        The crops of one batch after another; pixels are a loader's affair, see `loaders`.
 
     Raises:
         UsageError: there are no slices, a crop is larger than a slice, or whole slices differ
             in size.
     """
-    _check(pairs, crop)
-    return _draw(pairs, count, batch, crop, np.random.default_rng(seed), device)
+    sides(pairs, crop)
+    return _draw(pairs, count, batch, crop, np.random.default_rng(seed))
 
 
 def slices(pairs: Pairs, device: torch.device) -> Iterator[tuple[str, str, Tensor, Tensor]]:
@@ -50,35 +55,21 @@ def slices(pairs: Pairs, device: torch.device) -> Iterator[tuple[str, str, Tenso
 
 
 def _draw(
-    pairs: Pairs,
-    count: int,
-    batch: int,
-    crop: int | None,
-    generator: np.random.Generator,
-    device: torch.device,
-) -> Iterator[tuple[Tensor, Tensor]]:
+    pairs: Pairs, count: int, batch: int, crop: int | None, generator: np.random.Generator
+) -> Iterator[list[Crop]]:
+    shapes = [image.shape for image in pairs.full]
     for _ in range(count):
-        low, full = [], []
-        for index in generator.integers(len(pairs.full), size=batch):
-            window = _window(pairs.full[index].shape, crop, generator)
-            low.append(pairs.low[index][window])
-            full.append(pairs.full[index][window])
-        yield _tensor(low, device), _tensor(full, device)
+        crops = []
+        for index in generator.integers(len(shapes), size=batch).tolist():
+            rows, columns = (_span(length, crop or length, generator) for length in shapes[index])
+            crops.append(Crop(index, rows, columns))
+        yield crops
 
 
-def _window(
-    shape: tuple[int, ...], crop: int | None, generator: np.random.Generator
-) -> tuple[slice, ...]:
-    """A random part of an image, as one slice object per axis; reversed ones mirror."""
-    window = []
-    for length in shape:
-        side = crop or length
-        start = int(generator.integers(length - side + 1))
-        if generator.random() < 0.5:
-            window.append(slice(start, start + side))
-        else:
-            window.append(slice(start + side - 1, start - 1 if start else None, -1))
-    return tuple(window)
+def _span(length: int, side: int, generator: np.random.Generator) -> Span:
+    """`side` neighbouring pixels of `length`, in random order of the two."""
+    start = int(generator.integers(length - side + 1))
+    return (start, 1, side) if generator.random() < 0.5 else (start + side - 1, -1, side)
 
 
 def _tensor(images: list[Image], device: torch.device) -> Tensor:
@@ -86,7 +77,13 @@ def _tensor(images: list[Image], device: torch.device) -> Tensor:
     return to_network(torch.from_numpy(np.stack(images)[:, None]).to(device))
 
 
-def _check(pairs: Pairs, crop: int | None) -> None:
+def sides(pairs: Pairs, crop: int | None) -> tuple[int, int]:
+    """Height and width in pixels of the crops (None: whole slices) that can be drawn.
+
+    Raises:
+        UsageError: there are no slices, a crop is larger than a slice, or whole slices differ
+            in size.
+    """
     if not pairs.full:
         raise UsageError("there are no slices to train with")
     for name, image in zip(pairs.names, pairs.full, strict=True):
@@ -102,3 +99,5 @@ def _check(pairs: Pairs, crop: int | None) -> None:
                 f"a crop of {crop} x {crop} pixels does not fit into slice {name} "
                 f"with {height} x {width}; choose a smaller crop"
             )
+    height, width = pairs.full[0].shape
+    return (height, width) if crop is None else (crop, crop)

@@ -40,10 +40,9 @@ def load(path: Path, net: nn.Module, optimizer: torch.optim.Optimizer) -> Any:
     net.load_state_dict({n[4:]: t for n, t in tensors.items() if n.startswith("net.")})
     for name, parameter in net.named_parameters():
         for key in ("step", "exp_avg", "exp_avg_sq"):
-            tensor = tensors[f"adam.{key}.{name}"]
-            # Adam keeps its step counter on the CPU unless told otherwise.
+            tensor = tensors[f"adam.{key}.{name}"].to(parameter.device)
             if key != "step":
-                tensor = tensor.to(parameter.device).contiguous(memory_format=_layout(parameter))
+                tensor = tensor.contiguous(memory_format=_layout(parameter))
             optimizer.state[parameter][key] = tensor
     return values
 

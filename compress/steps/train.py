@@ -1,31 +1,16 @@
-"""train and retrain: the one training loop of the project."""
+"""train and retrain: their options; the loop itself is in compress/training."""
 
-import copy
-import logging
 import math
-import time
-import zlib
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from itertools import islice
-from pathlib import Path
-from typing import Any
 
 import torch
-from torch import Tensor
 
 from compress import losses
 from compress import precision as formats
 from compress.checkpoint import Model
-from compress.data.crops import batches
-from compress.errors import CompressError, Stopped
-from compress.masks import Holder
-from compress.precision import Precision
-from compress.progress import track
-from compress.steps import state
+from compress.data import loaders
+from compress.training.session import Session
 from compress.work import Use, Work
-
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,7 +37,23 @@ class Train:
     loss: losses.Name = "mse"
     """Mean squared error in network range, or the study's mix with MS-SSIM (sides >= 176)."""
     precision: formats.Name = "auto"
-    """Number format of the convolutions; auto: fp16 on a GPU with tensor cores, else fp32."""
+    """Number format of the convolutions; auto: bf16 from Ampere on, fp16 on Volta and Turing, fp32
+    elsewhere. Apex is taken by name only: its steps cannot be captured as a CUDA graph."""
+    scope: formats.Scope = "all"
+    """Where the format applies: everywhere, or in the 2:4 sparse layers only, the rest in fp32."""
+    loader: loaders.Name = "auto"
+    """Where crops are cut: gpu keeps the whole training set in GPU memory, workers cut ahead in
+    threads and stream, host cuts when needed; auto: gpu where the set fits into a quarter of the
+    free memory, else workers; host on the CPU."""
+    graph: bool = True
+    """Run the whole training step as one CUDA graph on a GPU: the same numbers, fewer waits."""
+    compile: bool = False
+    """Compile network and loss with torch.compile: up to a minute before the first step, then
+    faster; rounding differs a little."""
+    freeze_norm: bool = False
+    """BatchNorm keeps the statistics that it has and uses them; its scale and shift learn."""
+    sync_norm: bool = False
+    """On several GPUs BatchNorm takes its statistics over the whole batch, not a GPU's share."""
 
     def __post_init__(self) -> None:
         """Refuse counts and rates that no training can have."""
@@ -63,11 +64,19 @@ class Train:
             raise ValueError(f"crop must be at least 1 pixel, got {self.crop}")
         if self.lr <= 0:
             raise ValueError(f"lr must be positive, got {self.lr}")
+        if self.scope != "all" and self.precision not in ("auto", "fp16", "bf16"):
+            raise ValueError(f"scope {self.scope} needs fp16, bf16 or auto, got {self.precision}")
+        if self.compile and self.precision.startswith("apex"):
+            raise ValueError(f"compile cannot be used with precision {self.precision}")
+        if self.freeze_norm and self.sync_norm:
+            raise ValueError("give freeze_norm or sync_norm, not both")
 
     def uses(self, device: torch.device) -> Use:
         """The number format on this device."""
+        loaders.refuse(self.loader, device)
         chosen = formats.choose(self.precision, device)
-        return Use(name=chosen.name, why=chosen.why)
+        needs = ("apex.amp",) if chosen.name.startswith("apex") else ()
+        return Use(name=chosen.name, why=chosen.why, needs=needs)
 
     @property
     def steps_per_epoch(self) -> int:
@@ -86,144 +95,7 @@ class Train:
             Stopped: a signal came; the state is saved and the next run goes on from there.
             CompressError: the loss is not finite, or a mask broke.
         """
-        session = _Session(self, model, work)
+        session = Session(self, model, work)
         session.run()
-        net = session.net.to("cpu", memory_format=torch.contiguous_format)  # type: ignore[call-overload]
         work.facts.update(session.facts())
-        return replace(model, net=net.eval())
-
-
-class _Session:
-    """One training run: network, optimizer and what has been seen so far."""
-
-    def __init__(self, options: Train, model: Model, work: Work) -> None:
-        self.options, self.work = options, work
-        self.precision: Precision = formats.choose(options.precision, work.device)
-        self.net = self.precision.prepare(copy.deepcopy(model.net)).train()
-        self.optimizer = torch.optim.Adam(
-            self.net.parameters(), options.lr, weight_decay=options.weight_decay
-        )
-        self.scaler = self.precision.scaler()
-        self.loss = losses.loss(options.loss)
-        self.hold = Holder(self.net, model.masks)
-        self.log = _Log(work.stage / "log.csv")
-        self.step = 0
-        self.seconds = 0.0
-        self.history: dict[str, list[float]] = {"loss": [], "lr": []}
-        self.total = torch.zeros((), device=work.device)  # loss summed over the epoch so far
-
-    def run(self) -> None:
-        self._resume()
-        for epoch in track(range(self._epoch, self.options.epochs), self.work.stage.name):
-            started = time.monotonic()
-            for low, full in self._batches(epoch):
-                self._step(low, full)
-                if self.work.stop.is_set():
-                    break
-            if self._epoch > epoch:  # all its steps are done
-                self._end_epoch(epoch)
-            self._save(started)
-            if self.step < self.options.epochs * self.options.steps_per_epoch:
-                self._leave_if_asked()
-        self.work.stage.joinpath(state.FILE).unlink(missing_ok=True)
-
-    def _leave_if_asked(self) -> None:
-        if self.work.stop.is_set():
-            raise Stopped(f"{self.work.stage.name}: stopped and saved; run again to go on")
-
-    def facts(self) -> dict[str, Any]:
-        """What facts.json keeps of the training."""
-        options = self.options
-        return {
-            "epochs": options.epochs,
-            "steps": self.step,
-            "batch": options.batch,
-            "crop": options.crop,
-            "precision": self.precision.name,
-            "precision_why": self.precision.why,
-            "device": str(self.work.device),
-            "train_seconds": round(self.seconds, 3),
-            **self.history,
-        }
-
-    @property
-    def _epoch(self) -> int:
-        return self.step // self.options.steps_per_epoch
-
-    def _batches(self, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """The epoch's batches, without those that were seen before an interruption."""
-        options = self.options
-        drawn = batches(
-            self.work.data.train,
-            count=options.steps_per_epoch,
-            batch=options.batch,
-            crop=options.crop,
-            seed=(self.work.seed, zlib.crc32(self.work.stage.name.encode()), epoch),
-            device=self.work.device,
-        )
-        return islice(drawn, self.step % options.steps_per_epoch, None)
-
-    def _step(self, low: Tensor, full: Tensor) -> None:
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.options.rate(self.step)
-        self.optimizer.zero_grad(set_to_none=True)
-        with self.precision.autocast():
-            enhanced = self.net(low)
-        loss = self.loss(enhanced.float(), full)
-        self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
-        self.scaler.step(self.optimizer)
-        self.scaler.update()
-        self.hold()
-        self.total += loss.detach()
-        self.step += 1
-
-    def _end_epoch(self, epoch: int) -> None:
-        mean = float(self.total) / self.options.steps_per_epoch
-        self.total.zero_()
-        if not math.isfinite(mean):
-            raise CompressError(
-                f"{self.work.stage.name}: the loss of epoch {epoch + 1} is {mean}; "
-                "try a lower lr or precision fp32"
-            )
-        self.hold.check()
-        self.history["loss"].append(mean)
-        self.history["lr"].append(self.options.rate(self.step - 1))
-
-    def _save(self, started: float) -> None:
-        self.seconds += time.monotonic() - started
-        state.save(
-            self.work.stage / state.FILE,
-            self.net,
-            self.optimizer,
-            {
-                "step": self.step,
-                "seconds": self.seconds,
-                "history": self.history,
-                "scaler": self.scaler.state_dict(),
-                "total": float(self.total),
-            },
-        )
-        self.log.write(self.history, self.options.steps_per_epoch)
-
-    def _resume(self) -> None:
-        path = self.work.stage / state.FILE
-        if not path.exists():
-            return
-        saved = state.load(path, self.net, self.optimizer)
-        self.step, self.seconds = saved["step"], saved["seconds"]
-        self.history = saved["history"]
-        self.scaler.load_state_dict(saved["scaler"])
-        self.total.fill_(saved["total"])
-        log.info("%s: going on from step %d", self.work.stage.name, self.step)
-
-
-class _Log:
-    """log.csv of a stage: one line an epoch."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def write(self, history: dict[str, list[float]], steps: int) -> None:
-        rows = zip(history["loss"], history["lr"], strict=True)
-        lines = [f"{i},{i * steps},{loss:.8g},{lr:.8g}" for i, (loss, lr) in enumerate(rows, 1)]
-        self.path.write_text("\n".join(["epoch,step,loss,lr", *lines]) + "\n", encoding="utf-8")
+        return replace(model, net=session.trained())

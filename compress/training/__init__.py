@@ -1,0 +1,7 @@
+"""Training: one loop for every number format, device and network.
+
+session.py   the host's side: epochs and steps, resume, save, log, what facts.json keeps
+update.py    the device's side: one optimizer step, its loss, and what holds after it
+stepper.py   how a step is executed: call by call, or captured as one CUDA graph
+profiling.py where a step's time goes, on request
+"""

@@ -1,0 +1,255 @@
+"""One optimizer step: all that the device does, from a raw batch to masked weights."""
+
+import copy
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from compress import losses
+from compress.checkpoint import Model
+from compress.data.loaders import Loader
+from compress.errors import CompressError, UsageError
+from compress.masks import Holder
+from compress.precision import Precision
+from compress.training.profiling import span
+from compress.training.stepper import Stepper, first_line
+from compress.world import World
+
+if TYPE_CHECKING:
+    from compress.steps.train import Train
+
+log = logging.getLogger(__name__)
+
+
+class Objective(nn.Module):
+    """Network and loss as one module: what is differentiated, and what torch.compile compiles."""
+
+    def __init__(self, net: nn.Module, loss: losses.Loss) -> None:
+        super().__init__()
+        self.net, self.loss = net, loss
+
+    def forward(self, low: Tensor, full: Tensor) -> Tensor:
+        """Low and full dose, each (N, 1, h, w) in network range -> the loss, a float32 scalar."""
+        enhanced = self.net(low)
+        with torch.autocast(low.device.type, enabled=False):
+            return self.loss(enhanced.float(), full)
+
+
+class Update:
+    """A network in training with its optimizer, loss and masks: call it with a raw batch to step.
+
+    Args:
+        options: of the stage.
+        model: where training starts; it is copied.
+        loader: where raw batches come from.
+        precision: the number format, which names the device, too.
+        world: the processes that train together.
+
+    Raises:
+        UsageError: `sync_norm` was asked for without GPUs.
+    """
+
+    def __init__(
+        self,
+        options: "Train",
+        model: Model,
+        loader: Loader,
+        precision: Precision,
+        world: World = World(),  # noqa: B008  (frozen)
+    ) -> None:
+        self.options, self.loader, self.precision, self.world = options, loader, precision, world
+        self.net = _trainable(model.net, options, precision.device, world)
+        self.optimizer = _adam(self.net, options.lr, options.weight_decay)
+        self.amp = precision.start(self.net, self.optimizer, model.masks.keys())
+        # Two networks where the number format keeps float32 masters beside the one that computes.
+        self._held = [Holder(n, model.masks) for n in dict.fromkeys((self.net, self.amp.net))]
+        self.total = torch.zeros((), device=precision.device)
+        """Sum of the losses of the steps since it was last set to zero."""
+        self.micro = options.batch // world.size
+        """Crops that go through the network at once."""
+        self.compiled, self.compiled_why = False, "not asked for"
+        self._objective: nn.Module = Objective(self.net, losses.loss(options.loss))
+        self._uncompiled = options.compile
+        self.stepper = self._stepper()
+
+    def __call__(self, raw: Tensor, rate: float) -> None:
+        """One step on a raw batch with this learning rate; queued, not waited for.
+
+        Where memory runs out the batch goes through in halves, quarters and so on.
+
+        Raises:
+            CompressError: one crop alone does not fit into memory, or several processes are at
+                work, which could not agree on smaller parts.
+        """
+        for group in self.optimizer.param_groups:
+            group["lr"].fill_(rate)
+        before = self.micro
+        while not self._fits(raw):
+            self._halve()
+        if self.micro < before:
+            log.warning("%s", self._micro_why)
+
+    def check(self) -> None:
+        """Make sure that the masks hold; waits for the device.
+
+        Raises:
+            CompressError: names the layer whose mask is broken.
+        """
+        for hold in self._held:
+            hold.check()
+
+    def facts(self) -> dict[str, Any]:
+        """How the steps are executed, and why so."""
+        return {
+            "cuda_graph": self.stepper.graph,
+            "cuda_graph_why": self.stepper.why,
+            "compiled": self.compiled,
+            "compiled_why": self.compiled_why,
+            "micro_batch": self.micro,
+            "micro_batch_why": self._micro_why,
+        }
+
+    def _step(self, raw: Tensor) -> None:
+        """What may be captured: it queues work on tensors that stay in place, and reads nothing."""
+        self.optimizer.zero_grad()
+        seen = torch.zeros_like(self.total)
+        for part in torch.split(raw, self.micro):
+            with span("forward"):
+                loss = self._loss(part) * (len(part) / len(raw))
+            with span("backward"):
+                self.amp.backward(loss)
+            seen += loss.detach()
+        with span("optimizer"):
+            self.world.average(p.grad for p in self.net.parameters() if p.grad is not None)
+            self.amp.step()
+            self._after_step()
+        self.total += seen  # last, so that a step that does not fit into memory adds nothing
+
+    def _loss(self, raw: Tensor) -> Tensor:
+        low, full = self.loader.decode(raw)
+        with self.precision.autocast():
+            loss: Tensor = self._objective(low, full)
+        return loss
+
+    def _after_step(self) -> None:
+        """What holds after every optimizer step."""
+        for hold in self._held:
+            hold()
+
+    def _stepper(self) -> Stepper:
+        graph, why = True, "a GPU"
+        if not self.options.graph:
+            graph, why = False, "graph: false"
+        elif self.precision.device.type != "cuda":
+            graph, why = False, "no GPU"
+        elif self.amp.uncapturable:
+            graph, why = False, self.amp.uncapturable
+        return Stepper(self._step, self._kept, graph=graph, why=why)
+
+    def _fits(self, raw: Tensor) -> bool:
+        """Do the step; False where memory ran out, and then nothing was trained."""
+        try:
+            if self._uncompiled:
+                self._compile(raw)
+                self._uncompiled = False
+            self.stepper(raw)
+        except torch.OutOfMemoryError as error:
+            if self.micro == 1 or self.world.size > 1:
+                what = f"out of GPU memory with a micro-batch of {self.micro}"
+                raise CompressError(f"{what}; take a smaller crop or batch") from error
+            return False
+        return True
+
+    def _halve(self) -> None:
+        """Let half as many crops go through at once; what had been captured is captured anew."""
+        self.micro = -(-self.micro // 2)
+        self.optimizer.zero_grad()
+        self.stepper = self._stepper()
+        if self.precision.device.type == "cuda":
+            torch.cuda.empty_cache()
+
+    @property
+    def _micro_why(self) -> str:
+        whole = self.options.batch // self.world.size
+        if self.micro == whole:
+            return "the whole batch fits"
+        norm = any(isinstance(m, _BatchNorm) and m.training for m in self.net.modules())
+        rough = ", roughly, because BatchNorm sees one part at a time" if norm else ""
+        return (
+            f"out of memory with {whole} crops at once: gradients are accumulated over parts of "
+            f"{self.micro}, for the same effective batch{rough}"
+        )
+
+    def _compile(self, raw: Tensor) -> None:
+        """Compile network and loss, and try them once, because compilers fail when first used."""
+        plain = self._objective
+        # torch.compile gives a module for a module.
+        self._objective = torch.compile(plain, dynamic=False)  # type: ignore[assignment]
+        try:
+            with self._kept():
+                self.amp.backward(self._loss(raw[: self.micro]))
+            self.compiled, self.compiled_why = True, "asked for"
+        except torch.OutOfMemoryError:
+            self._objective = plain
+            raise
+        except (RuntimeError, OSError, ImportError) as error:
+            self._objective = plain
+            self.compiled_why = f"torch.compile does not work here: {first_line(error)}"
+            log.warning("%s; the network runs uncompiled, slower", self.compiled_why)
+
+    @contextmanager
+    def _kept(self) -> Iterator[None]:
+        """Put back, in place, all that steps change: warming up and trying are no training."""
+        tensors = [*self.net.state_dict().values(), self.total]
+        tensors += [t for values in self.optimizer.state.values() for t in values.values()]
+        before, amp = [tensor.clone() for tensor in tensors], self.amp.state_dict()
+        try:
+            yield
+        finally:
+            for tensor, value in zip(tensors, before, strict=True):
+                tensor.copy_(value)
+            self.amp.load_state_dict(amp)
+            self.optimizer.zero_grad()
+
+
+def _trainable(net: nn.Module, options: "Train", device: torch.device, world: World) -> nn.Module:
+    """A copy of `net` on the device, in the memory layout that tensor cores like, to be trained."""
+    copied: nn.Module = copy.deepcopy(net).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    if options.sync_norm and world.size > 1:
+        if device.type != "cuda":
+            raise UsageError("sync_norm needs GPUs; on the CPU take freeze_norm or neither")
+        copied = nn.SyncBatchNorm.convert_sync_batchnorm(copied)  # type: ignore[no-untyped-call]
+    copied.train()
+    if options.freeze_norm:
+        for module in copied.modules():
+            if isinstance(module, _BatchNorm):
+                module.eval()
+    return copied
+
+
+def _adam(net: nn.Module, rate: float, weight_decay: float) -> torch.optim.Adam:
+    """Adam in one kernel, its state in place from the start.
+
+    The rate is a tensor, because a captured step reads it from where it lies.
+    """
+    parameters = list(net.parameters())
+    device = parameters[0].device
+    optimizer = torch.optim.Adam(
+        parameters,
+        torch.tensor(rate, device=device),
+        weight_decay=weight_decay,
+        fused=True,
+        capturable=device.type == "cuda",
+    )
+    for parameter in parameters:
+        optimizer.state[parameter] = {
+            "step": torch.zeros((), device=device),
+            "exp_avg": torch.zeros_like(parameter),
+            "exp_avg_sq": torch.zeros_like(parameter),
+        }
+    return optimizer

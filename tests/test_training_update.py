@@ -1,0 +1,232 @@
+"""One optimizer step: how it is executed, what warming up leaves behind, and what is said."""
+
+import logging
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from networks import Plain
+from pairs import data
+
+from compress import masks, precision
+from compress.checkpoint import Model, ModelOptions
+from compress.data.crops import draws
+from compress.data.loaders import Resident
+from compress.errors import CompressError, UsageError
+from compress.steps.train import Train
+from compress.training import stepper, update
+from compress.training.update import Update
+from compress.world import World
+
+CPU = torch.device("cpu")
+OPTIONS = Train(epochs=1, batch=2, crop=32, slices_per_epoch=8)
+PAIRS = data().train
+
+
+class Normed(Plain):
+    """Plain with BatchNorm, whose statistics every forward pass moves."""
+
+    def __init__(self) -> None:
+        super().__init__(16)
+        self.norm = torch.nn.BatchNorm2d(1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return super().forward(self.norm(x))
+
+
+def made(options: Train = OPTIONS) -> Update:
+    torch.manual_seed(0)
+    net = Normed()
+    held = masks.compute(net, "modelopt")
+    model = Model(net=net, origin=ModelOptions(import_="networks:Plain"), masks=held)
+    chosen = precision.choose(options.precision, CPU)
+    return Update(options, model, Resident(PAIRS, (32, 32), CPU), chosen)
+
+
+def raws(count: int) -> list[torch.Tensor]:
+    drawn = draws(PAIRS, count=count, batch=2, crop=32, seed=(0,))
+    return list(Resident(PAIRS, (32, 32), CPU).batches(drawn))
+
+
+def values(one: Update) -> list[torch.Tensor]:
+    """Everything that a step changes, copied."""
+    states = [t for state in one.optimizer.state.values() for t in state.values()]
+    return [t.clone() for t in (*one.net.state_dict().values(), *states, one.total)]
+
+
+def test_what_warming_up_changes_is_put_back_in_place() -> None:
+    one = made()
+    one(raws(1)[0], 1e-2)
+    before = values(one)
+    places = [p.data_ptr() for p in one.net.parameters()]
+    with one._kept():
+        for raw in raws(3):
+            one._step(raw)
+        assert not all(map(torch.equal, values(one), before))
+    assert all(map(torch.equal, values(one), before))
+    assert [p.data_ptr() for p in one.net.parameters()] == places
+
+
+def test_what_cannot_be_captured_runs_call_by_call(monkeypatch, caplog) -> None:
+    def refuse(self: stepper.Stepper, raw: torch.Tensor) -> None:
+        with self._kept():
+            self._step(raw)
+            raise RuntimeError("operation not permitted when stream is capturing\nand more")
+
+    monkeypatch.setattr(stepper.Stepper, "_captured", refuse)
+    captured, plain = made(), made()
+    captured.stepper.graph = True
+    with caplog.at_level(logging.WARNING, "compress"):
+        for raw in raws(4):
+            captured(raw, 1e-2)
+            plain(raw, 1e-2)
+    assert all(map(torch.equal, values(captured), values(plain)))
+    facts = captured.facts()
+    why = "cannot be captured as a CUDA graph: operation not permitted when stream is capturing"
+    assert (facts["cuda_graph"], facts["cuda_graph_why"]) == (False, f"the step {why}")
+    assert [f"the step {why}; it runs call by call, slower"] == caplog.messages
+
+
+def test_a_captured_step_is_replayed_with_new_input(monkeypatch) -> None:
+    """The capture itself needs a GPU; here a stand-in warms up and then repeats the step."""
+    given = raws(1)[0].clone()
+
+    def captured(self: stepper.Stepper, raw: torch.Tensor) -> stepper.Step:
+        with self._kept():
+            for _ in range(stepper.WARM):
+                self._step(raw)
+        return lambda raw: self._step(given.copy_(raw))
+
+    monkeypatch.setattr(stepper.Stepper, "_captured", captured)
+    one, plain = made(), made()
+    one.stepper.graph = True
+    for index, raw in enumerate(raws(4)):
+        one(raw, 1e-2 / (1 + index))
+        plain(raw, 1e-2 / (1 + index))
+    assert all(map(torch.equal, values(one), values(plain)))
+
+
+def test_why_there_is_no_graph() -> None:
+    assert made().facts()["cuda_graph_why"] == "no GPU"
+    facts = made(replace(OPTIONS, graph=False)).facts()
+    assert (facts["cuda_graph"], facts["cuda_graph_why"]) == (False, "graph: false")
+
+
+def test_masks_hold_after_every_step() -> None:
+    one = made(replace(OPTIONS, weight_decay=0.1))
+    for raw in raws(3):
+        one(raw, 1e-2)
+        one.check()
+
+
+@pytest.mark.slow
+def test_a_compiled_step_gives_the_same_loss() -> None:
+    one, plain = made(replace(OPTIONS, compile=True)), made()
+    for raw in raws(4):
+        one(raw, 1e-3)
+        plain(raw, 1e-3)
+    assert one.facts()["compiled"]
+    torch.testing.assert_close(one.total, plain.total, rtol=1e-4, atol=0)
+
+
+def test_where_compiling_fails_it_is_said_and_left(monkeypatch, caplog) -> None:
+    def broken(objective: torch.nn.Module, **_: object) -> torch.nn.Module:
+        class Broken(torch.nn.Module):
+            def forward(self, *_: torch.Tensor) -> torch.Tensor:
+                raise RuntimeError("no C++ compiler\nin sight")
+
+        return Broken()
+
+    monkeypatch.setattr(update.torch, "compile", broken)
+    one, plain = made(replace(OPTIONS, compile=True)), made()
+    for raw in raws(3):
+        one(raw, 1e-3)
+        plain(raw, 1e-3)
+    why = "torch.compile does not work here: no C++ compiler"
+    assert (one.facts()["compiled"], one.facts()["compiled_why"]) == (False, why)
+    assert caplog.messages == [f"{why}; the network runs uncompiled, slower"]
+    assert all(map(torch.equal, values(one), values(plain)))
+
+
+def test_the_loader_of_a_stage_is_in_its_facts(tmp_path: Path) -> None:
+    from test_train import model, work
+
+    place = work(tmp_path / "00-train")
+    replace(OPTIONS, loader="workers").run(model(), place)
+    assert (place.facts["loader"], place.facts["loader_why"]) == ("workers", "asked for")
+
+
+def limited(monkeypatch, crops: int) -> None:
+    """A memory that runs out as soon as more than `crops` crops go through a network at once."""
+    forward = update.Objective.forward
+
+    def full(self: torch.nn.Module, low: torch.Tensor, *rest: torch.Tensor) -> torch.Tensor:
+        if len(low) > crops:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+        return forward(self, low, *rest)
+
+    monkeypatch.setattr(update.Objective, "forward", full)
+
+
+@pytest.mark.parametrize(("crops", "micro"), [(2, 2), (1, 1), (5, 4), (4, 4)])
+def test_out_of_memory_halves_the_micro_batch_and_says_so_once(crops, micro, monkeypatch, caplog):
+    options = replace(OPTIONS, batch=7, freeze_norm=True)
+    drawn = draws(PAIRS, count=4, batch=7, crop=32, seed=(0,))
+    raws = list(Resident(PAIRS, (32, 32), CPU).batches(drawn))
+    plain = made(options)
+    for raw in raws:
+        plain(raw, 1e-3)
+    limited(monkeypatch, crops)
+    one = made(options)
+    for raw in raws:
+        one(raw, 1e-3)
+    said = f"out of memory with 7 crops at once: gradients are accumulated over parts of {micro}, "
+    assert caplog.messages == [f"{said}for the same effective batch"]
+    assert (one.facts()["micro_batch"], one.facts()["micro_batch_why"]) == (
+        micro, caplog.messages[0],
+    )  # fmt: skip
+    torch.testing.assert_close(one.total, plain.total, rtol=1e-5, atol=0)
+    for ours, theirs in zip(one.net.parameters(), plain.net.parameters(), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-5)
+
+
+def test_under_batchnorm_accumulating_is_called_rough(monkeypatch):
+    limited(monkeypatch, 1)
+    one = made()
+    one(raws(1)[0], 1e-3)
+    why = one.facts()["micro_batch_why"]
+    assert why.endswith("roughly, because BatchNorm sees one part at a time")
+
+
+def test_out_of_memory_with_one_crop_ends_the_stage(monkeypatch):
+    limited(monkeypatch, 0)
+    said = "out of GPU memory with a micro-batch of 1; take a smaller crop or batch"
+    with pytest.raises(CompressError, match=said):
+        made()(raws(1)[0], 1e-3)
+
+
+def test_out_of_memory_with_several_processes_ends_the_stage(monkeypatch):
+    limited(monkeypatch, 0)
+    one = made(replace(OPTIONS, batch=4))
+    one.world, one.micro = World(0, 2), 2
+    with pytest.raises(CompressError, match="out of GPU memory with a micro-batch of 2"):
+        one(raws(1)[0], 1e-3)
+
+
+def test_frozen_norm_keeps_its_statistics_and_trains_the_rest():
+    one = made(replace(OPTIONS, freeze_norm=True))
+    before = {name: t.clone() for name, t in one.net.state_dict().items()}
+    for raw in raws(2):
+        one(raw, 1e-2)
+    changed = {n for n, t in one.net.state_dict().items() if not torch.equal(t, before[n])}
+    assert changed == {n for n, _ in one.net.named_parameters()}
+
+
+def test_sync_norm_needs_gpus():
+    options = replace(OPTIONS, sync_norm=True)
+    model = Model(net=Normed(), origin=ModelOptions(import_="networks:Plain"))
+    chosen = precision.choose("fp32", CPU)
+    with pytest.raises(UsageError, match="sync_norm needs GPUs; on the CPU take freeze_norm or"):
+        Update(options, model, Resident(PAIRS, (32, 32), CPU), chosen, World(0, 2))
+    Update(options, model, Resident(PAIRS, (32, 32), CPU), chosen)  # alone it has no effect
