@@ -70,6 +70,7 @@ def main() -> None:
 @click.option("--until", metavar="STEP", help="Last step to run, such as prune or 03-retrain.")
 @click.option("--device", metavar="DEVICE", help="cpu, cuda or cuda:N; the GPU if there is one.")
 @click.option("--no-fallback", is_flag=True, help="Fail where phantoms would replace the demo set.")
+@click.option("--profile", is_flag=True, help="Record where training spends its time.")
 @click.option("-v", "--verbose", is_flag=True, help="Say more in the log.")
 def run(
     recipe: Path,
@@ -79,9 +80,12 @@ def run(
     until: str | None,
     device: str | None,
     no_fallback: bool,
+    profile: bool,
     verbose: bool,
 ) -> None:
     """Run RECIPE from its first step to its last; go on where an earlier run was stopped.
+
+    For several GPUs: torchrun --nproc_per_node=N -m compress run RECIPE.
 
     `model: {import: ...}` in a recipe executes code from the recipe's folder.
     """
@@ -98,8 +102,10 @@ def run(
         until=until,
         device=device,
         fallback=not no_fallback,
+        profile=profile,
     )
-    click.echo(folder)
+    if folder is not None:  # under torchrun the first process speaks for all
+        click.echo(folder)
 
 
 @main.command(short_help="Show what a recipe would do, without training.")

@@ -18,7 +18,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from compress.errors import UsageError
+from compress.errors import CompressError, UsageError
 
 PATIENCE = timedelta(days=2)
 """How long a process waits for another one: an export by the first may take hours."""
@@ -67,6 +67,21 @@ class World:
     def wait(self) -> None:
         """Return when all processes have come here."""
         self.any(False)
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """Fail in all processes where one fails.
+
+        Raises:
+            CompressError: it failed in another process, which says why.
+        """
+        try:
+            yield
+        except CompressError:
+            self.any(True)
+            raise
+        if self.any(False):
+            raise CompressError("another process failed; its own message says why")
 
     @contextmanager
     def first_goes_first(self) -> Iterator[None]:

@@ -40,7 +40,7 @@ def test_the_options_are_frozen():
     assert {name: options(command) for name, command in cli.main.commands.items()} == {
         "run": {
             "recipe", "--out", "--data", "--set", "--until", "--device", "--no-fallback",
-            "--verbose", "-v",
+            "--profile", "--verbose", "-v",
         },
         "check": {"recipe", "--set", "--json"},
         "doctor": {"recipe", "--json"},
@@ -65,14 +65,17 @@ def test_run_hands_words_to_the_pipeline(recipe, monkeypatch, tmp_path):
     result = call("run", recipe)
     assert (result.exit_code, result.stdout) == (0, "runs/tiny\n")
     words = ("--out", "o", "--data", "d", "--set", "seed=4", "--until", "evaluate")
-    assert call("run", recipe, *words, "--device", "cpu", "--no-fallback").exit_code == 0
+    assert (
+        call("run", recipe, *words, "--device", "cpu", "--no-fallback", "--profile").exit_code == 0
+    )
     (first, given), (second, kwargs) = calls
     assert given == {
         "out": Path("runs/tiny"), "data": None, "until": None, "device": None, "fallback": True,
+        "profile": False,
     }  # fmt: skip
     assert kwargs == {
         "out": Path("o"), "data": Path("d"), "until": "evaluate", "device": "cpu",
-        "fallback": False,
+        "fallback": False, "profile": True,
     }  # fmt: skip
     assert (first.seed, second.seed, second.overrides) == (0, 4, ("seed=4",))
 

@@ -1,0 +1,162 @@
+"""Several processes on one machine, without GPUs: they learn what one process learns."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from compress.errors import UsageError
+from compress.world import World, joined
+
+CURVE = """
+import json, os, sys
+from dataclasses import replace
+from pathlib import Path
+import torch
+torch.set_num_threads(1)
+sys.path.insert(0, {tests!r})
+from pairs import data
+from compress.checkpoint import Model, ModelOptions
+from compress.steps.train import Train
+from compress.work import Work
+from compress.world import joined
+from models.ddnet import DDnet
+from models.redcnn import RedCNN
+
+torch.manual_seed(0)
+net = {net}
+options = Train(epochs=20, batch=4, crop=32, slices_per_epoch=4, lr=1e-4, **{options!r})
+with joined("cpu") as (world, _):
+    stage = Path({folder!r}) / f"{{world.rank}}-train"
+    stage.mkdir(parents=True)
+    # The stage's name seeds the draws, so it is the same in all processes.
+    stage = stage / "00-train"
+    stage.mkdir()
+    work = Work(stage=stage, device=torch.device("cpu"), data=data(), seed=0, world=world)
+    options.run(Model(net=net, origin=ModelOptions(name="ddnet")), work)
+    (Path({folder!r}) / f"{{world.rank}}.json").write_text(json.dumps(work.facts))
+"""
+"""Twenty steps, with the loss of each."""
+NETWORKS = {
+    "RedCNN(channels=8)": {},  # no BatchNorm
+    "DDnet(residual=True)": {"freeze_norm": True},
+}
+WHOLE = """schema: 1
+name: whole
+model: {name: ddnet, residual: true, trunk: 16, bottleneck: 16, decoder: 16}
+data: {source: phantom, size: 32, train_slices: 2, test_slices: 1, views: 8}
+seed: 0
+steps:
+  - train: {epochs: 1, batch: 4, crop: 32, slices_per_epoch: 4}
+  - prune: {amount: 0.1, align: 8}
+  - retrain: {epochs: 1, batch: 4, crop: 32, slices_per_epoch: 4}
+  - evaluate
+"""
+
+
+def port() -> str:
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return str(found.getsockname()[1])
+
+
+def start(command: list[str], processes: int) -> list[subprocess.CompletedProcess[str]]:
+    """A command as torchrun starts it: in so many processes that know of each other."""
+    place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port(), "OMP_NUM_THREADS": "1"}
+    running = []
+    for rank in range(processes):
+        known = {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(processes)}
+        environment = {**os.environ, **place, **known}
+        running.append(
+            subprocess.Popen(
+                [sys.executable, *command], env=environment, text=True,
+                stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+            )
+        )  # fmt: skip
+    outputs = [process.communicate(timeout=500) for process in running]
+    return [
+        subprocess.CompletedProcess(command, process.returncode, *output)
+        for process, output in zip(running, outputs, strict=True)
+    ]
+
+
+def run(recipe: Path, out: Path) -> list[subprocess.CompletedProcess[str]]:
+    words = ["-m", "compress", "run", str(recipe), "--out", str(out), "--device", "cpu"]
+    return start(words, 2)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("net", NETWORKS)
+def test_two_processes_learn_what_one_learns(net: str, tmp_path: Path) -> None:
+    losses = []
+    for processes in (1, 2):
+        folder = tmp_path / str(processes)
+        tests = str(Path(__file__).parent)
+        code = CURVE.format(net=net, options=NETWORKS[net], folder=str(folder), tests=tests)
+        for done in start(["-c", code], processes):
+            assert done.returncode == 0, done.stderr
+        found = [json.loads((folder / f"{n}.json").read_text()) for n in range(processes)]
+        assert all(facts["processes"] == processes for facts in found)
+        losses += [facts["loss"] for facts in found]
+    one, *two = losses
+    assert len(set(one)) == 20
+    for curve in two:
+        torch.testing.assert_close(torch.tensor(curve), torch.tensor(one), rtol=1e-5, atol=0)
+
+
+@pytest.mark.slow
+def test_a_whole_recipe_in_two_processes(tmp_path: Path) -> None:
+    recipe, out = tmp_path / "r.yaml", tmp_path / "out"
+    recipe.write_text(WHOLE)
+    first, second = run(recipe, out)
+    assert first.returncode == second.returncode == 0, second.stderr
+    assert (first.stdout, second.stdout, second.stderr) == (f"{out}\n", "", "")
+    facts = json.loads((out / "03-evaluate" / "facts.json").read_text())["facts"]
+    assert facts["networks"] == ["input", "dense", "compressed"]
+    recipe.write_text(WHOLE.replace("  - evaluate", "  - sparsify: {at_least: 1.0}"))
+    first, second = run(recipe, out)
+    assert (first.returncode, second.returncode) == (3, 1)
+    assert first.stderr.count("done before") == 3
+    assert "Error: sparsify: " in first.stderr
+    assert second.stderr == "Error: another process failed; its own message says why\n"
+    recipe.write_text(WHOLE.replace("batch: 4", "batch: 3"))
+    for done in run(recipe, tmp_path / "other"):
+        assert done.returncode == 2
+        assert "Error: a batch of 3 cannot be shared by 2 processes equally" in done.stderr
+
+
+def test_alone_nothing_has_an_effect() -> None:
+    world, x = World(), torch.ones(3)
+    world.average([x])
+    assert torch.equal(x, torch.ones(3))
+    assert world.first
+    assert world.share(4) == slice(0, 4)
+    assert [world.any(value) for value in (True, False)] == [True, False]
+    with joined("cuda:1") as (found, device):
+        assert (found, device) == (world, "cuda:1")
+
+
+def test_shares_cover_a_batch() -> None:
+    batch = list(range(12))
+    assert [n for rank in range(3) for n in batch[World(rank, 3).share(12)]] == batch
+
+
+@pytest.mark.parametrize(
+    ("device", "said"),
+    [
+        ("cuda:0", "--device cuda:0: several processes take one GPU each; give cuda"),
+        ("cuda", "4 processes need 4 GPUs, PyTorch sees 2 here"),
+    ],
+)
+def test_devices_that_several_processes_cannot_have(device, said, monkeypatch) -> None:
+    known = {"WORLD_SIZE": "4", "RANK": "3", "LOCAL_RANK": "3", "LOCAL_WORLD_SIZE": "4"}
+    for name, value in known.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    with pytest.raises(UsageError, match=said), joined(device):
+        pass
