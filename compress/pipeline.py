@@ -22,7 +22,8 @@ from compress import checkpoint, cost, environment
 from compress.checkpoint import Model
 from compress.data import Data, load
 from compress.errors import Stopped, UsageError
-from compress.files import digest, read_json, write_json
+from compress.files import read_json, write_json
+from compress.keys import keys
 from compress.recipe import Recipe
 from compress.runfolder import locked, prepare
 from compress.signals import interruptible
@@ -62,6 +63,7 @@ def run(
     until: str | None = None,
     device: str | None = None,
     fallback: bool = True,
+    loaded: Data | None = None,
 ) -> Path:
     """Run a recipe in the folder `out`, going on where an earlier run of it was stopped.
 
@@ -72,6 +74,7 @@ def run(
         until: the last step to run: a step's name, or a stage's, such as 03-retrain.
         device: cpu, cuda or cuda:N; by default the GPU where there is one.
         fallback: whether procedural phantoms may stand in for data that cannot be fetched.
+        loaded: the recipe's data where they are in memory already; `data` is then not read.
 
     Returns:
         The run folder.
@@ -81,20 +84,29 @@ def run(
         QualityError: a gate failed. Stopped: a signal came; run again to go on.
     """
     stages = _stages(recipe, out, until)
-    target = _device(device)
+    target = chosen_device(device)
     for stage in stages:
         stage.step.uses(target)  # refuses now what this machine cannot do, not after training
     prepare(out)
     with locked(out), interruptible() as stop:
         (out / "recipe.yaml").write_text(recipe.text, encoding="utf-8")
-        options = recipe.data
-        if data is not None:
-            options = replace(options, source="folder", path=str(data.resolve()))
-        loaded = load(options, seed=recipe.seed, fallback=fallback)
+        loaded = loaded or slices(recipe, data, fallback=fallback)
         model, dense = _start(recipe, out)
         _drop_stale(out, {stage.name for stage in _stages(recipe, out, None)})
         _Run(recipe, out, target, loaded, stop, dense).through(stages, model)
     return out
+
+
+def slices(recipe: Recipe, folder: Path | None = None, *, fallback: bool = True) -> Data:
+    """The data of a recipe, or the pairs in `folder` instead.
+
+    Raises:
+        UsageError: they are not usable, or cannot be fetched and there is no fallback.
+    """
+    options = recipe.data
+    if folder is not None:
+        options = replace(options, source="folder", path=str(folder.resolve()))
+    return load(options, seed=recipe.seed, fallback=fallback)
 
 
 class _Run:
@@ -122,24 +134,13 @@ class _Run:
         self.manifest = environment.manifest(recipe, device, loaded)
 
     def through(self, stages: Iterable[Stage], model: Model) -> None:
-        chain = digest({"schema": SCHEMA, "model": _origin(self.recipe.model)})
+        hashes = keys(self.recipe, self.data)
         for stage in stages:
             self._write_manifest()
             if self.stop.is_set():
                 raise Stopped(f"stopped before {stage.name}; run again to go on")
-            chain = self._hash(stage, chain)
-            model = self._one(stage, model, chain)
+            model = self._one(stage, model, hashes[stage.index])
         self._write_manifest()
-
-    def _hash(self, stage: Stage, chain: str) -> str:
-        value = {
-            "before": chain,
-            "step": stage.word,
-            "options": asdict(stage.step),  # type: ignore[call-overload]
-            "data": self.data.fingerprint,
-            "seed": self.recipe.seed,
-        }
-        return digest(value)
 
     def _one(self, stage: Stage, model: Model, key: str) -> Model:
         facts = _finished(stage, key)
@@ -160,16 +161,17 @@ class _Run:
     def _do(self, stage: Stage, model: Model, key: str) -> Model:
         _begin(stage, key)
         log.info("%s: starting", stage.name)
+        seed = self.recipe.stage_seed(stage.index)
         work = Work(
             stage=stage.folder,
             device=self.device,
             data=self.data,
-            seed=self.recipe.seed,
+            seed=seed,
             dense=self.dense,
             stop=self.stop,
         )
         started, clock = datetime.now(UTC), time.monotonic()
-        torch.manual_seed(self.recipe.seed)
+        torch.manual_seed(seed)
         after = stage.step.run(model, work)
         if after is not model:
             checkpoint.save(after, stage.folder)
@@ -218,7 +220,12 @@ def _stages(recipe: Recipe, out: Path, until: str | None) -> list[Stage]:
     return stages[: ends[0] + 1]
 
 
-def _device(name: str | None) -> torch.device:
+def chosen_device(name: str | None) -> torch.device:
+    """The device of this name; without one the GPU if there is one, else the CPU.
+
+    Raises:
+        UsageError: there is no such device here.
+    """
     if name is None:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
@@ -242,14 +249,6 @@ def _start(recipe: Recipe, out: Path) -> tuple[Model, Path | None]:
     initial.mkdir(exist_ok=True)
     checkpoint.save(model, initial)
     return model, initial
-
-
-def _origin(options: checkpoint.ModelOptions) -> dict[str, Any]:
-    """What decides the starting network: the weights by content, not by path."""
-    from compress.files import sha256
-
-    weights = None if options.weights is None else sha256(Path(options.weights))
-    return {**asdict(options), "weights": weights, "folder": None}
 
 
 def _finished(stage: Stage, key: str) -> dict[str, Any] | None:

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from compress import losses
+from compress import distill, losses
 from compress import precision as formats
 from compress.checkpoint import Model
 from compress.data.crops import batches
@@ -22,6 +22,7 @@ from compress.errors import CompressError, Stopped
 from compress.masks import Holder
 from compress.precision import Precision
 from compress.progress import track
+from compress.recalibrate import recalibrated
 from compress.steps import state
 from compress.work import Use, Work
 
@@ -53,6 +54,13 @@ class Train:
     """Mean squared error in network range, or the study's mix with MS-SSIM (sides >= 176)."""
     precision: formats.Name = "auto"
     """Number format of the convolutions; auto: fp16 on a GPU with tensor cores, else fp32."""
+    rewind: float = 0.0
+    """Where on the half cosine the rate starts, in [0, 1): 0 at `lr`; 0.75 is where a training
+    four times as long would be (learning-rate rewinding: Renda et al., ICLR 2020)."""
+    distill: float = 0.0
+    """Weight of the dense network's output in the target, in [0, 1]; the rest is the full dose."""
+    recalibrate: int = 0
+    """Batches of 4 training crops to measure BatchNorm statistics anew with at the end; 0: none."""
 
     def __post_init__(self) -> None:
         """Refuse counts and rates that no training can have."""
@@ -63,6 +71,12 @@ class Train:
             raise ValueError(f"crop must be at least 1 pixel, got {self.crop}")
         if self.lr <= 0:
             raise ValueError(f"lr must be positive, got {self.lr}")
+        if not 0 <= self.rewind < 1:
+            raise ValueError(f"rewind must lie in [0, 1), got {self.rewind}")
+        if not 0 <= self.distill <= 1:
+            raise ValueError(f"distill must lie in [0, 1], got {self.distill}")
+        if self.recalibrate < 0:
+            raise ValueError(f"recalibrate must not be negative, got {self.recalibrate}")
 
     def uses(self, device: torch.device) -> Use:
         """The number format on this device."""
@@ -76,7 +90,7 @@ class Train:
 
     def rate(self, step: int) -> float:
         """Learning rate of optimizer step `step`, counted from 0 over all epochs."""
-        done = step / (self.epochs * self.steps_per_epoch)
+        done = self.rewind + (1 - self.rewind) * step / (self.epochs * self.steps_per_epoch)
         return self.lr * (self.lr_final + (1 - self.lr_final) * (1 + math.cos(math.pi * done)) / 2)
 
     def run(self, model: Model, work: Work) -> Model:
@@ -90,7 +104,7 @@ class Train:
         session.run()
         net = session.net.to("cpu", memory_format=torch.contiguous_format)  # type: ignore[call-overload]
         work.facts.update(session.facts())
-        return replace(model, net=net.eval())
+        return replace(model, net=recalibrated(net.eval(), self.recalibrate, work))
 
 
 class _Session:
@@ -105,7 +119,8 @@ class _Session:
         )
         self.scaler = self.precision.scaler()
         self.loss = losses.loss(options.loss)
-        self.hold = Holder(self.net, model.masks)
+        self.target = distill.target(options.distill, work)
+        self.hold = Holder(self.net, model.masks, model.pattern)
         self.log = _Log(work.stage / "log.csv")
         self.step = 0
         self.seconds = 0.0
@@ -169,7 +184,7 @@ class _Session:
         self.optimizer.zero_grad(set_to_none=True)
         with self.precision.autocast():
             enhanced = self.net(low)
-        loss = self.loss(enhanced.float(), full)
+        loss = self.loss(enhanced.float(), self.target(low, full))
         self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
         self.scaler.step(self.optimizer)
         self.scaler.update()
