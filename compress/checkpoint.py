@@ -2,8 +2,9 @@
 
 A checkpoint is a folder with `model.safetensors` (plain tensors in pruned shapes, masks applied and
 stored as bits beside the weights) and `model.json` (how the dense network is built, rewrites,
-channel table, pattern, HU range, hash of the tensors). Loading builds the dense network, applies
-the rewrites, gives the layers the shapes of the table and fills in the tensors. Never a pickle.
+channel table, pattern of the masks, HU range, hash of the tensors). Loading builds the dense
+network, applies the rewrites, gives the layers the shapes of the table and fills in the tensors.
+Never a pickle.
 """
 
 import hashlib
@@ -90,6 +91,8 @@ class Model:
     """Names in `rewrite.REWRITES`, in the order done."""
     masks: Mapping[str, Tensor] = field(default_factory=dict)
     """Module name -> bool mask of its weight's shape, True = kept."""
+    pattern: masking.Pattern = "2:4"
+    """What the masks promise, where there are any."""
 
     def rewritten(self, name: str) -> "Model":
         """The model after one more rewrite; the same where it was done before."""
@@ -116,7 +119,7 @@ def save(model: Model, folder: Path) -> None:
         CompressError: a mask is broken; nothing is written.
         OSError: the disk is full or the folder not writable.
     """
-    masking.check(model.net, model.masks)
+    masking.check(model.net, model.masks, model.pattern)
     data = _packed(model)
     write_atomic(folder / "model.safetensors", data)
     origin = model.origin
@@ -133,7 +136,7 @@ def save(model: Model, folder: Path) -> None:
             },
             "rewrites": list(model.rewrites),
             "channels": channels(model.net),
-            "pattern": "2:4" if model.masks else None,
+            "pattern": model.pattern if model.masks else None,
             "normalisation": {"hu_min": HU_MIN, "hu_max": HU_MAX},
             "sha256": hashlib.sha256(data).hexdigest(),
         },
@@ -167,7 +170,8 @@ def load(folder: Path) -> Model:
         flat = np.unpackbits(packed.numpy(), count=shape.numel()).astype(bool)
         masks[layer] = torch.from_numpy(flat).reshape(shape)
     rewrites = tuple(table["rewrites"])
-    return Model(net=net.eval(), origin=origin, rewrites=rewrites, masks=masks)
+    pattern: masking.Pattern = table["pattern"] or "2:4"
+    return Model(net=net.eval(), origin=origin, rewrites=rewrites, masks=masks, pattern=pattern)
 
 
 def fingerprint(model: Model) -> str:

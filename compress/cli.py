@@ -24,6 +24,18 @@ SET = click.option(
     help="Change one value for this run, such as steps.1.amount=0.7 or data.train_slices=100; "
     "can be given more than once.",
 )
+DATA = click.option(
+    "--data",
+    type=click.Path(path_type=Path, file_okay=False),
+    metavar="DIR",
+    help="Folder of low-dose and full-dose pairs to use instead of the recipe's data.",
+)
+DEVICE = click.option(
+    "--device", metavar="DEVICE", help="cpu, cuda or cuda:N; the GPU if there is one."
+)
+NO_FALLBACK = click.option(
+    "--no-fallback", is_flag=True, help="Fail where phantoms would replace the demo set."
+)
 JSON = click.option("as_json", "--json", is_flag=True, help="Print one JSON object instead.")
 
 
@@ -60,16 +72,11 @@ def main() -> None:
     metavar="DIR",
     help="Run folder; runs/<name of the recipe> by default. A stopped run goes on from it.",
 )
-@click.option(
-    "--data",
-    type=click.Path(path_type=Path, file_okay=False),
-    metavar="DIR",
-    help="Folder of low-dose and full-dose pairs to use instead of the recipe's data.",
-)
+@DATA
 @SET
 @click.option("--until", metavar="STEP", help="Last step to run, such as prune or 03-retrain.")
-@click.option("--device", metavar="DEVICE", help="cpu, cuda or cuda:N; the GPU if there is one.")
-@click.option("--no-fallback", is_flag=True, help="Fail where phantoms would replace the demo set.")
+@DEVICE
+@NO_FALLBACK
 @click.option("--profile", is_flag=True, help="Record where training spends its time.")
 @click.option("-v", "--verbose", is_flag=True, help="Say more in the log.")
 def run(
@@ -118,6 +125,60 @@ def check(recipe: Path, overrides: tuple[str, ...], as_json: bool) -> None:
     from compress.recipe import load
 
     _show(plan.check(load(recipe, overrides)), as_json, plan.render)
+
+
+@main.command(short_help="Run a recipe at every point of a grid.")
+@RECIPE
+@click.option(
+    "--vary",
+    multiple=True,
+    metavar="KEY=VALUES",
+    help="Values of one option, such as steps.prune.amount=0.1:0.9:0.1 or reseed=0,1,2; can be "
+    "given more than once for every combination.",
+)
+@SET
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path, file_okay=False),
+    metavar="DIR",
+    help="Folder of the sweep; runs/<name of the recipe>-sweep by default.",
+)
+@DATA
+@DEVICE
+@click.option("--jobs", type=int, default=1, help="Processes that share the points; 1 by default.")
+@click.option("--no-baseline", is_flag=True, help="Leave out the dense networks trained as long.")
+@NO_FALLBACK
+def sweep(
+    recipe: Path,
+    vary: tuple[str, ...],
+    overrides: tuple[str, ...],
+    out: Path | None,
+    data: Path | None,
+    device: str | None,
+    jobs: int,
+    no_baseline: bool,
+    no_fallback: bool,
+) -> None:
+    """Run RECIPE at every point of a grid, and write one table and plots of all.
+
+    Stages that points share, such as the dense training, are done once. Finished points are never
+    run again, and the same command may run several times at once, on several GPUs.
+    """
+    from compress.progress import start_log
+    from compress.sweep.run import Sweep, run
+
+    start_log()
+    asked = Sweep(
+        recipe=recipe,
+        vary=vary,
+        overrides=overrides,
+        out=out or Path("runs") / f"{recipe.stem}-sweep",
+        data=data,
+        device=device,
+        fallback=not no_fallback,
+        baseline=not no_baseline,
+    )
+    click.echo(run(asked, jobs))
 
 
 @main.command(short_help="Show what this machine has and lacks.")

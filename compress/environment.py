@@ -1,6 +1,7 @@
 """Where a run took place: versions, commit, GPU, data. The head of manifest.json."""
 
 import importlib.metadata
+import os
 import platform
 import subprocess
 from pathlib import Path
@@ -38,6 +39,7 @@ def manifest(recipe: Recipe, device: torch.device, data: Data) -> dict[str, Any]
         "gpu": torch.cuda.get_device_name(device) if device.type == "cuda" else None,
         "threads": torch.get_num_threads(),
         "seed": recipe.seed,
+        "reseed": recipe.reseed,
         "data": {
             "source": data.source,
             "fingerprint": data.fingerprint,
@@ -67,7 +69,12 @@ def versions() -> dict[str, str]:
 
 
 def commit() -> str | None:
-    """The git commit of this package's code, `-dirty` where files differ; None outside a clone."""
+    """The git commit of this package's code, `-dirty` where files differ; None outside a clone.
+
+    The variable COMPRESS_COMMIT says it for a copy of the files that is no clone.
+    """
+    if stated := os.environ.get("COMPRESS_COMMIT"):
+        return stated
     folder = Path(__file__).parent
     command = ["git", "-C", str(folder), "describe", "--always", "--dirty", "--abbrev=40"]
     try:

@@ -1,4 +1,4 @@
-"""2:4 masks on a network: who computes and who holds them. Only this file imports ASP or ModelOpt.
+"""Masks on a network: who computes 2:4 ones, who holds any. Only this file imports ASP or ModelOpt.
 
 Back ends give a mask for every layer that they take. Holding them is ours, whoever computed them:
 after each optimizer step the masked weights are set to zero again, so that weight decay, momentum,
@@ -20,6 +20,8 @@ from compress import sparsity
 from compress.errors import CompressError, UsageError
 
 Backend = Literal["modelopt", "asp"]
+Pattern = Literal["2:4", "unstructured"]
+"""What a mask promises: two zeros in every four input channels, or nothing but zeros that stay."""
 MODULES: Mapping[Backend, str] = {
     "modelopt": "modelopt.torch.sparsity",
     "asp": "apex.contrib.sparsity",
@@ -62,8 +64,8 @@ def apply(net: nn.Module, masks: Mapping[str, Tensor]) -> None:
             weight.mul_(mask.to(weight.device))
 
 
-def check(net: nn.Module, masks: Mapping[str, Tensor]) -> None:
-    """Make sure that every masked weight is zero and every masked layer 2:4.
+def check(net: nn.Module, masks: Mapping[str, Tensor], pattern: Pattern = "2:4") -> None:
+    """Make sure that every masked weight is zero and every masked layer of the pattern.
 
     Raises:
         CompressError: names the first layer and position that broke.
@@ -72,16 +74,19 @@ def check(net: nn.Module, masks: Mapping[str, Tensor]) -> None:
         weight = net.get_submodule(name).weight
         assert isinstance(weight, Tensor)
         if bool((weight.detach()[~mask.to(weight.device)] != 0).any()):
-            raise CompressError(f"the 2:4 mask of {name} is broken: a masked weight is not zero")
-        if broken := sparsity.violations(weight):
+            kind = "2:4 mask" if pattern == "2:4" else "mask"
+            raise CompressError(f"the {kind} of {name} is broken: a masked weight is not zero")
+        if pattern == "2:4" and (broken := sparsity.violations(weight)):
             raise CompressError(f"{name} is not 2:4: {broken[0]}")
 
 
 class Holder:
     """Keeps masks on a network while it trains: call the holder after every optimizer step."""
 
-    def __init__(self, net: nn.Module, masks: Mapping[str, Tensor]) -> None:
-        self._net = net
+    def __init__(
+        self, net: nn.Module, masks: Mapping[str, Tensor], pattern: Pattern = "2:4"
+    ) -> None:
+        self._net, self._pattern = net, pattern
         self._masks = dict(masks)
         modules = {name: net.get_submodule(name) for name in masks}
         self._weights = [m.weight for m in modules.values() if isinstance(m.weight, Tensor)]
@@ -100,7 +105,7 @@ class Holder:
 
     def check(self) -> None:
         """As `check` for the network held."""
-        check(self._net, self._masks)
+        check(self._net, self._masks, self._pattern)
 
 
 def _layout(weight: Tensor) -> torch.memory_format:

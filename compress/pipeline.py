@@ -17,14 +17,15 @@ import torch
 
 from compress import checkpoint, cost, environment, plan
 from compress.checkpoint import Model
-from compress.data import load
+from compress.data import Data, load
 from compress.errors import Stopped, UsageError
-from compress.files import digest, read_json, write_json
+from compress.files import read_json, write_json
+from compress.keys import keys
 from compress.recipe import Recipe
 from compress.runfolder import locked, prepare
 from compress.signals import interruptible
-from compress.steps.prune import Prune
 from compress.stages import FACTS, Stage, begin, drop_stale, finished, result, stages
+from compress.steps.prune import Prune
 from compress.steps.train import Train
 from compress.work import Work
 from compress.world import World, joined
@@ -43,6 +44,7 @@ def run(
     device: str | None = None,
     fallback: bool = True,
     profile: bool = False,
+    loaded: Data | None = None,
 ) -> Path | None:
     """Run a recipe in the folder `out`, going on where an earlier run of it was stopped.
 
@@ -56,6 +58,7 @@ def run(
         device: cpu, cuda or cuda:N; by default the GPU where there is one.
         fallback: whether procedural phantoms may stand in for data that cannot be fetched.
         profile: whether training stages record where their time goes.
+        loaded: the recipe's data where they are in memory already; `data` is then not read.
 
     Returns:
         The run folder; None in all but the first of several processes.
@@ -66,20 +69,17 @@ def run(
     """
     chosen = stages(recipe, out, until)
     with joined(device) as (world, device), interruptible() as stop:
-        target = _device(device)
+        target = chosen_device(device)
         _refuse_early(recipe, chosen, target)
         with _held(out, world):
-            options = recipe.data
-            if data is not None:
-                options = replace(options, source="folder", path=str(data.resolve()))
             with world.first_goes_first():  # it fills the cache
-                loaded = load(options, seed=recipe.seed, fallback=fallback)
+                found = loaded or slices(recipe, data, fallback=fallback)
             with world.first_goes_first():
                 model, dense = _start(recipe, out, world)
             work = Work(
                 stage=out,
                 device=target,
-                data=loaded,
+                data=found,
                 seed=recipe.seed,
                 dense=dense,
                 stop=stop,
@@ -102,6 +102,18 @@ def _held(out: Path, world: World) -> Iterator[None]:
         yield
 
 
+def slices(recipe: Recipe, folder: Path | None = None, *, fallback: bool = True) -> Data:
+    """The data of a recipe, or the pairs in `folder` instead.
+
+    Raises:
+        UsageError: they are not usable, or cannot be fetched and there is no fallback.
+    """
+    options = recipe.data
+    if folder is not None:
+        options = replace(options, source="folder", path=str(folder.resolve()))
+    return load(options, seed=recipe.seed, fallback=fallback)
+
+
 class _Run:
     """One execution of a recipe: what does not change from stage to stage, and the hash chain."""
 
@@ -113,24 +125,13 @@ class _Run:
         self.manifest = environment.manifest(recipe, work.device, work.data)
 
     def through(self, chosen: Iterable[Stage], model: Model) -> None:
-        chain = digest({"schema": SCHEMA, "model": _origin(self.recipe.model)})
+        hashes = keys(self.recipe, self.work.data)
         for stage in chosen:
             self._write_manifest()
             if self.world.any(self.work.stop.is_set()):
                 raise Stopped(f"stopped before {stage.name}; run again to go on")
-            chain = self._hash(stage, chain)
-            model = self._one(stage, model, chain)
+            model = self._one(stage, model, hashes[stage.index])
         self._write_manifest()
-
-    def _hash(self, stage: Stage, chain: str) -> str:
-        value = {
-            "before": chain,
-            "step": stage.word,
-            "options": asdict(stage.step),  # type: ignore[call-overload]
-            "data": self.work.data.fingerprint,
-            "seed": self.recipe.seed,
-        }
-        return digest(value)
 
     def _one(self, stage: Stage, model: Model, key: str) -> Model:
         if self.world.any(finished(stage, key) is None):
@@ -151,7 +152,7 @@ class _Run:
             begin(stage, key)
         self.world.wait()
         log.info("%s: starting", stage.name)
-        torch.manual_seed(self.recipe.seed)
+        torch.manual_seed(self.recipe.stage_seed(stage.index))
         alone = not isinstance(stage.step, Train)
         with self.world.together() if alone else nullcontext():
             if self.world.first:
@@ -163,7 +164,8 @@ class _Run:
         return model if self.world.first else result(stage, model)
 
     def _work(self, stage: Stage) -> Work:
-        return replace(self.work, stage=stage.folder, facts={})
+        seed = self.recipe.stage_seed(stage.index)
+        return replace(self.work, stage=stage.folder, seed=seed, facts={})
 
     def _write(self, stage: Stage, model: Model, key: str) -> Model:
         """Run a step and write down what came of it."""
@@ -212,7 +214,12 @@ def _refuse_early(recipe: Recipe, chosen: Iterable[Stage], device: torch.device)
         plan.check(recipe)
 
 
-def _device(name: str | None) -> torch.device:
+def chosen_device(name: str | None) -> torch.device:
+    """The device of this name; without one the GPU if there is one, else the CPU.
+
+    Raises:
+        UsageError: there is no such device here.
+    """
     if name is None:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
@@ -241,11 +248,3 @@ def _start(recipe: Recipe, out: Path, world: World) -> tuple[Model, Path | None]
             initial.mkdir(exist_ok=True)
             checkpoint.save(model, initial)
     return model, initial
-
-
-def _origin(options: checkpoint.ModelOptions) -> dict[str, Any]:
-    """What decides the starting network: the weights by content, not by path."""
-    from compress.files import sha256
-
-    weights = None if options.weights is None else sha256(Path(options.weights))
-    return {**asdict(options), "weights": weights, "folder": None}

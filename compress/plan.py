@@ -52,7 +52,7 @@ def check(recipe: Recipe) -> dict[str, Any]:
             "params": 1 - pruned.params / dense.params,
             "macs": 1 - pruned.macs / dense.macs,
         },
-        "sparse24": _sparse24(model),
+        "sparse24": sparse24(model),
         "backends": backends,
         "layers": _layers(before, model),
     }
@@ -83,7 +83,8 @@ def render(plan: dict[str, Any]) -> None:
         console.print(f"{backend['where']}: {backend['choice']} ({backend['why']})")
 
 
-def _sparse24(model: Model) -> dict[str, int]:
+def sparse24(model: Model) -> dict[str, int]:
+    """How many layers 2:4 is open to, deconvolutions rewritten, and by whose rule."""
     net = model.rewritten("deconv_to_conv").net
     modules = candidates(net).values()
     return {

@@ -2,7 +2,7 @@
 
 import math
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
@@ -18,6 +18,9 @@ from compress.errors import UsageError
 from compress.selection import Criterion, Ranked, Selection
 
 Share = Literal["macs", "params", "channels"]
+Scope = Literal["layer", "global"]
+ALIGNMENTS = (16, 8, 4, 2, 1)
+"""What `align` None chooses from: the largest that reaches the amount."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,6 +29,8 @@ class Plan:
 
     groups: tuple[Ranked, ...]
     selection: Selection
+    align: int
+    """Kept counts are multiples of it."""
     removed: Mapping[Share, float]
     """Share removed of MACs, parameters and output channels."""
 
@@ -47,9 +52,13 @@ def plan(
     amount: float | None = None,
     threshold: float | None = None,
     of: Share = "macs",
-    align: int = 16,
+    align: int | None = 16,
+    base: float = 1.0,
     protect: Sequence[str] = (),
+    scope: Scope = "layer",
+    floor: float = 0.0,
     seed: int = 0,
+    importance: Mapping[str, Tensor] | None = None,
 ) -> Plan:
     """Choose the channels of `net` that go.
 
@@ -59,54 +68,102 @@ def plan(
         amount: share of `of` to remove, in (0, 1); or
         threshold: the rank below which channels go (z for gaussian).
         of: what `amount` is a share of.
-        align: kept counts are multiples of it.
+        align: kept counts are multiples of it; None takes the largest of `ALIGNMENTS` that reaches
+            the amount.
+        base: how many times as large as `net` the network is that `amount` is a share of, at
+            least 1, in `of`; more than 1 where `net` was pruned before.
         protect: names of convolutions that keep all their channels; `*` stands for any text.
+        scope: whether scores are compared within their layer or over the whole network.
+        floor: share of each group's channels that stays at least, in [0, 1].
         seed: for the random criterion.
+        importance: for taylor: (out,) scores of every convolution by name.
 
     Raises:
         UsageError: the amount cannot be reached, or a name in `protect` matches nothing.
     """
     found = groups(net)
-    ranked = tuple(rank(net, found, criterion, _protected(net, protect), seed))
+    modules = dict(net.named_modules())
+    values = importance or {
+        part.module: _scores(modules[part.module], part, criterion, seed)
+        for group in found
+        for part in group.producers
+    }
+    ranks = _ranks(found, values, criterion, scope)
+    ranked = tuple(_ranked(found, values, ranks, _protected(net, protect), floor))
     ledger = Ledger(net, found)
     if threshold is not None:
-        chosen = selection.select(ranked, threshold, align)
-        counts = {name: len(kept) for name, kept in chosen.items()}
-        picked = Selection(threshold, chosen, ledger.removed(counts)[of])
+        chosen = selection.select(ranked, threshold, align or 1)
+        picked = Selection(threshold, chosen, ledger.removed(_counts(chosen))[of])
     else:
         assert amount is not None
-        picked = _solved(ranked, amount, of, align, ledger)
-    counts = {name: len(kept) for name, kept in picked.kept.items()}
-    return Plan(groups=ranked, selection=picked, removed=ledger.removed(counts))
+        align, picked = _solved(ranked, amount, of, align, base, ledger)
+    removed = ledger.removed(_counts(picked.kept))
+    return Plan(groups=ranked, selection=picked, align=align or 1, removed=removed)
 
 
-def rank(
-    net: nn.Module,
+def cut(group: Ranked, kept: Sequence[int]) -> float | None:
+    """The score half way between the channels that go and those that stay; None where all stay."""
+    assert group.scores is not None
+    gone = sorted({*range(group.width)} - {*kept})
+    if not gone:
+        return None
+    return float(group.scores[gone].max() + group.scores[list(kept)].min()) / 2
+
+
+def _ranks(
+    found: Sequence[Group], values: Mapping[str, Tensor], criterion: Criterion, scope: Scope
+) -> dict[str, Tensor]:
+    """Scores by producer -> the numbers that one threshold cuts through.
+
+    layer: z for gaussian, else the place in the layer. global: z in the normal distribution of all
+    scores for gaussian, else the scores as they are (Molchanov et al., CVPR 2019, for taylor).
+    """
+    if scope == "global":
+        if criterion != "gaussian":
+            return dict(values)
+        scaled = selection.zscores(torch.cat([*values.values()]))
+        parts = torch.split(scaled, [len(v) for v in values.values()])
+        return dict(zip(values, parts, strict=True))
+    if criterion == "gaussian":
+        return {name: selection.zscores(scores) for name, scores in values.items()}
+    return {
+        part.module: selection.quantiles(values[part.module], (index + 0.5) / len(found))
+        for index, group in enumerate(found)
+        for part in group.producers
+    }
+
+
+def _ranked(
     found: Sequence[Group],
-    criterion: Criterion,
+    values: Mapping[str, Tensor],
+    ranks: Mapping[str, Tensor],
     protected: Mapping[str, str],
-    seed: int,
-) -> list[Ranked]:
-    """The groups with the rank of every channel; a group's rank is the mean over its producers."""
-    modules = dict(net.named_modules())
-    ranked = []
-    for index, group in enumerate(found):
-        total, count = torch.zeros(2, group.width, dtype=torch.float64)
-        statistics: list[Tensor] = []
-        for part in group.producers:
-            values = _scores(modules[part.module], part, criterion, seed)
-            turn = (index + 0.5) / len(found)
-            gaussian = criterion == "gaussian"
-            ranks = selection.zscores(values) if gaussian else selection.quantiles(values, turn)
-            members = torch.tensor(part.members)
-            total.index_add_(0, members, ranks[list(part.channels)])
-            count.index_add_(0, members, torch.ones(len(members), dtype=torch.float64))
-            statistics.append(torch.stack((values.mean(), values.std(correction=0))))
-        mean, sigma = torch.stack(statistics).mean(0).tolist()
+    floor: float,
+) -> Iterator[Ranked]:
+    """The groups with the rank of every channel."""
+    for group in found:
+        own = [values[part.module] for part in group.producers]
         reasons = (protected.get(part.module, "") for part in group.producers)
-        fixed = group.fixed or next(filter(None, reasons), "")
-        ranked.append(Ranked(group.name, total / count, fixed, mean, sigma))
-    return ranked
+        yield Ranked(
+            name=group.name,
+            rank=_over_producers(group, ranks),
+            fixed=group.fixed or next(filter(None, reasons), ""),
+            mean=float(torch.stack([scores.mean() for scores in own]).mean()),
+            sigma=float(torch.stack([scores.std(correction=0) for scores in own]).mean()),
+            least=math.ceil(floor * group.width),
+            scores=_over_producers(group, values),
+        )
+
+
+def _over_producers(group: Group, values: Mapping[str, Tensor]) -> Tensor:
+    """(width,) mean over the group's producers of what each says of its channels."""
+    total, count = torch.zeros(2, group.width, dtype=torch.float64)
+    for part in group.producers:
+        members = torch.tensor(part.members)
+        total.index_add_(0, members, values[part.module].double()[list(part.channels)])
+        count.index_add_(0, members, torch.ones(len(members), dtype=torch.float64))
+    mean: Tensor = total / count
+    return mean
 
 
 class Ledger:
@@ -187,28 +244,37 @@ def _protected(net: nn.Module, protect: Sequence[str]) -> dict[str, str]:
 
 
 def _solved(
-    ranked: Sequence[Ranked], amount: float, of: Share, align: int, ledger: Ledger
-) -> Selection:
-    def removed(counts: Mapping[str, int]) -> float:
-        return ledger.removed(counts)[of]
+    ranked: Sequence[Ranked],
+    amount: float,
+    of: Share,
+    align: int | None,
+    base: float,
+    ledger: Ledger,
+) -> tuple[int, Selection]:
+    """The alignment, and what stays so that `amount` of `base` times the network is gone."""
 
+    def removed(counts: Mapping[str, int]) -> float:
+        return 1 - (1 - ledger.removed(counts)[of]) / base
+
+    # So much that was gone before counts as reached, whatever its last bit.
+    goal = amount - 1e-12 if base > 1 else amount
+    reach = {a: removed(_smallest(ranked, a)) for a in ALIGNMENTS}
+    if align is None:
+        align = next((a for a in ALIGNMENTS if reach[a] >= goal), 1)
     try:
-        return selection.solve(ranked, amount, align, removed)
+        return align, selection.solve(ranked, goal, align, removed)
     except selection.Unreachable as error:
         found = f"amount {amount} of {of} cannot be removed at align {align}"
         most = f"the most is {math.floor(error.largest * 1e4) / 1e4}"
-        raise UsageError(f"{found}; {most}{_way_out(ranked, amount, align, removed)}") from None
+        ways = (f", and align {a} reaches it" for a in ALIGNMENTS if a < align and reach[a] >= goal)
+        way = next(ways, ", and no alignment reaches it")
+        raise UsageError(f"{found}; {most}{way}") from None
 
 
-def _way_out(
-    ranked: Sequence[Ranked],
-    amount: float,
-    align: int,
-    removed: Callable[[Mapping[str, int]], float],
-) -> str:
-    """The largest smaller alignment that reaches the amount, as the end of a sentence."""
-    for other in (8, 4, 2, 1):
-        floor = {g.name: g.width if g.fixed else min(other, g.width) for g in ranked}
-        if other < align and removed(floor) >= amount:
-            return f", and align {other} reaches it"
-    return ", and no alignment reaches it"
+def _smallest(ranked: Sequence[Ranked], align: int) -> dict[str, int]:
+    """The kept counts below which no threshold gets."""
+    return _counts(selection.select(ranked, math.inf, align))
+
+
+def _counts(kept: Mapping[str, tuple[int, ...]]) -> dict[str, int]:
+    return {name: len(channels) for name, channels in kept.items()}

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from compress import options, yamltree
+from compress import expand, options, yamltree
 from compress.checkpoint import NETWORKS, ModelOptions
 from compress.data import DataOptions
 from compress.errors import UsageError
@@ -23,6 +23,8 @@ from compress.work import Step
 from compress.yamltree import Tree
 
 SCHEMA = 1
+KINDS = {"schema": int, "name": str, "seed": int, "reseed": int | None, "epochs_total": int}
+"""Values at the top of a recipe."""
 Steps = Mapping[str, type[Step]]
 
 
@@ -40,6 +42,9 @@ class Recipe:
     """The slices to train and to measure with."""
     seed: int = 0
     """Start of every random draw, in [0, 2^63)."""
+    reseed: int | None = None
+    """Start of the draws of all stages after the first `train`, so that repetitions can share one
+    dense network; None: `seed`."""
     steps: tuple[tuple[str, Step], ...]
     """Name and options of every step, in order."""
     source: Path
@@ -59,9 +64,16 @@ class Recipe:
             raise ValueError(
                 f"name: letters, digits, '.', '_' and '-' can be used, got {self.name!r}"
             )
-        if not 0 <= self.seed < 2**63:
-            raise ValueError(f"seed: must lie in [0, 2^63), got {self.seed}")
-        _check_order(tuple(word for word, _ in self.steps), trained=self.model.weights is not None)
+        for name, seed in (("seed", self.seed), ("reseed", self.reseed)):
+            if not 0 <= (seed or 0) < 2**63:
+                raise ValueError(f"{name}: must lie in [0, 2^63), got {seed}")
+        _check_order(self.steps, trained=self.model.weights is not None)
+
+    def stage_seed(self, index: int) -> int:
+        """The start of the random draws of the stage of step `index`."""
+        words = [word for word, _ in self.steps]
+        again = self.reseed is not None and "train" in words[:index]
+        return self.reseed if again and self.reseed is not None else self.seed
 
 
 def load(path: Path, overrides: Sequence[str] = (), steps: Steps = STEPS) -> Recipe:
@@ -93,7 +105,7 @@ def load(path: Path, overrides: Sequence[str] = (), steps: Steps = STEPS) -> Rec
 
 
 def _recipe(tree: dict[str, Tree], path: Path, text: str, steps: Steps) -> Recipe:
-    known = ("schema", "name", "model", "data", "seed", "steps")
+    known = ("schema", "name", "model", "data", "seed", "reseed", "epochs_total", "steps")
     for key in tree:
         if key not in known:
             raise UsageError(f"unknown section {key!r}; {suggestion(key, known)}")
@@ -101,10 +113,9 @@ def _recipe(tree: dict[str, Tree], path: Path, text: str, steps: Steps) -> Recip
         example = {"schema": "1", "model": "{name: ddnet}", "steps": "[evaluate]"}[missing]
         raise UsageError(f"{missing} is missing; write for example `{missing}: {example}`")
     values = {
-        key: options.convert(kind, tree[key], key)
-        for key, kind in (("schema", int), ("name", str), ("seed", int))
-        if key in tree
+        key: options.convert(kind, tree[key], key) for key, kind in KINDS.items() if key in tree
     }
+    total = values.pop("epochs_total", None)
     if values["schema"] != SCHEMA:
         raise UsageError(f"schema: this version reads schema {SCHEMA}, got {values['schema']}")
     try:
@@ -112,7 +123,7 @@ def _recipe(tree: dict[str, Tree], path: Path, text: str, steps: Steps) -> Recip
             **{"name": path.stem, **values},
             model=_model(tree["model"], path.resolve().parent),
             data=options.fill(DataOptions, tree.get("data", {}), "data"),
-            steps=_steps(tree["steps"], steps),
+            steps=expand.rounds(_steps(expand.epochs(entries(tree["steps"]), total), steps)),
             source=path,
             text=text,
         )
@@ -159,25 +170,28 @@ def _arguments(name: str, given: Mapping[str, Tree]) -> dict[str, Any]:
     return arguments
 
 
-def _steps(tree: Tree, known: Steps) -> tuple[tuple[str, Step], ...]:
+def _steps(given: Sequence[tuple[str, Tree]], known: Steps) -> tuple[tuple[str, Step], ...]:
     steps = []
-    for index, (word, given) in enumerate(entries(tree)):
+    for index, (word, tree) in enumerate(given):
         where = f"steps[{index}]"
         if word not in known:
             raise UsageError(f"{where}: unknown step {word!r}; {suggestion(word, known)}")
-        steps.append((word, options.fill(known[word], given, f"{where}.{word}")))
+        steps.append((word, options.fill(known[word], tree, f"{where}.{word}")))
     return tuple(steps)
 
 
-def _check_order(words: Sequence[str], *, trained: bool) -> None:
+def _check_order(steps: Sequence[tuple[str, Step]], *, trained: bool) -> None:
     """Refuse orders that undo work or have nothing to work on.
 
     Allowed on purpose: evaluate and export anywhere, prune more than once, prune before train (a
     network trained from scratch at its final widths is a comparator).
     """
+    words = [word for word, _ in steps]
     sparse = None
-    for index, word in enumerate(words):
+    for index, (word, step) in enumerate(steps):
         where = f"steps[{index}].{word}"
+        if getattr(step, "distill", 0) and not trained:
+            raise ValueError(f"{where}: distill has no teacher, nothing was trained before")
         if word == "prune" and sparse is not None:
             reason = "removing channels would destroy the 2:4 pattern"
             raise ValueError(f"{where}: {sparse} comes before it, and {reason}; put prune first")

@@ -7,7 +7,7 @@ tail goes. One threshold t serves the whole network. Where an addition couples p
 z is the mean over them.
 
 Comparators run on the same interface with another `rank`: the common threshold then cuts the same
-share of every layer.
+share of every layer, or, over the whole network, the lowest scores wherever they are.
 """
 
 import math
@@ -18,7 +18,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-Criterion = Literal["gaussian", "l1", "magnitude", "random"]
+Criterion = Literal["gaussian", "l1", "l2", "magnitude", "random", "taylor"]
 
 
 @dataclass(frozen=True)
@@ -34,6 +34,10 @@ class Ranked:
     """Mean of the layer's scores."""
     sigma: float = 0.0
     """Population standard deviation of the layer's scores."""
+    least: int = 0
+    """Channels that stay whatever the threshold."""
+    scores: Tensor | None = None
+    """(C,) float64, what `rank` was made of; mean over the producers."""
 
     @property
     def width(self) -> int:
@@ -65,20 +69,26 @@ def scores(weight: Tensor, bias: Tensor | None, criterion: Criterion, seed: int 
     Args:
         weight: (out, in, kh, kw), output channels first (transpose a deconvolution's).
         bias: (out,) or None.
-        criterion: gaussian and magnitude: L2 norm of weights and bias; l1: L1 norm of the weights
-            (Li et al., ICLR 2017; the study's structured mode); random: uniform draws.
+        criterion: gaussian and magnitude: L2 norm of weights and bias; l1 and l2: norm of the
+            weights alone (l1: Li et al., ICLR 2017; the study's structured mode); random: uniform
+            draws. taylor needs data, see `taylor.importance`.
         seed: for random.
 
     Returns:
         (out,) float64, at least 0.
+
+    Raises:
+        ValueError: the criterion is taylor.
     """
+    if criterion == "taylor":
+        raise ValueError("taylor scores come from data, not from weights alone")
     flat = weight.detach().double().flatten(1)  # (out, in * kh * kw)
     if criterion == "random":
         generator = torch.Generator().manual_seed(seed)
         return torch.rand(len(flat), generator=generator, dtype=torch.float64)
     if criterion == "l1":
         return flat.abs().sum(1)
-    if bias is not None:
+    if bias is not None and criterion != "l2":
         flat = torch.cat((flat, bias.detach().double().unsqueeze(1)), dim=1)
     norms: Tensor = torch.linalg.vector_norm(flat, dim=1)
     return norms
@@ -110,20 +120,22 @@ def quantiles(values: Tensor, turn: float = 0.5) -> Tensor:
     return (rank.flip(0) + turn) / len(values)
 
 
-def keep(rank: Tensor, threshold: float, align: int) -> tuple[int, ...]:
+def keep(rank: Tensor, threshold: float, align: int, least: int = 0) -> tuple[int, ...]:
     """Indices of the channels that stay: rank >= threshold, then up to a multiple of `align`.
 
     The count is rounded up (channels come back by rank, ties by lower index), to at least
-    min(align, C) and at most C, so that 2:4 kernels and tensor cores find the widths they need.
+    min(max(align, least), C) and at most C, so that 2:4 kernels and tensor cores find the widths
+    they need.
 
     Args:
         rank: (C,).
         threshold: channels below it go.
         align: at least 1.
+        least: channels that stay at least, at least 0.
     """
     width = len(rank)
-    count = int((rank >= threshold).sum())
-    count = min(max(-(-count // align) * align, min(align, width)), width)
+    count = max(int((rank >= threshold).sum()), least, 1)
+    count = min(-(-count // align) * align, width)
     best = torch.argsort(rank, descending=True, stable=True)[:count]
     return tuple(sorted(best.tolist()))
 
@@ -131,7 +143,8 @@ def keep(rank: Tensor, threshold: float, align: int) -> tuple[int, ...]:
 def select(groups: Sequence[Ranked], threshold: float, align: int) -> dict[str, tuple[int, ...]]:
     """The channels that stay in every group at one threshold."""
     return {
-        g.name: tuple(range(g.width)) if g.fixed else keep(g.rank, threshold, align) for g in groups
+        g.name: tuple(range(g.width)) if g.fixed else keep(g.rank, threshold, align, g.least)
+        for g in groups
     }
 
 

@@ -13,6 +13,7 @@ from click.testing import CliRunner
 
 from compress import cli, pipeline, plan
 from compress.errors import CompressError, QualityError, Stopped, UsageError
+from compress.sweep import run as sweeps
 
 RECIPE = "schema: 1\nname: tiny\nmodel: {name: ddnet}\nsteps: [evaluate]\n"
 
@@ -43,6 +44,10 @@ def test_the_options_are_frozen():
             "--profile", "--verbose", "-v",
         },
         "check": {"recipe", "--set", "--json"},
+        "sweep": {
+            "recipe", "--vary", "--set", "--out", "--data", "--device", "--jobs", "--no-baseline",
+            "--no-fallback",
+        },
         "doctor": {"recipe", "--json"},
     }  # fmt: skip
 
@@ -128,6 +133,23 @@ def test_check_prints_one_json_object(recipe, monkeypatch):
     monkeypatch.setattr(plan, "render", shown.append)
     assert call("check", recipe).exit_code == 0
     assert shown == [{"recipe": "tiny"}]
+
+
+def test_sweep_hands_words_to_the_sweep(recipe, monkeypatch):
+    calls = []
+    monkeypatch.setattr(sweeps, "run", lambda *given: calls.append(given) or given[0].out)
+    result = call("sweep", recipe, "--vary", "seed=0,1")
+    assert (result.exit_code, result.stdout) == (0, "runs/r-sweep\n")
+    words = ("--set", "name=x", "--out", "o", "--data", "d", "--device", "cpu", "--jobs", "3")
+    call("sweep", recipe, "--vary", "seed=0", *words, "--no-baseline", "--no-fallback")
+    (first, one), (second, three) = calls
+    assert (first.vary, first.baseline, first.fallback, one) == (("seed=0,1",), True, True, 1)
+    assert second == sweeps.Sweep(
+        recipe=Path("r.yaml"), vary=("seed=0",), overrides=("name=x",), out=Path("o"),
+        data=Path("d"), device="cpu", fallback=False, baseline=False,
+    )  # fmt: skip
+    assert three == 3
+    assert second.command() == "compress sweep r.yaml --vary seed=0 --set name=x"
 
 
 def python(*arguments):

@@ -417,7 +417,7 @@ def test_a_wrong_override_is_refused_in_one_sentence(write, override, sentence):
 
 def test_a_mistake_in_the_file_is_not_blamed_on_an_override(write):
     assert refusal(write("a: 1"), "seed=1") == "r.yaml: unknown section 'a'; possible are " + (
-        "schema, name, model, data, seed, steps"
+        "schema, name, model, data, seed, reseed, epochs_total, steps"
     )
 
 

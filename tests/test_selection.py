@@ -23,6 +23,8 @@ def test_score_is_the_norm_of_weights_and_bias() -> None:
     assert selection.scores(weight, bias, "gaussian").tolist() == [5.0, 2.0]
     assert selection.scores(weight, None, "gaussian").tolist() == [3.0, 0.0]
     assert selection.scores(weight, bias, "l1").tolist() == [3.0, 0.0]
+    assert selection.scores(weight, bias, "l2").tolist() == [3.0, 0.0]
+    assert selection.scores(weight, bias, "magnitude").tolist() == [5.0, 2.0]
 
 
 def test_random_scores_follow_the_seed() -> None:
@@ -68,6 +70,13 @@ def test_keep(rank: torch.Tensor, threshold: float, align: int) -> None:
     for lost in gone:
         for held in kept:
             assert (rank[held], -held) > (rank[lost], -lost)
+
+
+@given(ranks, aligns, st.integers(0, 90))
+def test_a_floor_holds_and_is_aligned(rank: torch.Tensor, align: int, least: int) -> None:
+    kept = selection.keep(rank, math.inf, align, least)
+    width = len(rank)
+    assert len(kept) == min(-(-max(least, 1) // align) * align, width)
 
 
 @settings(max_examples=60)

@@ -40,6 +40,8 @@ class Evaluate:
     """Slices that go through a network at once."""
     pictures: int = 2
     """Slices kept as pictures for the report, evenly spread over those held out."""
+    compare: bool = True
+    """Measure the untouched input and the dense network too; a sweep measures them once."""
 
     def __post_init__(self) -> None:
         """Refuse counts that mean nothing."""
@@ -64,15 +66,18 @@ class Evaluate:
         pictures = {"full": [_clip(test.full[i]) for i in shown]}
         rows: list[Row] = []
         networks = _networks(model, work)
+        if not self.compare:
+            networks = dict([*networks.items()][-1:])
         for name, net in networks.items():
             found = self._images(name, net, work)
             for index, image in enumerate(track(found, f"evaluate {name}", len(test.full))):
                 about = {"slice": test.names[index], "patient": test.patients[index]}
-                measured = metrics.measure(image, _clip(test.full[index]))
+                full = torch.from_numpy(_clip(test.full[index])).to(image.device)
+                measured = metrics.measure(image, full)
                 rows.append({**about, "network": name, **measured})
                 if index in shown:
                     key = "low" if name == "input" else name
-                    pictures.setdefault(key, []).append(image.numpy())
+                    pictures.setdefault(key, []).append(image.cpu().numpy())
         work.facts.update(_facts(list(networks), rows))
         if shown:
             names = [test.names[i] for i in shown]
@@ -81,7 +86,7 @@ class Evaluate:
         return model
 
     def _images(self, name: str, net: nn.Module | None, work: Work) -> Iterator[Tensor]:
-        """The held-out slices through `net` (None: as they are), each (H, W) in HU on the CPU."""
+        """The held-out slices through `net` (None: as they are), each (H, W) HU on the device."""
         slices = work.data.test
         net = net and copy.deepcopy(net).to(work.device).eval()
         for chunk in _chunks(slices.low, self.batch):
@@ -90,7 +95,7 @@ class Evaluate:
             low = np.stack([slices.low[i] for i in chunk])[:, None]  # (N, 1, H, W)
             x = to_network(torch.from_numpy(low)).to(work.device)
             with torch.inference_mode():
-                y = (net(x) if net else x).float().cpu()
+                y = (net(x) if net else x).float()
             for index, image in zip(chunk, y[:, 0], strict=True):
                 if not image.isfinite().all():
                     what = f"the {name} network gives NaN or infinity"

@@ -1,16 +1,21 @@
 """prune: remove whole channels; the network gets smaller and stays dense."""
 
+import copy
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal, get_args
 
 import torch
+from torch import Tensor, nn
 
-from compress import cost, pruning
+from compress import cost, masks, pruning, taylor, unstructured
 from compress.checkpoint import Model
 from compress.errors import UsageError
-from compress.pruning import Share
-from compress.selection import Criterion
+from compress.pruning import Scope, Share
+from compress.recalibrate import recalibrated
+from compress.samples import samples
+from compress.selection import Criterion, Ranked
 from compress.work import Use, Work
 
 log = logging.getLogger(__name__)
@@ -18,9 +23,20 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class Prune:
-    """Remove whole channels: the network gets smaller and stays dense."""
+    """Remove whole channels: the network gets smaller and stays dense.
 
-    criterion: Criterion = "gaussian"
+    Scores of a channel: gaussian and magnitude the norm of its weights and bias, l1 and l2 that of
+    its weights, taylor what the loss would lose to first order, random a draw. gaussian compares
+    them in standard deviations from their mean, the others by their place among the channels.
+    For comparison with studies that zero single weights, magnitude_weights and random_weights set
+    the share `amount` of the convolution weights to zero and hold it there: no channel goes, and
+    nothing gets faster.
+    """
+
+    criterion: Literal[
+        "gaussian", "l1", "l2", "magnitude", "random", "taylor",
+        "magnitude_weights", "random_weights",
+    ] = "gaussian"  # fmt: skip
     """How channels are ranked; gaussian: distance from the layer's mean norm in its deviations."""
     amount: float | None = None
     """Share of `of` to remove, in (0, 1); the threshold is solved from it."""
@@ -28,10 +44,25 @@ class Prune:
     """Instead of `amount`: channels ranked below it go (gaussian: in standard deviations)."""
     of: Share = "macs"
     """What `amount` is a share of: multiply-accumulates, parameters or output channels."""
-    align: int = 16
-    """Channels kept are a multiple of this; 2:4 kernels need 16, tensor cores 8."""
+    base: Literal["current", "dense"] = "current"
+    """Which network's: as it comes into this step, or before anything was pruned."""
+    align: int | None = 16
+    """Channels kept are a multiple of this; 2:4 kernels need 16, tensor cores 8. null: the largest
+    of 16, 8, 4, 2 and 1 that reaches the amount."""
+    scope: Scope = "layer"
+    """Compare channels within their layer, or over the whole network by their scores as they are.
+    """
+    floor: float = 0.0
+    """Share of each layer's channels that stays at least, in [0, 1]."""
     protect: tuple[str, ...] = ()
     """Names of convolutions that keep all channels; `*` stands for any text."""
+    rounds: int = 1
+    """Prune this many times, each followed by an equal part of the epochs of the `retrain` that
+    comes next; the network gets smaller by the same factor each time."""
+    batches: int = 16
+    """Batches of 4 training crops that taylor scores are averaged over."""
+    recalibrate: int = 0
+    """Batches of 4 training crops to measure BatchNorm statistics anew with; 0: leave them."""
 
     def __post_init__(self) -> None:
         """Refuse what no network could be pruned by."""
@@ -39,61 +70,146 @@ class Prune:
             raise ValueError("give either amount or threshold")
         if self.amount is not None and not 0 < self.amount < 1:
             raise ValueError(f"amount must lie in (0, 1), got {self.amount}")
-        if self.align < 1:
-            raise ValueError(f"align must be at least 1, got {self.align}")
+        if self.amount is None and (self.rounds > 1 or self.criterion in unstructured.KINDS):
+            what = self.criterion if self.rounds == 1 else "rounds"
+            raise ValueError(f"{what} needs an amount, a threshold is not enough")
+        if not 0 <= self.floor <= 1:
+            raise ValueError(f"floor must lie in [0, 1], got {self.floor}")
+        align = 1 if self.align is None else self.align
+        counts = {"align": align, "rounds": self.rounds, "batches": self.batches}
+        for name, value in counts.items():
+            if value < 1:
+                raise ValueError(f"{name} must be at least 1, got {value}")
+        if self.recalibrate < 0:
+            raise ValueError(f"recalibrate must not be negative, got {self.recalibrate}")
 
     def uses(self, device: torch.device) -> Use:
         """The dependency graph of torch_pruning; channels are chosen here."""
+        if self.criterion in unstructured.KINDS:
+            return Use(name="masks on single weights, which save no time")
         return Use(name="torch_pruning's dependency graph", needs=("torch_pruning",))
 
-    def plan(self, model: Model, seed: int) -> tuple[Model, pruning.Plan]:
-        """The rewritten model that would be cut, and what would go."""
+    def plan(
+        self, model: Model, seed: int, importance: Mapping[str, Tensor] | None = None
+    ) -> tuple[Model, pruning.Plan]:
+        """The rewritten model that would be cut, and what would go.
+
+        Args:
+            model: what came in.
+            seed: for the random criterion.
+            importance: the scores of the taylor criterion; without, l2 stands in.
+        """
         if model.masks:
-            raise UsageError("prune: the network is 2:4 sparse, and removing channels would end it")
+            state = "2:4 sparse" if model.pattern == "2:4" else "masked"
+            raise UsageError(f"prune: the network is {state}, and removing channels would end it")
         model = model.rewritten("deconv_to_conv")
+        criterion = self.criterion
+        if criterion == "taylor" and importance is None:
+            criterion = "l2"
+        assert criterion in get_args(Criterion)
         plan = pruning.plan(
             model.net,
-            criterion=self.criterion,
+            criterion=criterion,  # type: ignore[arg-type]
             amount=self.amount,
             threshold=self.threshold,
             of=self.of,
             align=self.align,
+            base=self._base(model),
             protect=self.protect,
+            scope=self.scope,
+            floor=self.floor,
             seed=seed,
+            importance=importance,
         )
         return model, plan
 
     def run(self, model: Model, work: Work) -> Model:
         """Choose channels by their ranks and cut them out of the network."""
-        model, plan = self.plan(model, work.seed)
-        pruned = replace(model, net=plan.apply(model.net))
+        if self.criterion in unstructured.KINDS:
+            return self._zero(model, work)
+        importance = None
+        if self.criterion == "taylor":
+            rewritten = model.rewritten("deconv_to_conv").net
+            drawn = samples(work.data.train, self.batches, work.seed, work.device)
+            importance = taylor.importance(rewritten, drawn, work.device)
+        model, plan = self.plan(model, work.seed, importance)
+        pruned = replace(model, net=recalibrated(plan.apply(model.net), self.recalibrate, work))
         work.facts.update(self.describe(model, pruned, plan))
         log.info("removed %.1f %% of MACs", 100 * plan.removed["macs"])
         return pruned
 
     def describe(self, before: Model, after: Model, plan: pruning.Plan) -> dict[str, Any]:
         """The facts of a plan: shares removed, the threshold, and each group with its fit."""
+        fitted = self.criterion == "gaussian" and self.scope == "layer"
+        return {
+            **self._head(before, after, dict(plan.removed)),
+            "align": plan.align,
+            "threshold": plan.selection.threshold,
+            "groups": [_group(g, plan, fitted) for g in plan.groups],
+            "protected": [g.name for g in plan.groups if g.fixed],
+        }
+
+    def _head(self, before: Model, after: Model, removed: dict[Share, float]) -> dict[str, Any]:
         costs = {"before": cost.cost(before.net), "after": cost.cost(after.net)}
         return {
             "criterion": self.criterion,
             "amount": self.amount,
             "of": self.of,
-            "align": self.align,
-            "threshold": plan.selection.threshold,
-            "removed": dict(plan.removed),
+            "scope": self.scope,
+            "removed": removed,
+            "zeros": unstructured.zeros(after.net, after.masks),
             **{when: {"params": c.params, "macs": c.macs} for when, c in costs.items()},
-            "groups": [
-                {
-                    "name": g.name,
-                    "width": g.width,
-                    "kept": len(plan.selection.kept[g.name]),
-                    "mean": g.mean,
-                    "sigma": g.sigma,
-                    "threshold": g.mean + g.sigma * plan.selection.threshold,
-                    "z": [round(value, 6) for value in g.rank.tolist()],
-                    "fixed": g.fixed,
-                }
-                for g in plan.groups
-            ],
-            "protected": [g.name for g in plan.groups if g.fixed],
         }
+
+    def _zero(self, model: Model, work: Work) -> Model:
+        """Mask single weights; the tensors keep their shapes."""
+        assert self.amount is not None
+        if model.masks:
+            raise UsageError("prune: the network has masks, and new ones would undo them")
+        found = unstructured.masks(
+            model.net,
+            self.criterion,  # type: ignore[arg-type]
+            self.amount,
+            per_layer=self.scope == "layer",
+            seed=work.seed,
+        )
+        net = copy.deepcopy(model.net)
+        masks.apply(net, found)
+        net = recalibrated(net, self.recalibrate, work)
+        masked = replace(model, net=net, masks=found, pattern="unstructured")
+        none: dict[Share, float] = {"macs": 0.0, "params": 0.0, "channels": 0.0}
+        facts = self._head(model, masked, none)
+        work.facts.update(facts, align=None, threshold=None, groups=[], protected=[])
+        log.info("%.1f %% of the weights are zero; no channel went", 100 * facts["zeros"])
+        return masked
+
+    def _base(self, model: Model) -> float:
+        """How many times as large the network is that `amount` is a share of."""
+        if self.base == "current":
+            return 1.0
+        dense = Model(net=replace(model.origin, weights=None).build(), origin=model.origin)
+        return _size(dense.rewritten("deconv_to_conv").net, self.of) / _size(model.net, self.of)
+
+
+def _size(net: nn.Module, of: Share) -> int:
+    if of == "channels":
+        return sum(layer.shape[0] for layer in cost.layers(net).values())
+    found = cost.cost(net)
+    return found.macs if of == "macs" else found.params
+
+
+def _group(group: Ranked, plan: pruning.Plan, fitted: bool) -> dict[str, Any]:
+    kept = plan.selection.kept[group.name]
+    normal = group.mean + group.sigma * plan.selection.threshold
+    assert group.scores is not None
+    return {
+        "name": group.name,
+        "width": group.width,
+        "kept": len(kept),
+        "mean": group.mean,
+        "sigma": group.sigma,
+        "threshold": normal if fitted else pruning.cut(group, kept),
+        "z": [round(value, 6) for value in group.rank.tolist()],
+        "scores": [float(f"{value:.6g}") for value in group.scores.tolist()],
+        "fixed": group.fixed,
+    }

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from compress import masks, sparsity
 from compress.checkpoint import Model
-from compress.errors import QualityError
+from compress.errors import QualityError, UsageError
 from compress.work import Use, Work
 
 log = logging.getLogger(__name__)
@@ -40,6 +40,8 @@ class Sparsify:
 
     def run(self, model: Model, work: Work) -> Model:
         """Compute the masks, apply them, and say of every layer what was done or why not."""
+        if model.masks and model.pattern != "2:4":
+            raise UsageError("sparsify: single weights were masked before, and 2:4 would undo that")
         model = model.rewritten("deconv_to_conv")
         backend, why = masks.choose(self.backend)
         found = masks.compute(model.net, backend)

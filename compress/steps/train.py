@@ -9,6 +9,7 @@ from compress import losses
 from compress import precision as formats
 from compress.checkpoint import Model
 from compress.data import loaders
+from compress.recalibrate import recalibrated
 from compress.training.session import Session
 from compress.work import Use, Work
 
@@ -54,6 +55,13 @@ class Train:
     """BatchNorm keeps the statistics that it has and uses them; its scale and shift learn."""
     sync_norm: bool = False
     """On several GPUs BatchNorm takes its statistics over the whole batch, not a GPU's share."""
+    rewind: float = 0.0
+    """Where on the half cosine the rate starts, in [0, 1): 0 at `lr`; 0.75 is where a training
+    four times as long would be (learning-rate rewinding: Renda et al., ICLR 2020)."""
+    distill: float = 0.0
+    """Weight of the dense network's output in the target, in [0, 1]; the rest is the full dose."""
+    recalibrate: int = 0
+    """Batches of 4 training crops to measure BatchNorm statistics anew with at the end; 0: none."""
 
     def __post_init__(self) -> None:
         """Refuse counts and rates that no training can have."""
@@ -64,12 +72,24 @@ class Train:
             raise ValueError(f"crop must be at least 1 pixel, got {self.crop}")
         if self.lr <= 0:
             raise ValueError(f"lr must be positive, got {self.lr}")
+        self._check_formats()
+        self._check_targets()
+
+    def _check_formats(self) -> None:
         if self.scope != "all" and self.precision not in ("auto", "fp16", "bf16"):
             raise ValueError(f"scope {self.scope} needs fp16, bf16 or auto, got {self.precision}")
         if self.compile and self.precision.startswith("apex"):
             raise ValueError(f"compile cannot be used with precision {self.precision}")
         if self.freeze_norm and self.sync_norm:
             raise ValueError("give freeze_norm or sync_norm, not both")
+
+    def _check_targets(self) -> None:
+        if not 0 <= self.rewind < 1:
+            raise ValueError(f"rewind must lie in [0, 1), got {self.rewind}")
+        if not 0 <= self.distill <= 1:
+            raise ValueError(f"distill must lie in [0, 1], got {self.distill}")
+        if self.recalibrate < 0:
+            raise ValueError(f"recalibrate must not be negative, got {self.recalibrate}")
 
     def uses(self, device: torch.device) -> Use:
         """The number format on this device."""
@@ -85,7 +105,7 @@ class Train:
 
     def rate(self, step: int) -> float:
         """Learning rate of optimizer step `step`, counted from 0 over all epochs."""
-        done = step / (self.epochs * self.steps_per_epoch)
+        done = self.rewind + (1 - self.rewind) * step / (self.epochs * self.steps_per_epoch)
         return self.lr * (self.lr_final + (1 - self.lr_final) * (1 + math.cos(math.pi * done)) / 2)
 
     def run(self, model: Model, work: Work) -> Model:
@@ -98,4 +118,4 @@ class Train:
         session = Session(self, model, work)
         session.run()
         work.facts.update(session.facts())
-        return replace(model, net=session.trained())
+        return replace(model, net=recalibrated(session.trained(), self.recalibrate, work))

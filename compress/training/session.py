@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
+from compress import distill
 from compress import precision as formats
 from compress.checkpoint import Model
 from compress.data import loaders
@@ -46,7 +47,8 @@ class Session:
         shape = sides(pairs, options.crop)
         self.loader_choice = loaders.choose(options.loader, pairs, work.device)
         self.loader = loaders.build(self.loader_choice, pairs, shape, work.device)
-        self.update = Update(options, model, self.loader, self.precision, work.world)
+        target = distill.target(options.distill, work)
+        self.update = Update(options, model, self.loader, self.precision, work.world, target)
         self.log = _Log(work.stage / "log.csv")
         self.step = 0
         self.seconds = 0.0

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from compress import losses
+from compress import distill, losses
 from compress.checkpoint import Model
 from compress.data.loaders import Loader
 from compress.errors import CompressError, UsageError
@@ -49,6 +49,7 @@ class Update:
         loader: where raw batches come from.
         precision: the number format, which names the device, too.
         world: the processes that train together.
+        target: what the output is trained towards.
 
     Raises:
         UsageError: `sync_norm` was asked for without GPUs.
@@ -61,19 +62,22 @@ class Update:
         loader: Loader,
         precision: Precision,
         world: World = World(),  # noqa: B008  (frozen)
+        target: distill.Target = distill.full_dose,
     ) -> None:
         self.options, self.loader, self.precision, self.world = options, loader, precision, world
         self.net = _trainable(model.net, options, precision.device, world)
         self.optimizer = _adam(self.net, options.lr, options.weight_decay)
         self.amp = precision.start(self.net, self.optimizer, model.masks.keys())
         # Two networks where the number format keeps float32 masters beside the one that computes.
-        self._held = [Holder(n, model.masks) for n in dict.fromkeys((self.net, self.amp.net))]
+        held = dict.fromkeys((self.net, self.amp.net))
+        self._held = [Holder(n, model.masks, model.pattern) for n in held]
         self.total = torch.zeros((), device=precision.device)
         """Sum of the losses of the steps since it was last set to zero."""
         self.micro = options.batch // world.size
         """Crops that go through the network at once."""
         self.compiled, self.compiled_why = False, "not asked for"
         self._objective: nn.Module = Objective(self.net, losses.loss(options.loss))
+        self._target = target
         self._uncompiled = options.compile
         self.stepper = self._stepper()
 
@@ -132,6 +136,7 @@ class Update:
 
     def _loss(self, raw: Tensor) -> Tensor:
         low, full = self.loader.decode(raw)
+        full = self._target(low, full)
         with self.precision.autocast():
             loss: Tensor = self._objective(low, full)
         return loss

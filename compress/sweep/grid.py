@@ -1,0 +1,112 @@
+"""The points of a sweep: every combination of the varied values, and the dense baselines."""
+
+import re
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from decimal import Decimal, InvalidOperation
+from itertools import product
+from pathlib import Path
+
+from compress.errors import UsageError
+from compress.recipe import Recipe, load
+
+EXAMPLE = "such as steps.prune.amount=0.1:0.9:0.1 or seed=0,1,2"
+COMPRESSING = ("prune", "sparsify")
+
+
+@dataclass(frozen=True)
+class Point:
+    """One run of a sweep."""
+
+    name: str
+    """Name of its folder."""
+    values: Mapping[str, str]
+    """Varied option -> its value, as text."""
+    recipe: Recipe
+    baseline: bool = False
+    """Whether this is the network trained as long without being compressed."""
+
+
+def points(path: Path, vary: Sequence[str], overrides: Sequence[str] = ()) -> list[Point]:
+    """Every combination of the varied values, in order; the last option varies fastest.
+
+    Args:
+        path: the recipe.
+        vary: `KEY=VALUES` each, where KEY is what `--set` takes and VALUES `a,b,c`, or
+            `first:last:step` with both ends.
+        overrides: `--set`, the same for all points.
+
+    Raises:
+        UsageError: nothing is varied, values cannot be read, or a point's recipe is wrong.
+    """
+    axes = dict(map(_axis, vary))
+    if not axes:
+        raise UsageError(f"nothing to sweep over; give --vary, {EXAMPLE}")
+    if len(axes) < len(vary):
+        raise UsageError("--vary: an option stands twice; give all its values at once")
+    found = []
+    for combination in product(*axes.values()):
+        values = dict(zip(axes, combination, strict=True))
+        changes = [f"{key}={value}" for key, value in values.items()]
+        found.append(Point(_name(values), values, load(path, [*overrides, *changes])))
+    return found
+
+
+def baselines(points: Sequence[Point]) -> list[Point]:
+    """The dense networks to compare with: each recipe without its prune and sparsify steps.
+
+    They are trained as long as the compressed ones. Points that differ in nothing else share one.
+    """
+    groups: dict[str, list[Point]] = defaultdict(list)
+    for point in points:
+        dense = uncompressed(point.recipe)
+        same = (dense.model, dense.data, dense.seed, dense.reseed, dense.steps)
+        groups[repr(same)].append(point)  # options hold mappings, which have no hash
+    found = []
+    for group in groups.values():
+        own = {
+            key: value
+            for key, value in group[0].values.items()
+            if len({p.values[key] for p in points}) > 1
+            and all(p.values[key] == value for p in group)
+        }
+        name = "_".join(filter(None, ("baseline", _name(own))))
+        found.append(Point(name, own, uncompressed(group[0].recipe), baseline=True))
+    return found
+
+
+def uncompressed(recipe: Recipe) -> Recipe:
+    """The recipe without the steps that make a network smaller or sparse."""
+    return replace(recipe, steps=tuple(s for s in recipe.steps if s[0] not in COMPRESSING))
+
+
+def _axis(text: str) -> tuple[str, list[str]]:
+    """`key=values` -> the key and each value as text."""
+    key, equals, values = text.partition("=")
+    if not equals or not key or not values:
+        raise UsageError(f"--vary {text}: expected KEY=VALUES, {EXAMPLE}")
+    if values.count(":") == 2:
+        return key, _range(text, *values.split(":"))
+    found = [value.strip() for value in values.split(",")]
+    if "" in found or len(set(found)) < len(found):
+        raise UsageError(f"--vary {text}: a value is empty or stands twice")
+    return key, found
+
+
+def _range(text: str, *numbers: str) -> list[str]:
+    """first, last, step -> the numbers from first to last, in decimal, so that 0.3 stays 0.3."""
+    try:
+        first, last, step = map(Decimal, numbers)
+        count = int((last - first) / step) + 1
+    except (InvalidOperation, ZeroDivisionError, OverflowError):
+        raise UsageError(f"--vary {text}: expected first:last:step in numbers") from None
+    if not 1 <= count <= 1000:
+        raise UsageError(f"--vary {text}: these are {max(count, 0)} values; 1 to 1000 are possible")
+    return [str(first + step * index) for index in range(count)]
+
+
+def _name(values: Mapping[str, str]) -> str:
+    """A folder name that says the values: prune.amount=0.3_reseed=1."""
+    words = [f"{key.removeprefix('steps.')}={value}" for key, value in values.items()]
+    return re.sub(r"[^A-Za-z0-9._=+-]", "-", "_".join(words))

@@ -1,0 +1,211 @@
+"""What a sweep found: one row a point, means over repetitions, and the files that hold them."""
+
+import csv
+import io
+import statistics
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from compress import checkpoint, cost, plan
+from compress.files import read_json, write_atomic, write_json
+from compress.recipe import Recipe
+
+Row = dict[str, Any]
+SCHEMA = 1
+QUALITY = ("psnr", "ssim", "rmse_hu", "ms_ssim")
+"""Means over the held-out slices; `<name>_sd` is their standard deviation over the slices."""
+SEEDS = ("seed", "reseed")
+"""Varied options that only repeat: rows that differ in nothing else are one line of the table."""
+COLUMNS = (
+    "point", "kind", "status", "reason", "macs_removed", "params_removed", "channels_removed",
+    "zeros", "macs", "params", "align", "eligible_backend", "eligible_trt", "convolutions",
+    *(column for name in QUALITY for column in (name, f"{name}_sd", f"delta_{name}")),
+    "slices", "seconds_dense", "seconds_extra", "latency_ms", "seconds", "device", "commit",
+    "recipe", "command", "key", "baseline_key",
+)  # fmt: skip
+"""Columns of sweep.csv after the varied options."""
+MEANS = (
+    "macs_removed", "params_removed", "channels_removed", "zeros", "eligible_backend",
+    *QUALITY, *(f"delta_{name}" for name in QUALITY), "seconds_dense", "seconds_extra",
+    "latency_ms",
+)  # fmt: skip
+
+
+def measured(run: Path, recipe: Recipe) -> Row:
+    """The row of a finished run: costs, quality, seconds, and what made it.
+
+    Args:
+        run: its run folder.
+        recipe: what was run.
+
+    Returns:
+        Shares are of the dense network; `zeros` is the share of its convolution weights that are
+        gone or zero. None where nothing was measured.
+    """
+    stages = [read_json(path) for path in sorted(run.glob("[0-9][0-9]-*/facts.json"))]
+    manifest = read_json(run / "manifest.json")
+    saved = [
+        run / stage["stage"] for stage in stages if (run / stage["stage"] / "model.json").exists()
+    ]
+    model = checkpoint.load(saved[-1])
+    dense = checkpoint.Model(net=recipe.model.build(), origin=recipe.model)
+    prunes = [stage["facts"] for stage in stages if stage["step"] == "prune"]
+    return {
+        **_costs(cost.cost(dense.net), cost.cost(model.net)),
+        "channels_removed": 1 - _channels(model) / _channels(dense),
+        "align": prunes[-1]["align"] if prunes else None,
+        **plan.sparse24(model),
+        **_quality([stage["facts"] for stage in stages if stage["step"] == "evaluate"]),
+        "seconds_dense": _seconds(stages, "train"),
+        "seconds_extra": _seconds(stages, "retrain"),
+        "latency_ms": None,
+        "device": manifest["gpu"] or manifest["device"],
+        "commit": manifest["commit"],
+    }
+
+
+def gather(out: Path) -> list[Row]:
+    """All rows in `out`, whoever made them, with `delta_*` to the baseline of the same key."""
+    found = [read_json(path) for path in sorted((out / "points").glob("*/point.json"))]
+    unique = {(row["kind"], row["key"]): row for row in found}.values()
+    bases = {row["key"]: row for row in unique if row["kind"] == "baseline"}
+    return [row | _deltas(row, bases.get(row["baseline_key"], {})) for row in unique]
+
+
+def summary(rows: Iterable[Row]) -> list[Row]:
+    """One line for all rows that differ in their seeds only: mean and sd of every number.
+
+    Returns:
+        kind, values, count, and {mean, sd} for each of `MEANS`; sd is the sample standard
+        deviation over the repetitions, None for one.
+    """
+    groups: dict[tuple[object, ...], list[Row]] = defaultdict(list)
+    for row in rows:
+        values = {key: value for key, value in row["values"].items() if key not in SEEDS}
+        groups[row["kind"], *values.items()].append(row | {"values": values})
+    return [
+        {
+            "kind": group[0]["kind"],
+            "values": group[0]["values"],
+            "count": len(group),
+            "reasons": sorted({row["reason"] for row in group if row["reason"]}),
+            **{name: _moments([row.get(name) for row in group]) for name in MEANS},
+        }
+        for group in groups.values()
+    ]
+
+
+def write(out: Path, command: str) -> list[Row]:
+    """Write sweep.csv, sweep.json and sweep.md into `out`; returns the rows."""
+    found = gather(out)
+    means = summary(found)
+    write_json(
+        out / "sweep.json", {"schema": SCHEMA, "command": command, "rows": found, "summary": means}
+    )
+    write_atomic(out / "sweep.csv", _csv(found).encode())
+    write_atomic(out / "sweep.md", markdown(means).encode())
+    return found
+
+
+def markdown(means: Sequence[Row]) -> str:
+    """The means as a Markdown table; +- is one standard deviation over the repetitions."""
+    keys = _keys(means)
+    head = [
+        *(key.removeprefix("steps.") for key in keys), "runs", "MACs removed", "params removed",
+        "2:4 eligible", "PSNR, dB", "to dense, dB", "SSIM", "to dense", "RMSE, HU",
+        "extra training",
+    ]  # fmt: skip
+    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
+    for line in means:
+        name = "dense" if line["kind"] == "baseline" else "–"  # noqa: RUF001
+        cells = [line["values"].get(key, name) for key in keys]
+        lines.append("| " + " | ".join([*cells, *_cells(line)]) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def _cells(line: Row) -> list[str]:
+    if line["psnr"]["mean"] is None:
+        return [str(line["count"]), *["–"] * 8, "; ".join(line["reasons"])]  # noqa: RUF001
+    extra, dense = line["seconds_extra"]["mean"], line["seconds_dense"]["mean"]
+    eligible = line["eligible_backend"]["mean"]
+    return [
+        str(line["count"]),
+        f"{100 * line['macs_removed']['mean']:.1f} %",
+        f"{100 * line['params_removed']['mean']:.1f} %",
+        f"{eligible:.0f}",
+        _plus_minus(line["psnr"], 2),
+        _plus_minus(line["delta_psnr"], 2),
+        _plus_minus(line["ssim"], 4),
+        _plus_minus(line["delta_ssim"], 4),
+        _plus_minus(line["rmse_hu"], 2),
+        f"{extra:.1f} s, {100 * extra / dense:.0f} %" if dense else f"{extra:.1f} s",
+    ]
+
+
+def _plus_minus(moments: Mapping[str, float | None], digits: int) -> str:
+    mean, sd = moments["mean"], moments["sd"]
+    if mean is None:
+        return "–"  # noqa: RUF001
+    return f"{mean:.{digits}f}" + (f" ± {sd:.{digits}f}" if sd is not None else "")
+
+
+def _csv(rows: Sequence[Row]) -> str:
+    keys = _keys(rows)
+    text = io.StringIO()
+    table = csv.DictWriter(text, [*keys, *COLUMNS], extrasaction="ignore", lineterminator="\n")
+    table.writeheader()
+    table.writerows(row | row["values"] for row in rows)
+    return text.getvalue()
+
+
+def _keys(rows: Iterable[Row]) -> list[str]:
+    """The varied options of all rows, in order."""
+    return list(dict.fromkeys(key for row in rows for key in row["values"]))
+
+
+def _costs(dense: cost.Cost, final: cost.Cost) -> Row:
+    return {
+        "macs": final.macs,
+        "params": final.params,
+        "macs_removed": 1 - final.macs / dense.macs,
+        "params_removed": 1 - final.params / dense.params,
+        "zeros": 1 - final.nonzero_weights / dense.conv_weights,
+    }
+
+
+def _channels(model: checkpoint.Model) -> int:
+    return sum(out for _, out in checkpoint.channels(model.net).values())
+
+
+def _quality(evaluations: Sequence[Row]) -> Row:
+    """Mean and standard deviation over the slices for the network that came out."""
+    if not evaluations:
+        return dict.fromkeys((*QUALITY, *(f"{name}_sd" for name in QUALITY), "slices"))
+    last = evaluations[-1]
+    moments = last["summary"][last["networks"][-1]]
+    means = {name: moments[name]["mean"] for name in QUALITY}
+    return (
+        means | {f"{name}_sd": moments[name]["sd"] for name in QUALITY} | {"slices": last["slices"]}
+    )
+
+
+def _seconds(stages: Iterable[Row], step: str) -> float:
+    return sum(float(s["facts"]["train_seconds"]) for s in stages if s["step"] == step)
+
+
+def _deltas(row: Row, base: Row) -> Row:
+    deltas = {}
+    for name in QUALITY:
+        own, other = row.get(name), base.get(name)
+        deltas[f"delta_{name}"] = None if own is None or other is None else own - other
+    return deltas
+
+
+def _moments(values: Sequence[float | None]) -> dict[str, float | None]:
+    known = [value for value in values if value is not None]
+    return {
+        "mean": statistics.fmean(known) if known else None,
+        "sd": statistics.stdev(known) if len(known) > 1 else None,
+    }

@@ -1,0 +1,130 @@
+"""A whole sweep: the grid, one or several processes, then the tables and plots."""
+
+import logging
+import multiprocessing
+import shlex
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from compress.errors import CompressError, Stopped, UsageError
+from compress.progress import start_log
+from compress.signals import interruptible
+from compress.sweep import rows
+from compress.sweep.grid import Point, baselines, points
+from compress.sweep.work import Worker
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sweep:
+    """What to run where: plain values, so that another process can be given them."""
+
+    recipe: Path
+    vary: tuple[str, ...]
+    """`KEY=VALUES` each, see `grid.points`."""
+    overrides: tuple[str, ...] = ()
+    """`KEY=VALUE` each, the same for all points."""
+    out: Path
+    """Folder of the sweep; made where missing."""
+    data: Path | None = None
+    device: str | None = None
+    fallback: bool = True
+    baseline: bool = True
+    """Whether the dense networks, trained as long, are run too."""
+
+    def command(self) -> str:
+        """The command line that says the same, for the rows."""
+        words = ["compress", "sweep", str(self.recipe)]
+        for option, values in (("--vary", self.vary), ("--set", self.overrides)):
+            words += [word for value in values for word in (option, value)]
+        return shlex.join(words)
+
+    def grid(self) -> list[Point]:
+        """Baselines, then all points.
+
+        Raises:
+            UsageError: a value or a point's recipe is wrong, or two points have one name.
+        """
+        found = points(self.recipe, self.vary, self.overrides)
+        if self.baseline:
+            found = baselines(found) + found
+        if len({point.name for point in found}) < len(found):
+            raise UsageError("two points of the sweep would have one folder; shorten the values")
+        return found
+
+    def work(self) -> int:
+        """Run in this process what no other is at; returns how many points are left to others."""
+        worker = Worker(
+            self.out,
+            self.grid(),
+            data=self.data,
+            device=self.device,
+            fallback=self.fallback,
+            command=self.command(),
+        )
+        return worker.run()
+
+
+def run(sweep: Sweep, jobs: int = 1) -> Path:
+    """Run a sweep, or go on with it, and write its tables and plots.
+
+    Args:
+        sweep: what to run.
+        jobs: number of processes, at least 1; they share the points and the device.
+
+    Returns:
+        The path of sweep.json.
+
+    Raises:
+        UsageError: the grid, folder, data or device are not usable.
+        Stopped: a signal came; run again to go on.
+    """
+    from compress.reporting import plots
+
+    if jobs < 1:
+        raise UsageError(f"--jobs must be at least 1, got {jobs}")
+    sweep.grid()  # refuses a wrong one before any process starts
+    sweep.out.mkdir(parents=True, exist_ok=True)
+    try:
+        left = sweep.work() if jobs == 1 else _processes(sweep, jobs)
+    finally:
+        found = rows.write(sweep.out, sweep.command())
+    for figure in plots.sweep(rows.summary(found), sweep.out):
+        log.info("%s", figure)
+    if left:
+        log.info("%d points are another process's; run again to have them in the tables", left)
+    return sweep.out / "sweep.json"
+
+
+def _processes(sweep: Sweep, jobs: int) -> int:
+    """`jobs` processes that share the points; a signal is passed on to them."""
+    context = multiprocessing.get_context("spawn")  # CUDA does not survive a fork
+    workers = [context.Process(target=_process, args=(sweep,)) for _ in range(jobs)]
+    with interruptible() as stop:
+        for worker in workers:
+            worker.start()
+        while any(worker.is_alive() for worker in workers):
+            if stop.is_set():
+                for worker in workers:
+                    worker.terminate()
+                break
+            time.sleep(0.2)
+        for worker in workers:
+            worker.join()
+    codes = [worker.exitcode for worker in workers]
+    if stop.is_set() or Stopped.exit_code in codes:
+        raise Stopped("the processes of the sweep were stopped; run again to go on")
+    if any(codes):
+        raise CompressError(f"a process of the sweep failed, exit codes {codes}; see its message")
+    return 0
+
+
+def _process(sweep: Sweep) -> None:
+    start_log()
+    try:
+        sweep.work()
+    except CompressError as error:
+        log.error("%s", error)
+        raise SystemExit(error.exit_code) from None

@@ -1,0 +1,209 @@
+"""Running the points: shared stages once, finished points never again, in any number of processes.
+
+A process claims a point, or a shared stage, by a lock that goes with it, however it ends. So the
+same command may run twice at the same time, on two GPUs, and after a kill it simply goes on.
+"""
+
+import fcntl
+import logging
+import multiprocessing
+import os
+import shutil
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from threading import Event
+
+from compress import pipeline
+from compress.data import Data
+from compress.errors import CompressError, Stopped
+from compress.files import read_json, write_json
+from compress.keys import keys
+from compress.recipe import Recipe
+from compress.runfolder import prepare
+from compress.signals import interruptible
+from compress.stages import FACTS
+from compress.sweep import rows
+from compress.sweep.grid import Point, uncompressed
+
+log = logging.getLogger(__name__)
+
+ROW = "point.json"
+
+
+class Worker:
+    """One process of a sweep.
+
+    Args:
+        out: folder of the sweep.
+        points: what to run; those that another process works on are left to it.
+        data: folder of pairs instead of the recipe's data source.
+        device: see `pipeline.run`.
+        fallback: see `pipeline.run`.
+        command: what was typed, for the rows.
+    """
+
+    def __init__(
+        self,
+        out: Path,
+        points: Sequence[Point],
+        *,
+        data: Path | None,
+        device: str | None,
+        fallback: bool,
+        command: str,
+    ) -> None:
+        self._out, self._points, self._folder = out, points, data
+        self._device, self._fallback, self._command = device, fallback, command
+        self._loaded: tuple[object, Data] | None = None
+
+    def run(self) -> int:
+        """Run every point that is not finished; returns how many are left to other processes.
+
+        Raises:
+            Stopped: a signal came; run again to go on.
+            UsageError: folder, data or device are not usable.
+        """
+        pipeline.chosen_device(self._device)  # a wrong one is no matter of a single point
+        prepare(self._out)
+        busy = 0
+        with interruptible() as stop:
+            chains = [keys(p.recipe, self._data(p.recipe)) for p in self._points]
+            shared = Counter(key for chain in chains for key in chain)
+            for number, (point, chain) in enumerate(zip(self._points, chains, strict=True), 1):
+                _leave_if_asked(stop)
+                folder = self._out / "points" / point.name
+                folder.mkdir(parents=True, exist_ok=True)
+                with claimed(folder / ".claim") as mine:
+                    if not mine:
+                        busy += 1
+                    elif not _finished(folder, chain[-1]):
+                        log.info("point %d of %d: %s", number, len(self._points), point.name)
+                        ahead = [key for key in chain[:-1] if shared[key] > 1 or self._has(key)]
+                        self._one(point, chain, len(ahead), stop)
+        return busy
+
+    def _data(self, recipe: Recipe) -> Data:
+        """The recipe's data, from memory where the point before had the same."""
+        about = (recipe.data, recipe.seed)
+        if self._loaded is None or self._loaded[0] != about:
+            found = pipeline.slices(recipe, self._folder, fallback=self._fallback)
+            self._loaded = (about, found)
+        return self._loaded[1]
+
+    def _has(self, key: str) -> bool:
+        return (self._out / "shared" / key[:16]).exists()
+
+    def _one(self, point: Point, chain: list[str], shared: int, stop: Event) -> None:
+        """Run a point and write its row; what cannot be done is a row with its reason."""
+        folder = self._out / "points" / point.name
+        started = time.monotonic()
+        try:
+            self._share(point, chain[:shared], stop)
+            self._pipeline(point.recipe, folder, None)
+            found = rows.measured(folder, point.recipe)
+        except Stopped:
+            raise
+        except CompressError as error:
+            log.warning("%s: %s", point.name, error)
+            found = {"status": "failed", "reason": str(error)}
+        dense = uncompressed(point.recipe)
+        write_json(
+            folder / ROW,
+            {
+                "point": point.name,
+                "kind": "baseline" if point.baseline else "point",
+                "values": dict(point.values),
+                "status": "done",
+                "reason": "",
+                **found,
+                "seconds": round(time.monotonic() - started, 3),
+                "recipe": point.recipe.name,
+                "command": self._command,
+                "key": chain[-1],
+                "baseline_key": keys(dense, self._data(dense))[-1],
+            },
+        )
+
+    def _share(self, point: Point, chain: list[str], stop: Event) -> None:
+        """Do the stages that other points begin with too, once, and link them into this run."""
+        before: Path | None = None
+        for index, key in enumerate(chain):
+            folder = self._out / "shared" / key[:16]
+            folder.mkdir(parents=True, exist_ok=True)
+            while True:
+                _leave_if_asked(stop)
+                with claimed(folder / ".claim") as mine:
+                    if mine:
+                        self._link(before, folder, point.recipe, chain[:index])
+                        self._pipeline(point.recipe, folder, index)
+                        break
+                time.sleep(0.5)  # another process is at it
+            before = folder
+        self._link(before, self._out / "points" / point.name, point.recipe, chain)
+
+    def _pipeline(self, recipe: Recipe, folder: Path, last: int | None) -> None:
+        until = None if last is None else f"{last:02d}-{recipe.steps[last][0]}"
+        pipeline.run(
+            recipe,
+            out=folder,
+            until=until,
+            device=self._device,
+            fallback=self._fallback,
+            loaded=self._data(recipe),
+        )
+
+    def _link(self, source: Path | None, target: Path, recipe: Recipe, chain: list[str]) -> None:
+        """The stages with these keys of the run folder `source` in `target`, as hard links."""
+        for index, key in enumerate(chain):
+            assert source is not None  # a stage comes before
+            name = f"{index:02d}-{recipe.steps[index][0]}"
+            if _key(target / name / FACTS) != key:
+                shutil.rmtree(target / name, ignore_errors=True)
+                shutil.copytree(source / name, target / name, copy_function=_linked)
+
+
+@contextmanager
+def claimed(path: Path) -> Iterator[bool]:
+    """Whether the lock at `path` was free; it is then held inside the context."""
+    with path.open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            yield False
+            return
+        yield True
+
+
+def _linked(source: str, target: str) -> str:
+    """A hard link, or a copy where the file system has none."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copy2(source, target)
+    return target
+
+
+def _leave_if_asked(stop: Event) -> None:
+    parent = multiprocessing.parent_process()
+    if stop.is_set() or (parent is not None and not parent.is_alive()):
+        raise Stopped("stopped between two runs of the sweep; run again to go on")
+
+
+def _finished(folder: Path, key: str) -> bool:
+    """Whether the point in `folder` was done under this key; failed ones are tried again."""
+    try:
+        row = read_json(folder / ROW)
+    except (OSError, ValueError):
+        return False
+    return bool(row["key"] == key and row["status"] == "done")
+
+
+def _key(facts: Path) -> str | None:
+    """The key that a stage was finished under."""
+    try:
+        return str(read_json(facts)["hash"])
+    except (OSError, ValueError):
+        return None

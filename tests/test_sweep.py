@@ -1,0 +1,210 @@
+"""A sweep from end to end: one dense network, every point once, tables that can be merged."""
+
+import csv
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from pairs import data
+
+from compress import pipeline
+from compress.errors import CompressError, UsageError
+from compress.sweep import rows, work
+from compress.sweep.run import Sweep, run
+
+TESTS = Path(__file__).parent
+RECIPE = """schema: 1
+name: tiny
+model: {import: "networks:Plain", width: 16}
+data: {source: phantom, size: 32, train_slices: 2, test_slices: 1, views: 45}
+reseed: 0
+steps:
+  - train: {epochs: 1, batch: 2, crop: 16, slices_per_epoch: 4}
+  - prune: {amount: 0.5, align: 1}
+  - retrain: {epochs: EPOCHS, batch: 2, crop: 16, slices_per_epoch: 4}
+  - evaluate: {compare: false, pictures: 0}
+"""
+
+
+@pytest.fixture
+def recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    path = tmp_path / "r.yaml"
+    path.write_text(RECIPE.replace("EPOCHS", "1"))
+    monkeypatch.setattr(pipeline, "slices", lambda *_a, **_k: data(side=32, train=2, test=2))
+    return path
+
+
+def sweep(recipe: Path, *vary: str, out: str = "out", **more: object) -> Sweep:
+    return Sweep(recipe=recipe, vary=vary, out=recipe.parent / out, **more)
+
+
+def started(caplog: pytest.LogCaptureFixture) -> list[str]:
+    """Stages that ran since the last call."""
+    found = [r.getMessage() for r in caplog.records if r.getMessage().endswith(": starting")]
+    caplog.clear()
+    return [text.partition(":")[0] for text in found]
+
+
+@pytest.fixture
+def log(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch):
+    import logging
+
+    monkeypatch.setattr(logging.getLogger("compress"), "propagate", True)
+    caplog.set_level("INFO", logger="compress")
+    return caplog
+
+
+def test_a_sweep(recipe: Path, log) -> None:
+    asked = sweep(recipe, "steps.prune.amount=0.3,0.6,0.9999", "reseed=0,1")
+    path = run(asked)
+    stages = started(log)
+    assert stages.count("00-train") == 1
+    assert stages.count("01-retrain") == 2  # the baselines
+    assert stages.count("02-retrain") == 4  # two amounts, two repetitions
+    written = json.loads(path.read_text())
+    table = {row["point"]: row for row in written["rows"]}
+    assert len(table) == 8
+    good = table["prune.amount=0.3_reseed=1"]
+    assert (good["status"], good["slices"], good["convolutions"]) == ("done", 2, 3)
+    assert 0.3 <= good["macs_removed"] < 0.5
+    assert good["macs_removed"] == pytest.approx(good["zeros"], abs=1e-9)
+    base = table["baseline_reseed=1"]
+    assert (base["macs_removed"], base["delta_psnr"]) == (0, 0)
+    assert good["delta_psnr"] == good["psnr"] - base["psnr"]
+    assert good["seconds_dense"] == base["seconds_dense"] > 0
+    assert good["command"].endswith("--vary reseed=0,1")
+    lost = table["prune.amount=0.9999_reseed=0"]
+    assert lost["status"] == "failed"
+    assert "amount 0.9999 of macs cannot be removed at align 1; the most is" in lost["reason"]
+    assert lost["delta_psnr"] is None
+    first = asked.out / "points" / "prune.amount=0.3_reseed=0" / "00-train" / "model.safetensors"
+    assert first.stat().st_nlink >= 7  # linked, not copied
+
+    run(asked)  # what is finished is not run again; what failed is tried
+    assert set(started(log)) == {"01-prune"}
+
+
+def test_tables(recipe: Path) -> None:
+    asked = sweep(recipe, "steps.prune.amount=0.3,0.9999", "reseed=0,1")
+    run(asked)
+    with (asked.out / "sweep.csv").open() as file:
+        table = list(csv.DictReader(file))
+    assert [row["kind"] for row in table].count("point") == 4
+    assert {row["reseed"] for row in table} == {"0", "1"}
+    for name in ("commit", "recipe", "command", "psnr", "psnr_sd", "delta_ssim", "seconds_extra"):
+        assert name in table[0]
+    means = json.loads((asked.out / "sweep.json").read_text())["summary"]
+    line = next(m for m in means if m["values"].get("steps.prune.amount") == "0.3")
+    own = [float(r["psnr"]) for r in table if r["steps.prune.amount"] == "0.3"]
+    assert line["count"] == 2
+    assert line["psnr"]["mean"] == pytest.approx(sum(own) / 2)
+    text = (asked.out / "sweep.md").read_text()
+    assert "| dense | 2 | 0.0 % |" in text
+    assert "cannot be removed at align 1" in text
+    for name in ("quality.png", "seconds.png"):
+        assert (asked.out / name).read_bytes().startswith(b"\x89PNG")
+
+
+def test_two_sweeps_share_a_folder_and_merge(recipe: Path, log) -> None:
+    run(sweep(recipe, "steps.prune.criterion=gaussian,l1"))
+    started(log)
+    run(sweep(recipe, "steps.prune.criterion=random"))
+    stages = started(log)
+    assert "00-train" not in stages  # from the other sweep
+    assert "01-retrain" not in stages  # the baseline too
+    found = rows.gather(recipe.parent / "out")
+    assert {r["values"].get("steps.prune.criterion") for r in found if r["kind"] == "point"} == {
+        "gaussian", "l1", "random",
+    }  # fmt: skip
+    # Rows from another machine count when its points are copied beside these.
+    run(sweep(recipe, "steps.prune.criterion=l2", "reseed=0,1", out="other"))
+    for point in (recipe.parent / "other" / "points").iterdir():
+        shutil.copytree(point, recipe.parent / "out" / "points" / point.name, dirs_exist_ok=True)
+    merged = rows.gather(recipe.parent / "out")
+    assert len([r for r in merged if r["kind"] == "point"]) == 5
+    assert all(r["delta_psnr"] is not None for r in merged)
+
+
+def test_a_changed_recipe_runs_again(recipe: Path, log) -> None:
+    run(sweep(recipe, "reseed=0,1", baseline=False))
+    started(log)
+    run(sweep(recipe, "reseed=0,1", overrides=("steps.train.lr=5e-3",), baseline=False))
+    stages = started(log)
+    assert stages.count("00-train") == 1
+    assert stages.count("02-retrain") == 2
+
+
+def test_points_of_another_process_are_left_to_it(recipe: Path, log) -> None:
+    asked = sweep(recipe, "reseed=0,1", baseline=False)
+    folder = asked.out / "points" / "reseed=0"
+    folder.mkdir(parents=True)
+    with work.claimed(folder / ".claim") as mine:
+        assert mine
+        run(asked)
+    assert "1 points are another process's; run again to have them in the tables" in log.text
+    assert [row["point"] for row in rows.gather(asked.out)] == ["reseed=1"]
+
+
+def test_wrong_calls(recipe: Path) -> None:
+    with pytest.raises(UsageError, match="--jobs must be at least 1, got 0"):
+        run(sweep(recipe, "reseed=0"), 0)
+    with pytest.raises(UsageError, match="two points of the sweep would have one folder"):
+        run(sweep(recipe, """model.width='16',"16\""""))
+
+
+def command(recipe: Path, *words: str) -> list[str]:
+    return [sys.executable, "-m", "compress", "sweep", str(recipe), *words]
+
+
+def environment() -> dict[str, str]:
+    places = [str(TESTS), str(TESTS.parent), os.environ.get("PYTHONPATH", "")]
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, places))}
+
+
+@pytest.mark.slow
+def test_a_killed_sweep_goes_on(tmp_path: Path) -> None:
+    path = tmp_path / "r.yaml"
+    path.write_text(RECIPE.replace("EPOCHS", "60"))
+    words = command(path, "--vary", "reseed=0,1", "--no-baseline", "--out", str(tmp_path / "out"))
+    process = subprocess.Popen(words, env=environment(), stderr=subprocess.PIPE, text=True)
+    state = tmp_path / "out" / "points" / "reseed=0" / "02-retrain" / "state.safetensors"
+    wait_for(state, process)
+    process.send_signal(signal.SIGTERM)
+    _, said = process.communicate(timeout=120)
+    assert process.returncode == 75
+    assert "run again to go on" in said
+    dense = (tmp_path / "out" / "shared").rglob("00-train/model.safetensors")
+    before = [path.stat().st_mtime_ns for path in dense]
+    assert before
+    again = subprocess.run(
+        [*words, "--jobs", "2"], env=environment(), capture_output=True, text=True, timeout=300
+    )
+    assert again.returncode == 0, again.stderr
+    assert "02-retrain: going on from step" in again.stderr
+    dense = (tmp_path / "out" / "shared").rglob("00-train/model.safetensors")
+    assert [path.stat().st_mtime_ns for path in dense] == before
+    done = json.loads((tmp_path / "out" / "sweep.json").read_text())["rows"]
+    assert [(row["point"], row["status"]) for row in done] == [
+        ("reseed=0", "done"), ("reseed=1", "done"),
+    ]  # fmt: skip
+
+
+def wait_for(path: Path, process: subprocess.Popen[str]) -> None:
+    for _ in range(1200):
+        if path.exists():
+            return
+        assert process.poll() is None, "the sweep ended too soon"
+        time.sleep(0.05)
+    raise AssertionError(f"{path} did not come")
+
+
+def test_a_worker_that_fails_is_an_error(recipe: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = sweep(recipe, "reseed=0", device="cuda:99")
+    with pytest.raises(CompressError, match="a process of the sweep failed, exit codes"):
+        run(asked, 2)

@@ -1,0 +1,75 @@
+"""The points of a sweep: values, names, baselines, and what is said about wrong ones."""
+
+from pathlib import Path
+
+import pytest
+
+from compress.errors import UsageError
+from compress.sweep.grid import baselines, points, uncompressed
+
+RECIPE = """schema: 1
+name: tiny
+model: {import: "networks:Plain"}
+steps:
+  - train: {epochs: 1}
+  - prune: {amount: 0.5, align: 1}
+  - retrain: {epochs: 1}
+  - sparsify
+  - evaluate
+"""
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    (tmp_path / "r.yaml").write_text(RECIPE)
+    return tmp_path / "r.yaml"
+
+
+def test_every_combination(path: Path) -> None:
+    found = points(path, ["steps.prune.amount=0.1:0.3:0.1", "reseed=0,1"], ["seed=5"])
+    assert [p.name for p in found] == [
+        f"prune.amount={a}_reseed={s}" for a in ("0.1", "0.2", "0.3") for s in (0, 1)
+    ]
+    assert [p.recipe.steps[1][1].amount for p in found] == [0.1, 0.1, 0.2, 0.2, 0.3, 0.3]
+    assert {p.recipe.seed for p in found} == {5}
+    assert found[3].values == {"steps.prune.amount": "0.2", "reseed": "1"}
+
+
+def test_ranges_hold_both_ends_in_decimal(path: Path) -> None:
+    found = points(path, ["steps.prune.amount=0.1:0.9:0.1"])
+    assert [p.values["steps.prune.amount"] for p in found] == [f"0.{i}" for i in range(1, 10)]
+    assert len(points(path, ["steps.train.epochs=5:50:5"])) == 10
+
+
+@pytest.mark.parametrize(
+    ("vary", "sentence"),
+    [
+        ((), "nothing to sweep over; give --vary, such as steps.prune.amount=0.1:0.9:0.1"),
+        (("seed",), "--vary seed: expected KEY=VALUES, such as"),
+        (("seed=1,,2",), "--vary seed=1,,2: a value is empty or stands twice"),
+        (("seed=1,1",), "--vary seed=1,1: a value is empty or stands twice"),
+        (("seed=1:a:2",), "--vary seed=1:a:2: expected first:last:step in numbers"),
+        (("seed=1:9:0",), "--vary seed=1:9:0: expected first:last:step in numbers"),
+        (("seed=9:1:1",), "--vary seed=9:1:1: these are 0 values; 1 to 1000 are possible"),
+        (("seed=1", "seed=2"), "--vary: an option stands twice; give all its values at once"),
+        (("steps.prune.amount=0.5,1.5",), "amount must lie in (0, 1), got 1.5"),
+        (("steps.prun.amount=0.5",), "steps.prun: no such step in the recipe"),
+    ],
+)
+def test_wrong_grids_are_refused(path: Path, vary: tuple[str, ...], sentence: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        points(path, vary)
+    assert sentence in str(caught.value)
+
+
+def test_baselines_are_trained_as_long_and_shared(path: Path) -> None:
+    grid = points(path, ["steps.prune.amount=0.2,0.4", "reseed=0,1", "steps.retrain.epochs=3"])
+    found = baselines(grid)
+    assert [p.name for p in found] == ["baseline_reseed=0", "baseline_reseed=1"]
+    assert all(p.baseline for p in found)
+    words = [word for word, _ in found[0].recipe.steps]
+    assert words == ["train", "retrain", "evaluate"]
+    assert found[0].recipe.steps[1][1].epochs == 3
+    assert uncompressed(grid[0].recipe).steps == found[0].recipe.steps
+    (one,) = baselines(points(path, ["steps.prune.amount=0.2,0.4"]))
+    assert one.name == "baseline"
