@@ -44,6 +44,8 @@ def test_the_options_are_frozen():
         },
         "check": {"recipe", "--set", "--json"},
         "doctor": {"recipe", "--json"},
+        "pack": {"model", "--output", "-o"},
+        "unpack": {"file", "--output", "-o"},
     }  # fmt: skip
 
 

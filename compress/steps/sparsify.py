@@ -9,7 +9,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from compress import masks, sparsity
+from compress import masks, packing, sparsity
 from compress.checkpoint import Model
 from compress.errors import QualityError
 from compress.work import Use, Work
@@ -46,6 +46,7 @@ class Sparsify:
         sparse = replace(model, net=_masked(model, found), masks=found)
         facts = describe(sparse.net, found)
         work.facts.update({"pattern": self.pattern, "backend": backend, "why": why, **facts})
+        work.facts["packed_bytes"] = packing.summarise(sparse).bytes
         log.info("%d of %d convolutions are 2:4", facts["done"], facts["convolutions"])
         if facts["share_of_weights"] < self.at_least:
             share = f"{facts['share_of_weights']:.3f} of the weights lie in 2:4 layers"
