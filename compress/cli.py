@@ -127,6 +127,19 @@ def doctor(recipe: Path | None, as_json: bool) -> None:
     _show(doctors.doctor(recipe), as_json, doctors.render)
 
 
+@main.command(short_help="Show every layer of a checkpoint or an engine.")
+@click.argument("path", type=click.Path(path_type=Path), metavar="MODEL|ENGINE")
+@JSON
+def inspect(path: Path, as_json: bool) -> None:
+    """Show every layer of a checkpoint folder or an engine: zeros, 2:4 and where it fails, MACs.
+
+    An engine is named by its file or its sidecar.
+    """
+    from compress import inspection
+
+    _show(inspection.inspect(path), as_json, inspection.render)
+
+
 @main.command(short_help="Write a checkpoint to one file, 2:4 weights compressed.")
 @click.argument("model", type=click.Path(path_type=Path), metavar="MODEL")
 @click.option(

@@ -44,6 +44,7 @@ def test_the_options_are_frozen():
         },
         "check": {"recipe", "--set", "--json"},
         "doctor": {"recipe", "--json"},
+        "inspect": {"path", "--json"},
         "pack": {"model", "--output", "-o"},
         "unpack": {"file", "--output", "-o"},
     }  # fmt: skip
