@@ -71,7 +71,7 @@ def layers(net: nn.Module) -> list[Row]:
     rows = []
     for name, module in sparsity.candidates(net).items():
         macs = used[name].macs if name in used else None
-        reasons = {rule: sparsity.refusal(module, rule) for rule in ("backend", "trt")}
+        reasons = {rule: sparsity.refusal(module, rule) for rule in sparsity.RULES}
         rows.append(
             {
                 "name": name,

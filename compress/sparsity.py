@@ -6,11 +6,16 @@ Mishra et al., "Accelerating sparse deep neural networks", arXiv:2104.08378.
 """
 
 from dataclasses import dataclass
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
 
 from compress.cost import CONVOLUTIONS
+
+Rule = Literal["backend", "trt"]
+"""Whose rule says which layers can be 2:4: that of ModelOpt and ASP, or TensorRT's wider one."""
+RULES: tuple[Rule, ...] = get_args(Rule)
 
 
 @dataclass(frozen=True)
@@ -76,7 +81,7 @@ def is_2to4(weight: Tensor) -> bool:
     return weight.shape[1] % 4 == 0 and count_violations(weight) == 0
 
 
-def refusal(module: nn.Module, rule: str = "backend") -> str:
+def refusal(module: nn.Module, rule: Rule = "backend") -> str:
     """Why a layer cannot be made 2:4; empty where it can.
 
     Args:

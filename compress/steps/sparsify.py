@@ -25,6 +25,9 @@ class Sparsify:
     """The pattern of NVIDIA's sparse tensor cores; the only one. Quote it in YAML."""
     backend: Literal["auto", "modelopt", "asp"] = "auto"
     """Who computes the masks; auto: Apex ASP where it and a GPU are there, else ModelOpt."""
+    rule: sparsity.Rule = "backend"
+    """Which layers: those that the back end takes (in % 16, out % 8), or with trt those that it
+    refuses and TensorRT could run (in % 4), too, masked by our own function."""
     at_least: float = 0.0
     """Share of the convolution weights that must lie in 2:4 layers, in [0, 1]; less is an error."""
 
@@ -42,10 +45,11 @@ class Sparsify:
         """Compute the masks, apply them, and say of every layer what was done or why not."""
         model = model.rewritten("deconv_to_conv")
         backend, why = masks.choose(self.backend)
-        found = masks.compute(model.net, backend)
+        found = masks.compute(model.net, backend, self.rule)
         sparse = replace(model, net=_masked(model, found), masks=found)
         facts = describe(sparse.net, found)
-        work.facts.update({"pattern": self.pattern, "backend": backend, "why": why, **facts})
+        asked = {"pattern": self.pattern, "rule": self.rule, "backend": backend, "why": why}
+        work.facts.update({**asked, **facts})
         work.facts["packed_bytes"] = packing.summarise(sparse).bytes
         log.info("%d of %d convolutions are 2:4", facts["done"], facts["convolutions"])
         if facts["share_of_weights"] < self.at_least:
@@ -65,9 +69,9 @@ def describe(net: nn.Module, found: Mapping[str, Tensor]) -> dict[str, Any]:
         if name in found:
             covered += weight.numel()
             zeros += weight.numel() - int(torch.count_nonzero(weight))
-        shape, reason = list(weight.shape), sparsity.refusal(module)
+        shape, reason = list(weight.shape), _reason(module, name in found)
         layers.append({"name": name, "shape": shape, "done": name in found, "reason": reason})
-    refusals = {rule: _accepted(modules, rule) for rule in ("backend", "trt")}
+    refusals = {rule: _accepted(modules, rule) for rule in sparsity.RULES}
     return {
         "convolutions": len(modules),
         "done": len(found),
@@ -79,7 +83,13 @@ def describe(net: nn.Module, found: Mapping[str, Tensor]) -> dict[str, Any]:
     }
 
 
-def _accepted(modules: Mapping[str, nn.Module], rule: str) -> int:
+def _reason(module: nn.Module, done: bool) -> str:
+    """Why a layer was left, or why the back end's rule alone would have left it."""
+    refused = sparsity.refusal(module)
+    return f"by TensorRT's rule; the back end refuses: {refused}" if refused and done else refused
+
+
+def _accepted(modules: Mapping[str, nn.Module], rule: sparsity.Rule) -> int:
     return sum(not sparsity.refusal(module, rule) for module in modules.values())
 
 
