@@ -99,6 +99,20 @@ def test_report_json_holds_what_the_recipe_promised(tmp_path: Path) -> None:
     assert numbers["psnr"] == pytest.approx((46.15, 45.65))
 
 
+def test_what_the_masks_keep(tmp_path: Path) -> None:
+    run = runs.make(tmp_path / "run")
+    for page in written(run)[1:]:
+        assert "masks keep 72.7" in page
+        assert "before their channels were permuted it would have been 71.9" in page
+    facts = json.loads((run / "03-sparsify" / "facts.json").read_text())
+    del facts["facts"]["permutation"]
+    runs.write(run / "03-sparsify" / "facts.json", facts)
+    assert "permuted" not in written(run)[2]
+    del facts["facts"]["kept_magnitude"]
+    runs.write(run / "03-sparsify" / "facts.json", facts)
+    assert "magnitude" not in written(run)[2]
+
+
 def test_file_sizes_dense_pruned_and_packed(tmp_path: Path) -> None:
     report, html, markdown = written(runs.make(tmp_path / "run"))
     assert [(row["label"], row["bytes"]) for row in report["storage"]] == [
