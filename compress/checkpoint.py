@@ -33,6 +33,7 @@ from models.redcnn import RedCNN
 
 NETWORKS: Mapping[str, type[nn.Module]] = {"ddnet": DDnet, "redcnn": RedCNN}
 SCHEMA = 1
+WEIGHTS, TABLE = "model.safetensors", "model.json"
 BITS = ".mask24"
 """Suffix of a mask's tensor: uint8, the mask's bits in the weight's order, eight to a byte."""
 
@@ -120,27 +121,30 @@ def save(model: Model, folder: Path) -> None:
         OSError: the disk is full or the folder not writable.
     """
     masking.check(model.net, model.masks, model.pattern)
-    data = _packed(model)
-    write_atomic(folder / "model.safetensors", data)
-    origin = model.origin
-    write_json(
-        folder / "model.json",
-        {
-            "schema": SCHEMA,
-            "network": {
-                "name": origin.name,
-                "import": origin.import_,
-                "folder": origin.folder,
-                "options": dict(origin.options),
-                "source_sha256": _source_hash(model.net),
-            },
-            "rewrites": list(model.rewrites),
-            "channels": channels(model.net),
-            "pattern": model.pattern if model.masks else None,
-            "normalisation": {"hu_min": HU_MIN, "hu_max": HU_MAX},
-            "sha256": hashlib.sha256(data).hexdigest(),
+    table, data = contents(model)
+    write_atomic(folder / WEIGHTS, data)
+    write_json(folder / TABLE, table)
+
+
+def contents(model: Model) -> tuple[dict[str, Any], bytes]:
+    """What `save` writes: the value of model.json and the bytes of model.safetensors."""
+    data, origin = _serialised(model), model.origin
+    table = {
+        "schema": SCHEMA,
+        "network": {
+            "name": origin.name,
+            "import": origin.import_,
+            "folder": origin.folder,
+            "options": dict(origin.options),
+            "source_sha256": _source_hash(model.net),
         },
-    )
+        "rewrites": list(model.rewrites),
+        "channels": channels(model.net),
+        "pattern": model.pattern if model.masks else None,
+        "normalisation": {"hu_min": HU_MIN, "hu_max": HU_MAX},
+        "sha256": hashlib.sha256(data).hexdigest(),
+    }
+    return table, data
 
 
 def load(folder: Path) -> Model:
@@ -149,7 +153,7 @@ def load(folder: Path) -> Model:
     Raises:
         UsageError: no checkpoint, another schema, or tensors that were altered or do not fit.
     """
-    table, tensors = _read(folder)
+    table, tensors = read(folder)
     network = table["network"]
     origin = ModelOptions(
         name=network["name"],
@@ -166,9 +170,7 @@ def load(folder: Path) -> Model:
     masks = {}
     for name, packed in bits.items():
         layer = name.removesuffix(BITS)
-        shape = tensors[f"{layer}.weight"].shape
-        flat = np.unpackbits(packed.numpy(), count=shape.numel()).astype(bool)
-        masks[layer] = torch.from_numpy(flat).reshape(shape)
+        masks[layer] = from_bits(packed, tensors[f"{layer}.weight"].shape)
     rewrites = tuple(table["rewrites"])
     pattern: masking.Pattern = table["pattern"] or "2:4"
     return Model(net=net.eval(), origin=origin, rewrites=rewrites, masks=masks, pattern=pattern)
@@ -176,19 +178,32 @@ def load(folder: Path) -> Model:
 
 def fingerprint(model: Model) -> str:
     """The SHA-256 of the file model.safetensors that `save` would write, in hexadecimal."""
-    return hashlib.sha256(_packed(model)).hexdigest()
+    return hashlib.sha256(_serialised(model)).hexdigest()
 
 
-def _packed(model: Model) -> bytes:
+def to_bits(mask: Tensor) -> Tensor:
+    """A bool mask as it is stored: uint8, eight entries to a byte, the first in the highest bit."""
+    return torch.from_numpy(np.packbits(mask.cpu().numpy()))
+
+
+def from_bits(bits: Tensor, shape: torch.Size) -> Tensor:
+    """The bool mask of `shape` that `to_bits` stored."""
+    flat = np.unpackbits(bits.numpy(), count=shape.numel()).astype(bool)
+    return torch.from_numpy(flat).reshape(shape)
+
+
+def _serialised(model: Model) -> bytes:
     tensors = {name: t.detach().cpu().contiguous() for name, t in model.net.state_dict().items()}
     for name, mask in model.masks.items():
-        tensors[name + BITS] = torch.from_numpy(np.packbits(mask.cpu().numpy()))
+        # Masking leaves -0.0 where a weight was negative; on disk a zero is a zero.
+        tensors[f"{name}.weight"] = tensors[f"{name}.weight"].masked_fill(~mask.cpu(), 0.0)
+        tensors[name + BITS] = to_bits(mask)
     return safetensors.save(tensors)
 
 
 def identity(folder: Path) -> str:
     """The SHA-256 of what a checkpoint computes: its description, which holds the tensors' hash."""
-    return digest(read_json(folder / "model.json"))
+    return digest(read_json(folder / TABLE))
 
 
 def resize(net: nn.Module, tensors: Mapping[str, Tensor]) -> None:
@@ -218,10 +233,15 @@ def _count(module: nn.Module, shape: torch.Size) -> None:
         module.num_features = shape[0]
 
 
-def _read(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+def read(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """The two files of a checkpoint: the value of model.json and every tensor, masks as bits.
+
+    Raises:
+        UsageError: no checkpoint, another schema, or tensors that were altered.
+    """
     try:
-        table = read_json(folder / "model.json")
-        data = (folder / "model.safetensors").read_bytes()
+        table = read_json(folder / TABLE)
+        data = (folder / WEIGHTS).read_bytes()
     except (OSError, ValueError) as error:
         raise UsageError(f"{folder} holds no checkpoint: {error}") from error
     if table.get("schema") != SCHEMA:

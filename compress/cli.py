@@ -194,6 +194,59 @@ def doctor(recipe: Path | None, as_json: bool) -> None:
     _show(doctors.doctor(recipe), as_json, doctors.render)
 
 
+@main.command(short_help="Show every layer of a checkpoint or an engine.")
+@click.argument("path", type=click.Path(path_type=Path), metavar="MODEL|ENGINE")
+@JSON
+def inspect(path: Path, as_json: bool) -> None:
+    """Show every layer of a checkpoint folder or an engine: zeros, 2:4 and where it fails, MACs.
+
+    An engine is named by its file or its sidecar.
+    """
+    from compress import inspection
+
+    _show(inspection.inspect(path), as_json, inspection.render)
+
+
+@main.command(short_help="Write a checkpoint to one file, 2:4 weights compressed.")
+@click.argument("model", type=click.Path(path_type=Path), metavar="MODEL")
+@click.option(
+    "file",
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE",
+    required=True,
+    help="The file to write; safetensors.",
+)
+def pack(model: Path, file: Path) -> None:
+    """Write the checkpoint folder MODEL to one safetensors file with its 2:4 weights compressed.
+
+    `compress unpack` gives the folder back, bit for bit.
+    """
+    from compress import packing
+
+    click.echo(f"{file}: {packing.pack(model, file).sentence()}")
+
+
+@main.command(short_help="Restore the checkpoint folder from a packed file.")
+@click.argument("file", type=click.Path(path_type=Path), metavar="FILE")
+@click.option(
+    "folder",
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path, file_okay=False),
+    metavar="DIR",
+    required=True,
+    help="The checkpoint folder to write; it must not hold one already.",
+)
+def unpack(file: Path, folder: Path) -> None:
+    """Restore the checkpoint folder that `compress pack` wrote to FILE, bit for bit."""
+    from compress import packing
+
+    packing.unpack(file, folder)
+    click.echo(folder)
+
+
 def _show(found: dict[str, Any], as_json: bool, render: Any) -> None:
     if as_json:
         click.echo(json.dumps(found, indent=1, allow_nan=False))

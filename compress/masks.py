@@ -46,13 +46,21 @@ def choose(asked: Literal["auto", "modelopt", "asp"]) -> tuple[Backend, str]:
     return ("modelopt", f"auto: {missing}") if missing else ("asp", "auto: Apex ASP is installed")
 
 
-def compute(net: nn.Module, backend: Backend) -> dict[str, Tensor]:
-    """Magnitude masks by module name, bool, True = kept, for each layer that the back end takes.
+def compute(net: nn.Module, backend: Backend, rule: sparsity.Rule = "backend") -> dict[str, Tensor]:
+    """Magnitude masks by module name, bool, True = kept; `net` itself is not changed.
 
-    `net` itself is not changed.
+    Args:
+        net: the network.
+        backend: who computes the masks of the layers that it takes.
+        rule: "trt" adds those that it refuses and TensorRT's rule admits, with `mask_2to4`.
     """
-    taken = {n for n, m in sparsity.candidates(net).items() if not sparsity.refusal(m)}
-    return {"modelopt": _modelopt, "asp": _asp}[backend](copy.deepcopy(net), taken)
+    layers = sparsity.candidates(net)
+    taken = {name for name, layer in layers.items() if not sparsity.refusal(layer)}
+    found = {"modelopt": _modelopt, "asp": _asp}[backend](copy.deepcopy(net), taken)
+    for name, layer in layers.items():
+        if name not in taken and not sparsity.refusal(layer, rule):
+            found[name] = sparsity.mask_2to4(sparsity.by_output(layer)).cpu()
+    return found
 
 
 def apply(net: nn.Module, masks: Mapping[str, Tensor]) -> None:

@@ -6,11 +6,16 @@ Mishra et al., "Accelerating sparse deep neural networks", arXiv:2104.08378.
 """
 
 from dataclasses import dataclass
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
 
 from compress.cost import CONVOLUTIONS
+
+Rule = Literal["backend", "trt"]
+"""Whose rule says which layers can be 2:4: that of ModelOpt and ASP, or TensorRT's wider one."""
+RULES: tuple[Rule, ...] = get_args(Rule)
 
 
 @dataclass(frozen=True)
@@ -44,26 +49,39 @@ def mask_2to4(weight: Tensor) -> Tensor:
     return mask.flatten(-2).movedim(-1, 1)
 
 
-def violations(weight: Tensor) -> list[Violation]:
-    """Every group of four in `weight`, (out, in, ...), that holds more than two non-zeros.
+def violations(weight: Tensor, most: int | None = None) -> list[Violation]:
+    """The groups of four in `weight`, (out, in, ...), that hold more than two non-zeros.
+
+    Args:
+        weight: the weight.
+        most: stop after so many; None gives all.
 
     Raises:
         ValueError: `in` is no multiple of 4.
     """
-    counts = _groups_of_four(weight != 0).sum(-1)  # (out, ..., in / 4)
-    found = (counts > 2).nonzero().tolist()
+    counts = _nonzeros(weight)
+    found = (counts > 2).nonzero()[:most].tolist()
     return [
         Violation(place[0], 4 * place[-1], tuple(place[1:-1]), int(counts[tuple(place)]))
         for place in found
     ]
 
 
+def count_violations(weight: Tensor) -> int:
+    """How many groups of four in `weight`, (out, in, ...), hold more than two non-zeros.
+
+    Raises:
+        ValueError: `in` is no multiple of 4.
+    """
+    return int((_nonzeros(weight) > 2).sum())
+
+
 def is_2to4(weight: Tensor) -> bool:
     """Whether `weight`, (out, in, ...), is 2:4 along its inputs; False where in % 4 is not 0."""
-    return weight.shape[1] % 4 == 0 and not bool((_groups_of_four(weight != 0).sum(-1) > 2).any())
+    return weight.shape[1] % 4 == 0 and count_violations(weight) == 0
 
 
-def refusal(module: nn.Module, rule: str = "backend") -> str:
+def refusal(module: nn.Module, rule: Rule = "backend") -> str:
     """Why a layer cannot be made 2:4; empty where it can.
 
     Args:
@@ -89,6 +107,18 @@ def candidates(net: nn.Module) -> dict[str, nn.Module]:
     """Convolutions, deconvolutions and linear layers of `net` by module name."""
     kinds = (*CONVOLUTIONS, nn.Linear)
     return {name: m for name, m in net.named_modules() if isinstance(m, kinds)}
+
+
+def by_output(module: nn.Module) -> Tensor:
+    """The weight of a layer as (out, in, ...): a deconvolution stores it the other way round."""
+    weight = module.weight
+    assert isinstance(weight, Tensor)
+    return weight.transpose(0, 1) if isinstance(module, nn.ConvTranspose2d) else weight
+
+
+def _nonzeros(weight: Tensor) -> Tensor:
+    """Non-zeros in every group of four, (out, ..., in / 4)."""
+    return _groups_of_four(weight != 0).sum(-1)
 
 
 def _groups_of_four(weight: Tensor) -> Tensor:

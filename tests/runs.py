@@ -41,6 +41,9 @@ def make(folder: Path, steps: tuple[str, ...] = FLAGSHIP, side: int = 32) -> Pat
             facts = evaluation(stage, compressed, side)
         else:
             facts = FACTS[step](index)
+        if step in ("train", "prune", "retrain", "sparsify"):
+            with (stage / "model.safetensors").open("wb") as file:
+                file.truncate(cost["bytes"] + 30_000)
         write(
             stage / "facts.json",
             {
@@ -181,6 +184,9 @@ def sparsity(_: int) -> dict[str, Any]:
         "layers": table,
         "share_of_weights": 0.993,
         "zeros_in_sparse_layers": 0.5,
+        "packed_bytes": 425_000,
+        "kept_magnitude": 0.7274,
+        "permutation": {"exchanges": 222, "kept_before": 0.7186, "kept": 0.7274},
     }
 
 

@@ -49,6 +49,9 @@ def test_the_options_are_frozen():
             "--no-fallback",
         },
         "doctor": {"recipe", "--json"},
+        "inspect": {"path", "--json"},
+        "pack": {"model", "--output", "-o"},
+        "unpack": {"file", "--output", "-o"},
     }  # fmt: skip
 
 

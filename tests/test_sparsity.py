@@ -10,18 +10,30 @@ from compress import masks, pruning, sparsity
 from compress.rewrite import deconv_to_conv
 from models.ddnet import DDnet
 
+KERNELS = [(), (1,), (3,), (1, 1), (3, 2), (5, 5), (7, 7), (2, 3, 2)]
+DTYPES = [torch.float32, torch.float64, torch.float16, torch.bfloat16]
+
 
 @st.composite
 def weights(draw: st.DrawFn) -> torch.Tensor:
-    out, fours = draw(st.integers(1, 6)), draw(st.integers(1, 4))
-    kernel = draw(st.sampled_from([(), (1, 1), (3, 2), (5, 5)]))
+    """Any (out, in, *kernel) with `in` in fours: any dtype, with ties, zeros and extremes."""
+    out, fours = draw(st.integers(1, 6)), draw(st.integers(1, 5))
+    kernel = draw(st.sampled_from(KERNELS))
     generator = torch.Generator().manual_seed(draw(st.integers(0, 2**31)))
     weight = torch.randn(out, 4 * fours, *kernel, generator=generator)
-    # Coarse values make ties and zeros common.
-    return (2 * weight).round() if draw(st.booleans()) else weight
+    kind = draw(st.sampled_from(["normal", "ties", "zeros", "tiny", "infinite"]))
+    if kind == "ties":  # coarse values make ties and zeros common
+        weight = (2 * weight).round()
+    elif kind == "zeros":
+        weight.zero_()
+    elif kind == "tiny":
+        weight *= 1e-30
+    elif kind == "infinite":
+        weight[weight > 1] = float("inf")
+    return weight.to(draw(st.sampled_from(DTYPES)))
 
 
-@settings(max_examples=100)
+@settings(max_examples=200)
 @given(weights())
 def test_mask_keeps_the_two_largest_of_every_four(weight: torch.Tensor) -> None:
     mask = sparsity.mask_2to4(weight)
@@ -36,23 +48,53 @@ def test_mask_keeps_the_two_largest_of_every_four(weight: torch.Tensor) -> None:
 
 @given(weights())
 def test_masking_is_idempotent_and_passes_the_check(weight: torch.Tensor) -> None:
-    sparse = weight * sparsity.mask_2to4(weight)
+    sparse = weight.masked_fill(~sparsity.mask_2to4(weight), 0)
     assert sparsity.is_2to4(sparse)
     assert sparsity.violations(sparse) == []
-    assert torch.equal(sparse * sparsity.mask_2to4(sparse), sparse)
+    assert sparsity.count_violations(sparse) == 0
+    assert torch.equal(sparse.masked_fill(~sparsity.mask_2to4(sparse), 0), sparse)
+
+
+@given(weights(), st.randoms())
+def test_the_mask_is_a_function_of_the_values_alone(weight: torch.Tensor, random) -> None:
+    """Ties and all: the same again, in any memory layout, and whatever the sign."""
+    mask = sparsity.mask_2to4(weight)
+    order = list(range(weight.dim()))
+    random.shuffle(order)
+    back = [order.index(axis) for axis in range(weight.dim())]
+    strided = weight.permute(order).contiguous().permute(back)
+    for same in (weight, -weight, strided, weight.double()):
+        assert torch.equal(sparsity.mask_2to4(same), mask)
+
+
+@given(st.sampled_from(KERNELS), st.sampled_from(DTYPES), st.sampled_from([0.0, -0.0, 1.0, -3.0]))
+def test_of_four_equal_weights_the_lower_channels_stay(kernel, dtype, value: float) -> None:
+    mask = sparsity.mask_2to4(torch.full((3, 8, *kernel), value, dtype=dtype))
+    assert mask.movedim(1, -1).reshape(-1, 8).tolist() == [[True, True, False, False] * 2] * (
+        mask.numel() // 8
+    )
 
 
 @given(weights(), st.data())
 def test_a_planted_violation_is_found_and_located(
     weight: torch.Tensor, data: st.DataObject
 ) -> None:
-    sparse = weight * sparsity.mask_2to4(weight)
+    sparse = weight.masked_fill(~sparsity.mask_2to4(weight), 0)
     out = data.draw(st.integers(0, weight.shape[0] - 1))
     first = 4 * data.draw(st.integers(0, weight.shape[1] // 4 - 1))
     tap = tuple(data.draw(st.integers(0, side - 1)) for side in weight.shape[2:])
-    sparse[(out, slice(first, first + 4), *tap)] = torch.tensor([1.0, 2.0, 0.0, 3.0])
+    sparse[(out, slice(first, first + 4), *tap)] = torch.tensor([1.0, 2.0, 0.0, 3.0]).to(
+        weight.dtype
+    )
     assert not sparsity.is_2to4(sparse)
     assert sparsity.violations(sparse) == [sparsity.Violation(out, first, tap, 3)]
+    assert sparsity.count_violations(sparse) == 1
+
+
+def test_the_first_few_violations_and_the_count_of_all() -> None:
+    dense = torch.ones(2, 8, 3, 3)
+    assert len(sparsity.violations(dense)) == sparsity.count_violations(dense) == 36
+    assert sparsity.violations(dense, most=2) == sparsity.violations(dense)[:2]
 
 
 def test_channels_that_are_no_multiple_of_four() -> None:
@@ -79,9 +121,13 @@ def test_refusals(layer: torch.nn.Module, reason: str) -> None:
     assert bool(found) == bool(reason)
 
 
-@pytest.mark.parametrize("amount", [None, 0.62])
-def test_ddnet_has_43_eligible_convolutions_dense_and_pruned(amount: float | None) -> None:
-    net = deconv_to_conv(DDnet())
+SIXTEEN = {"trunk": 16, "bottleneck": 16, "decoder": 16}
+
+
+@pytest.mark.parametrize(("options", "amount"), [({}, None), ({}, 0.62), (SIXTEEN, None)])
+def test_ddnet_has_43_sparse_convolutions_of_45(options: dict, amount: float | None) -> None:
+    """Dense, pruned by MACs, and at widths 16/16/16."""
+    net = deconv_to_conv(DDnet(**options))
     if amount is not None:
         net = pruning.plan(net, amount=amount).apply(net)
     layers = sparsity.candidates(net)
@@ -91,12 +137,13 @@ def test_ddnet_has_43_eligible_convolutions_dense_and_pruned(amount: float | Non
     assert sum(not sparsity.refusal(layer, "trt") for layer in layers.values()) == 44
     held = masks.compute(net, "modelopt")
     masks.apply(net, held)
+    assert len(held) == 43
     total = sum(layer.weight.numel() for layer in layers.values())
     covered = sum(layers[name].weight.numel() for name in held)
-    zeros = sum(int((layers[name].weight == 0).sum()) for name in held)
-    assert len(held) == 43
-    assert covered / total >= 0.97
-    assert zeros / covered >= 0.48
+    zeros = sum(int((layer.weight == 0).sum()) for layer in layers.values())
+    assert covered >= 0.97 * total
+    assert zeros >= 0.48 * total
+    assert all(sparsity.is_2to4(layers[name].weight) for name in held)
 
 
 def test_modelopt_gives_our_mask_bit_for_bit() -> None:

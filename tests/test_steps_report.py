@@ -99,6 +99,51 @@ def test_report_json_holds_what_the_recipe_promised(tmp_path: Path) -> None:
     assert numbers["psnr"] == pytest.approx((46.15, 45.65))
 
 
+def test_what_the_masks_keep(tmp_path: Path) -> None:
+    run = runs.make(tmp_path / "run")
+    for page in written(run)[1:]:
+        assert "masks keep 72.7" in page
+        assert "before their channels were permuted it would have been 71.9" in page
+    facts = json.loads((run / "03-sparsify" / "facts.json").read_text())
+    del facts["facts"]["permutation"]
+    runs.write(run / "03-sparsify" / "facts.json", facts)
+    assert "permuted" not in written(run)[2]
+    del facts["facts"]["kept_magnitude"]
+    runs.write(run / "03-sparsify" / "facts.json", facts)
+    assert "magnitude" not in written(run)[2]
+
+
+def test_file_sizes_dense_pruned_and_packed(tmp_path: Path) -> None:
+    report, html, markdown = written(runs.make(tmp_path / "run"))
+    assert [(row["label"], row["bytes"]) for row in report["storage"]] == [
+        ("dense", 2_313_912),
+        ("pruned", 742_300),
+        ("pruned, 2:4, zeros stored", 742_300),
+        ("pruned, 2:4 packed (`compress pack`)", 425_000),
+    ]
+    assert "| pruned, 2:4 packed (`compress pack`) | 425\N{NO-BREAK SPACE}kB | 18.4" in markdown
+    assert "pruned, 2:4 packed (compress pack)" in html
+
+
+def test_file_sizes_without_pruning_from_given_weights_and_when_files_are_gone(
+    tmp_path: Path,
+) -> None:
+    run = runs.make(tmp_path / "run", ("sparsify", "retrain"))
+    assert written(run)[0]["storage"] == []  # no dense file to compare with
+    (run / "initial").mkdir()
+    (run / "initial" / "model.safetensors").write_bytes(bytes(1000))
+    rows = [(row["label"], row["bytes"]) for row in written(run)[0]["storage"]]
+    assert rows == [
+        ("dense", 1000),
+        ("dense, 2:4, zeros stored", 2_313_912),
+        ("dense, 2:4 packed (`compress pack`)", 425_000),
+    ]
+    dense = runs.make(tmp_path / "dense", ("train", "evaluate"))
+    report, _, markdown = written(dense)
+    assert report["storage"] == []
+    assert "## Storage" not in markdown
+
+
 def test_the_verdict_is_one_sentence_and_claims_no_speed(tmp_path: Path) -> None:
     report, html, markdown = written(runs.make(tmp_path / "run"))
     assert report["verdict"] == (
@@ -142,6 +187,7 @@ def test_both_pages_show_every_part(tmp_path: Path) -> None:
             "Image quality",
             "Training",
             "Stages",
+            "Storage",
             "Engines",
             "Pruning",
             "2:4 sparsity",
@@ -159,7 +205,7 @@ def test_both_pages_show_every_part(tmp_path: Path) -> None:
     assert "pip install &#39;torch-tensorrt==2.13.*&#39;" in html
     assert "`pip install 'torch-tensorrt==2.13.*'`" in markdown
     tables = re.findall(r"(?:^\|.*\n)+", markdown, re.MULTILINE)
-    assert len(tables) == 9
+    assert len(tables) == 10
     for table in tables:
         assert len({line.count("|") for line in table.splitlines()}) == 1
 

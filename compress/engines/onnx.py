@@ -73,17 +73,30 @@ class Onnx:
         return run
 
 
-def _facts(path: Path) -> dict[str, Any]:
-    """What lies in the file: how many convolutions, and how many of them are 2:4."""
+def weights(path: Path) -> dict[str, Tensor]:
+    """The weights in a model's file, (out, in, kH, kW) float32, by the layer's name."""
     import onnx
     from onnx import numpy_helper
 
-    model = onnx.load(path)
-    values = {tensor.name: tensor for tensor in model.graph.initializer}
-    kernels = [values[n.input[1]] for n in model.graph.node if n.op_type == "Conv"]
-    weights = [torch.from_numpy(numpy_helper.to_array(kernel).astype("f4")) for kernel in kernels]
+    graph = onnx.load(path).graph
+    values = {tensor.name: tensor for tensor in graph.initializer}
+    kernels = [values[n.input[1]] for n in graph.node if n.op_type == "Conv"]
     return {
-        "opset": next(o.version for o in model.opset_import if not o.domain),
-        "convolutions": len(weights),
-        "sparse24": sum(is_2to4(weight) for weight in weights),
+        kernel.name.removeprefix("net.").removesuffix(".weight"): torch.from_numpy(
+            numpy_helper.to_array(kernel).astype("f4")
+        )
+        for kernel in kernels
+    }
+
+
+def _facts(path: Path) -> dict[str, Any]:
+    """What lies in the file: how many convolutions, and how many of them are 2:4."""
+    import onnx
+
+    found = weights(path)
+    opsets = onnx.load(path, load_external_data=False).opset_import
+    return {
+        "opset": next(opset.version for opset in opsets if not opset.domain),
+        "convolutions": len(found),
+        "sparse24": sum(is_2to4(weight) for weight in found.values()),
     }

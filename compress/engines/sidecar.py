@@ -61,7 +61,9 @@ def write(
         shape: the input that it takes.
         weights: hash of the checkpoint that it was built from.
         device: what it was built for.
-        built: further facts that the format found.
+        built: further facts: `layers` as in inspection.py, and what the format found. A format that
+            can tell names in `picked` the layers that the engine runs with sparse kernels, and in
+            `seconds` the time of each layer.
     """
     path = engine.with_name(f"{engine.name}.json")
     write_json(
@@ -85,15 +87,11 @@ def write(
     return path
 
 
-def load(path: Path) -> tuple[dict[str, Any], Runner]:
-    """The engine of a sidecar, after it was checked against its file and this machine.
-
-    Returns:
-        The sidecar's content, and the engine as a function.
+def read(path: Path) -> tuple[dict[str, Any], Path]:
+    """A sidecar and the path of its engine, after it was checked against that file.
 
     Raises:
-        UsageError: the file was altered, or the engine was built for another place; the sentence
-            names both sides.
+        UsageError: no sidecar, one of another schema, or the engine's file was altered.
     """
     try:
         facts = read_json(path)
@@ -105,6 +103,20 @@ def load(path: Path) -> tuple[dict[str, Any], Runner]:
         raise UsageError(f"{path} has schema {facts.get('schema')}, not {SCHEMA}")
     if not same:
         raise UsageError(f"{engine} was altered or cut off: its hash is not in {path.name}")
+    return facts, engine
+
+
+def load(path: Path) -> tuple[dict[str, Any], Runner]:
+    """The engine of a sidecar, after it was checked against its file and this machine.
+
+    Returns:
+        The sidecar's content, and the engine as a function.
+
+    Raises:
+        UsageError: the file was altered, or the engine was built for another place; the sentence
+            names both sides.
+    """
+    facts, engine = read(path)
     device = torch.device(facts["place"]["device"])
     if device.type == "cuda" and not torch.cuda.is_available():
         raise UsageError(f"{engine} was built for {facts['place']['gpu']}, and there is no GPU")

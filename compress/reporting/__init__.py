@@ -1,6 +1,7 @@
 """The report of a run, made from the facts that its stages left; nothing is computed again.
 
 collect.py   facts.json, manifest.json and recipe.yaml -> one plain dictionary, which is report.json
+storage.py   sizes of the checkpoint files: dense, pruned, 2:4, packed
 verdict.py   that dictionary -> the sentence, the warnings and the limits at the top of the page
 pictures.py  slices in HU -> PNG
 charts.py    numbers -> SVG

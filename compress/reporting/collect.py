@@ -10,6 +10,7 @@ stages        [{stage, step, seconds, options, cost: {params, macs, nonzero_weig
 training      [{stage, epochs, steps, batch, loss: [per epoch], lr: [per epoch], ...}]
 pruning       [{stage, criterion, threshold, removed, groups: [{name, width, kept, z, ...}], ...}]
 sparse24      {done, eligible_backend, eligible_trt, convolutions, layers: [...], ...}
+storage       [{label, bytes, share}]: checkpoint files, dense to 2:4 packed, see storage.py
 quality       {input | dense | compressed: {psnr | ssim | rmse_hu | ...: {mean, sd}}}
 by_patient    {patient: the same as quality}
 evaluation    {stage, slices, data_range_hu, pictures: [{slice, patient, psnr: {network: dB}}]}
@@ -24,7 +25,7 @@ import numpy as np
 
 from compress.errors import UsageError
 from compress.files import read_json
-from compress.reporting import verdict
+from compress.reporting import storage, verdict
 
 Facts = dict[str, Any]
 SCHEMA = 1
@@ -56,6 +57,7 @@ def collect(run: Path, before: str) -> Facts:
         "training": _of(stages, "train", "retrain"),
         "pruning": _of(stages, "prune"),
         "sparse24": _last(_of(stages, "sparsify")),
+        "storage": storage.rows(run, stages),
         **_quality(run, _last(_of(stages, "evaluate"))),
         "engines": [engine for stage in _of(stages, "export") for engine in stage["engines"]],
         "recipe": (run / "recipe.yaml").read_text(encoding="utf-8"),

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from compress import checkpoint
+from compress import checkpoint, inspection
 from compress.checkpoint import Model
 from compress.data import Image, Pairs
 from compress.data.hu import DATA_RANGE, HU_MIN, to_network
@@ -167,7 +167,7 @@ class _Job:
             shape=self.shape,
             weights=checkpoint.fingerprint(self.model),
             device=work.device,
-            built=built,
+            built={**built, "layers": inspection.layers(self.model.net)},
         )
 
     def _parity(self, side: Path) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from compress import masks, sparsity
+from compress import masks, packing, permutation, sparsity
 from compress.checkpoint import Model
 from compress.errors import QualityError, UsageError
 from compress.work import Use, Work
@@ -25,6 +25,12 @@ class Sparsify:
     """The pattern of NVIDIA's sparse tensor cores; the only one. Quote it in YAML."""
     backend: Literal["auto", "modelopt", "asp"] = "auto"
     """Who computes the masks; auto: Apex ASP where it and a GPU are there, else ModelOpt."""
+    rule: sparsity.Rule = "backend"
+    """Which layers: those that the back end takes (in % 16, out % 8), or with trt those that it
+    refuses and TensorRT could run (in % 4), too, masked by our own function."""
+    permute: bool = False
+    """First put channels in an order that lets the masks keep more magnitude; the network computes
+    the same."""
     at_least: float = 0.0
     """Share of the convolution weights that must lie in 2:4 layers, in [0, 1]; less is an error."""
 
@@ -42,17 +48,38 @@ class Sparsify:
         """Compute the masks, apply them, and say of every layer what was done or why not."""
         if model.masks and model.pattern != "2:4":
             raise UsageError("sparsify: single weights were masked before, and 2:4 would undo that")
-        model = model.rewritten("deconv_to_conv")
+        model = self._permuted(model.rewritten("deconv_to_conv"), work)
         backend, why = masks.choose(self.backend)
-        found = masks.compute(model.net, backend)
+        found = masks.compute(model.net, backend, self.rule)
         sparse = replace(model, net=_masked(model, found), masks=found)
         facts = describe(sparse.net, found)
-        work.facts.update({"pattern": self.pattern, "backend": backend, "why": why, **facts})
+        facts["kept_magnitude"] = permutation.kept(model.net, found)
+        asked = {"pattern": self.pattern, "rule": self.rule, "backend": backend, "why": why}
+        work.facts.update({**asked, **facts})
+        work.facts["packed_bytes"] = packing.summarise(sparse).bytes
         log.info("%d of %d convolutions are 2:4", facts["done"], facts["convolutions"])
         if facts["share_of_weights"] < self.at_least:
             share = f"{facts['share_of_weights']:.3f} of the weights lie in 2:4 layers"
             raise QualityError(f"sparsify: {share}, the recipe asks for at least {self.at_least}")
         return sparse
+
+    def _permuted(self, model: Model, work: Work) -> Model:
+        """The model, or where asked for the same with its channels in a better order."""
+        if not self.permute:
+            return model
+        layers = sparsity.candidates(model.net)
+        found = permutation.permute(
+            model.net, [n for n, layer in layers.items() if not sparsity.refusal(layer, self.rule)]
+        )
+        gain = {"kept_before": found.kept_before, "kept": found.kept}
+        work.facts["permutation"] = {"exchanges": found.exchanges, **gain}
+        log.info(
+            "masks keep %.2f %% of the magnitude, %.2f %% before %d exchanges of channels",
+            100 * found.kept,
+            100 * found.kept_before,
+            found.exchanges,
+        )
+        return replace(model, net=found.net, masks={})
 
 
 def describe(net: nn.Module, found: Mapping[str, Tensor]) -> dict[str, Any]:
@@ -66,9 +93,9 @@ def describe(net: nn.Module, found: Mapping[str, Tensor]) -> dict[str, Any]:
         if name in found:
             covered += weight.numel()
             zeros += weight.numel() - int(torch.count_nonzero(weight))
-        shape, reason = list(weight.shape), sparsity.refusal(module)
+        shape, reason = list(weight.shape), _reason(module, name in found)
         layers.append({"name": name, "shape": shape, "done": name in found, "reason": reason})
-    refusals = {rule: _accepted(modules, rule) for rule in ("backend", "trt")}
+    refusals = {rule: _accepted(modules, rule) for rule in sparsity.RULES}
     return {
         "convolutions": len(modules),
         "done": len(found),
@@ -80,7 +107,13 @@ def describe(net: nn.Module, found: Mapping[str, Tensor]) -> dict[str, Any]:
     }
 
 
-def _accepted(modules: Mapping[str, nn.Module], rule: str) -> int:
+def _reason(module: nn.Module, done: bool) -> str:
+    """Why a layer was left, or why the back end's rule alone would have left it."""
+    refused = sparsity.refusal(module)
+    return f"by TensorRT's rule; the back end refuses: {refused}" if refused and done else refused
+
+
+def _accepted(modules: Mapping[str, nn.Module], rule: sparsity.Rule) -> int:
     return sum(not sparsity.refusal(module, rule) for module in modules.values())
 
 

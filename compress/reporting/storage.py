@@ -1,0 +1,53 @@
+"""What the networks of a run take on disk: files as they lie there, and 2:4 in compressed form."""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+Facts = dict[str, Any]
+FILE = "model.safetensors"
+
+
+def rows(run: Path, stages: list[Facts]) -> list[Facts]:
+    """The sizes of dense, pruned and 2:4 checkpoint files, in the order in which they were made.
+
+    Args:
+        run: the run folder.
+        stages: the facts of its stages, in their order.
+
+    Returns:
+        [{label, bytes, share}], share of the first; empty where nothing was compressed or the
+        checkpoints were deleted.
+    """
+    steps = [stage["step"] for stage in stages]
+    prune, sparsify = (_first(steps, word) for word in ("prune", "sparsify"))
+    dense = _size(run, stages[: min(prune, sparsify)]) or _bytes(run / "initial" / FILE)
+    packed = stages[sparsify]["facts"].get("packed_bytes") if sparsify < len(stages) else None
+    pruned = "pruned" if prune < sparsify else "dense"
+    found = {
+        "dense": dense,
+        "pruned": _size(run, stages[prune:sparsify]),
+        f"{pruned}, 2:4, zeros stored": _size(run, stages[sparsify:]),
+        f"{pruned}, 2:4 packed (`compress pack`)": packed,
+    }
+    if dense is None or not any(size for label, size in found.items() if label != "dense"):
+        return []
+    return [
+        {"label": label, "bytes": size, "share": size / dense}
+        for label, size in found.items()
+        if size is not None
+    ]
+
+
+def _first(steps: list[str], word: str) -> int:
+    return steps.index(word) if word in steps else len(steps)
+
+
+def _size(run: Path, stages: Iterable[Facts]) -> int | None:
+    """Bytes of the last checkpoint of these stages."""
+    sizes = [_bytes(run / stage["stage"] / FILE) for stage in stages]
+    return next((size for size in reversed(sizes) if size is not None), None)
+
+
+def _bytes(file: Path) -> int | None:
+    return file.stat().st_size if file.is_file() else None

@@ -1,0 +1,187 @@
+"""inspect: what it says of checkpoints and engines is what is in their files."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from click.testing import CliRunner
+from networks import Plain, Shape, UNet
+from pairs import data
+from torch import nn
+
+from compress import checkpoint, cli, cost, inspection, masks, sparsity
+from compress.checkpoint import Model, ModelOptions
+from compress.engines import Shape as Input
+from compress.engines import onnx, sidecar
+from compress.engines.subject import Subject
+from compress.errors import UsageError
+from compress.files import read_json, sha256, write_json
+from compress.steps.export import Export
+from compress.work import Work
+
+
+def sparse(**options: int) -> Model:
+    torch.manual_seed(0)
+    origin = ModelOptions(name="ddnet", options=options)
+    model = Model(net=origin.build(), origin=origin).rewritten("deconv_to_conv")
+    held = masks.compute(model.net, "modelopt")
+    masks.apply(model.net, held)
+    return replace(model, masks=held)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    place = tmp_path_factory.mktemp("checkpoint")
+    checkpoint.save(sparse(trunk=16, bottleneck=16, decoder=16), place)
+    return place
+
+
+def rows(found: dict) -> dict[str, dict]:
+    return {row["name"]: row for row in found["layers"]}
+
+
+def test_ddnet_sparse_and_pruned(folder: Path) -> None:
+    found = inspection.inspect(folder)
+    net = checkpoint.load(folder).net
+    totals = found["totals"]
+    assert (found["kind"], found["about"]["network"], found["about"]["masks"]) == (
+        "checkpoint", "ddnet", 43,
+    )  # fmt: skip
+    assert (totals["layers"], totals["sparse24"]) == (45, 43)
+    assert (totals["eligible_backend"], totals["eligible_trt"]) == (43, 44)
+    assert totals["macs"] == cost.cost(net).macs
+    assert totals["weights"] - totals["zeros"] == cost.cost(net).nonzero_weights
+    assert totals["share_of_weights"] > 0.97
+    assert totals["picked"] == "unknown"
+    assert sum(row["share_of_macs"] for row in found["layers"]) == pytest.approx(1)
+    first = rows(found)["stem.conv"]
+    assert (first["shape"], first["failing"], first["sparse24"]) == ([16, 1, 7, 7], None, False)
+    last = rows(found)["decoders.3.narrow.conv"]
+    assert (last["failing"], last["eligible_backend"], last["eligible_trt"]) == (4, False, True)
+    assert last["reason_backend"] == "1 output channels are no multiple of 8"
+
+
+def test_a_dense_deconvolution_is_shown_as_the_convolution_it_equals(tmp_path: Path) -> None:
+    origin = ModelOptions(name="ddnet")
+    checkpoint.save(Model(net=origin.build(), origin=origin), tmp_path)
+    found = inspection.inspect(tmp_path)
+    assert found["totals"]["eligible_backend"] == 43
+    wide = rows(found)["decoders.3.wide.conv"]
+    assert (wide["kind"], wide["shape"], wide["failing"]) == ("Conv2d", [32, 32, 5, 5], 6400)
+
+
+def test_planted_violations_are_counted_and_the_first_located() -> None:
+    net = Plain(32)
+    with torch.no_grad():
+        net.middle.weight.mul_(sparsity.mask_2to4(net.middle.weight))
+        for out in range(5):
+            net.middle.weight[out, 8:12, 1, 2] = torch.tensor([1.0, 2.0, 3.0, 0.0])
+    (row,) = (row for row in inspection.layers(net) if row["name"] == "middle")
+    assert (row["sparse24"], row["failing"]) == (False, 5)
+    assert row["first"] == [
+        {"out": out, "first": 8, "tap": [1, 2], "nonzeros": 3} for out in range(3)
+    ]
+
+
+def test_layers_out_of_use_linear_ones_and_strided_deconvolutions() -> None:
+    net = UNet(Shape((8, 8, 8), concat=False, add=False, strided=True, norm=False))
+    net.spare = nn.Linear(16, 8)
+    found = {row["name"]: row for row in inspection.layers(net)}
+    assert (found["spare"]["macs"], found["spare"]["share_of_macs"]) == (None, None)
+    assert found["up"]["shape"] == [8, 8, 4, 4]  # (out, in, kernel), however it is stored
+    with torch.no_grad():
+        net.up.weight[2:4] = 0  # inputs 2 and 3
+        net.up.weight[6:8] = 0
+    up = next(row for row in inspection.layers(net) if row["name"] == "up")
+    assert (up["sparse24"], up["eligible_trt"]) == (True, False)
+
+
+def engine(folder: Path, place: Path, **built: object) -> Path:
+    """An ONNX engine of the checkpoint in `folder`, with its sidecar."""
+    model, cpu = checkpoint.load(folder), torch.device("cpu")
+    shape, path = Input(batch=1, size=32), place / "model.onnx"
+    facts = onnx.Onnx().build(Subject(model.net, "fp32"), shape, path, cpu)
+    facts = {**facts, "layers": inspection.layers(model.net), **built}
+    return sidecar.write(
+        path, format_="onnx", precision="fp32", shape=shape,
+        weights=checkpoint.fingerprint(model), device=cpu, built=facts,
+    )  # fmt: skip
+
+
+def test_an_engine_by_its_file_and_by_its_sidecar(folder: Path, tmp_path: Path) -> None:
+    side = engine(folder, tmp_path)
+    found = inspection.inspect(side)
+    assert found["kind"] == "engine"
+    assert found["about"]["weights"] == checkpoint.fingerprint(checkpoint.load(folder))
+    assert found["layers"] == inspection.inspect(tmp_path / "model.onnx")["layers"]
+    assert found["layers"] == inspection.inspect(folder)["layers"]
+
+
+def test_zeros_are_those_of_the_onnx_file_not_of_its_sidecar(folder: Path, tmp_path: Path) -> None:
+    side = engine(folder, tmp_path)
+    facts = read_json(side)
+    for row in facts["built"]["layers"]:
+        row.update(zeros=0, sparse24=False)
+    write_json(side, facts)
+    assert inspection.inspect(side)["totals"]["sparse24"] == 43
+
+
+def test_what_an_engine_tells_of_kernels_and_time(folder: Path, tmp_path: Path) -> None:
+    names = ["decoders.3.wide.conv", "decoders.2.wide.conv"]
+    side = engine(folder, tmp_path, picked=names[:1], seconds=dict(zip(names, (0.3, 0.1))))  # noqa: B905
+    found = inspection.inspect(side)
+    picked = {name: row["picked"] for name, row in rows(found).items()}
+    assert picked.pop(names[0]) == "yes"
+    assert set(picked.values()) == {"no"}
+    assert found["totals"]["picked"] == 1
+    assert rows(found)[names[0]]["share_of_time"] == pytest.approx(0.75)
+    shown = CliRunner().invoke(cli.main, ["inspect", str(side)]).stdout
+    assert "75.0" in next(line for line in shown.splitlines() if line.startswith(names[0]))
+
+
+def test_export_writes_the_layers_into_the_sidecar(folder: Path, tmp_path: Path) -> None:
+    work = Work(stage=tmp_path, device=torch.device("cpu"), data=data(), seed=0)
+    Export(size=32).run(checkpoint.load(folder), work)
+    assert inspection.inspect(tmp_path / "onnx-fp32-b1.onnx")["totals"]["sparse24"] == 43
+
+
+def test_engines_that_cannot_be_inspected(folder: Path, tmp_path: Path) -> None:
+    side = engine(folder, tmp_path)
+    facts = read_json(side)
+    with pytest.raises(UsageError, match="there is no such checkpoint folder, engine or sidecar"):
+        inspection.inspect(tmp_path / "none.onnx")
+    (tmp_path / "alone.onnx").write_bytes(b"")
+    with pytest.raises(UsageError, match="is no sidecar of an engine"):
+        inspection.inspect(tmp_path / "alone.onnx")
+    del facts["built"]["layers"]
+    write_json(side, facts)
+    with pytest.raises(UsageError, match="lists no layers; export the engine again"):
+        inspection.inspect(side)
+    (tmp_path / "model.onnx").write_bytes(b"")
+    with pytest.raises(UsageError, match="was altered or cut off"):
+        inspection.inspect(side)
+    write_json(side, {**facts, "schema": 9, "sha256": sha256(tmp_path / "model.onnx")})
+    with pytest.raises(UsageError, match="has schema 9, not 1"):
+        inspection.inspect(side)
+    with pytest.raises(UsageError, match="holds no checkpoint"):
+        inspection.inspect(tmp_path)
+
+
+def test_on_the_command_line(folder: Path) -> None:
+    result = CliRunner().invoke(cli.main, ["inspect", str(folder), "--json"])
+    assert json.loads(result.stdout) == inspection.inspect(folder)
+    lines = CliRunner().invoke(cli.main, ["inspect", str(folder)]).stdout.splitlines()
+    assert lines[2].split() == [
+        "layer", "weight", "zeros", "2:4", "eligible", "picked", "MACs", "share",
+    ]  # fmt: skip
+    assert lines[4].split()[:6] == [
+        "blocks.0.0.bottleneck.conv", "16x16x1x1", "50.0", "%", "yes", "both",
+    ]  # fmt: skip
+    assert (
+        "decoders.3.narrow.conv: not 2:4: 4 groups of four hold more than two non-zeros, first at "
+        "out 0 in 0-3 tap 0,0 (4); out 0 in 4-7 tap 0,0 (4); out 0 in 8-11 tap 0,0 (4)"
+    ) in lines
+    assert "stem.conv: not for TensorRT: 1 input channels are no multiple of 4" in lines
+    assert lines[-1].startswith("2:4: 43 of 45 layers with 97.")
