@@ -2,6 +2,8 @@
 
 import ast
 import statistics
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -27,10 +29,11 @@ OWNERS = {
     "triton": {"compress/engines/fused.py"},
     "matplotlib": {"compress/reporting/"},
     "numba": {"compress/data/fanbeam.py"},
+    "pydicom": {"compress/dicom/"},
 }
 """Vendor module -> the files (or the folder) that may import it, inside functions only."""
-DECORATES = {"numba"}
-"""Vendors whose owner is a module of its own, imported late as a whole."""
+DECORATES = {"numba", "pydicom"}
+"""Vendors whose owner is a module or a folder of its own, imported late as a whole."""
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 
@@ -135,3 +138,9 @@ def test_everything_public_is_documented(file):
 def test_nothing_prints_but_the_command_line_and_tables(file):
     calls = [n for n in ast.walk(TREES[file]) if isinstance(n, ast.Call)]
     assert not [c for c in calls if isinstance(c.func, ast.Name) and c.func.id == "print"]
+
+
+def test_processes_that_read_dicom_import_no_torch():
+    code = "import compress.dicom.workers, sys; print(*{'torch', 'numba'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert not done.stdout.split()
