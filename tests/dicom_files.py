@@ -47,7 +47,7 @@ def body(side: int = 48, seed: int = 0, columns: int | None = None) -> np.ndarra
     draw = np.random.default_rng(seed)
     y, x = np.mgrid[-1 : 1 : side * 1j, -1 : 1 : (columns or side) * 1j]
     hu = np.where(np.hypot(x, y) < 0.8, 40, -1000) + draw.normal(0, 15, x.shape)
-    return np.clip(np.rint(hu), -1024, 1900).astype(np.int16)
+    return np.clip(np.rint(hu), -1020, 1900).astype(np.int16)
 
 
 def dataset(hu: np.ndarray | None = None, *, series="S", index=0, intercept=-1024, **changes):

@@ -141,6 +141,6 @@ def test_nothing_prints_but_the_command_line_and_tables(file):
 
 
 def test_processes_that_read_dicom_import_no_torch():
-    code = "import compress.dicom.workers, sys; print(*{'torch', 'numba'} & set(sys.modules))"
+    code = "import compress.dicom.reading, sys; print(*{'torch', 'numba'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert not done.stdout.split()

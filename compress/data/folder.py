@@ -63,9 +63,9 @@ def held_out(root: Path) -> Pairs:
     Raises:
         UsageError: as `load`.
     """
-    return (
-        load(root)[1] if (root / "train").is_dir() else _unnamed(_pairs(_existing(root)), NONE)[0]
-    )
+    if (root / "train").is_dir():
+        return load(root)[1]
+    return _unnamed(_pairs(_existing(root)), NONE)[0]
 
 
 def _pairs(folder: Path) -> Pairs:

@@ -70,7 +70,9 @@ def to_hu(stored: Stored, scale: Scale, frame: int) -> HU:
 
 def to_stored(hu: HU, scale: Scale, frame: int) -> NDArray[np.float64]:
     """One frame, (H, W): HU to the nearest whole stored values, not yet clipped."""
-    return np.rint((hu.astype(np.float64) - scale.intercept[frame]) / scale.slope[frame])
+    exact: NDArray[np.float64] = hu.astype(np.float64) - scale.intercept[frame]
+    exact /= scale.slope[frame]
+    return np.rint(exact, out=exact)
 
 
 def padded(stored: Stored, scale: Scale, frame: int) -> Mask:
@@ -92,7 +94,7 @@ def floor_of(scale: Scale, frame: int) -> int:
     """
     if scale.padding is None:
         return 0
-    slope, intercept = scale.slope[frame], scale.intercept[frame]
+    slope, intercept = float(scale.slope[frame]), float(scale.intercept[frame])
     end = scale.padding[1] if slope > 0 else scale.padding[0]
     return int(math.copysign(1, slope)) if end * slope + intercept <= AIR else 0
 
@@ -104,7 +106,7 @@ def check_hu(hu: HU, padding: Mask) -> None:
         Refused: HU_RANGE where hardly a pixel lies in the network range, or many lie above metal.
     """
     inside = (hu >= HU_MIN) & (hu <= HU_MAX) & ~padding
-    if np.count_nonzero(inside) < FEW * max(1, hu.size - np.count_nonzero(padding)):
+    if np.count_nonzero(inside) < FEW * max(1, int(hu.size - np.count_nonzero(padding))):
         raise Refused(Reason.HU_RANGE)
     if not inside.any() or np.count_nonzero(hu > HIGHEST) > FEW * hu.size:
         raise Refused(Reason.HU_RANGE)
