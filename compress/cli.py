@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from compress import __version__
+from compress import __version__, cli_dicom
 from compress.errors import CompressError
 
 log = logging.getLogger(__name__)
@@ -125,6 +125,9 @@ def doctor(recipe: Path | None, as_json: bool) -> None:
     from compress import doctor as doctors
 
     _show(doctors.doctor(recipe), as_json, doctors.render)
+
+
+main.add_command(cli_dicom.enhance)
 
 
 def _show(found: dict[str, Any], as_json: bool, render: Any) -> None:

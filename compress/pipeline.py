@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 
-from compress import checkpoint, cost, environment
+from compress import checkpoint, cost, devices, environment
 from compress.checkpoint import Model
 from compress.data import Data, load
 from compress.errors import Stopped, UsageError
@@ -81,7 +81,7 @@ def run(
         QualityError: a gate failed. Stopped: a signal came; run again to go on.
     """
     stages = _stages(recipe, out, until)
-    target = _device(device)
+    target = devices.choose(device)
     for stage in stages:
         stage.step.uses(target)  # refuses now what this machine cannot do, not after training
     prepare(out)
@@ -216,20 +216,6 @@ def _stages(recipe: Recipe, out: Path, until: str | None) -> list[Stage]:
         what = "is no step of the recipe" if not ends else "stands more than once in the recipe"
         raise UsageError(f"--until {until} {what}; its stages are {names}")
     return stages[: ends[0] + 1]
-
-
-def _device(name: str | None) -> torch.device:
-    if name is None:
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        raise UsageError(f"--device {name}: there is no such device; take cpu or cuda") from None
-    if device.type not in ("cpu", "cuda"):
-        raise UsageError(f"--device {name}: only cpu and cuda are supported")
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise UsageError(f"--device {name}: PyTorch sees {torch.cuda.device_count()} GPUs here")
-    return device
 
 
 def _start(recipe: Recipe, out: Path) -> tuple[Model, Path | None]:

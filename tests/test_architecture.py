@@ -83,11 +83,13 @@ def test_networks_know_nothing_of_compression(file):
     assert not [name for name in imports(TREES[file]) if name.partition(".")[0] == "compress"]
 
 
-def test_the_command_line_imports_click_and_nothing_heavy():
-    tops = {name.partition(".")[0] for name in at_import(TREES["compress/cli.py"])}
+@pytest.mark.parametrize("file", ["compress/cli.py", "compress/cli_dicom.py"])
+def test_the_command_line_imports_click_and_nothing_heavy(file):
+    tops = {name.partition(".")[0] for name in at_import(TREES[file])}
     assert tops <= {"click", "compress", "json", "logging", "pathlib", "typing"}
-    inside = {n for n in at_import(TREES["compress/cli.py"]) if n.startswith("compress.")}
-    assert inside <= {"compress.__version__", "compress.errors.CompressError"}
+    inside = {n for n in at_import(TREES[file]) if n.startswith("compress.")}
+    light = {"compress.__version__", "compress.cli_dicom", "compress.errors.CompressError"}
+    assert inside <= light
 
 
 @pytest.mark.parametrize("file", TREES)
@@ -141,6 +143,7 @@ def test_nothing_prints_but_the_command_line_and_tables(file):
 
 
 def test_processes_that_read_dicom_import_no_torch():
-    code = "import compress.dicom.reading, sys; print(*{'torch', 'numba'} & set(sys.modules))"
+    modules = "compress.dicom.desk, compress.dicom.workers, sys"
+    code = f"import {modules}; print(*{{'torch', 'numba'}} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert not done.stdout.split()

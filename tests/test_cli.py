@@ -44,6 +44,10 @@ def test_the_options_are_frozen():
         },
         "check": {"recipe", "--set", "--json"},
         "doctor": {"recipe", "--json"},
+        "enhance": {
+            "source", "-m", "--model", "-o", "--out", "--series", "--batch", "--device",
+            "--skip-existing", "--overwrite", "--shard", "--assume-hu", "--strip-private",
+        },
     }  # fmt: skip
 
 

@@ -5,16 +5,20 @@ headers.py     what kind of object a file holds, from its header alone
 series.py      the CT series that were found; which of them is meant
 rescale.py     stored values <-> HU, padding
 reading.py     a CT image in HU, or the reason why not
+encoding.py    enhanced HU back to stored values
 writing.py     the derived object of an enhanced image
-workers.py     processes that decode and encode beside the network
+desk.py        the tasks of a worker process: look, decode, encode
+workers.py     the processes beside the network
+arena.py       the memory that they share with it
 network.py     a checkpoint or an engine that takes slices of any size
+stream.py      slices from the workers through the network and back, in order
 enhance.py     the command: from the input to the manifest
+manifest.py    what became of every file
 simulate.py    low-dose partners of a series
 
 Nothing here logs, prints or names a file by what a header says of a patient: reasons are codes,
 UIDs and paths are shown as hashes, texts of exceptions from decoders are dropped.
-Everything but network.py, enhance.py and simulate.py is free of torch, because every worker
-process imports it.
+Only network.py, stream.py, enhance.py and simulate.py need torch: workers import all the others.
 """
 
 import hashlib

@@ -28,14 +28,12 @@ from pydicom.uid import (
 )
 
 from compress import __version__
-from compress.data.hu import HU_MAX, HU_MIN
-from compress.dicom import Reason, Refused, rescale
+from compress.dicom import Reason, Refused
+from compress.dicom.encoding import to_stored
 from compress.dicom.headers import ENHANCED, sop_class, valid_uid
 from compress.dicom.reading import Image
 from compress.dicom.rescale import HU
 
-TOO_FAR = 300.0
-"""Mean change in HU, over the pixels that a network may change, that no denoising makes."""
 SERIES_OFFSET = 1000
 """Added to SeriesNumber, so that viewers list the new series after the scanner's."""
 SUFFIX = " enhanced"
@@ -107,7 +105,7 @@ def derive(image: Image, enhanced: Sequence[HU], process: Process, now: datetime
     Raises:
         Refused: NOT_FINITE or OUTPUT_RANGE of the network's output, NO_UID, or UNWRITABLE.
     """
-    pixels, clipped = _stored(image, enhanced)
+    pixels, clipped = to_stored(image, enhanced)
     dataset = image.dataset
     try:
         lossy = _lossy(dataset, pixels.nbytes)
@@ -124,45 +122,6 @@ def derive(image: Image, enhanced: Sequence[HU], process: Process, now: datetime
         raise Refused(Reason.UNWRITABLE) from error
     copied = int(np.count_nonzero(image.kept)) - image.padding
     return Derived(data, clipped, copied, image.padding)
-
-
-def _stored(image: Image, enhanced: Sequence[HU]) -> tuple[NDArray[np.integer], int]:
-    """Stored values of all frames, (F, H, W), and how many were clipped to the stored bits."""
-    result, clipped = image.stored.copy(), 0
-    if len(enhanced) != len(result):
-        raise Refused(Reason.SHAPE)
-    for frame, hu in enumerate(enhanced):
-        _check(image, frame, hu)
-        free = ~image.kept[frame]
-        values = rescale.to_stored(hu, image.scale, frame)
-        inside = values.clip(*_ends(image, frame))
-        clipped += int(np.count_nonzero((inside != values) & free))
-        np.copyto(result[frame], inside, where=free, casting="unsafe")
-    return result, clipped
-
-
-def _check(image: Image, frame: int, hu: HU) -> None:
-    """The gate after the network."""
-    if hu.shape != image.stored.shape[1:]:
-        raise Refused(Reason.SHAPE)
-    if not np.isfinite(hu).all():
-        raise Refused(Reason.NOT_FINITE)
-    change = np.abs(hu - image.hu(frame)).mean(where=~image.kept[frame])
-    if change > TOO_FAR or hu.min() < HU_MIN - 1 or hu.max() > HU_MAX + 1:
-        raise Refused(Reason.OUTPUT_RANGE)
-
-
-def _ends(image: Image, frame: int) -> tuple[int, int]:
-    """Lowest and highest stored value that an enhanced pixel may get.
-
-    Where padding is the end of the scale it is left out: tissue never turns into padding.
-    """
-    low, high = rescale.limits(image.dataset)
-    floor = rescale.floor_of(image.scale, frame)
-    if floor and image.scale.padding:
-        below, above = image.scale.padding
-        low, high = (max(low, above + 1), high) if floor > 0 else (low, min(high, below - 1))
-    return low, high
 
 
 def _identify(dataset: Dataset, process: Process, now: datetime) -> None:

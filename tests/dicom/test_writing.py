@@ -24,8 +24,9 @@ from pydicom.uid import JPEG2000, ExplicitVRBigEndian, ExplicitVRLittleEndian
 
 from compress import __version__
 from compress.dicom import Reason, Refused
+from compress.dicom.encoding import TOO_FAR
 from compress.dicom.reading import read
-from compress.dicom.writing import TOO_FAR, Process, derive
+from compress.dicom.writing import Process, derive
 
 PROCESS = Process(model="ab" * 32, precision="fp32")
 NOW = datetime(2024, 2, 3, 4, 5, 6)
