@@ -33,6 +33,8 @@ ENHANCED = (EnhancedCTImageStorage, LegacyConvertedEnhancedCTImageStorage)
 UID_FORM = re.compile(r"[0-9.]{1,64}")
 LARGEST_SIDE = 8192
 """Rows or columns; CT has 512 to 2048."""
+LOGGERS = ("pydicom", "openjpeg", "libjpeg", "rle", "pylibjpeg", "PIL")
+"""Of pydicom and its codecs."""
 TAGS = [
     "SOPClassUID", "SOPInstanceUID", "SeriesInstanceUID", "Modality", "ImageType", "Rows",
     "Columns", "NumberOfFrames", "BodyPartExamined", "ConvolutionKernel", "PatientID",
@@ -74,21 +76,24 @@ def quiet() -> None:
     warnings.simplefilter("ignore")
     pydicom.config.settings.reading_validation_mode = pydicom.config.IGNORE
     pydicom.config.settings.writing_validation_mode = pydicom.config.IGNORE
-    logging.getLogger("pydicom").disabled = True
+    for name in LOGGERS:
+        logging.getLogger(name).setLevel(logging.CRITICAL + 1)
 
 
 @contextmanager
 def silent() -> Iterator[None]:
     """`quiet` until the end of the block."""
-    settings, logger = pydicom.config.settings, logging.getLogger("pydicom")
-    before = settings.reading_validation_mode, settings._writing_validation_mode, logger.disabled
+    settings = pydicom.config.settings
+    before = settings.reading_validation_mode, settings._writing_validation_mode
+    levels = {name: logging.getLogger(name).level for name in LOGGERS}
     with warnings.catch_warnings():
         quiet()
         try:
             yield
         finally:
-            settings.reading_validation_mode, settings._writing_validation_mode = before[:2]
-            logger.disabled = before[2]
+            settings.reading_validation_mode, settings._writing_validation_mode = before
+            for name, level in levels.items():
+                logging.getLogger(name).setLevel(level)
 
 
 def examine(source: Source, name: str) -> Header:

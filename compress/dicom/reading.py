@@ -143,10 +143,10 @@ def _decoded(dataset: FileDataset, shape: tuple[int, int, int]) -> Stored:
     """The stored values, (F, H, W)."""
     try:
         pixels = dataset.pixel_array
-    except MemoryError:
+    except (MemoryError, KeyboardInterrupt, SystemExit):
         raise
-    except Exception as error:  # each codec has its own exceptions
-        raise Refused(Reason.UNDECODABLE) from error
+    except BaseException as error:  # each codec has its own exceptions; Rust's panics are no
+        raise Refused(Reason.UNDECODABLE) from error  # Exception
     if pixels.shape != (shape if pixels.ndim == 3 else shape[1:]) or pixels.dtype.kind not in "iu":
         raise Refused(Reason.SHAPE)
     if pixels.ndim == 2 and shape[0] != 1:

@@ -10,6 +10,7 @@ import this file and nothing heavier.
 
 import contextlib
 import multiprocessing
+import os
 import resource
 import signal
 import time
@@ -185,6 +186,9 @@ def _serve(pipe: connection.Connection, make: Callable[..., Any], arguments: Seq
         resource.setrlimit(resource.RLIMIT_DATA, (MEMORY, MEMORY))
     quiet()
     desk = make(*arguments)
+    mute = os.open(os.devnull, os.O_WRONLY)
+    for stream in (1, 2):  # codecs in C and Rust write to them past Python
+        os.dup2(mute, stream)
     with contextlib.suppress(EOFError, OSError):
         while True:
             task, number, given = pipe.recv()
