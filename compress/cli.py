@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from compress import __version__
+from compress import __version__, cli_dicom
 from compress.errors import CompressError
 
 log = logging.getLogger(__name__)
@@ -245,6 +245,9 @@ def unpack(file: Path, folder: Path) -> None:
 
     packing.unpack(file, folder)
     click.echo(folder)
+
+
+main.add_command(cli_dicom.enhance)
 
 
 def _show(found: dict[str, Any], as_json: bool, render: Any) -> None:

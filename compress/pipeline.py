@@ -15,10 +15,10 @@ from typing import Any
 
 import torch
 
-from compress import checkpoint, cost, environment, plan
+from compress import checkpoint, cost, devices, environment, plan
 from compress.checkpoint import Model
 from compress.data import Data, load
-from compress.errors import Stopped, UsageError
+from compress.errors import Stopped
 from compress.files import read_json, write_json
 from compress.keys import keys
 from compress.recipe import Recipe
@@ -69,7 +69,7 @@ def run(
     """
     chosen = stages(recipe, out, until)
     with joined(device) as (world, device), interruptible() as stop:
-        target = chosen_device(device)
+        target = devices.choose(device)
         _refuse_early(recipe, chosen, target)
         with _held(out, world):
             with world.first_goes_first():  # it fills the cache
@@ -212,25 +212,6 @@ def _refuse_early(recipe: Recipe, chosen: Iterable[Stage], device: torch.device)
         step.uses(device)
     if any(isinstance(step, Prune) for step in steps):
         plan.check(recipe)
-
-
-def chosen_device(name: str | None) -> torch.device:
-    """The device of this name; without one the GPU if there is one, else the CPU.
-
-    Raises:
-        UsageError: there is no such device here.
-    """
-    if name is None:
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        raise UsageError(f"--device {name}: there is no such device; take cpu or cuda") from None
-    if device.type not in ("cpu", "cuda"):
-        raise UsageError(f"--device {name}: only cpu and cuda are supported")
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise UsageError(f"--device {name}: PyTorch sees {torch.cuda.device_count()} GPUs here")
-    return device
 
 
 def _start(recipe: Recipe, out: Path, world: World) -> tuple[Model, Path | None]:

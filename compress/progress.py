@@ -1,10 +1,15 @@
 """Progress bars and the log: rich on a terminal, plain lines elsewhere."""
 
 import logging
-from collections.abc import Iterable, Iterator
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import TypeVar
 
 T = TypeVar("T")
+EVERY = 10.0
+"""Seconds between two lines about progress, where there is no terminal."""
+log = logging.getLogger(__name__)
 
 
 def track(items: Iterable[T], description: str, total: int | None = None) -> Iterator[T]:
@@ -25,6 +30,40 @@ def track(items: Iterable[T], description: str, total: int | None = None) -> Ite
     yield from rich_track(
         items, description=description, total=total, console=console, transient=True
     )
+
+
+@contextmanager
+def meter(total: int, what: str) -> Iterator[Callable[[int], None]]:
+    """A bar with the speed on standard error, or a line in the log now and then.
+
+    Args:
+        total: how many there are.
+        what: what is counted, such as slices.
+
+    Yields:
+        A function that takes how many more are done.
+    """
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+    console = Console(stderr=True)
+    columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[speed]}"))
+    start = said = time.perf_counter()
+    done = 0
+    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
+        bar = progress.add_task(what, total=total, speed="")
+
+        def advance(count: int) -> None:
+            nonlocal said, done
+            done += count
+            now = time.perf_counter()
+            speed = f"{done / max(now - start, 1e-9):.1f} {what}/s"
+            progress.update(bar, advance=count, speed=speed)
+            if not console.is_terminal and now - said > EVERY:
+                said = now
+                log.info("%d of %d %s, %s", done, total, what, speed)
+
+        yield advance
 
 
 def start_log(*, verbose: bool = False) -> None:

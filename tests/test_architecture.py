@@ -2,6 +2,8 @@
 
 import ast
 import statistics
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -27,10 +29,11 @@ OWNERS = {
     "triton": {"compress/engines/fused.py"},
     "matplotlib": {"compress/reporting/"},
     "numba": {"compress/data/fanbeam.py"},
+    "pydicom": {"compress/dicom/"},
 }
 """Vendor module -> the files (or the folder) that may import it, inside functions only."""
-DECORATES = {"numba"}
-"""Vendors whose owner is a module of its own, imported late as a whole."""
+DECORATES = {"numba", "pydicom"}
+"""Vendors whose owner is a module or a folder of its own, imported late as a whole."""
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 
@@ -80,11 +83,13 @@ def test_networks_know_nothing_of_compression(file):
     assert not [name for name in imports(TREES[file]) if name.partition(".")[0] == "compress"]
 
 
-def test_the_command_line_imports_click_and_nothing_heavy():
-    tops = {name.partition(".")[0] for name in at_import(TREES["compress/cli.py"])}
+@pytest.mark.parametrize("file", ["compress/cli.py", "compress/cli_dicom.py"])
+def test_the_command_line_imports_click_and_nothing_heavy(file):
+    tops = {name.partition(".")[0] for name in at_import(TREES[file])}
     assert tops <= {"click", "compress", "json", "logging", "pathlib", "typing"}
-    inside = {n for n in at_import(TREES["compress/cli.py"]) if n.startswith("compress.")}
-    assert inside <= {"compress.__version__", "compress.errors.CompressError"}
+    inside = {n for n in at_import(TREES[file]) if n.startswith("compress.")}
+    light = {"compress.__version__", "compress.cli_dicom", "compress.errors.CompressError"}
+    assert inside <= light
 
 
 @pytest.mark.parametrize("file", TREES)
@@ -135,3 +140,10 @@ def test_everything_public_is_documented(file):
 def test_nothing_prints_but_the_command_line_and_tables(file):
     calls = [n for n in ast.walk(TREES[file]) if isinstance(n, ast.Call)]
     assert not [c for c in calls if isinstance(c.func, ast.Name) and c.func.id == "print"]
+
+
+def test_processes_that_read_dicom_import_no_torch():
+    modules = "compress.dicom.desk, compress.dicom.workers, sys"
+    code = f"import {modules}; print(*{{'torch', 'numba'}} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert not done.stdout.split()

@@ -1,9 +1,7 @@
 import numpy as np
 import pytest
 import tifffile
-from pydicom import Dataset
-from pydicom.pixels import set_pixel_data
-from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
+from dicom_files import body, dataset, enhanced, packed
 
 from compress.data import DataOptions, load
 from compress.data import folder as source
@@ -24,16 +22,9 @@ def tiff(path, values, description="", **options):
 
 def dicom(path, hu, patient="P", slope=2.0, intercept=-1024.0):
     path.parent.mkdir(parents=True, exist_ok=True)
-    ds = Dataset()
-    ds.SOPClassUID, ds.SOPInstanceUID = CTImageStorage, generate_uid()
-    ds.PatientID = patient
-    if slope is not None:
-        ds.RescaleSlope, ds.RescaleIntercept = slope, intercept
-    stored = ((hu - intercept) / (slope or 1)).astype(np.uint16)
-    ds.file_meta = Dataset()
-    ds.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
-    set_pixel_data(ds, stored, "MONOCHROME2", 12)
-    ds.save_as(path, enforce_file_format=True)
+    stored = ((hu - intercept) / (slope or 1)).astype("<u2").tobytes()
+    line = {"RescaleSlope": slope, "RescaleIntercept": None if slope is None else intercept}
+    path.write_bytes(packed(dataset(hu, PatientID=patient, PixelData=stored, **line)))
 
 
 def pair_of(root, name, low=SLICE - 1, full=SLICE):
@@ -107,8 +98,8 @@ def test_dicom_in_hu_with_the_last_patient_held_out(tmp_path):
         dicom(tmp_path / "low" / name, hu - 8, patient, slope=1.0, intercept=-1000.0)
     (tmp_path / "low/notes.txt").write_text("not a slice")
     train, test = source.load(tmp_path)
-    assert (train.names, train.patients) == (("one/IM0",), ("P1",))
-    assert (test.names, test.patients) == (("two/IM0", "two/IM1.dcm"), ("P2", "P2"))
+    assert (train.names, train.patients) == (("one/IM0",), ("patient-1",))
+    assert (test.names, test.patients) == (("two/IM0", "two/IM1.dcm"), ("patient-2", "patient-2"))
     assert np.array_equal(train.full[0], hu)
     assert np.array_equal(train.low[0], hu - 8)
 
@@ -202,7 +193,7 @@ def test_unusable_values(split, values, reason):
 def test_dicom_without_rescale_slope(tmp_path):
     for side in ("low", "full"):
         dicom(tmp_path / side / "x.dcm", SLICE + 100, slope=None, intercept=0)
-    with pytest.raises(UsageError, match=r"x.dcm is not usable: it has no RescaleSlope"):
+    with pytest.raises(UsageError, match="not usable: rescale slope or intercept missing"):
         source.load(tmp_path)
 
 
@@ -218,3 +209,43 @@ def test_a_single_pair_is_too_few(tmp_path):
     pair_of(tmp_path, "a.npy")
     with pytest.raises(UsageError, match="holds a single pair"):
         source.load(tmp_path)
+
+
+def test_patient_ids_are_never_shown(tmp_path, caplog):
+    for part in ("train", "test"):
+        for side in ("low", "full"):
+            dicom(tmp_path / part / side / "x.dcm", SLICE, "ID-4711")
+    data = load(DataOptions(source="folder", path=str(tmp_path)), seed=0)
+    assert "same patients (patient-1)" in data.notices[0]
+    assert "4711" not in repr(data) + caplog.text
+
+
+def test_dicom_stacks_are_refused(tmp_path):
+    stack = packed(enhanced(np.stack([body(seed=k) for k in range(2)]), [(1, -1024)] * 2))
+    for side in ("low", "full"):
+        (tmp_path / side).mkdir()
+        (tmp_path / side / "x.dcm").write_bytes(stack)
+    with pytest.raises(UsageError, match=r"it holds an array of shape \(2, 48, 48\)"):
+        source.load(tmp_path)
+
+
+def test_2dnet_layout_with_validation_only(tmp_path):
+    """{train,val,test}/{HQ,LQ}/*.tif with the offset in tag 270; test wins over val."""
+    text = "ImageJ=1.11a\nc0=-32768.0\nc1=1.0\n"
+    raw = (SLICE.astype(np.int32) + 32768).astype(np.uint16)
+    for part in ("train", "val", "test"):
+        for side in ("HQ", "LQ"):
+            tiff(tmp_path / part / side / f"{part}.tif", raw, text)
+    train, test = source.load(tmp_path)
+    assert (train.names, test.names) == (("train.tif",), ("test.tif",))
+    assert np.array_equal(test.full[0], SLICE)
+    assert source.held_out(tmp_path).names == ("test.tif",)
+
+
+def test_all_pairs_are_measured_where_nothing_is_for_training(tmp_path):
+    for name in ("a/1.npy", "b/1.npy"):
+        pair_of(tmp_path, name)
+    found = source.held_out(tmp_path)
+    assert (found.names, found.patients) == (("a/1.npy", "b/1.npy"), ("a", "b"))
+    with pytest.raises(UsageError, match="there is no data folder"):
+        source.held_out(tmp_path / "nowhere")

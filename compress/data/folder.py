@@ -10,12 +10,14 @@ NAME may lie in subfolders and is one of
 
 Where train and test are not given apart, the last of several patients is held out; of a single one
 a tenth of the slices, those with the smallest hash of the name. The patient is the PatientID of
-DICOM, else the first subfolder. Values are rounded to whole HU, those below -1024 (padding) raised.
+DICOM, which is shown as a number, else the first subfolder. Values are rounded to whole HU, those
+below -1024 (padding) raised.
 """
 
 import hashlib
 import re
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -27,8 +29,14 @@ from compress.errors import UsageError
 from compress.progress import track
 
 SIDES = (("low", "full"), ("LQ", "HQ"))
+NONE = Pairs(low=(), full=(), names=(), patients=())
 UNKNOWN = "unknown"
 """The patient where nothing tells."""
+
+
+class PatientID(str):
+    """What a DICOM header calls its patient: to tell patients apart, never to be shown."""
+
 
 Values = NDArray[np.generic]
 Content = tuple[Values, str | None]
@@ -41,14 +49,23 @@ def load(root: Path) -> tuple[Pairs, Pairs]:
     Raises:
         UsageError: a folder, a partner or a file is missing or not usable; the first one is named.
     """
-    if not root.is_dir():
-        raise UsageError(f"there is no data folder {root}")
-    if not (root / "train").is_dir():
-        return _split(_pairs(root), root)
+    if not (_existing(root) / "train").is_dir():
+        return _unnamed(*_split(_pairs(root), root))
     test = next((root / name for name in ("test", "val") if (root / name).is_dir()), None)
     if test is None:
         raise UsageError(f"{root} has a folder train, but none called test or val")
-    return _pairs(root / "train"), _pairs(test)
+    return _unnamed(_pairs(root / "train"), _pairs(test))
+
+
+def held_out(root: Path) -> Pairs:
+    """Pairs to measure with: those of `test` or `val` where there is `train`, else all.
+
+    Raises:
+        UsageError: as `load`.
+    """
+    if (root / "train").is_dir():
+        return load(root)[1]
+    return _unnamed(_pairs(_existing(root)), NONE)[0]
 
 
 def _pairs(folder: Path) -> Pairs:
@@ -71,6 +88,12 @@ def _pairs(folder: Path) -> Pairs:
             for name, (_, _, patient) in zip(names, read, strict=True)
         ),
     )
+
+
+def _existing(root: Path) -> Path:
+    if not root.is_dir():
+        raise UsageError(f"there is no data folder {root}")
+    return root
 
 
 def _sides(folder: Path) -> tuple[Path, Path]:
@@ -142,15 +165,14 @@ def _tiff(path: Path) -> Content:
 
 
 def _dicom(path: Path) -> Content:
-    """PS3.3 C.11.1: HU = stored value * RescaleSlope + RescaleIntercept."""
-    import pydicom
-    from pydicom.pixels.processing import apply_rescale
+    from compress.dicom import headers, reading
 
-    dataset = pydicom.dcmread(path)
-    # Enhanced CT keeps them elsewhere, and apply_rescale would return stored values without a word.
-    if "RescaleSlope" not in dataset or "RescaleIntercept" not in dataset:
-        raise ValueError("it has no RescaleSlope and RescaleIntercept, so its values are not HU")
-    return apply_rescale(dataset.pixel_array, dataset), str(dataset.get("PatientID") or "") or None
+    with headers.silent():
+        image = reading.read(path.read_bytes())
+    frames = [image.hu(frame) for frame in range(len(image.stored))]
+    values = frames[0] if len(frames) == 1 else np.stack(frames)
+    who = str(image.dataset.get("PatientID") or "")
+    return values, PatientID(who) if who else None
 
 
 def _is_dicom(path: Path) -> bool:
@@ -175,6 +197,17 @@ def _split(pairs: Pairs, root: Path) -> tuple[Pairs, Pairs]:
     else:
         raise UsageError(f"{root} holds a single pair, at least one more must be held out")
     return _only(pairs, set(pairs.names) - held_out), _only(pairs, held_out)
+
+
+def _unnamed(train: Pairs, test: Pairs) -> tuple[Pairs, Pairs]:
+    """The same pairs; DICOM patients are numbered, in the order of what their headers say."""
+    known = {who for who in (*train.patients, *test.patients) if isinstance(who, PatientID)}
+    number: dict[str, str] = {who: f"patient-{k}" for k, who in enumerate(sorted(known), 1)}
+
+    def renamed(pairs: Pairs) -> Pairs:
+        return replace(pairs, patients=tuple(number.get(who, who) for who in pairs.patients))
+
+    return renamed(train), renamed(test)
 
 
 def _only(pairs: Pairs, names: set[str]) -> Pairs:

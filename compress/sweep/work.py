@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from threading import Event
 
-from compress import pipeline
+from compress import devices, pipeline
 from compress.data import Data
 from compress.errors import CompressError, Stopped
 from compress.files import read_json, write_json
@@ -66,7 +66,7 @@ class Worker:
             Stopped: a signal came; run again to go on.
             UsageError: folder, data or device are not usable.
         """
-        pipeline.chosen_device(self._device)  # a wrong one is no matter of a single point
+        devices.choose(self._device)  # a wrong one is no matter of a single point
         prepare(self._out)
         busy = 0
         with interruptible() as stop:

@@ -1,0 +1,100 @@
+"""The commands that read and write images: words in, calls out, like `cli`."""
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+INPUT = click.argument("source", type=click.Path(path_type=Path), metavar="INPUT")
+SERIES = click.option(
+    "series",
+    "--series",
+    multiple=True,
+    metavar="UID",
+    help="Series to take: a UID, a key from the table, or all; can be given more than once.",
+)
+DEVICE = click.option(
+    "--device", metavar="DEVICE", help="cpu, cuda or cuda:N; the GPU if there is one."
+)
+
+
+class _Shard(click.ParamType[tuple[int, int]]):
+    """i/n as two whole numbers."""
+
+    name = "i/n"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> tuple[int, int]:
+        if isinstance(value, tuple):
+            return value
+        index, _, count = str(value).partition("/")
+        if not (index.isdecimal() and count.isdecimal() and 1 <= int(index) <= int(count)):
+            self.fail(f"{value!r} is no i/n with i from 1 to n, such as 1/4", param, ctx)
+        return int(index), int(count)
+
+
+@click.command(short_help="Enhance DICOM CT series with a network or an engine.")
+@INPUT
+@click.option(
+    "-m",
+    "--model",
+    type=click.Path(path_type=Path),
+    required=True,
+    metavar="MODEL|ENGINE",
+    help="Folder of a checkpoint, or the file or the sidecar of an engine.",
+)
+@click.option(
+    "-o",
+    "--out",
+    type=click.Path(path_type=Path, file_okay=False),
+    required=True,
+    metavar="OUT",
+    help="Folder for the derived images; it gets the folders of INPUT and manifest.json.",
+)
+@SERIES
+@click.option("--batch", type=click.IntRange(1), metavar="N", help="Slices at once.")
+@DEVICE
+@click.option("--skip-existing", is_flag=True, help="Keep results that are there: go on.")
+@click.option("--overwrite", is_flag=True, help="Write results again that are there.")
+@click.option(
+    "--shard", type=_Shard(), default=(1, 1), metavar="i/n", help="Do one of n parts of INPUT."
+)
+@click.option("--assume-hu", is_flag=True, help="Take stored values as HU without a rescale slope.")
+@click.option("--strip-private", is_flag=True, help="Leave private attributes out.")
+def enhance(
+    source: Path,
+    model: Path,
+    out: Path,
+    series: tuple[str, ...],
+    batch: int | None,
+    device: str | None,
+    skip_existing: bool,
+    overwrite: bool,
+    shard: tuple[int, int],
+    assume_hu: bool,
+    strip_private: bool,
+) -> None:
+    """Enhance the CT images in INPUT, a DICOM file, a folder or a zip, and write derived images.
+
+    Everything that is no CT image is left aside, counted with the reason. A file that cannot be
+    enhanced stops no other. `model: {import: ...}` in a checkpoint executes that code.
+    """
+    if skip_existing and overwrite:
+        raise click.UsageError("--skip-existing and --overwrite exclude each other")
+    from compress.dicom import enhance as command
+    from compress.progress import start_log
+
+    start_log()
+    command.run(
+        command.Options(
+            source=source,
+            model=model,
+            out=out,
+            series=series,
+            batch=batch,
+            device=device,
+            existing="skip" if skip_existing else "overwrite" if overwrite else "refuse",
+            shard=shard,
+            assume_hu=assume_hu,
+            strip_private=strip_private,
+        )
+    )

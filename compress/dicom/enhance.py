@@ -1,0 +1,278 @@
+"""compress enhance: CT series in, derived CT series out, and what became of each file.
+
+The output has the folders of the input; a file is named after its SOP Instance UID, which follows
+from the source's and from the model. A second run therefore finds what the first one did.
+"""
+
+import logging
+import os
+import time
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path, PurePosixPath
+from threading import Event
+from typing import Any, Literal
+
+import torch
+
+from compress import __version__
+from compress.dicom import Reason, Refused, manifest, network, series, sources
+from compress.dicom.arena import Arena
+from compress.dicom.desk import Desk
+from compress.dicom.headers import Header
+from compress.dicom.network import Network
+from compress.dicom.stream import Job, Result, Stream
+from compress.dicom.workers import Lost, Pool
+from compress.dicom.writing import Process
+from compress.errors import CompressError, Stopped, UsageError
+from compress.files import write_json
+from compress.progress import meter
+from compress.signals import interruptible
+
+log = logging.getLogger(__name__)
+
+CHUNK = 32
+"""Most files of one task of looking at headers."""
+MOST = 32
+"""Most worker processes: one GPU does not need more."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """What the user asks for; see the command's help."""
+
+    source: Path
+    model: Path
+    out: Path
+    series: tuple[str, ...] = ()
+    batch: int | None = None
+    device: str | None = None
+    existing: Literal["refuse", "skip", "overwrite"] = "refuse"
+    shard: tuple[int, int] = (1, 1)
+    """Index from 1, and count."""
+    assume_hu: bool = False
+    strip_private: bool = False
+
+
+def run(options: Options) -> dict[str, Any]:
+    """Enhance all CT images of the input; the manifest that was written.
+
+    Raises:
+        UsageError: input, model, series or output are not usable; nothing was written.
+        CompressError: some files failed; all others are done, the manifest says which.
+        Stopped: a signal came; `--skip-existing` goes on.
+    """
+    start = time.perf_counter()
+    source = sources.open_source(options.source)
+    names = sources.names(source, options.out)
+    pool = Pool(Desk, (source,), _processes())
+    try:
+        with interruptible() as stop:
+            look = _Look(pool, names)
+            net = network.load(options.model, device=options.device, batch=options.batch)
+            ready = time.perf_counter()
+            headers = _chosen(look.headers(), options, source)
+            log.debug("%d headers after %.2f s", len(headers), time.perf_counter() - start)
+            done = _Run(options, pool, net, headers, stop)
+            done.through()
+            seconds = {"load": ready - start, "work": time.perf_counter() - ready}
+            return done.close(seconds)
+    finally:
+        pool.close()
+
+
+class _Look:
+    """The headers of all files, looked at by the workers while the network is loaded."""
+
+    def __init__(self, pool: Pool, names: Sequence[str]) -> None:
+        size = max(1, min(CHUNK, -(-len(names) // pool.capacity)))
+        self.pool, self.found = pool, dict[str, Header]()
+        self.chunks = [names[k : k + size] for k in range(0, len(names), size)]
+        self.todo = deque(range(len(self.chunks)))
+        self.names = names
+        self._feed()
+
+    def headers(self) -> list[Header]:
+        """In the order of names."""
+        while self.pool.waiting:
+            answer = self.pool.answer(wait=True)
+            if answer is not None:
+                (_, number), outcome = answer
+                self._take(self.chunks[number], outcome)
+            self._feed()
+        return [self.found[name] for name in self.names]
+
+    def _take(self, chunk: Sequence[str], outcome: Any) -> None:
+        if isinstance(outcome, list):
+            self.found |= {header.name: header for header in outcome}
+        elif isinstance(outcome, Lost) and outcome.guilty and len(chunk) == 1:
+            self.found[chunk[0]] = Header(name=chunk[0], reason=Reason.CRASHED, failed=True)
+        elif isinstance(outcome, Refused):  # of the chunk as a whole: no memory
+            failed = {name: Header(name=name, reason=outcome.reason, failed=True) for name in chunk}
+            self.found |= failed
+        else:
+            for name in chunk:
+                self.todo.append(len(self.chunks))
+                self.chunks.append([name])
+
+    def _feed(self) -> None:
+        while self.todo and self.pool.waiting < self.pool.capacity:
+            number = self.todo.popleft()
+            self.pool.submit("scan", number, list(self.chunks[number]))
+
+
+class _Run:
+    """From the headers to the manifest."""
+
+    def __init__(
+        self, options: Options, pool: Pool, net: Network, headers: Sequence[Header], stop: Event
+    ) -> None:
+        self.options, self.pool, self.net, self.stop = options, pool, net, stop
+        self.process = Process(
+            model=net.model,
+            precision=net.precision,
+            assume_hu=options.assume_hu,
+            strip_private=options.strip_private,
+        )
+        headers = [self._fitting(header) for header in headers]
+        self.rows = [manifest.row(number, header) for number, header in enumerate(headers)]
+        self.network_seconds = 0.0
+        self.jobs = {
+            number: Job(header, self._target(header))
+            for number, header in enumerate(headers)
+            if header.reason is None
+        }
+
+    def through(self) -> None:
+        """All files that are not there yet."""
+        self._meet_existing()
+        numbers = list(self.jobs)
+        if not numbers:
+            return
+        jobs = [self.jobs[number] for number in numbers]
+        largest = 4 * max(job.header.pixels for job in jobs)
+        arena = Arena(2 * self.net.batch + self.pool.capacity, largest)
+        self.pool.share(arena)
+        with meter(sum(job.header.frames for job in jobs), "slices") as advance:
+
+            def done(number: int, result: Result) -> None:
+                self.rows[numbers[number]] |= manifest.outcome(result)
+                advance(jobs[number].header.frames)
+
+            args = (self.pool, self.net, arena, jobs, self.process, self.stop, done)
+            stream = Stream(*args)
+            try:
+                stream.run()
+            except torch.OutOfMemoryError as error:
+                raise CompressError("the GPU's memory is too small for a single slice") from error
+            self.network_seconds = stream.network_seconds
+
+    def close(self, seconds: dict[str, float]) -> dict[str, Any]:
+        """Write the manifest and say what became of the files."""
+        counted = manifest.counts(self.rows)
+        seconds |= {"network": self.network_seconds}
+        content = {
+            "schema": 1,
+            "version": __version__,
+            "model": self.net.model,
+            "precision": self.net.precision,
+            "device": _device_name(self.net.device),
+            "shard": list(self.options.shard),
+            "counts": counted,
+            "seconds": {name: round(value, 4) for name, value in seconds.items()},
+            "files": self.rows,
+        }
+        index, count = self.options.shard
+        name = "manifest.json" if count == 1 else f"manifest-{index}-of-{count}.json"
+        try:
+            self.options.out.mkdir(parents=True, exist_ok=True)
+            write_json(self.options.out / name, content)
+        except OSError as error:
+            raise UsageError(f"OUT cannot be written: {error.strerror}") from error
+        self._say(counted, seconds["work"], name)
+        return content
+
+    def _say(self, counted: dict[str, Any], seconds: float, name: str) -> None:
+        status = counted["status"]
+        speed = counted["slices"] / max(seconds, 1e-9)
+        log.info(
+            "%d files enhanced (%d slices, %.1f slices/s), %d there already, %d skipped, %d failed",
+            status.get("enhanced", 0), counted["slices"], speed, status.get("existing", 0),
+            status.get("skipped", 0), status.get("failed", 0),
+        )  # fmt: skip
+        if skipped := manifest.listed(self.rows, "skipped"):
+            log.info("skipped: %s", skipped)
+        if "stopped" in status:
+            raise Stopped("enhance: stopped; run again with --skip-existing to go on")
+        if failed := status.get("failed", 0):
+            reasons = manifest.listed(self.rows, "failed")
+            raise CompressError(
+                f"{failed} of {len(self.rows)} files failed: {reasons}; {name} says which"
+            )
+
+    def _fitting(self, header: Header) -> Header:
+        """The header, marked where the image is larger than the engine's slices or than memory."""
+        if header.reason is None and 4 * header.pixels > 2 * sources.LARGEST:
+            return replace(header, reason=Reason.TOO_LARGE, failed=True)
+        size = self.net.size
+        if header.reason is None and size and max(header.rows, header.columns) > size:
+            return replace(header, reason=Reason.ENGINE_SIZE, failed=True)
+        return header
+
+    def _target(self, header: Header) -> Path:
+        folder = self.options.out / PurePosixPath(header.name).parent
+        return folder / f"{self.process.sop(header.sop)}.dcm"
+
+    def _meet_existing(self) -> None:
+        """Results that are there already: refuse to go on, keep them, or write them again."""
+        there = {number: job for number, job in self.jobs.items() if job.target.exists()}
+        if there and self.options.existing == "refuse":
+            raise UsageError(
+                f"OUT already holds {len(there)} of these results; "
+                "give --skip-existing to keep or --overwrite to replace them"
+            )
+        self._sweep()
+        if self.options.existing != "skip":
+            return
+        todo = deque(there)
+        while todo or self.pool.waiting:
+            while todo and self.pool.waiting < self.pool.capacity:
+                number = todo.popleft()
+                job = there[number]
+                self.pool.submit("verify", number, job.target, self.process.sop(job.header.sop))
+            answer = self.pool.answer(wait=True)
+            if answer is not None and isinstance(answer[1], str):
+                self._keep(answer[0][1], answer[1])
+
+    def _keep(self, number: int, sha256: str) -> None:
+        """Leave a result as it is; one that is damaged is written again like one missing."""
+        job = self.jobs.pop(number)
+        found = {"status": "existing", "output": job.target.name, "output_sha256": sha256}
+        self.rows[number] |= found
+
+    def _sweep(self) -> None:
+        """Remove what a killed run left behind of these very files; other shards' are theirs."""
+        own = {job.target.name for job in self.jobs.values()}
+        for folder in {job.target.parent for job in self.jobs.values()}:
+            if folder.is_dir():
+                for path in folder.glob(".*.tmp"):
+                    if path.name[1:].rsplit(".", 2)[0] in own:
+                        path.unlink(missing_ok=True)
+
+
+def _chosen(headers: list[Header], options: Options, source: sources.Source) -> list[Header]:
+    series.render(series.find(headers))
+    chosen = series.choose(headers, options.series)
+    single = series.without_duplicates(chosen, source)
+    return single if options.shard[1] == 1 else series.shard(single, *options.shard)
+
+
+def _processes() -> int:
+    """One for each core but the network's own."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return max(1, min((cores or 1) - 1, MOST))
+
+
+def _device_name(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"

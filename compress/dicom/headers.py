@@ -1,0 +1,203 @@
+"""What a file holds, told from its header alone: the facts that series are found by.
+
+The only place where patient data are looked at is `patient`, and there they become a hash at once.
+"""
+
+import io
+import logging
+import re
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, BinaryIO
+
+import pydicom
+from pydicom.dataset import Dataset, FileDataset
+from pydicom.filereader import _read_file_meta_info, read_preamble
+from pydicom.uid import (
+    UID,
+    CTImageStorage,
+    DeflatedExplicitVRLittleEndian,
+    EnhancedCTImageStorage,
+    LegacyConvertedEnhancedCTImageStorage,
+    MediaStorageDirectoryStorage,
+)
+
+from compress.dicom import Reason, Refused, short
+from compress.dicom.sources import PREFIX, Source, inflate_limited
+
+CT_CLASSES = (CTImageStorage, EnhancedCTImageStorage, LegacyConvertedEnhancedCTImageStorage)
+"""SOP classes that are enhanced (PS3.4 section B.5)."""
+ENHANCED = (EnhancedCTImageStorage, LegacyConvertedEnhancedCTImageStorage)
+UID_FORM = re.compile(r"[0-9.]{1,64}")
+LARGEST_SIDE = 8192
+"""Rows or columns; CT has 512 to 2048."""
+LOGGERS = ("pydicom", "openjpeg", "libjpeg", "rle", "pylibjpeg", "PIL")
+"""Of pydicom and its codecs."""
+TAGS = [
+    "SOPClassUID", "SOPInstanceUID", "SeriesInstanceUID", "Modality", "ImageType", "Rows",
+    "Columns", "NumberOfFrames", "BodyPartExamined", "ConvolutionKernel", "PatientID",
+    "StudyInstanceUID", "PixelSpacing",
+]  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class Header:
+    """What is known of a file before its pixels are decoded."""
+
+    name: str
+    """In its source."""
+    reason: Reason | None = None
+    """Why it is left aside; None for a CT image."""
+    failed: bool = False
+    """Whether that is a failure; otherwise it is merely nothing to enhance."""
+    sop: str = ""
+    series: str = ""
+    rows: int = 0
+    columns: int = 0
+    frames: int = 1
+    body_part: str = ""
+    kernel: str = ""
+    patient: str = ""
+    """A hash that is the same for all images of a patient."""
+
+    @property
+    def pixels(self) -> int:
+        """In all frames."""
+        return self.rows * self.columns * self.frames
+
+
+def quiet() -> None:
+    """Let pydicom read what it can and say nothing from now on: its warnings quote headers.
+
+    For a process that does nothing else; `silent` is for a part of one.
+    """
+    warnings.simplefilter("ignore")
+    pydicom.config.settings.reading_validation_mode = pydicom.config.IGNORE
+    pydicom.config.settings.writing_validation_mode = pydicom.config.IGNORE
+    for name in LOGGERS:
+        logging.getLogger(name).setLevel(logging.CRITICAL + 1)
+
+
+@contextmanager
+def silent() -> Iterator[None]:
+    """`quiet` until the end of the block."""
+    settings = pydicom.config.settings
+    before = settings.reading_validation_mode, settings._writing_validation_mode
+    levels = {name: logging.getLogger(name).level for name in LOGGERS}
+    with warnings.catch_warnings():
+        quiet()
+        try:
+            yield
+        finally:
+            settings.reading_validation_mode, settings._writing_validation_mode = before
+            for name, level in levels.items():
+                logging.getLogger(name).setLevel(level)
+
+
+def examine(source: Source, name: str) -> Header:
+    """The header of one file; never raises for what is in the file."""
+    try:
+        return _examined(source, name)
+    except Refused as error:
+        skipped = error.reason in (Reason.NOT_DICOM, Reason.DICOMDIR, Reason.NOT_CT)
+        return Header(name=name, reason=error.reason, failed=not skipped)
+    except Exception:  # damaged headers make pydicom raise whatever they like
+        return Header(name=name, reason=Reason.DAMAGED, failed=True)
+
+
+def parse(data: bytes, **options: Any) -> FileDataset:
+    """A data set out of a file's content.
+
+    Raises:
+        Refused: TOO_LARGE for a deflated one that unpacks beyond the limit.
+        Exception: whatever pydicom raises for damaged data.
+    """
+    stream = io.BytesIO(data)
+    if _syntax(stream) == DeflatedExplicitVRLittleEndian:
+        inflate_limited(data[stream.tell() :])
+    stream.seek(0)
+    return pydicom.dcmread(stream, **options)
+
+
+def valid_uid(value: object) -> str:
+    """A UID that is safe as a file name.
+
+    Raises:
+        Refused: NO_UID.
+    """
+    text = str(value or "")
+    if not UID_FORM.fullmatch(text) or not text.strip("."):
+        raise Refused(Reason.NO_UID)
+    return text
+
+
+def is_localizer(dataset: Dataset) -> bool:
+    """Whether value 3 of ImageType says so (PS3.3 section C.8.2.1.1.1)."""
+    kind = dataset.get("ImageType") or []
+    values = [kind] if isinstance(kind, str) else list(kind)
+    return any(str(value).strip() in ("LOCALIZER", "SCOUT") for value in values)
+
+
+def sop_class(dataset: Dataset) -> UID:
+    """The SOP class, from the data set or, where that was lost, from the file's own header."""
+    meta = getattr(dataset, "file_meta", None)
+    found = dataset.get("SOPClassUID") or (meta and meta.get("MediaStorageSOPClassUID"))
+    return UID(str(found or ""))
+
+
+def _examined(source: Source, name: str) -> Header:
+    if source.prefix(name)[PREFIX - 4 :] != b"DICM":
+        raise Refused(Reason.NOT_DICOM)
+    dataset = _read_header(source, name)
+    kind = sop_class(dataset)
+    if kind == MediaStorageDirectoryStorage:
+        raise Refused(Reason.DICOMDIR)
+    if not kind:
+        raise Refused(Reason.DAMAGED)
+    if kind not in CT_CLASSES or dataset.get("Modality", "CT") != "CT":
+        raise Refused(Reason.NOT_CT)
+    series, sop = valid_uid(dataset.get("SeriesInstanceUID")), valid_uid(dataset.SOPInstanceUID)
+    if is_localizer(dataset):
+        return Header(name=name, reason=Reason.LOCALIZER, series=series)
+    rows, columns = int(dataset.get("Rows") or 0), int(dataset.get("Columns") or 0)
+    frames = int(dataset.get("NumberOfFrames") or 1)
+    if min(rows, columns, frames) < 1 or max(rows, columns) > LARGEST_SIDE:
+        raise Refused(Reason.SHAPE)
+    return Header(
+        name=name,
+        sop=sop,
+        series=series,
+        rows=rows,
+        columns=columns,
+        frames=frames,
+        body_part=_word(dataset.get("BodyPartExamined")),
+        kernel=_word(dataset.get("ConvolutionKernel")),
+        patient=short(str(dataset.get("PatientID") or dataset.get("StudyInstanceUID") or series)),
+    )
+
+
+def _read_header(source: Source, name: str) -> FileDataset:
+    """Up to the pixels; a folder's file is not read beyond them."""
+    wanted: dict[str, Any] = {"stop_before_pixels": True, "specific_tags": TAGS}
+    if not source.archive:
+        path = source.path if source.path.is_file() else source.path / name
+        with path.open("rb") as file:
+            if _syntax(file) != DeflatedExplicitVRLittleEndian:
+                file.seek(0)
+                return pydicom.dcmread(file, **wanted)
+    return parse(source.read(name), **wanted)
+
+
+def _syntax(stream: BinaryIO) -> str:
+    """The transfer syntax; leaves `stream` where the data set begins (PS3.10 section 7.1)."""
+    read_preamble(stream, False)
+    return str(_read_file_meta_info(stream).get("TransferSyntaxUID", ""))
+
+
+def _word(value: object) -> str:
+    """A short code for the table; free text, which could name somebody, is left out."""
+    parts = value if isinstance(value, list | pydicom.multival.MultiValue) else [value or ""]
+    text = str(parts[0]).strip() if parts else ""
+    return text if re.fullmatch(r"[A-Za-z0-9_+./-]{1,16}", text) else ""

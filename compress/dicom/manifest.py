@@ -1,0 +1,56 @@
+"""What became of every file: counted for people, listed for programs. No path, no patient."""
+
+import hashlib
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+from compress.dicom import SENTENCES, Reason, Refused, short
+from compress.dicom.headers import Header
+
+Row = dict[str, Any]
+"""One file: number in the order of names, hash of its path, status, reason, hashes, counts."""
+
+
+def row(number: int, header: Header) -> Row:
+    """What is known before anything is done; of files that are left aside all there is."""
+    found: Row = {
+        "file": number,
+        "path_sha256": hashlib.sha256(_bytes(header.name)).hexdigest(),
+        "series": short(header.series) if header.series else None,
+        "status": "stopped",
+        "reason": None,
+    }
+    if header.reason is not None:
+        found |= {"status": "failed" if header.failed else "skipped", "reason": header.reason}
+    return found
+
+
+def outcome(result: dict[str, Any] | Refused) -> Row:
+    """What is added when a job has ended."""
+    if isinstance(result, Refused):
+        return {"status": "failed", "reason": result.reason}
+    return {"status": "enhanced", **result}
+
+
+def counts(rows: Sequence[Row]) -> dict[str, Any]:
+    """Files by status, and by reason those that failed or were skipped."""
+    by_status = Counter(row["status"] for row in rows)
+    reasons = Counter(str(row["reason"]) for row in rows if row["reason"])
+    return {
+        "status": dict(sorted(by_status.items())),
+        "reason": dict(sorted(reasons.items())),
+        "slices": sum(row.get("slices", 0) for row in rows),
+    }
+
+
+def listed(rows: Sequence[Row], status: str) -> str:
+    """The reasons of one status as a list in words: 2 damaged (the file is damaged)."""
+    found = Counter(row["reason"] for row in rows if row["status"] == status)
+    return ", ".join(
+        f"{count} {reason} ({SENTENCES[Reason(reason)]})" for reason, count in sorted(found.items())
+    )
+
+
+def _bytes(name: str) -> bytes:
+    return name.encode(errors="surrogateescape")

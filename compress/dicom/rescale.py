@@ -1,0 +1,172 @@
+"""Stored values <-> HU, and padding. Arrays are (F, H, W): frames, rows, columns.
+
+HU = stored * RescaleSlope + RescaleIntercept (PS3.3 section C.11.1.1.2). In Enhanced CT both lie
+in functional groups and may differ from frame to frame (PS3.3 section C.7.6.16.2.9). MONOCHROME1
+says how an image is shown, not what its values mean, so it changes nothing here.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from pydicom.dataset import Dataset
+
+from compress.data.hu import HU_MAX, HU_MIN
+from compress.dicom import Reason, Refused
+
+Stored = NDArray[np.integer]
+HU = NDArray[np.float32]
+Mask = NDArray[np.bool_]
+
+AIR = -900.0
+"""A padding value at or below this HU is a floor: what lies still lower is padding, too. Lossy
+coding moves padded pixels a little, so equality alone would miss them."""
+HIGHEST = 3500.0
+"""12-bit CT ends at 3071 HU; above it is metal in extended scale, a small part of a slice."""
+FEW = 0.1
+"""Share of the pixels that may lie above HIGHEST, and that must lie in the network range."""
+
+
+@dataclass(frozen=True)
+class Scale:
+    """Slope and intercept of every frame, (F,), and the stored values that mean padding."""
+
+    slope: NDArray[np.float64]
+    """HU per stored unit; never zero."""
+    intercept: NDArray[np.float64]
+    """HU of the stored value 0."""
+    padding: tuple[int, int] | None = None
+    """Lowest and highest stored value of padding; None where the image declares none."""
+
+
+def scale_of(dataset: Dataset, frames: int, *, assume_hu: bool = False) -> Scale:
+    """How the stored values of an image map to HU.
+
+    Args:
+        dataset: the image; nothing is read from its pixels.
+        frames: their number.
+        assume_hu: take stored values as HU where slope and intercept are missing.
+
+    Raises:
+        Refused: NO_RESCALE or NOT_HU.
+    """
+    if "ModalityLUTSequence" in dataset:  # PS3.3 section C.11.1: a table instead of a line
+        raise Refused(Reason.NOT_HU)
+    pairs = [_line(item, assume_hu) for item in _transformations(dataset, frames)]
+    slope, intercept = np.array(pairs, dtype=np.float64).T
+    if not (np.isfinite(slope).all() and np.isfinite(intercept).all() and slope.all()):
+        raise Refused(Reason.NO_RESCALE)
+    return Scale(slope, intercept, _padding(dataset))
+
+
+def to_hu(stored: Stored, scale: Scale, frame: int) -> HU:
+    """One frame, (H, W), in HU."""
+    slope, intercept = scale.slope[frame], scale.intercept[frame]
+    # In float32 every 16-bit product with a whole slope is exact, and half the traffic of float64.
+    return stored * np.float32(slope) + np.float32(intercept)
+
+
+def to_stored(hu: HU, scale: Scale, frame: int) -> NDArray[np.float64]:
+    """One frame, (H, W): HU to the nearest whole stored values, not yet clipped."""
+    exact: NDArray[np.float64] = hu.astype(np.float64) - scale.intercept[frame]
+    exact /= scale.slope[frame]
+    return np.rint(exact, out=exact)
+
+
+def padded(stored: Stored, scale: Scale, frame: int) -> Mask:
+    """Where one frame, (H, W), holds padding (PS3.3 section C.7.5.1.1.2)."""
+    if scale.padding is None:
+        return np.zeros(stored.shape, bool)
+    low, high = scale.padding
+    mask: Mask = (stored >= low) & (stored <= high)
+    if floor := floor_of(scale, frame):
+        mask |= (stored < high) if floor > 0 else (stored > low)
+    return mask
+
+
+def floor_of(scale: Scale, frame: int) -> int:
+    """Whether padding ends the scale of one frame, below air.
+
+    1 where it is the low end of the stored values, -1 where the high end (negative slope), 0 where
+    it is a value like others, or there is none.
+    """
+    if scale.padding is None:
+        return 0
+    slope, intercept = float(scale.slope[frame]), float(scale.intercept[frame])
+    end = scale.padding[1] if slope > 0 else scale.padding[0]
+    return int(math.copysign(1, slope)) if end * slope + intercept <= AIR else 0
+
+
+def check_hu(hu: HU, padding: Mask) -> None:
+    """The gate before the network, for one frame (H, W).
+
+    Raises:
+        Refused: HU_RANGE where hardly a pixel lies in the network range, or many lie above metal.
+    """
+    inside = (hu >= HU_MIN) & (hu <= HU_MAX) & ~padding
+    if np.count_nonzero(inside) < FEW * max(1, int(hu.size - np.count_nonzero(padding))):
+        raise Refused(Reason.HU_RANGE)
+    if not inside.any() or np.count_nonzero(hu > HIGHEST) > FEW * hu.size:
+        raise Refused(Reason.HU_RANGE)
+
+
+def _transformations(dataset: Dataset, frames: int) -> Sequence[Dataset]:
+    """For every frame the data set that holds slope and intercept."""
+    if "SharedFunctionalGroupsSequence" not in dataset:
+        return [dataset] * frames
+    name = "PixelValueTransformationSequence"
+    shared = dataset.SharedFunctionalGroupsSequence[0].get(name)
+    own = dataset.get("PerFrameFunctionalGroupsSequence") or []
+    if len(own) != frames:
+        raise Refused(Reason.SHAPE)
+    groups = [group.get(name) or shared for group in own]
+    if not all(groups):
+        raise Refused(Reason.NO_RESCALE)
+    return [group[0] for group in groups]
+
+
+def _line(item: Dataset, assume_hu: bool) -> tuple[float, float]:
+    """Slope and intercept."""
+    kind = str(item.get("RescaleType") or "HU").strip()
+    if kind != "HU":  # PS3.3 section C.11.1.1.2: US is unspecified, as in perfusion maps
+        raise Refused(Reason.NOT_HU)
+    slope, intercept = item.get("RescaleSlope"), item.get("RescaleIntercept")
+    if slope is None or intercept is None:
+        if not assume_hu or slope is not None or intercept is not None:
+            raise Refused(Reason.NO_RESCALE)
+        return 1.0, 0.0
+    try:
+        return float(slope), float(intercept)
+    except (TypeError, ValueError) as error:
+        raise Refused(Reason.NO_RESCALE) from error
+
+
+def _padding(dataset: Dataset) -> tuple[int, int] | None:
+    value, limit = dataset.get("PixelPaddingValue"), dataset.get("PixelPaddingRangeLimit")
+    if value is None:
+        return None
+    try:
+        ends = [_signed(int(v), dataset) for v in (value, value if limit is None else limit)]
+    except (TypeError, ValueError) as error:
+        raise Refused(Reason.DAMAGED) from error
+    return min(ends), max(ends)
+
+
+def _signed(value: int, dataset: Dataset) -> int:
+    """The value in the pixels' own representation: some writers store -2000 as 63536."""
+    bits = int(dataset.BitsAllocated)
+    if dataset.PixelRepresentation and value >= 1 << (bits - 1):
+        return value - (1 << bits)
+    if not dataset.PixelRepresentation and value < 0:
+        return value + (1 << bits)
+    return value
+
+
+def limits(dataset: Dataset) -> tuple[int, int]:
+    """Lowest and highest value that BitsStored and PixelRepresentation allow."""
+    bits = int(dataset.BitsStored)
+    if dataset.PixelRepresentation:
+        return -(1 << (bits - 1)), (1 << (bits - 1)) - 1
+    return 0, (1 << bits) - 1

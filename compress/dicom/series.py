@@ -1,0 +1,155 @@
+"""The CT series of an input: which there are, and which one is meant.
+
+Files belong together by their SeriesInstanceUID (PS3.3 section C.7.3.1), never by folder or name.
+Between several series nobody guesses: the table shows them, `--series` chooses.
+"""
+
+import hashlib
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+
+from compress.dicom import Reason, Refused, short
+from compress.dicom.headers import Header
+from compress.dicom.sources import Source
+from compress.errors import UsageError
+
+ALL = "all"
+"""What `--series` takes besides UIDs."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Series:
+    """What the table says of one series; nothing of the patient."""
+
+    uid: str
+    images: int
+    """Files."""
+    slices: int
+    """Frames in all files."""
+    matrix: str
+    body_part: str
+    kernel: str
+
+    @property
+    def key(self) -> str:
+        """How it is shown and may be named: a hash of its UID."""
+        return short(self.uid)
+
+
+def find(headers: Iterable[Header]) -> list[Series]:
+    """The CT series among the headers, in the order of their first file."""
+    groups: dict[str, list[Header]] = defaultdict(list)
+    for header in headers:
+        if header.reason is None:
+            groups[header.series].append(header)
+    return [_series(uid, own) for uid, own in groups.items()]
+
+
+def choose(headers: Sequence[Header], wanted: Sequence[str]) -> list[Header]:
+    """The headers, those of other series than the wanted ones marked so.
+
+    Args:
+        headers: of all files.
+        wanted: UIDs, keys from the table, or ALL; empty where there is but one series.
+
+    Raises:
+        UsageError: there is no series, several and none is named, or a named one is not there.
+    """
+    found = find(headers)
+    if not found and not any(header.failed for header in headers):
+        raise UsageError(f"INPUT holds no CT image{_why(headers)}")
+    if len(found) > 1 and not wanted:
+        raise UsageError(
+            f"INPUT holds {len(found)} CT series; choose by --series UID, or --series all"
+        )
+    for name in wanted:
+        if name != ALL and not any(name in (series.uid, series.key) for series in found):
+            raise UsageError("--series names a series that INPUT does not hold; see the table")
+    chosen = {s.uid for s in found if not wanted or {ALL, s.uid, s.key} & set(wanted)}
+    return [
+        replace(header, reason=Reason.OTHER_SERIES)
+        if header.reason is None and header.series not in chosen
+        else header
+        for header in headers
+    ]
+
+
+def without_duplicates(headers: Sequence[Header], source: Source) -> list[Header]:
+    """The headers, those marked whose SOP Instance UID came before.
+
+    The same content again is skipped. Other content under the same UID is a failure: nobody can
+    tell which of the two is meant, and one would be lost.
+    """
+    first: dict[str, Header] = {}
+    result = []
+    for header in headers:
+        if header.reason is None:
+            other = first.setdefault(header.sop, header)
+            if other is not header:
+                same = _content(source, other.name) == _content(source, header.name)
+                reason = Reason.DUPLICATE if same else Reason.UID_CONFLICT
+                header = replace(header, reason=reason, failed=not same)
+        result.append(header)
+    return result
+
+
+def shard(headers: Sequence[Header], index: int, count: int) -> list[Header]:
+    """The headers, those of other shards than `index` (from 1) of `count` marked so.
+
+    A file's shard follows from its SOP Instance UID alone, so shards need not know each other.
+    """
+    return [
+        replace(header, reason=Reason.OTHER_SHARD)
+        if header.reason is None and shard_of(header.sop, count) != index
+        else header
+        for header in headers
+    ]
+
+
+def shard_of(uid: str, count: int) -> int:
+    """The shard of a file, from 1 to `count`."""
+    return 1 + int.from_bytes(hashlib.sha256(uid.encode()).digest()[:8]) % count
+
+
+def render(found: Sequence[Series]) -> None:
+    """Print the table of series on standard output."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("series", "modality", "images", "slices", "matrix", "body part", "kernel")
+    for series in found:
+        numbers = (str(series.images), str(series.slices))
+        words = (series.matrix, series.body_part or "-", series.kernel or "-")
+        table.add_row(series.key, "CT", *numbers, *words)
+    Console().print(table)
+
+
+def _series(uid: str, own: Sequence[Header]) -> Series:
+    sizes = sorted({(header.rows, header.columns) for header in own})
+    shown = [f"{rows} x {columns}" for rows, columns in sizes]
+    return Series(
+        uid=uid,
+        images=len(own),
+        slices=sum(header.frames for header in own),
+        matrix=shown[0] if len(shown) == 1 else f"{shown[0]} to {shown[-1]}",
+        body_part=next((header.body_part for header in own if header.body_part), ""),
+        kernel=next((header.kernel for header in own if header.kernel), ""),
+    )
+
+
+def _why(headers: Sequence[Header]) -> str:
+    """What it holds instead, counted."""
+    if not headers:
+        return ": no file at all"
+    counts: dict[str, int] = defaultdict(int)
+    for header in headers:
+        counts[str(header.reason)] += 1
+    return ": " + ", ".join(f"{count} {reason}" for reason, count in sorted(counts.items()))
+
+
+def _content(source: Source, name: str) -> str:
+    try:
+        return hashlib.sha256(source.read(name)).hexdigest()
+    except Refused:  # what cannot be read is not the same as anything
+        return name

@@ -1,0 +1,263 @@
+"""The derived object of an enhanced image: what changes, what stays, what goes.
+
+A derived image is a new SOP instance in a new series of the same study (PS3.3 sections C.7.6.1.1.3
+and C.12.4.1.1). Its UIDs follow from the source's and from what was done to it, so that doing it
+again gives the same ones. CT Image Storage stays CT Image Storage; the scanner's equipment block,
+positions, times of acquisition and the patient stay as they are. Written in Explicit VR Little
+Endian. Sections are those of PS3.3.
+"""
+
+import io
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+import numpy as np
+import pydicom
+from numpy.typing import NDArray
+from pydicom.dataelem import DataElement
+from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
+from pydicom.sr.coding import Code
+from pydicom.uid import (
+    JPEG2000,
+    ExplicitVRLittleEndian,
+    JPEGBaseline8Bit,
+    JPEGExtended12Bit,
+    JPEGLSNearLossless,
+)
+
+from compress import __version__
+from compress.dicom import Reason, Refused
+from compress.dicom.encoding import to_stored
+from compress.dicom.headers import ENHANCED, sop_class, valid_uid
+from compress.dicom.reading import Image
+from compress.dicom.rescale import HU
+
+SERIES_OFFSET = 1000
+"""Added to SeriesNumber, so that viewers list the new series after the scanner's."""
+SUFFIX = " enhanced"
+"""Appended to SeriesDescription, an LO of 64 characters at most."""
+SMOOTHING = Code("113087", "DCM", "Smoothing")
+"""Of CID 7203 the nearest: it has no code for denoising by a network."""
+SOURCE = Code("121322", "DCM", "Source image for image processing operation")
+"""Of CID 7202."""
+EQUIPMENT = Code("109102", "DCM", "Processing Equipment")
+"""Of CID 7005."""
+STALE = (
+    "SmallestImagePixelValue", "LargestImagePixelValue", "SmallestPixelValueInSeries",
+    "LargestPixelValueInSeries", "IconImageSequence", "DigitalSignaturesSequence",
+    "MACParametersSequence", "InstanceCreatorUID", "ExtendedOffsetTable",
+    "ExtendedOffsetTableLengths", "EncapsulatedPixelDataValueTotalLength", "PixelDataProviderURL",
+)  # fmt: skip
+"""True of the source's pixels or bytes only."""
+LOSSY = {
+    JPEGBaseline8Bit: "ISO_10918_1", JPEGExtended12Bit: "ISO_10918_1",
+    JPEGLSNearLossless: "ISO_14495_1", JPEG2000: "ISO_15444_1",
+}  # fmt: skip
+"""Transfer syntaxes that lose something -> LossyImageCompressionMethod (section C.7.6.1.1.5)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Process:
+    """What is done to every image of a run."""
+
+    model: str
+    """Hash of the checkpoint or engine, in hexadecimal."""
+    precision: str
+    """Of the network's arithmetic."""
+    assume_hu: bool = False
+    strip_private: bool = False
+
+    def uid(self, source: str, kind: str) -> str:
+        """A UID (PS3.5 section B.2) that follows from the source's and from all that is done."""
+        words = (kind, source, self.model, self.precision, self.assume_hu, self.strip_private)
+        return f"2.25.{uuid.uuid5(uuid.NAMESPACE_OID, repr(words)).int}"
+
+    def sop(self, source: str) -> str:
+        """SOP Instance UID of the derived image; its file's name, too."""
+        return self.uid(source, "instance")
+
+
+@dataclass(frozen=True)
+class Derived:
+    """A derived image, ready to be written."""
+
+    data: bytes
+    """The file's content."""
+    clipped: int
+    """Pixels that did not fit into the stored bits."""
+    copied: int
+    """Pixels outside the network's range, without padding, that stayed as they were."""
+    padding: int
+    """Pixels of padding that stayed as they were."""
+
+
+def derive(image: Image, enhanced: Sequence[HU], process: Process, now: datetime) -> Derived:
+    """The derived object.
+
+    Args:
+        image: the source; its data set is changed.
+        enhanced: what the network gave for each frame, (H, W) in HU.
+        process: what was done.
+        now: the time that it is written as created at.
+
+    Raises:
+        Refused: NOT_FINITE or OUTPUT_RANGE of the network's output, NO_UID, or UNWRITABLE.
+    """
+    pixels, clipped = to_stored(image, enhanced)
+    dataset = image.dataset
+    try:
+        lossy = _lossy(dataset, pixels.nbytes)
+        _swap_words(dataset)
+        _identify(dataset, process, now)
+        _explain(dataset, process, now)
+        if lossy:
+            dataset.LossyImageCompression = "01"
+            dataset.LossyImageCompressionRatio, dataset.LossyImageCompressionMethod = lossy
+        data = _packed(dataset, pixels, process)
+    except Refused:
+        raise
+    except Exception as error:  # values that were read but cannot be written
+        raise Refused(Reason.UNWRITABLE) from error
+    copied = int(np.count_nonzero(image.kept)) - image.padding
+    return Derived(data, clipped, copied, image.padding)
+
+
+def _identify(dataset: Dataset, process: Process, now: datetime) -> None:
+    """Sections C.12.1, C.7.3.1, C.8.2.1.1.1: new identity, derived, in a series of its own."""
+    source_class = sop_class(dataset)
+    item = Dataset()
+    item.ReferencedSOPClassUID = source_class
+    item.ReferencedSOPInstanceUID = valid_uid(dataset.get("SOPInstanceUID"))
+    item.PurposeOfReferenceCodeSequence = [_code(SOURCE)]
+    if source_class in ENHANCED:
+        _mark_frames(dataset, item, process)
+    else:
+        dataset.SourceImageSequence = [item]
+    dataset.SOPClassUID = source_class
+    dataset.SOPInstanceUID = process.sop(str(item.ReferencedSOPInstanceUID))
+    dataset.SeriesInstanceUID = process.uid(valid_uid(dataset.get("SeriesInstanceUID")), "series")
+    dataset.ImageType = _derived(dataset.get("ImageType"), source_class in ENHANCED)
+    number = dataset.get("SeriesNumber")
+    if number is not None and abs(int(number)) < 1 << 30:
+        dataset.SeriesNumber = int(number) + SERIES_OFFSET
+    described = str(dataset.get("SeriesDescription") or "").strip()
+    dataset.SeriesDescription = (described[: 64 - len(SUFFIX)] + SUFFIX).strip()
+    dataset.InstanceCreationDate = now.strftime("%Y%m%d")
+    dataset.InstanceCreationTime = now.strftime("%H%M%S.%f")
+
+
+def _mark_frames(dataset: Dataset, source: Dataset, process: Process) -> None:
+    """Sections C.7.6.16.2.6 and C.8.15.3.2: Enhanced CT says it in its functional groups."""
+    shared = dataset.SharedFunctionalGroupsSequence[0]
+    derivation = Dataset()
+    derivation.DerivationDescription = _description(process)
+    derivation.DerivationCodeSequence = [_code(SMOOTHING)]
+    derivation.SourceImageSequence = [source]
+    for groups in (shared, *dataset.PerFrameFunctionalGroupsSequence):
+        for item in groups.get("CTImageFrameTypeSequence") or []:
+            item.FrameType = _derived(item.get("FrameType"), True)
+        if "DerivationImageSequence" in groups:
+            del groups.DerivationImageSequence
+    shared.DerivationImageSequence = [derivation]
+    dataset.SourceImageEvidenceSequence = [_evidence(dataset, source)]
+
+
+def _evidence(dataset: Dataset, source: Dataset) -> Dataset:
+    """Section C.8.15.2: the source with the study and series that it lies in."""
+    instance, series, study = Dataset(), Dataset(), Dataset()
+    instance.ReferencedSOPClassUID = source.ReferencedSOPClassUID
+    instance.ReferencedSOPInstanceUID = source.ReferencedSOPInstanceUID
+    series.SeriesInstanceUID = dataset.SeriesInstanceUID
+    series.ReferencedSOPSequence = [instance]
+    study.StudyInstanceUID = dataset.get("StudyInstanceUID")
+    study.ReferencedSeriesSequence = [series]
+    return study
+
+
+def _derived(kind: object, enhanced: bool) -> list[str]:
+    """ImageType or FrameType: DERIVED, value 3 and later ones kept.
+
+    Value 2 is SECONDARY (no longer the examination's own pixels); Enhanced CT allows PRIMARY only.
+    """
+    values = [kind] if isinstance(kind, str) else list(kind or [])  # type: ignore[call-overload]
+    rest = [str(value).strip() for value in values[2:]] or ["VOLUME" if enhanced else "AXIAL"]
+    second = str(values[1]).strip() if enhanced and len(values) > 1 else "SECONDARY"
+    return ["DERIVED", "PRIMARY" if enhanced and not second else second, *rest]
+
+
+def _explain(dataset: Dataset, process: Process, now: datetime) -> None:
+    """Sections C.7.6.1.1.3 and C.12.1.1.5: how it was derived, and by which equipment."""
+    if sop_class(dataset) not in ENHANCED:
+        before = str(dataset.get("DerivationDescription") or "").strip()
+        text = _description(process)
+        dataset.DerivationDescription = f"{before[: 1021 - len(text)]}; {text}" if before else text
+        codes = list(dataset.get("DerivationCodeSequence") or [])
+        dataset.DerivationCodeSequence = [*codes, _code(SMOOTHING)]
+    item = Dataset()
+    item.PurposeOfReferenceCodeSequence = [_code(EQUIPMENT)]
+    item.Manufacturer = "compress"
+    item.ManufacturerModelName = "compress enhance"
+    item.SoftwareVersions = __version__
+    item.ContributionDateTime = now.strftime("%Y%m%d%H%M%S.%f")
+    item.ContributionDescription = f"model {process.model}"
+    equipment = list(dataset.get("ContributingEquipmentSequence") or [])
+    dataset.ContributingEquipmentSequence = [*equipment, item]
+
+
+def _description(process: Process) -> str:
+    """An ST: plain ASCII, so that it fits every character set."""
+    return (
+        f"Enhanced by a neural network: compress {__version__}, model sha256 {process.model}, "
+        f"{process.precision}. Not for diagnostic use."
+    )
+
+
+def _code(code: Code) -> Dataset:
+    item = Dataset()
+    item.CodeValue, item.CodingSchemeDesignator = code.value, code.scheme_designator
+    item.CodeMeaning = code.meaning
+    return item
+
+
+def _lossy(dataset: FileDataset, raw: int) -> tuple[list[float], list[str]] | None:
+    """Ratios and methods of all lossy steps so far, where the source's own was not yet noted."""
+    method = LOSSY.get(dataset.file_meta.get("TransferSyntaxUID"))
+    if method is None or dataset.get("LossyImageCompression") == "01":
+        return None
+    ratio = round(raw / max(1, len(dataset.PixelData)), 2)
+    return [ratio], [method]
+
+
+def _swap_words(dataset: FileDataset) -> None:
+    """Bring words of a big-endian source into little endian: pydicom writes OW as it lies."""
+    if dataset.original_encoding[1] is not False:
+        return
+
+    def swap(_parent: Dataset, element: DataElement) -> None:
+        if element.VR == "OW" and element.keyword != "PixelData" and element.value:
+            element.value = np.frombuffer(element.value, ">u2").astype("<u2").tobytes()
+
+    dataset.walk(swap)
+
+
+def _packed(dataset: FileDataset, pixels: NDArray[np.integer], process: Process) -> bytes:
+    """The file's content; its meta information (PS3.10 section 7.1) is made afresh."""
+    for keyword in STALE:
+        if keyword in dataset:
+            del dataset[keyword]
+    if process.strip_private:
+        dataset.remove_private_tags()
+    little = pixels.astype(pixels.dtype.newbyteorder("<")).tobytes()
+    dataset.PixelData = little
+    dataset["PixelData"].VR, dataset["PixelData"].is_undefined_length = "OW", False
+    meta = FileMetaDataset()
+    meta.MediaStorageSOPClassUID = dataset.SOPClassUID
+    meta.MediaStorageSOPInstanceUID = dataset.SOPInstanceUID
+    meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    dataset.file_meta = meta
+    dataset.preamble = bytes(128)  # what stands there could be run as a program
+    buffer = io.BytesIO()
+    pydicom.dcmwrite(buffer, dataset, enforce_file_format=True)
+    return buffer.getvalue()

@@ -1,0 +1,174 @@
+"""Damaged and made-up files: a reason or a result, never another exception, never a hang."""
+
+import io
+import random
+from datetime import datetime
+
+import dicom_desks
+import numpy as np
+import pydicom
+import pytest
+from dicom_files import body, bundled, dataset, enhanced, packed, write_series
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from pydicom.uid import DeflatedExplicitVRLittleEndian, JPEG2000Lossless, RLELossless
+
+from compress.dicom import Reason, Refused, enhance, headers, network, sources
+from compress.dicom.enhance import Options, run
+from compress.dicom.reading import read
+from compress.dicom.writing import Process, derive
+from compress.errors import CompressError
+
+PROCESS = Process(model="ab" * 32, precision="fp32")
+NOW = datetime(2024, 1, 1)
+MUTANTS = 420
+"""Of each of the five files."""
+
+
+def seeds() -> dict[str, bytes]:
+    """Small files of five kinds."""
+    frames = np.stack([body(20, k) for k in range(2)])
+    return {
+        "plain": packed(dataset(body(20), PixelPaddingValue=0)),
+        "deflated": packed(dataset(body(20)), DeflatedExplicitVRLittleEndian),
+        "rle": packed(dataset(body(24)), RLELossless),
+        "j2k": packed(dataset(body(40)), JPEG2000Lossless),
+        "enhanced": packed(enhanced(frames, [(1, -1024), (0.5, -1100)])),
+    }
+
+
+def mutant(data: bytes, draw: random.Random) -> bytes:
+    """The file cut off, with flipped bytes in its header, or in its pixel data."""
+    changed = bytearray(data)
+    kind = draw.choice(("header", "header", "cut", "pixels"))
+    if kind == "cut":
+        return bytes(changed[: draw.randrange(len(changed))])
+    pixels = max(changed.rfind(b"\xe0\x7f\x10\x00"), 140)
+    start, end = (128, pixels + 12) if kind == "header" else (pixels, len(changed))
+    for _ in range(draw.choice((1, 1, 2, 8))):
+        changed[draw.randrange(start, min(end, len(changed)))] = draw.randrange(256)
+    return bytes(changed)
+
+
+def through(data: bytes) -> Reason | None:
+    """Header, pixels and derived object of a file; None or the reason why not."""
+    try:
+        image = read(data)
+        output = [image.hu(k).clip(-1024, 1900) for k in range(len(image.stored))]
+        derived = derive(image, output, PROCESS, NOW)
+    except Refused as error:
+        return error.reason
+    again = read(derived.data)
+    assert np.array_equal(again.stored, image.stored)
+    assert again.stored.size < 1e7
+    return None
+
+
+def test_a_panic_of_a_codec_is_a_reason(monkeypatch):
+    """The Rust decoder of RLE panics at some files: an exception that is no Exception."""
+
+    class Panic(BaseException):
+        pass
+
+    def decode(_dataset):
+        raise Panic
+
+    monkeypatch.setattr(pydicom.Dataset, "pixel_array", property(decode))
+    assert through(packed(dataset())) == Reason.UNDECODABLE
+
+
+@pytest.mark.parametrize("name", seeds())
+def test_mutants_have_a_result_or_a_reason(name, tmp_path):
+    data, draw = seeds()[name], random.Random(name)
+    found = set()
+    path = tmp_path / "x"
+    source = sources.Source(path)
+    for _ in range(MUTANTS):
+        changed = mutant(data, draw)
+        found.add(through(changed))
+        path.write_bytes(changed)
+        assert headers.examine(source, "x").name == "x"
+    assert None in found
+    assert len(found) > 2
+
+
+words = st.one_of(
+    st.none(), st.just(""), st.text(max_size=8), st.integers(-(1 << 40), 1 << 40).map(str),
+    st.floats().map(str),
+)  # fmt: skip
+numbers = st.one_of(st.none(), st.integers(0, 65535))
+ATTRIBUTES = {
+    "RescaleSlope": words, "RescaleIntercept": words, "RescaleType": words,
+    "NumberOfFrames": words, "BitsAllocated": numbers, "BitsStored": numbers,
+    "HighBit": numbers, "PixelRepresentation": numbers, "SamplesPerPixel": numbers,
+    "Rows": numbers, "Columns": numbers, "PhotometricInterpretation": words,
+    "PixelPaddingValue": numbers, "PixelPaddingRangeLimit": numbers, "ImageType": words,
+    "SOPInstanceUID": words, "SeriesInstanceUID": words, "SeriesNumber": words,
+    "SeriesDescription": words, "Modality": words, "BurnedInAnnotation": words,
+    "DerivationDescription": words, "LossyImageCompression": words, "PatientName": words,
+    "WindowCenter": words, "InstanceNumber": words,
+}  # fmt: skip
+
+
+@st.composite
+def data_sets(draw):
+    """A CT image with some attributes that hold anything, and pixels of any length."""
+    ds = dataset(body(16))
+    names = draw(st.lists(st.sampled_from(sorted(ATTRIBUTES)), max_size=4, unique=True))
+    for name in names:
+        value = draw(ATTRIBUTES[name])
+        if value is None:
+            ds.pop(name, None)
+        elif isinstance(value, str):
+            text = value.encode("utf-8", "replace").replace(b"\0", b"")
+            tag = pydicom.datadict.tag_for_keyword(name)
+            raw = text + b" " * (len(text) % 2)
+            vr = pydicom.datadict.dictionary_VR(tag)
+            ds[tag] = pydicom.dataelem.RawDataElement(
+                pydicom.tag.Tag(tag), vr, len(raw), raw, 0, False, True
+            )
+        else:
+            ds[name] = pydicom.DataElement(name, "US", value)
+    if draw(st.booleans()):
+        ds.PixelData = draw(st.binary(max_size=600).map(lambda b: b + b"\0" * (len(b) % 2)))
+        ds["PixelData"].VR = "OW"
+    return ds
+
+
+@settings(
+    max_examples=500, deadline=None, derandomize=True, database=None,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
+)  # fmt: skip
+@given(data_sets())
+def test_made_up_data_sets(ds):
+    meta = pydicom.dataset.FileMetaDataset()
+    meta.TransferSyntaxUID = pydicom.uid.ExplicitVRLittleEndian
+    meta.MediaStorageSOPClassUID = pydicom.uid.CTImageStorage
+    meta.MediaStorageSOPInstanceUID = "1.2.3"
+    ds.file_meta, buffer = meta, io.BytesIO()
+    pydicom.dcmwrite(buffer, ds, enforce_file_format=True, overwrite=True)
+    through(buffer.getvalue())
+
+
+def test_the_whole_command_on_damaged_files(tmp_path, monkeypatch, capfd):
+    """A folder of good and damaged files: code 1, the good ones done, nothing half written."""
+    draw = random.Random(0)
+    folder = write_series(tmp_path / "in", 10, side=20)
+    for name, data in seeds().items():
+        for k in range(12):
+            (folder / f"{name}{k}").write_bytes(mutant(data, draw))
+    for name in ("badVR.dcm", "no_meta.dcm", "UN_sequence.dcm", "README.txt", "rtplan.dcm"):
+        (folder / name).write_bytes(bundled(name))
+    monkeypatch.setattr(network, "load", lambda *_a, **_k: dicom_desks.identity(4))
+    with pytest.raises(CompressError) as caught:
+        run(Options(source=folder, model=tmp_path, out=tmp_path / "out", series=("all",)))
+    assert caught.value.exit_code == 1
+    done = list((tmp_path / "out").glob("*.dcm"))
+    assert len(done) >= 10
+    for path in done:
+        assert read(path.read_bytes()).stored.any()
+    assert not list((tmp_path / "out").glob(".*"))
+    said = capfd.readouterr()
+    assert "Traceback" not in said.out + said.err
+    assert "Jane" not in said.out + said.err
+    assert enhance.log.name == "compress.dicom.enhance"

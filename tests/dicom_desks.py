@@ -1,0 +1,110 @@
+"""What misbehaves on purpose: tasks that crash or hang, and runs that are killed."""
+
+import json
+import os
+import random
+import signal
+import sys
+import time
+from pathlib import Path
+
+from compress.dicom.desk import Desk
+
+
+class Crashing(Desk):
+    """Ends its whole process at files called crash, as a decoder that writes past its memory."""
+
+    def decode(self, number, name, *given):
+        if "crash" in name:
+            os._exit(11)
+        return super().decode(number, name, *given)
+
+
+class CrashingScan(Desk):
+    """The same, when it looks at the header."""
+
+    def scan(self, number, names):
+        if any("crash" in name for name in names):
+            os._exit(11)
+        return super().scan(number, names)
+
+
+class CrashingEncode(Desk):
+    """The same, when it encodes what the network gave for the third file."""
+
+    def encode(self, number, *given):
+        if number == 2:
+            os._exit(11)
+        return super().encode(number, *given)
+
+
+class Hanging(Desk):
+    """Never comes back from files called crash."""
+
+    def decode(self, number, name, *given):
+        if "crash" in name:
+            time.sleep(1000)
+        return super().decode(number, name, *given)
+
+
+class Broken(Desk):
+    """Every task fails in a way that nobody thought of."""
+
+    def decode(self, number, name, *given):
+        raise AssertionError("Doe^Jane")
+
+
+def identity(batch: int = 16):
+    """A network that changes nothing."""
+    import torch
+
+    from compress.dicom.network import AnySize, Network
+
+    device = torch.device("cpu")
+    return Network(AnySize(torch.nn.Identity()), device, batch, "0" * 64, "fp32")
+
+
+def killed_runs(source: str, out: str, times: int, seed: int) -> None:
+    """Kill runs at random moments and go on after each; prints what was there, as JSON.
+
+    One process imports torch, every run is a fork of it: 40 runs in the time of 40 imports.
+    """
+    import torch
+
+    from compress.dicom import enhance, network
+
+    torch.set_num_threads(1)
+    network.load = lambda *_args, **_options: identity()
+    draw = random.Random(seed)
+
+    def start(folder: str) -> int:
+        pid = os.fork()
+        if pid:
+            return pid
+        code = 1
+        try:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+            options = {"source": Path(source), "model": Path(), "out": Path(folder)}
+            enhance.run(enhance.Options(**options, existing="skip"))
+            code = 0
+        finally:
+            os._exit(code)
+
+    begin = time.perf_counter()
+    assert os.waitpid(start(f"{out}/whole"), 0)[1] == 0
+    whole = time.perf_counter() - begin
+    found = []
+    for k in range(times):
+        folder = f"{out}/{k}"
+        pid = start(folder)
+        time.sleep(draw.uniform(0, whole))
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+        before = len(list(Path(folder).rglob("*.dcm")))
+        code = os.waitpid(start(folder), 0)[1]
+        found.append({"before": before, "code": code})
+    print(json.dumps(found))
+
+
+if __name__ == "__main__":
+    killed_runs(sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4]))
