@@ -12,9 +12,9 @@ L.weight.index24   uint8, one dimension: where they stood. Groups of four are co
                    in the two high ones
 
 that is, 8.5 bytes instead of 16 for four float32. The four bits of a group are those that NVIDIA's
-sparse tensor cores take as metadata (PTX ISA, mma.sp, sparsity metadata for 2:4).
-docs/packed24.md has an example. The kept values alone decide nothing: unpacking gives the same
-files back, bit for bit, and says so by their hash.
+sparse tensor cores take as metadata for 2:4 in 8- and 16-bit types (PTX ISA, mma.sp).
+docs/packed24.md has an example. Unpacking gives the same files back, bit for bit, and makes sure of
+it by the hash in model.json.
 """
 
 import hashlib

@@ -19,7 +19,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from compress import checkpoint, masks, sparsity
 from compress.checkpoint import Model, ModelOptions
 from compress.engines import onnx
-from compress.errors import Stopped
+from compress.errors import CompressError, Stopped
 from compress.rewrite import deconv_to_conv
 from compress.steps import state
 from compress.steps.export import Export
@@ -128,6 +128,14 @@ def test_through_the_training_loop_and_the_checkpoint(precision: str, tmp_path: 
     masks.check(back.net, model.masks)
     assert all(torch.equal(mask, model.masks[name]) for name, mask in back.masks.items())
     assert not torch.equal(back.net.middle.weight, model.net.middle.weight)
+
+
+def test_a_mask_that_broke_ends_the_stage_with_the_layers_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(masks.Holder, "__call__", lambda self: None)
+    with pytest.raises(CompressError, match="the 2:4 mask of middle is broken"):
+        SMALL.run(sparse(), work(tmp_path / "01-retrain"))
 
 
 class StopAfter(threading.Event):
