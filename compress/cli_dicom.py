@@ -98,3 +98,75 @@ def enhance(
             strip_private=strip_private,
         )
     )
+
+
+@click.command(short_help="Make low-dose partners of a DICOM CT series.")
+@INPUT
+@click.option(
+    "-o",
+    "--out",
+    type=click.Path(path_type=Path, file_okay=False),
+    required=True,
+    metavar="PAIRS",
+    help="New folder for the pairs; PAIRS/npy and PAIRS/dicom are both good for --data.",
+)
+@click.option(
+    "--photons",
+    type=click.FloatRange(min=1),
+    default=1e5,
+    show_default=True,
+    help="Photons per ray that leave the simulated source.",
+)
+@click.option(
+    "--electronic",
+    type=click.FloatRange(min=0),
+    default=3.16,
+    show_default=True,
+    help="Standard deviation of the electronic noise, in photons.",
+)
+@click.option(
+    "--views",
+    type=click.IntRange(min=8),
+    default=720,
+    show_default=True,
+    help="Views in one turn of the simulated scanner.",
+)
+@click.option(
+    "--geometry",
+    type=click.Choice(["fan", "parallel"]),
+    default="fan",
+    show_default=True,
+    help="Beam of the simulated scanner.",
+)
+@SERIES
+@DEVICE
+@click.option("--seed", type=click.IntRange(min=0), default=0, help="Of the noise; 0 by default.")
+def simulate(
+    source: Path,
+    out: Path,
+    photons: float,
+    electronic: float,
+    views: int,
+    geometry: Any,
+    series: tuple[str, ...],
+    device: str | None,
+    seed: int,
+) -> None:
+    """Insert the noise of a low dose into the CT images in INPUT, and write pairs to train with."""
+    from compress.dicom import simulate as command
+    from compress.progress import start_log
+
+    start_log()
+    command.run(
+        command.Options(
+            source=source,
+            out=out,
+            photons=photons,
+            electronic=electronic,
+            views=views,
+            geometry=geometry,
+            series=series,
+            device=device,
+            seed=seed,
+        )
+    )

@@ -48,6 +48,10 @@ def test_the_options_are_frozen():
             "source", "-m", "--model", "-o", "--out", "--series", "--batch", "--device",
             "--skip-existing", "--overwrite", "--shard", "--assume-hu", "--strip-private",
         },
+        "simulate": {
+            "source", "-o", "--out", "--photons", "--electronic", "--views", "--geometry",
+            "--series", "--device", "--seed",
+        },
     }  # fmt: skip
 
 
