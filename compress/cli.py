@@ -129,6 +129,7 @@ def doctor(recipe: Path | None, as_json: bool) -> None:
 
 main.add_command(cli_dicom.enhance)
 main.add_command(cli_dicom.simulate)
+main.add_command(cli_dicom.evaluate)
 
 
 def _show(found: dict[str, Any], as_json: bool, render: Any) -> None:

@@ -170,3 +170,41 @@ def simulate(
             seed=seed,
         )
     )
+
+
+@click.command(short_help="Measure image quality on pairs of your own.")
+@click.argument("model", type=click.Path(path_type=Path), metavar="MODEL|ENGINE")
+@click.option(
+    "--data",
+    type=click.Path(path_type=Path, file_okay=False),
+    required=True,
+    metavar="DIR",
+    help="Folder of pairs; its test part where it has one, else all of it.",
+)
+@click.option(
+    "--windows",
+    metavar="NAMES",
+    help="Windows besides the full range, such as lung,mediastinum; all by default.",
+)
+@click.option(
+    "-o",
+    "--out",
+    type=click.Path(path_type=Path, file_okay=False),
+    default=Path("evaluation"),
+    show_default=True,
+    metavar="DIR",
+    help="Folder for evaluation.csv and evaluation.json.",
+)
+@DEVICE
+def evaluate(model: Path, data: Path, windows: str | None, out: Path, device: str | None) -> None:
+    """Measure the slices in DIR and what MODEL makes of them: RMSE, PSNR, SSIM, MS-SSIM.
+
+    Per slice and window in evaluation.csv; means per patient and over all slices, too, in
+    evaluation.json.
+    """
+    from compress import evaluation
+    from compress.progress import start_log
+
+    start_log()
+    chosen = evaluation.windows(windows)
+    evaluation.render(evaluation.run(model, data, out, chosen, device))

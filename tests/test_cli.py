@@ -52,6 +52,7 @@ def test_the_options_are_frozen():
             "source", "-o", "--out", "--photons", "--electronic", "--views", "--geometry",
             "--series", "--device", "--seed",
         },
+        "evaluate": {"model", "--data", "--windows", "-o", "--out", "--device"},
     }  # fmt: skip
 
 
