@@ -1,9 +1,13 @@
 """The commands that read and write images: words in, calls out, like `cli`."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import click
+
+from compress.errors import CompressError
 
 INPUT = click.argument("source", type=click.Path(path_type=Path), metavar="INPUT")
 SERIES = click.option(
@@ -16,6 +20,16 @@ SERIES = click.option(
 DEVICE = click.option(
     "--device", metavar="DEVICE", help="cpu, cuda or cuda:N; the GPU if there is one."
 )
+
+
+@contextmanager
+def _no_paths() -> Iterator[None]:
+    """Errors of the system without the file's name, which may be a patient's."""
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or type(error).__name__
+        raise CompressError(f"a file or folder cannot be used: {reason}") from error
 
 
 class _Shard(click.ParamType[tuple[int, int]]):
@@ -45,7 +59,7 @@ class _Shard(click.ParamType[tuple[int, int]]):
 @click.option(
     "-o",
     "--out",
-    type=click.Path(path_type=Path, file_okay=False),
+    type=click.Path(path_type=Path),
     required=True,
     metavar="OUT",
     help="Folder for the derived images; it gets the folders of INPUT and manifest.json.",
@@ -84,20 +98,21 @@ def enhance(
     from compress.progress import start_log
 
     start_log()
-    command.run(
-        command.Options(
-            source=source,
-            model=model,
-            out=out,
-            series=series,
-            batch=batch,
-            device=device,
-            existing="skip" if skip_existing else "overwrite" if overwrite else "refuse",
-            shard=shard,
-            assume_hu=assume_hu,
-            strip_private=strip_private,
+    with _no_paths():
+        command.run(
+            command.Options(
+                source=source,
+                model=model,
+                out=out,
+                series=series,
+                batch=batch,
+                device=device,
+                existing="skip" if skip_existing else "overwrite" if overwrite else "refuse",
+                shard=shard,
+                assume_hu=assume_hu,
+                strip_private=strip_private,
+            )
         )
-    )
 
 
 @click.command(short_help="Make low-dose partners of a DICOM CT series.")
@@ -105,7 +120,7 @@ def enhance(
 @click.option(
     "-o",
     "--out",
-    type=click.Path(path_type=Path, file_okay=False),
+    type=click.Path(path_type=Path),
     required=True,
     metavar="PAIRS",
     help="New folder for the pairs; PAIRS/npy and PAIRS/dicom are both good for --data.",
@@ -157,19 +172,20 @@ def simulate(
     from compress.progress import start_log
 
     start_log()
-    command.run(
-        command.Options(
-            source=source,
-            out=out,
-            photons=photons,
-            electronic=electronic,
-            views=views,
-            geometry=geometry,
-            series=series,
-            device=device,
-            seed=seed,
+    with _no_paths():
+        command.run(
+            command.Options(
+                source=source,
+                out=out,
+                photons=photons,
+                electronic=electronic,
+                views=views,
+                geometry=geometry,
+                series=series,
+                device=device,
+                seed=seed,
+            )
         )
-    )
 
 
 @click.command(short_help="Measure image quality on pairs of your own.")

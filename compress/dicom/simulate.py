@@ -69,7 +69,7 @@ def run(options: Options) -> dict[str, Any]:
         Stopped: a signal came.
     """
     source = sources.open_source(options.source)
-    if options.out.exists() and any(options.out.iterdir()):
+    if options.out.exists() and (options.out.is_file() or any(options.out.iterdir())):
         raise UsageError("PAIRS is not empty; give a new folder, or empty it")
     device = devices.choose(options.device)
     scanner: Scanner = CPU if device.type == "cpu" else TorchScanner(device)
