@@ -248,6 +248,8 @@ def unpack(file: Path, folder: Path) -> None:
 
 
 main.add_command(cli_dicom.enhance)
+main.add_command(cli_dicom.simulate)
+main.add_command(cli_dicom.evaluate)
 
 
 def _show(found: dict[str, Any], as_json: bool, render: Any) -> None:

@@ -1,9 +1,13 @@
 """The commands that read and write images: words in, calls out, like `cli`."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import click
+
+from compress.errors import CompressError
 
 INPUT = click.argument("source", type=click.Path(path_type=Path), metavar="INPUT")
 SERIES = click.option(
@@ -16,6 +20,16 @@ SERIES = click.option(
 DEVICE = click.option(
     "--device", metavar="DEVICE", help="cpu, cuda or cuda:N; the GPU if there is one."
 )
+
+
+@contextmanager
+def _no_paths() -> Iterator[None]:
+    """Errors of the system without the file's name, which may be a patient's."""
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or type(error).__name__
+        raise CompressError(f"a file or folder cannot be used: {reason}") from error
 
 
 class _Shard(click.ParamType[tuple[int, int]]):
@@ -45,7 +59,7 @@ class _Shard(click.ParamType[tuple[int, int]]):
 @click.option(
     "-o",
     "--out",
-    type=click.Path(path_type=Path, file_okay=False),
+    type=click.Path(path_type=Path),
     required=True,
     metavar="OUT",
     help="Folder for the derived images; it gets the folders of INPUT and manifest.json.",
@@ -84,17 +98,129 @@ def enhance(
     from compress.progress import start_log
 
     start_log()
-    command.run(
-        command.Options(
-            source=source,
-            model=model,
-            out=out,
-            series=series,
-            batch=batch,
-            device=device,
-            existing="skip" if skip_existing else "overwrite" if overwrite else "refuse",
-            shard=shard,
-            assume_hu=assume_hu,
-            strip_private=strip_private,
+    with _no_paths():
+        command.run(
+            command.Options(
+                source=source,
+                model=model,
+                out=out,
+                series=series,
+                batch=batch,
+                device=device,
+                existing="skip" if skip_existing else "overwrite" if overwrite else "refuse",
+                shard=shard,
+                assume_hu=assume_hu,
+                strip_private=strip_private,
+            )
         )
-    )
+
+
+@click.command(short_help="Make low-dose partners of a DICOM CT series.")
+@INPUT
+@click.option(
+    "-o",
+    "--out",
+    type=click.Path(path_type=Path),
+    required=True,
+    metavar="PAIRS",
+    help="New folder for the pairs; PAIRS/npy and PAIRS/dicom are both good for --data.",
+)
+@click.option(
+    "--photons",
+    type=click.FloatRange(min=1),
+    default=1e5,
+    show_default=True,
+    help="Photons per ray that leave the simulated source.",
+)
+@click.option(
+    "--electronic",
+    type=click.FloatRange(min=0),
+    default=3.16,
+    show_default=True,
+    help="Standard deviation of the electronic noise, in photons.",
+)
+@click.option(
+    "--views",
+    type=click.IntRange(min=8),
+    default=720,
+    show_default=True,
+    help="Views in one turn of the simulated scanner.",
+)
+@click.option(
+    "--geometry",
+    type=click.Choice(["fan", "parallel"]),
+    default="fan",
+    show_default=True,
+    help="Beam of the simulated scanner.",
+)
+@SERIES
+@DEVICE
+@click.option("--seed", type=click.IntRange(min=0), default=0, help="Of the noise; 0 by default.")
+def simulate(
+    source: Path,
+    out: Path,
+    photons: float,
+    electronic: float,
+    views: int,
+    geometry: Any,
+    series: tuple[str, ...],
+    device: str | None,
+    seed: int,
+) -> None:
+    """Insert the noise of a low dose into the CT images in INPUT, and write pairs to train with."""
+    from compress.dicom import simulate as command
+    from compress.progress import start_log
+
+    start_log()
+    with _no_paths():
+        command.run(
+            command.Options(
+                source=source,
+                out=out,
+                photons=photons,
+                electronic=electronic,
+                views=views,
+                geometry=geometry,
+                series=series,
+                device=device,
+                seed=seed,
+            )
+        )
+
+
+@click.command(short_help="Measure image quality on pairs of your own.")
+@click.argument("model", type=click.Path(path_type=Path), metavar="MODEL|ENGINE")
+@click.option(
+    "--data",
+    type=click.Path(path_type=Path, file_okay=False),
+    required=True,
+    metavar="DIR",
+    help="Folder of pairs; its test part where it has one, else all of it.",
+)
+@click.option(
+    "--windows",
+    metavar="NAMES",
+    help="Windows besides the full range, such as lung,mediastinum; all by default.",
+)
+@click.option(
+    "-o",
+    "--out",
+    type=click.Path(path_type=Path, file_okay=False),
+    default=Path("evaluation"),
+    show_default=True,
+    metavar="DIR",
+    help="Folder for evaluation.csv and evaluation.json.",
+)
+@DEVICE
+def evaluate(model: Path, data: Path, windows: str | None, out: Path, device: str | None) -> None:
+    """Measure the slices in DIR and what MODEL makes of them: RMSE, PSNR, SSIM, MS-SSIM.
+
+    Per slice and window in evaluation.csv; means per patient and over all slices, too, in
+    evaluation.json.
+    """
+    from compress import evaluation
+    from compress.progress import start_log
+
+    start_log()
+    chosen = evaluation.windows(windows)
+    evaluation.render(evaluation.run(model, data, out, chosen, device))

@@ -56,6 +56,11 @@ def test_the_options_are_frozen():
             "source", "-m", "--model", "-o", "--out", "--series", "--batch", "--device",
             "--skip-existing", "--overwrite", "--shard", "--assume-hu", "--strip-private",
         },
+        "simulate": {
+            "source", "-o", "--out", "--photons", "--electronic", "--views", "--geometry",
+            "--series", "--device", "--seed",
+        },
+        "evaluate": {"model", "--data", "--windows", "-o", "--out", "--device"},
     }  # fmt: skip
 
 

@@ -13,7 +13,7 @@ is summed up by one thread in a fixed order: the results do not depend on the nu
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from numba import njit, prange
@@ -38,6 +38,16 @@ class FanBeam:
     """Distance between neighbouring elements on the detector, mm."""
     views: int = 720
     """Views in one turn of 360 degrees."""
+
+    @classmethod
+    def parallel(cls, *, views: int = 720) -> Self:
+        """A scanner whose rays are parallel, its elements as wide at the centre as the fan's.
+
+        The source is 1,000 km away: no ray is off by more than 1e-6 of a pixel.
+        """
+        fan = cls()
+        far = 1e9
+        return cls(source_centre=far, source_detector=far, pitch=fan.virtual_pitch, views=views)
 
     @property
     def virtual_pitch(self) -> float:
@@ -67,7 +77,7 @@ def project(image: Array, spacing: float, fan: FanBeam) -> Array:
     Raises:
         ValueError: the image reaches as far as the source.
     """
-    _check(image.shape, spacing, fan)
+    check(image.shape, spacing, fan)
     image = np.ascontiguousarray(image, np.float32)
     sinogram = np.empty((fan.views, fan.detectors), np.float32)
     radius = fan.source_centre / spacing
@@ -90,17 +100,22 @@ def reconstruct(sinogram: Array, shape: tuple[int, int], spacing: float, fan: Fa
     Raises:
         ValueError: the sinogram is not of this scanner, or the image reaches as far as the source.
     """
-    _check(shape, spacing, fan)
+    check(shape, spacing, fan)
     if sinogram.shape != (fan.views, fan.detectors):
         raise ValueError(f"sinogram must be {fan.views} x {fan.detectors}, got {sinogram.shape}")
     image = np.empty(shape, np.float32)
     scale = math.pi / fan.views  # half the step of the source's angle: a full turn sees all twice
     pitch, radius = fan.virtual_pitch / spacing, fan.source_centre / spacing
-    _back_project(_filtered(sinogram, fan) * np.float32(scale), radius, pitch, fan.angles(), image)
+    _back_project(filtered(sinogram, fan) * np.float32(scale), radius, pitch, fan.angles(), image)
     return image
 
 
-def _check(shape: tuple[int, ...], spacing: float, fan: FanBeam) -> None:
+def check(shape: tuple[int, ...], spacing: float, fan: FanBeam) -> None:
+    """Refuse an image of this shape, pixels of `spacing` mm, that reaches as far as the source.
+
+    Raises:
+        ValueError: it does.
+    """
     reach = math.hypot(*shape) / 2 * spacing
     if not reach < fan.source_centre:
         raise ValueError(
@@ -109,7 +124,7 @@ def _check(shape: tuple[int, ...], spacing: float, fan: FanBeam) -> None:
         )
 
 
-def _filtered(sinogram: Array, fan: FanBeam) -> Array:
+def filtered(sinogram: Array, fan: FanBeam) -> Array:
     """Cosine weight and ramp filter of each view, per mm (the ramp: Kak and Slaney, eq. 61)."""
     size = 1 << (2 * fan.detectors - 1).bit_length()  # no wrap-around
     n = np.fft.fftfreq(size, 1 / size).astype(int)

@@ -18,12 +18,12 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import Self
+from typing import Protocol, Self
 
 import numpy as np
 
 from compress.data import DataOptions, Image, Pairs
-from compress.data.fanbeam import FanBeam, project, reconstruct
+from compress.data.fanbeam import Array, FanBeam, project, reconstruct
 from compress.data.hu import HU_MAX, HU_MIN
 from compress.files import write_atomic
 from compress.progress import track
@@ -84,8 +84,38 @@ def simulate(slices: Iterable[Slice], exposure: Exposure, seed: int, kept: Path 
     )
 
 
-def insert_noise(slice_: Slice, exposure: Exposure, seed: int) -> Image:
+class Scanner(Protocol):
+    """What projects and reconstructs: the functions of `fanbeam`, or `fanbeam_torch`'s on a GPU."""
+
+    def project(self, image: Array, spacing: float, fan: FanBeam) -> Array:
+        """As `fanbeam.project`."""
+        ...
+
+    def reconstruct(
+        self, sinogram: Array, shape: tuple[int, int], spacing: float, fan: FanBeam
+    ) -> Array:
+        """As `fanbeam.reconstruct`."""
+        ...
+
+
+class _CPU:
+    """The scanner in numba."""
+
+    project = staticmethod(project)
+    reconstruct = staticmethod(reconstruct)
+
+
+CPU: Scanner = _CPU()
+
+
+def insert_noise(slice_: Slice, exposure: Exposure, seed: int, scanner: Scanner = CPU) -> Image:
     """The slice at low dose, (H, W) int16 HU, clipped to [HU_MIN, HU_MAX].
+
+    Args:
+        slice_: at full dose.
+        exposure: the physics.
+        seed: of the noise, with the slice's name; the draws do not depend on the scanner.
+        scanner: what projects and reconstructs.
 
     Raises:
         ValueError: the slice reaches as far as the source.
@@ -93,12 +123,13 @@ def insert_noise(slice_: Slice, exposure: Exposure, seed: int) -> Image:
     fan, water, hu = exposure.fan, exposure.water, slice_.image
     draw = generator(seed, slice_.name)
     attenuation = np.maximum(water * (1 + hu.astype(np.float32) / 1000), 0)
-    p = project(attenuation, slice_.spacing, fan)
+    p = scanner.project(attenuation, slice_.spacing, fan)
     quanta = draw.poisson(exposure.photons * np.exp(-p.astype(np.float64)))
     counts = quanta + draw.normal(0, exposure.electronic, p.shape)
     log.debug("%s: %.4f %% of rays starved", slice_.name, 100 * np.mean(counts < 1))
     noise = -np.log(np.maximum(counts, 1) / exposure.photons) - p
-    low = hu + 1000 / water * reconstruct(noise, hu.shape, slice_.spacing, fan)
+    change = scanner.reconstruct(noise, hu.shape, slice_.spacing, fan)
+    low = hu + 1000 / water * change
     rounded: Image = np.rint(low.clip(HU_MIN, HU_MAX)).astype(np.int16)
     return rounded
 

@@ -47,6 +47,7 @@ class Reason(StrEnum):
     EIGHT_BIT = "8-bit"
     NO_RESCALE = "no-rescale"
     NOT_HU = "not-hu"
+    SPACING = "spacing"
     BURNED_IN = "burned-in"
     SYNTAX = "transfer-syntax"
     UNDECODABLE = "undecodable"
@@ -79,6 +80,7 @@ SENTENCES = {
     Reason.EIGHT_BIT: "8-bit pixels cannot hold HU",
     Reason.NO_RESCALE: "rescale slope or intercept missing",
     Reason.NOT_HU: "pixels are not in HU",
+    Reason.SPACING: "pixel spacing missing, not square, or too wide for the simulated scanner",
     Reason.BURNED_IN: "text is burned into the image, and the network would alter it",
     Reason.SYNTAX: "no decoder for this transfer syntax",
     Reason.UNDECODABLE: "pixel data cannot be decoded",

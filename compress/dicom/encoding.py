@@ -13,12 +13,13 @@ TOO_FAR = 300.0
 """Mean change in HU, over the pixels that a network may change, that no denoising makes."""
 
 
-def to_stored(image: Image, enhanced: Sequence[HU]) -> tuple[Stored, int]:
+def to_stored(image: Image, enhanced: Sequence[HU], too_far: float = TOO_FAR) -> tuple[Stored, int]:
     """Stored values of all frames, (F, H, W), and how many were clipped to the stored bits.
 
     Args:
         image: the source; its padding and what lies outside the network's range is copied.
         enhanced: what the network gave for each frame, (H, W) in HU.
+        too_far: mean change in HU from which on the output is refused.
 
     Raises:
         Refused: NOT_FINITE, SHAPE or OUTPUT_RANGE.
@@ -27,7 +28,7 @@ def to_stored(image: Image, enhanced: Sequence[HU]) -> tuple[Stored, int]:
     if len(enhanced) != len(result):
         raise Refused(Reason.SHAPE)
     for frame, hu in enumerate(enhanced):
-        _check(image, frame, hu)
+        _check(image, frame, hu, too_far)
         free = ~image.kept[frame]
         values = rescale.to_stored(hu, image.scale, frame)
         inside = values.clip(*_ends(image, frame))
@@ -36,14 +37,14 @@ def to_stored(image: Image, enhanced: Sequence[HU]) -> tuple[Stored, int]:
     return result, clipped
 
 
-def _check(image: Image, frame: int, hu: HU) -> None:
+def _check(image: Image, frame: int, hu: HU, too_far: float) -> None:
     """The gate after the network."""
     if hu.shape != image.stored.shape[1:]:
         raise Refused(Reason.SHAPE)
     if not np.isfinite(hu).all():
         raise Refused(Reason.NOT_FINITE)
     change = np.abs(hu - image.hu(frame)).mean(where=~image.kept[frame])
-    if change > TOO_FAR or hu.min() < HU_MIN - 1 or hu.max() > HU_MAX + 1:
+    if change > too_far or hu.min() < HU_MIN - 1 or hu.max() > HU_MAX + 1:
         raise Refused(Reason.OUTPUT_RANGE)
 
 

@@ -172,7 +172,7 @@ def load(path: Path, *, device: str | None, batch: int | None) -> Network:
     """
     network = _checkpoint(path, device, batch) if path.is_dir() else _engine(path, device, batch)
     if network.device.type == "cuda":  # CUDA's start takes seconds, here beside the workers' scan
-        side = network.size or 64
+        side = network.size or 512  # the usual matrix: its kernels are chosen now
         network.launch([np.zeros((side, side), np.float32)] * network.batch).land()
     return network
 

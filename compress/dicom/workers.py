@@ -15,7 +15,7 @@ import resource
 import signal
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from multiprocessing import connection, reduction
 from multiprocessing.context import ForkServerProcess
@@ -137,7 +137,8 @@ class Pool:
         process = self._context.Process(
             target=_serve, args=(theirs, self._make, self._arguments), daemon=True
         )
-        process.start()
+        with _single_threaded():
+            process.start()
         theirs.close()
         worker = _Worker(process, ours)
         if self._arena is not None:
@@ -176,6 +177,22 @@ class Pool:
         for key in (*worker.queue, *held):
             self._lost.append((key, Lost(guilty=key == guilty)))
         self._workers[self._workers.index(worker)] = self._start()
+
+
+@contextlib.contextmanager
+def _single_threaded() -> Iterator[None]:
+    """The fork server starts with the first worker: without threads of numpy's libraries in it."""
+    names = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+    before = {name: os.environ.get(name) for name in names}
+    os.environ.update(dict.fromkeys(names, "1"))
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
 
 
 def _serve(pipe: connection.Connection, make: Callable[..., Any], arguments: Sequence[Any]) -> None:

@@ -8,6 +8,7 @@ Endian. Sections are those of PS3.3.
 """
 
 import io
+import math
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -29,15 +30,13 @@ from pydicom.uid import (
 
 from compress import __version__
 from compress.dicom import Reason, Refused
-from compress.dicom.encoding import to_stored
+from compress.dicom.encoding import TOO_FAR, to_stored
 from compress.dicom.headers import ENHANCED, sop_class, valid_uid
 from compress.dicom.reading import Image
 from compress.dicom.rescale import HU
 
 SERIES_OFFSET = 1000
 """Added to SeriesNumber, so that viewers list the new series after the scanner's."""
-SUFFIX = " enhanced"
-"""Appended to SeriesDescription, an LO of 64 characters at most."""
 SMOOTHING = Code("113087", "DCM", "Smoothing")
 """Of CID 7203 the nearest: it has no code for denoising by a network."""
 SOURCE = Code("121322", "DCM", "Source image for image processing operation")
@@ -68,10 +67,35 @@ class Process:
     """Of the network's arithmetic."""
     assume_hu: bool = False
     strip_private: bool = False
+    simulated: str = ""
+    """What a low-dose simulation did, in words; empty for the enhancement by a network."""
+
+    @property
+    def description(self) -> str:
+        """DerivationDescription, an ST: plain ASCII, so that it fits every character set."""
+        if self.simulated:
+            return (
+                f"Low dose simulated: compress {__version__}, {self.simulated}. Not for diagnosis."
+            )
+        return (
+            f"Enhanced by a neural network: compress {__version__}, model sha256 {self.model}, "
+            f"{self.precision}. Not for diagnostic use."
+        )
+
+    @property
+    def suffix(self) -> str:
+        """Appended to SeriesDescription, an LO of 64 characters at most."""
+        return " low dose" if self.simulated else " enhanced"
+
+    @property
+    def codes(self) -> list[Code]:
+        """DerivationCodeSequence: CID 7203 has no code for added noise."""
+        return [] if self.simulated else [SMOOTHING]
 
     def uid(self, source: str, kind: str) -> str:
         """A UID (PS3.5 section B.2) that follows from the source's and from all that is done."""
-        words = (kind, source, self.model, self.precision, self.assume_hu, self.strip_private)
+        options = (self.assume_hu, self.strip_private, self.simulated)
+        words = (kind, source, self.model, self.precision, *options)
         return f"2.25.{uuid.uuid5(uuid.NAMESPACE_OID, repr(words)).int}"
 
     def sop(self, source: str) -> str:
@@ -105,7 +129,8 @@ def derive(image: Image, enhanced: Sequence[HU], process: Process, now: datetime
     Raises:
         Refused: NOT_FINITE or OUTPUT_RANGE of the network's output, NO_UID, or UNWRITABLE.
     """
-    pixels, clipped = to_stored(image, enhanced)
+    too_far = math.inf if process.simulated else TOO_FAR
+    pixels, clipped = to_stored(image, enhanced, too_far)
     dataset = image.dataset
     try:
         lossy = _lossy(dataset, pixels.nbytes)
@@ -143,7 +168,7 @@ def _identify(dataset: Dataset, process: Process, now: datetime) -> None:
     if number is not None and abs(int(number)) < 1 << 30:
         dataset.SeriesNumber = int(number) + SERIES_OFFSET
     described = str(dataset.get("SeriesDescription") or "").strip()
-    dataset.SeriesDescription = (described[: 64 - len(SUFFIX)] + SUFFIX).strip()
+    dataset.SeriesDescription = (described[: 64 - len(process.suffix)] + process.suffix).strip()
     dataset.InstanceCreationDate = now.strftime("%Y%m%d")
     dataset.InstanceCreationTime = now.strftime("%H%M%S.%f")
 
@@ -152,8 +177,8 @@ def _mark_frames(dataset: Dataset, source: Dataset, process: Process) -> None:
     """Sections C.7.6.16.2.6 and C.8.15.3.2: Enhanced CT says it in its functional groups."""
     shared = dataset.SharedFunctionalGroupsSequence[0]
     derivation = Dataset()
-    derivation.DerivationDescription = _description(process)
-    derivation.DerivationCodeSequence = [_code(SMOOTHING)]
+    derivation.DerivationDescription = process.description
+    derivation.DerivationCodeSequence = [_code(code) for code in process.codes]
     derivation.SourceImageSequence = [source]
     for groups in (shared, *dataset.PerFrameFunctionalGroupsSequence):
         for item in groups.get("CTImageFrameTypeSequence") or []:
@@ -191,27 +216,21 @@ def _explain(dataset: Dataset, process: Process, now: datetime) -> None:
     """Sections C.7.6.1.1.3 and C.12.1.1.5: how it was derived, and by which equipment."""
     if sop_class(dataset) not in ENHANCED:
         before = str(dataset.get("DerivationDescription") or "").strip()
-        text = _description(process)
+        text = process.description
         dataset.DerivationDescription = f"{before[: 1021 - len(text)]}; {text}" if before else text
         codes = list(dataset.get("DerivationCodeSequence") or [])
-        dataset.DerivationCodeSequence = [*codes, _code(SMOOTHING)]
+        codes += [_code(code) for code in process.codes]
+        if codes:
+            dataset.DerivationCodeSequence = codes
     item = Dataset()
     item.PurposeOfReferenceCodeSequence = [_code(EQUIPMENT)]
     item.Manufacturer = "compress"
-    item.ManufacturerModelName = "compress enhance"
+    item.ManufacturerModelName = "compress simulate" if process.simulated else "compress enhance"
     item.SoftwareVersions = __version__
     item.ContributionDateTime = now.strftime("%Y%m%d%H%M%S.%f")
-    item.ContributionDescription = f"model {process.model}"
+    item.ContributionDescription = process.description
     equipment = list(dataset.get("ContributingEquipmentSequence") or [])
     dataset.ContributingEquipmentSequence = [*equipment, item]
-
-
-def _description(process: Process) -> str:
-    """An ST: plain ASCII, so that it fits every character set."""
-    return (
-        f"Enhanced by a neural network: compress {__version__}, model sha256 {process.model}, "
-        f"{process.precision}. Not for diagnostic use."
-    )
 
 
 def _code(code: Code) -> Dataset:

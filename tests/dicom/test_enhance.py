@@ -345,6 +345,17 @@ def test_an_output_that_cannot_be_written(model, tmp_path):
         enhance_all(folder, model, tmp_path / "out")
 
 
+def test_errors_of_the_system_name_no_file(model, tmp_path, monkeypatch):
+    def closed(_path):
+        raise PermissionError(13, "Permission denied", "/data/Doe^Jane")
+
+    monkeypatch.setattr("compress.dicom.sources.open_source", closed)
+    words = ("enhance", "x", "-m", str(model), "-o", str(tmp_path / "out"))
+    result = CliRunner().invoke(cli.main, words)
+    said = "Error: a file or folder cannot be used: Permission denied\n"
+    assert (result.exit_code, result.stderr) == (1, said)
+
+
 def test_a_full_disk_is_a_reason_per_file(model, tmp_path):
     write_series(tmp_path / "in/a", 2)
     (tmp_path / "out").mkdir()

@@ -23,6 +23,7 @@ from pydicom.uid import (
     JPEGExtended12Bit,
     JPEGLosslessSV1,
     JPEGLSLossless,
+    JPEGLSNearLossless,
     MRImageStorage,
 )
 
@@ -259,6 +260,16 @@ def test_jpeg_ls_of_another_modality_as_ct():
     image = read(encapsulated(dataset(hu, **about), frame, JPEGLSLossless))
     raw = pydicom.dcmread(io.BytesIO(bundled("MR_small.dcm"))).pixel_array
     assert np.array_equal(image.hu(0), raw.astype(int) - 1024)
+
+
+def test_near_lossless_jpeg_ls_of_16_bits():
+    other = pydicom.dcmread(io.BytesIO(bundled("JPEGLSNearLossless_16.dcm")))
+    frame = next(generate_frames(other.PixelData, number_of_frames=1))
+    hu = np.zeros((other.Rows, other.Columns), np.int16)
+    line = {"RescaleSlope": "0.05", "RescaleIntercept": "-1024"}  # into the range of CT
+    data = encapsulated(dataset(hu, BitsStored=16, HighBit=15, **line), frame, JPEGLSNearLossless)
+    expected = other.pixel_array * 0.05 - 1024
+    np.testing.assert_allclose(read(data).hu(0), expected, atol=1e-3)
 
 
 @pytest.mark.parametrize(

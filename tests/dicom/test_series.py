@@ -152,6 +152,11 @@ def test_every_reason_has_a_sentence():
     assert str(Refused(Reason.BITS)) == SENTENCES[Reason.BITS]
 
 
+def test_a_real_localizer(tmp_path):
+    (tmp_path / "x").write_bytes(bundled("dicomdirtests/98892001/CT2N/6293"))
+    assert headers_of(tmp_path)[1][0].reason == Reason.LOCALIZER
+
+
 @pytest.mark.network
 def test_real_series():
     _, headers = headers_of(pycerr())

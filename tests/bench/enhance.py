@@ -1,0 +1,94 @@
+"""Slices per second of the whole command: python tests/bench/enhance.py --help.
+
+Writes the 133 slices of the demo set's patient A (or phantoms, where it cannot be had) as an
+uncompressed DICOM series, runs `compress enhance` on it in a process of its own, once to warm up
+the disk's cache and then a few times, and prints one JSON object:
+
+    slices_per_second       slices / seconds from the loaded network to the written manifest
+    with_start              slices / seconds of the process, imports and loading included
+    outside_the_network     share of the former in which the network did not compute
+"""
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from dicom_files import dataset, packed
+
+from compress.data import Unavailable, demo, phantom
+
+
+def volume(count: int) -> tuple[str, list[np.ndarray]]:
+    """Where the slices come from, and `count` of them, (512, 512) int16 HU."""
+    try:
+        scans = demo.volumes(demo.cache_folder() / "demo")
+        name, slices = "demo", list(next(hu for v, hu in scans.items() if v.patient == "A"))
+    except Unavailable:
+        name, slices = "phantom", [phantom.chest("P1", k, 512, 0).image for k in range(8)]
+    return name, [slices[k % len(slices)] for k in range(count)]
+
+
+def write(folder: Path, slices: list[np.ndarray]) -> None:
+    """As an uncompressed series, stored with 16 bits as scanners with extended scale do."""
+    for index, hu in enumerate(slices):
+        ds = dataset(hu.clip(-1024, 3071), index=index, PixelSpacing=[0.703125, 0.703125])
+        (folder / f"IM{index:04d}").write_bytes(packed(ds))
+
+
+def timed(source: Path, arguments: argparse.Namespace) -> dict[str, float]:
+    """One run of the command."""
+    with tempfile.TemporaryDirectory(dir=arguments.disk) as out:
+        command = [sys.executable, "-m", "compress", "enhance", str(source), "-o", out]
+        command += ["-m", arguments.model]
+        for option in ("device", "batch"):
+            if getattr(arguments, option) is not None:
+                command += [f"--{option}", str(getattr(arguments, option))]
+        start = time.perf_counter()
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+        wall = time.perf_counter() - start
+        manifest = json.loads((Path(out) / "manifest.json").read_text())
+    return {**manifest["seconds"], "wall": wall, "device": manifest["device"],
+            "precision": manifest["precision"]}  # fmt: skip
+
+
+def main() -> None:
+    """Write, run, print."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("model", help="folder of a checkpoint, or an engine")
+    parser.add_argument("--device")
+    parser.add_argument("--batch", type=int)
+    parser.add_argument("--slices", type=int, default=133)
+    parser.add_argument("--runs", type=int, default=3)
+    parser.add_argument("--disk", help="folder to write to, such as /dev/shm")
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory(dir=arguments.disk) as folder:
+        name, slices = volume(arguments.slices)
+        write(Path(folder), slices)
+        timed(Path(folder), arguments)
+        runs = [timed(Path(folder), arguments) for _ in range(arguments.runs)]
+    middle = {key: statistics.median(run[key] for run in runs)
+              for key in ("load", "work", "network", "wall")}  # fmt: skip
+    print(json.dumps({
+        "data": name, "slices": len(slices), "runs": arguments.runs,
+        "device": runs[0]["device"], "precision": runs[0]["precision"],
+        "cores": os.cpu_count(),
+        "slices_per_second": round(len(slices) / middle["work"], 1),
+        "slices_per_second_of_each_run": [round(len(slices) / run["work"], 1) for run in runs],
+        "with_start": round(len(slices) / middle["wall"], 1),
+        "outside_the_network": round(1 - middle["network"] / middle["work"], 3),
+        "seconds": {key: round(value, 3) for key, value in middle.items()},
+    }, indent=1))  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,117 @@
+"""compress evaluate: the numbers of the step, as a table per slice, patient and window."""
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner
+from pairs import pairs
+
+from compress import checkpoint, cli, evaluation, metrics
+from compress.checkpoint import Model, ModelOptions
+from compress.engines import Shape, onnx, sidecar
+from compress.engines.subject import Subject
+from compress.errors import UsageError
+
+NARROW = ModelOptions(
+    name="ddnet", options={"residual": True, "trunk": 2, "bottleneck": 2, "decoder": 2}
+)
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory) -> Path:
+    """A checkpoint whose network gives back its input: residual, last layer zero."""
+    folder = tmp_path_factory.mktemp("model")
+    checkpoint.save(Model(net=NARROW.build().eval(), origin=NARROW), folder)
+    return folder
+
+
+@pytest.fixture
+def data(tmp_path) -> Path:
+    """Two patients with two slices each, sides that are no multiples of 16."""
+    for patient, seed in (("A", 1), ("B", 2)):
+        made = pairs(2, 40, seed, patient)
+        for name, low, full in zip(made.names, made.low, made.full, strict=True):
+            for side, image in (("low", low), ("full", full)):
+                path = tmp_path / "data" / side / patient / f"{name}.npy"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                np.save(path, image)
+    return tmp_path / "data"
+
+
+def test_slices_patients_and_windows(model, data, tmp_path):
+    content = evaluation.run(model, data, tmp_path / "out", ("lung",), "cpu")
+    assert json.loads((tmp_path / "out/evaluation.json").read_text()) == content
+    with (tmp_path / "out/evaluation.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 4 * 2 * 2, "slices, networks, windows"
+    assert list(content["by_patient"]) == ["A", "B"]
+    low, full = (np.load(data / side / "A/A-000.npy") for side in ("low", "full"))
+    expected = metrics.measure(low, full)
+    (own,) = (
+        row
+        for row in rows
+        if row["slice"] == "A/A-000.npy" and (row["network"], row["window"]) == ("input", "lung")
+    )
+    assert float(own["rmse_hu"]) == pytest.approx(expected["rmse_hu_lung"], rel=1e-4)
+    assert float(own["ssim"]) == pytest.approx(expected["ssim_lung"], rel=1e-4)
+    assert own["ms_ssim"] == ""
+    one, other = content["summary"]["input"], content["summary"]["model"]
+    assert one["full"]["rmse_hu"]["mean"] == pytest.approx(other["full"]["rmse_hu"]["mean"])
+    assert one.keys() == {"full", "lung"}
+    assert content["windows"] == ["full", "lung"]
+
+
+def test_the_test_part_is_measured_where_there_is_one(model, data, tmp_path):
+    for part in ("train", "test"):
+        (tmp_path / "split").mkdir(exist_ok=True)
+        for side in ("low", "full"):
+            target = tmp_path / "split" / part / side
+            target.mkdir(parents=True)
+            name = "A/A-000.npy" if part == "test" else "B/B-000.npy"
+            (target / "x.npy").write_bytes((data / side / name).read_bytes())
+    content = evaluation.run(model, tmp_path / "split", tmp_path / "out", (), "cpu")
+    assert content["slices"] == 1
+
+
+def test_an_engine_of_a_fixed_size_and_batch(data, tmp_path):
+    net = NARROW.build().eval()
+    shape, cpu = Shape(batch=3, size=48), torch.device("cpu")
+    engine = tmp_path / "net.onnx"
+    built = onnx.Onnx().build(Subject(net, "fp32"), shape, engine, cpu)
+    side = sidecar.write(
+        engine, format_="onnx", precision="fp32", shape=shape, weights="0", device=cpu, built=built
+    )
+    for path in (engine, side):
+        content = evaluation.run(path, data, tmp_path / "out", (), None)
+        one, other = content["summary"]["input"], content["summary"]["model"]
+        assert one["full"]["psnr"]["mean"] == pytest.approx(other["full"]["psnr"]["mean"])
+
+
+def test_windows():
+    assert evaluation.windows(None) == ("lung", "mediastinum")
+    assert evaluation.windows("lung, mediastinum") == ("lung", "mediastinum")
+    assert evaluation.windows("") == ()
+    said = r"^--windows: there is no window 'bone'; there are lung, mediastinum$"
+    with pytest.raises(UsageError, match=said):
+        evaluation.windows("bone")
+
+
+def test_slices_that_are_too_small(model, tmp_path):
+    for side in ("low", "full"):
+        (tmp_path / side).mkdir()
+        np.save(tmp_path / side / "x.npy", np.arange(80, dtype=np.int16).reshape(8, 10))
+    with pytest.raises(UsageError, match=r"^slice x.npy has 8 x 10 pixels; SSIM needs 11 x 11$"):
+        evaluation.run(model, tmp_path, tmp_path / "out", (), "cpu")
+
+
+def test_the_command(model, data, tmp_path):
+    words = ("evaluate", str(model), "--data", str(data), "--device", "cpu")
+    result = CliRunner().invoke(cli.main, (*words, "-o", str(tmp_path / "out")))
+    assert result.exit_code == 0, result.output
+    assert "mediastinum" in result.stdout
+    result = CliRunner().invoke(cli.main, (*words, "--windows", "x"))
+    assert result.exit_code == 2
