@@ -14,7 +14,7 @@ from compress.reporting import charts, histograms, plots
 
 RECIPE = """schema: 1
 name: r
-model: {name: ddnet, trunk: 8, bottleneck: 16, decoder: 8}
+model: {import: "networks:Plain", width: 16}
 steps:
   - train: {epochs: 2}
   - prune: {amount: 0.4, align: 4, rounds: 2, criterion: CRITERION}
