@@ -165,7 +165,8 @@ def sweep(
     """Run RECIPE at every point of a grid, and write one table and plots of all.
 
     Stages that points share, such as the dense training, are done once. Finished points are never
-    run again, and the same command may run several times at once, on several GPUs.
+    run again, and the same command may run several times at once, on several GPUs. Without --vary
+    only the table and plots of the points in --out are written, such as those of two machines.
     """
     from compress.progress import start_log
     from compress.sweep.run import Sweep, run
