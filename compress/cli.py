@@ -119,12 +119,21 @@ def run(
 @RECIPE
 @SET
 @JSON
-def check(recipe: Path, overrides: tuple[str, ...], as_json: bool) -> None:
+@click.option(
+    "--plot",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE.png",
+    help="Draw the scores of every layer with the fitted normal curve and the threshold.",
+)
+def check(recipe: Path, overrides: tuple[str, ...], as_json: bool, plot: Path | None) -> None:
     """Show what RECIPE would do to its network, without training: layers, cost, 2:4, back ends."""
     from compress import plan
     from compress.recipe import load
 
-    _show(plan.check(load(recipe, overrides)), as_json, plan.render)
+    found = plan.check(load(recipe, overrides))
+    if plot is not None:
+        plan.draw(found, plot)
+    _show(found, as_json, plan.render)
 
 
 @main.command(short_help="Run a recipe at every point of a grid.")
@@ -162,7 +171,8 @@ def sweep(
     """Run RECIPE at every point of a grid, and write one table and plots of all.
 
     Stages that points share, such as the dense training, are done once. Finished points are never
-    run again, and the same command may run several times at once, on several GPUs.
+    run again, and the same command may run several times at once, on several GPUs. Without --vary
+    only the table and plots of the points in --out are written, such as those of two machines.
     """
     from compress.progress import start_log
     from compress.sweep.run import Sweep, run

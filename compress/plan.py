@@ -1,15 +1,19 @@
 """`compress check`: what a recipe would do to its network, without training."""
 
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from compress import cost
 from compress.checkpoint import Model, channels
+from compress.errors import UsageError
 from compress.recipe import Recipe
 from compress.sparsity import candidates, refusal
 from compress.steps.prune import Prune
 from compress.steps.sparsify import Sparsify
+from compress.unstructured import KINDS
 
 
 def check(recipe: Recipe) -> dict[str, Any]:
@@ -20,7 +24,9 @@ def check(recipe: Recipe) -> dict[str, Any]:
 
     Returns:
         dense and pruned: params, macs; removed: shares; sparse24: convolutions, eligible_backend,
-        eligible_trt; backends: choice and reason by step; layers: every layer before and after.
+        eligible_trt; backends: choice and reason by step; layers: every layer before and after;
+        pruning: for every prune step where it stands, and what `Prune.describe` says: groups with
+        mean, sigma, threshold, kept and width.
 
     Raises:
         UsageError: the network cannot be built, or a target is out of reach.
@@ -28,13 +34,13 @@ def check(recipe: Recipe) -> dict[str, Any]:
     torch.manual_seed(recipe.seed)
     model = Model(net=recipe.model.build().eval(), origin=recipe.model)
     dense, before = cost.cost(model.net), channels(model.net)
-    backends, device = [], torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    backends, prunes, device = [], [], torch.device("cuda" if torch.cuda.is_available() else "cpu")
     for index, (word, step) in enumerate(recipe.steps):
-        if isinstance(step, Prune):
-            rewritten, plan = step.plan(model, recipe.seed)
-            model = Model(
-                net=plan.apply(rewritten.net), origin=model.origin, rewrites=rewritten.rewrites
-            )
+        if isinstance(step, Prune) and step.criterion not in KINDS:
+            rewritten, plan = step.plan(model, recipe.stage_seed(index))
+            model = replace(rewritten, net=plan.apply(rewritten.net))
+            where = f"steps[{index}].{word}"
+            prunes.append({"where": where, **step.describe(rewritten, model, plan)})
         elif isinstance(step, Sparsify):
             model = model.rewritten("deconv_to_conv")
         used = step.uses(device)
@@ -55,6 +61,7 @@ def check(recipe: Recipe) -> dict[str, Any]:
         "sparse24": sparse24(model),
         "backends": backends,
         "layers": _layers(before, model),
+        "pruning": prunes,
     }
 
 
@@ -64,6 +71,8 @@ def render(plan: dict[str, Any]) -> None:
     from rich.table import Table
 
     console = Console()
+    for pruning in plan["pruning"]:
+        console.print(_scores(pruning))
     table = Table("layer", "in", "out", "in after", "out after", "MACs", "2:4")
     for layer in plan["layers"]:
         sizes = (*layer["before"], *layer["after"])
@@ -81,6 +90,48 @@ def render(plan: dict[str, Any]) -> None:
     )
     for backend in plan["backends"]:
         console.print(f"{backend['where']}: {backend['choice']} ({backend['why']})")
+
+
+def draw(plan: dict[str, Any], path: Path) -> list[Path]:
+    """Write a picture of the scores for every prune step; returns the files.
+
+    Args:
+        plan: what `check` returns.
+        path: the PNG file for the first prune step; more get their number before the suffix.
+
+    Raises:
+        UsageError: the recipe removes no channels, or or the file is no PNG.
+        OSError: it cannot be written.
+    """
+    from compress.reporting import histograms
+
+    if path.suffix.lower() != ".png":
+        raise UsageError(f"--plot writes a PNG picture, got {path}; let the name end in .png")
+    if not plan["pruning"]:
+        raise UsageError("--plot: the recipe has no step that removes channels")
+    files = [
+        path,
+        *(path.with_stem(f"{path.stem}-{i}") for i in range(2, len(plan["pruning"]) + 1)),
+    ]
+    for file, pruning in zip(files, plan["pruning"], strict=True):
+        histograms.draw(pruning, file)
+    return files
+
+
+def _scores(pruning: dict[str, Any]) -> Any:
+    from rich.table import Table
+
+    threshold = f"{pruning['criterion']}, threshold {pruning['threshold']:.3f}"
+    title = f"{pruning['where']}: {threshold}, align {pruning['align']}"
+    table = Table("channels of", "mean", "sigma", "threshold", "kept", title=title, box=None)
+    table.columns[0].no_wrap = True
+    for group in pruning["groups"]:
+        cut = "" if group["threshold"] is None else f"{group['threshold']:.4f}"
+        kept = f"{group['kept']}/{group['width']}"
+        note = f"  {group['fixed']}" if group["fixed"] else ""
+        numbers = (f"{group['mean']:.4f}", f"{group['sigma']:.4f}", cut)
+        table.add_row(group["name"], *numbers, kept + note)
+    return table
 
 
 def sparse24(model: Model) -> dict[str, int]:

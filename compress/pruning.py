@@ -267,8 +267,14 @@ def _solved(
         found = f"amount {amount} of {of} cannot be removed at align {align}"
         most = f"the most is {math.floor(error.largest * 1e4) / 1e4}"
         ways = (f", and align {a} reaches it" for a in ALIGNMENTS if a < align and reach[a] >= goal)
-        way = next(ways, ", and no alignment reaches it")
+        way = next(ways, f", and no alignment reaches it{_held(ranked)}")
         raise UsageError(f"{found}; {most}{way}") from None
+
+
+def _held(ranked: Sequence[Ranked]) -> str:
+    """What else stands in the way than the network's output, as the end of a sentence."""
+    held = [g for g in ranked if g.fixed and not g.fixed.startswith("feeds")]
+    return f"; {held[0].name} stays whole: {held[0].fixed}" if held else ""
 
 
 def _smallest(ranked: Sequence[Ranked], align: int) -> dict[str, int]:

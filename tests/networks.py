@@ -62,6 +62,11 @@ class UNet(nn.Module):
         return out
 
 
+def strided_unet() -> UNet:
+    """The member of the family with everything in it, for recipes to import."""
+    return UNet(Shape((16, 32, 16), concat=True, add=True, strided=True, norm=True))
+
+
 class Plain(nn.Module):
     """Three convolutions in a row: what a recipe may import from anywhere."""
 

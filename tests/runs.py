@@ -141,6 +141,7 @@ def pruning(_: int) -> dict[str, Any]:
                 "sigma": 0.1,
                 "threshold": 0.87,
                 "z": z,
+                "scores": [round(0.8 + 0.1 * value, 6) for value in z],
                 "fixed": "",
             }
         )
@@ -149,6 +150,8 @@ def pruning(_: int) -> dict[str, Any]:
         "amount": 0.6,
         "of": "macs",
         "align": 16,
+        "scope": "layer",
+        "zeros": 0.0,
         "threshold": 0.7,
         "removed": {"macs": 0.62, "params": 0.6927, "channels": 0.61},
         "before": {"params": DENSE["params"], "macs": DENSE["macs"]},

@@ -43,7 +43,7 @@ def test_the_options_are_frozen():
             "recipe", "--out", "--data", "--set", "--until", "--device", "--no-fallback",
             "--profile", "--verbose", "-v",
         },
-        "check": {"recipe", "--set", "--json"},
+        "check": {"recipe", "--set", "--json", "--plot"},
         "sweep": {
             "recipe", "--vary", "--set", "--out", "--data", "--device", "--jobs", "--no-baseline",
             "--no-fallback",

@@ -338,7 +338,7 @@ def test_differences_are_dark_at_zero_and_coloured_by_sign() -> None:
 
 
 def test_channels_kept_are_the_highest_and_ties_go_to_the_lower_index() -> None:
-    svg = charts.strip([0.0, 1.0, 0.0, -9.0], kept=2, threshold=0.5, gaussian=True)
+    svg = charts.strip([0.0, 1.0, 0.0, -9.0], kept=2, threshold=0.5, scale="z")
     dots = re.findall(r'class="(kept|gone)" cx="([\d.]+)"', svg)
     assert dots == [("kept", "114.6"), ("kept", "90.0"), ("gone", "90.0"), ("gone", "4.0")]
 

@@ -105,7 +105,7 @@ def test_tables(recipe: Path) -> None:
     assert line["count"] == 2
     assert line["psnr"]["mean"] == pytest.approx(sum(own) / 2)
     text = (asked.out / "sweep.md").read_text()
-    assert "| dense | 2 | 0.0 % |" in text
+    assert "| dense | – | 2 | 0.0 % |" in text  # noqa: RUF001
     assert "cannot be removed at align 1" in text
     for name in ("quality.png", "seconds.png"):
         assert (asked.out / name).read_bytes().startswith(b"\x89PNG")
@@ -126,7 +126,10 @@ def test_two_sweeps_share_a_folder_and_merge(recipe: Path, log) -> None:
     run(sweep(recipe, "steps.prune.criterion=l2", "reseed=0,1", out="other"))
     for point in (recipe.parent / "other" / "points").iterdir():
         shutil.copytree(point, recipe.parent / "out" / "points" / point.name, dirs_exist_ok=True)
-    merged = rows.gather(recipe.parent / "out")
+    started(log)
+    run(sweep(recipe))  # without --vary: the tables alone
+    assert started(log) == []
+    merged = json.loads((recipe.parent / "out" / "sweep.json").read_text())["rows"]
     assert len([r for r in merged if r["kind"] == "point"]) == 5
     assert all(r["delta_psnr"] is not None for r in merged)
 

@@ -1,11 +1,13 @@
 """Numbers as SVG inside the page: the page's style sheet gives the colours, light and dark."""
 
 import math
+from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from markupsafe import Markup
 
+from compress.reporting.histograms import bins, kept_first, normal
 from compress.reporting.text import scientific
 
 WIDTH, HEIGHT = 760, 280
@@ -44,16 +46,19 @@ def training(stages: Sequence[dict[str, Any]], between: dict[str, str]) -> Marku
     return svg.format(WIDTH, HEIGHT, label, Markup("").join(parts))
 
 
-def strip(values: Sequence[float], kept: int, threshold: float, gaussian: bool) -> Markup:
+def strip(values: Sequence[float], kept: int, threshold: float, scale: str) -> Markup:
     """The channels of a layer as dots along the axis that decides, with the threshold, an <svg>.
 
     Args:
-        values: rank of each channel; z (drawn from -3.5 to 3.5) or a share in [0, 1].
+        values: rank of each channel.
         kept: how many of the highest stay (of equal ones those with the lower index).
         threshold: where the line stands.
-        gaussian: whether `values` are z.
+        scale: what `values` are: "z" (drawn from -3.5 to 3.5), "place" in [0, 1], or "score",
+            drawn from the lowest to the highest.
     """
-    low, high = (-3.5, 3.5) if gaussian else (0.0, 1.0)
+    own = (min(values), max(values) or 1.0)
+    low, high = {"z": (-3.5, 3.5), "place": (0.0, 1.0)}.get(scale, own)
+    high = max(high, low + 1e-12)
 
     def x(value: float) -> float:
         return 4 + 172 * (min(max(value, low), high) - low) / (high - low)
@@ -69,6 +74,47 @@ def strip(values: Sequence[float], kept: int, threshold: float, gaussian: bool) 
     body = Markup("").join([*dots, line])
     axis = Markup('<path class="axis" d="M4 9H176"/>')
     return Markup('<svg class="strip" viewBox="0 0 180 18">{}{}</svg>').format(axis, body)
+
+
+def histogram(group: dict[str, Any]) -> Markup:
+    """The scores of a layer's channels, the fitted normal curve and the threshold, an <svg>.
+
+    Args:
+        group: name, width, kept, z, scores, mean, sigma, threshold, as prune's facts have them.
+    """
+    edges = bins(group["scores"])
+    width, high = edges[1] - edges[0], 40.0
+    kept, gone = (_counts(scores, edges) for scores in kept_first(group))
+    curve = [edges[0] + (edges[-1] - edges[0]) * i / 40 for i in range(41)]
+    heights = [normal(x, group, width) if group["sigma"] > 0 else 0.0 for x in curve]
+    scale = (high - 2) / max(*(a + b for a, b in zip(kept, gone, strict=True)), *heights)
+
+    def x(score: float) -> float:
+        share = (score - edges[0]) / (edges[-1] - edges[0])
+        return 4 + 172 * min(max(share, 0.0), 1.0)
+
+    bar = Markup('<rect class="{}" x="{:.1f}" y="{:.1f}" width="{:.1f}" height="{:.1f}"/>')
+    parts = []
+    for edge, a, b in zip(edges, kept, gone, strict=False):
+        left, across = x(edge) + 0.5, x(edge + width) - x(edge) - 1
+        parts.append(bar.format("bar-kept", left, high - a * scale, across, a * scale))
+        parts.append(bar.format("bar-gone", left, high - (a + b) * scale, across, b * scale))
+    points = " ".join(
+        f"{x(px):.1f},{high - py * scale:.1f}" for px, py in zip(curve, heights, strict=True)
+    )
+    parts.append(Markup('<polyline class="curve" points="{}"/>').format(points))
+    if group["threshold"] is not None:
+        line = Markup('<path class="threshold" d="M{:.1f} 1V{}"/>')
+        parts.append(line.format(x(group["threshold"]), high))
+    svg = Markup('<svg class="histogram" viewBox="0 0 180 42">{}</svg>')
+    return svg.format(Markup("").join(parts))
+
+
+def _counts(scores: Sequence[float], edges: Sequence[float]) -> list[int]:
+    """How many scores lie in each bin; the last one holds its upper edge."""
+    last = len(edges) - 2
+    places = [min(max(bisect_right(edges, score) - 1, 0), last) for score in scores]
+    return [places.count(index) for index in range(last + 1)]
 
 
 def _stage(

@@ -31,6 +31,14 @@ IMAGES = {"low": "Low dose", "dense": "Enhanced, dense", "compressed": "Enhanced
 VIEWS = {"lung": "Lung, −600 / 1500 HU", "mediastinum": "Mediastinum, 50 / 400 HU"}  # noqa: RUF001
 
 
+SCALES = {
+    "z": "Distance from the mean in deviations, −3.5 to 3.5",  # noqa: RUF001
+    "place": "Place in the layer, 0 to 1",
+    "score": "Score, from the layer's lowest to its highest",
+}
+"""What channels were compared by -> the head of its column."""
+
+
 def html(report: Facts, slices: Mapping[str, np.ndarray]) -> str:
     """The page of a report as `collect` makes it.
 
@@ -48,6 +56,8 @@ def html(report: Facts, slices: Mapping[str, np.ndarray]) -> str:
         shown=[_slice(i, about, slices) for i, about in enumerate(shown)],
         colourbar=pictures.gradient(),
         strip=charts.strip,
+        histogram=charts.histogram,
+        scales=SCALES,
         views=VIEWS,
     )
 

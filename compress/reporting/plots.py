@@ -1,4 +1,4 @@
-"""Pictures of numbers as PNG files: the only file that draws with matplotlib."""
+"""What a sweep found as pictures: quality and training time, PNG."""
 
 from collections.abc import Sequence
 from pathlib import Path

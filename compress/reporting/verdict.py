@@ -27,6 +27,8 @@ def _gains(report: Facts) -> list[str]:
     words = {"macs": "MACs", "params": "parameters"}
     shares = {key: report["removed"][key] or 0.0 for key in words}
     gains = [f"{100 * shares[key]:.1f} % fewer {words[key]}" for key in words if shares[key]]
+    masked = [p for p in report["pruning"] if not p["groups"]]
+    gains += [f"{100 * p['zeros']:.1f} % of the convolution weights zero" for p in masked[-1:]]
     if sparse := report["sparse24"]:
         gains.append(f"{sparse['done']} of {sparse['convolutions']} convolutions 2:4 sparse")
     return gains

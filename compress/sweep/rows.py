@@ -11,6 +11,7 @@ from typing import Any
 from compress import checkpoint, cost, plan
 from compress.files import read_json, write_atomic, write_json
 from compress.recipe import Recipe
+from compress.reporting.text import DASH
 
 Row = dict[str, Any]
 SCHEMA = 1
@@ -113,21 +114,21 @@ def markdown(means: Sequence[Row]) -> str:
     """The means as a Markdown table; +- is one standard deviation over the repetitions."""
     keys = _keys(means)
     head = [
-        *(key.removeprefix("steps.") for key in keys), "runs", "MACs removed", "params removed",
+        "network", *(key.removeprefix("steps.") for key in keys), "runs", "MACs removed", "params removed",
         "2:4 eligible", "PSNR, dB", "to dense, dB", "SSIM", "to dense", "RMSE, HU",
         "extra training",
     ]  # fmt: skip
     lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
     for line in means:
-        name = "dense" if line["kind"] == "baseline" else "–"  # noqa: RUF001
-        cells = [line["values"].get(key, name) for key in keys]
-        lines.append("| " + " | ".join([*cells, *_cells(line)]) + " |")
+        name = "dense" if line["kind"] == "baseline" else "compressed"
+        values = [line["values"].get(key, DASH) for key in keys]
+        lines.append("| " + " | ".join([name, *values, *_cells(line)]) + " |")
     return "\n".join(lines) + "\n"
 
 
 def _cells(line: Row) -> list[str]:
     if line["psnr"]["mean"] is None:
-        return [str(line["count"]), *["–"] * 8, "; ".join(line["reasons"])]  # noqa: RUF001
+        return [str(line["count"]), *[DASH] * 8, "; ".join(line["reasons"])]
     extra, dense = line["seconds_extra"]["mean"], line["seconds_dense"]["mean"]
     eligible = line["eligible_backend"]["mean"]
     return [
@@ -147,7 +148,7 @@ def _cells(line: Row) -> list[str]:
 def _plus_minus(moments: Mapping[str, float | None], digits: int) -> str:
     mean, sd = moments["mean"], moments["sd"]
     if mean is None:
-        return "–"  # noqa: RUF001
+        return DASH
     return f"{mean:.{digits}f}" + (f" ± {sd:.{digits}f}" if sd is not None else "")
 
 

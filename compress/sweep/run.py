@@ -71,7 +71,8 @@ def run(sweep: Sweep, jobs: int = 1) -> Path:
     """Run a sweep, or go on with it, and write its tables and plots.
 
     Args:
-        sweep: what to run.
+        sweep: what to run; where it varies nothing, only the tables and plots of the points that
+            lie in its folder are written.
         jobs: number of processes, at least 1; they share the points and the device.
 
     Returns:
@@ -85,10 +86,14 @@ def run(sweep: Sweep, jobs: int = 1) -> Path:
 
     if jobs < 1:
         raise UsageError(f"--jobs must be at least 1, got {jobs}")
-    sweep.grid()  # refuses a wrong one before any process starts
-    sweep.out.mkdir(parents=True, exist_ok=True)
+    only_tables = not sweep.vary and (sweep.out / "points").is_dir()
+    left = 0
+    if not only_tables:
+        sweep.grid()  # refuses a wrong one before any process starts
+        sweep.out.mkdir(parents=True, exist_ok=True)
     try:
-        left = sweep.work() if jobs == 1 else _processes(sweep, jobs)
+        if not only_tables:
+            left = sweep.work() if jobs == 1 else _processes(sweep, jobs)
     finally:
         found = rows.write(sweep.out, sweep.command())
     for figure in plots.sweep(rows.summary(found), sweep.out):

@@ -1,0 +1,121 @@
+"""Pictures: histograms of scores, curves of a sweep; what is drawn, not how it looks."""
+
+import json
+from pathlib import Path
+
+import pytest
+import runs
+from PIL import Image
+
+from compress import plan, reporting
+from compress.errors import UsageError
+from compress.recipe import load
+from compress.reporting import charts, histograms, plots
+
+RECIPE = """schema: 1
+name: r
+model: {import: "networks:Plain", width: 16}
+steps:
+  - train: {epochs: 2}
+  - prune: {amount: 0.4, align: 4, rounds: 2, criterion: CRITERION}
+  - retrain: {epochs: 2}
+"""
+GROUP = {
+    "name": "a.conv", "width": 4, "kept": 2, "mean": 2.5, "sigma": 1.118, "threshold": 2.5,
+    "z": [-1.3, -0.4, 0.4, 1.3], "scores": [1.0, 2.0, 3.0, 4.0], "fixed": "",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("criterion", ["gaussian", "taylor"])
+def test_check_says_and_draws_what_would_go(tmp_path: Path, criterion: str) -> None:
+    path = tmp_path / "r.yaml"
+    path.write_text(RECIPE.replace("CRITERION", criterion))
+    found = plan.check(load(path))
+    json.dumps(found, allow_nan=False)
+    assert [p["where"] for p in found["pruning"]] == ["steps[1].prune", "steps[3].prune"]
+    last = found["pruning"][1]
+    assert last["after"]["macs"] == found["pruned"]["macs"]
+    assert found["removed"]["macs"] >= 0.4
+    for group in last["groups"]:
+        assert len(group["scores"]) == group["width"]
+        assert 0 < group["kept"] <= group["width"]
+    files = plan.draw(found, tmp_path / "scores.png")
+    assert [file.name for file in files] == ["scores.png", "scores-2.png"]
+    for file in files:
+        with Image.open(file) as picture:
+            assert picture.size[0] > 1000
+    plan.render(found)
+
+
+def test_a_plot_that_cannot_be(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"--plot writes a PNG picture, got .*x\.svg"):
+        plan.draw({"pruning": []}, tmp_path / "x.svg")
+    with pytest.raises(UsageError, match="the recipe has no step that removes channels"):
+        plan.draw({"pruning": []}, tmp_path / "x.png")
+
+
+def test_histogram_of_a_layer() -> None:
+    assert histograms.kept_first(GROUP) == ([4.0, 3.0], [2.0, 1.0])
+    edges = histograms.bins(GROUP["scores"])
+    assert (edges[0], edges[-1]) == (1.0, 4.0)
+    assert histograms.normal(2.5, GROUP, 1.0) == pytest.approx(4 / 1.118 / 2.5066, rel=1e-3)
+    svg = charts.histogram(GROUP)
+    assert svg.count('class="bar-kept"') == svg.count('class="bar-gone"') == len(edges) - 1
+    assert 'class="threshold"' in svg
+
+
+def test_equal_scores_have_a_histogram_too() -> None:
+    same = {**GROUP, "scores": [0.0] * 4, "mean": 0.0, "sigma": 0.0, "threshold": None}
+    assert "nan" not in charts.histogram(same)
+    edges = histograms.bins(same["scores"])
+    assert edges[0] < 0 < edges[-1]
+
+
+def test_the_report_has_histograms_and_says_zeros_are_no_speed(tmp_path: Path) -> None:
+    run = runs.make(tmp_path / "run")
+    facts = json.loads((run / "01-prune" / "facts.json").read_text())
+    html = reporting.write(run, run / "07-report").read_text()
+    assert html.count('class="histogram"') == 44
+    facts["facts"] |= {
+        "criterion": "random_weights", "groups": [], "zeros": 0.5, "threshold": None, "align": None,
+    }  # fmt: skip
+    runs.write(run / "01-prune" / "facts.json", facts)
+    html = reporting.write(run, run / "07-report").read_text()
+    text = (run / "07-report" / "report.md").read_text()
+    for page in (html, text):
+        assert "50.0\xa0% of the convolution weights to zero by random_weights" in page
+        assert "no kernel skips such zeros" in page
+        assert "50.0 % of the convolution weights zero" in page
+
+
+def line(kind: str, x: float, psnr: float | None, **values: str) -> dict:
+    moments = {"mean": psnr, "sd": 0.1}
+    names = ("psnr", "ssim", "macs_removed", "seconds_dense", "seconds_extra")
+    own = dict.fromkeys(names, moments) | {"macs_removed": {"mean": x, "sd": None}}
+    return {"kind": kind, "values": values, **own}
+
+
+def test_axis_and_lines_of_a_sweep(tmp_path: Path) -> None:
+    amount, criterion = "steps.prune.amount", "steps.prune.criterion"
+    means = [
+        line("baseline", 0.0, 44.0),
+        *(
+            line("point", x, 44 - x, **{amount: str(x), criterion: name})
+            for x in (0.6, 0.3)
+            for name in ("l1", "gaussian")
+        ),
+        line("point", 0.9, None, **{amount: "0.99", criterion: "l1"}),
+    ]
+    along = plots._Along([m for m in means if m["psnr"]["mean"] is not None])
+    assert along.label == "MACs removed, %"
+    assert {name: [along.of(m) for m in own] for name, own in along.lines.items()} == {
+        "l1": [30.0, 60.0], "gaussian": [30.0, 60.0],
+    }  # fmt: skip
+    assert [path.name for path in plots.sweep(means, tmp_path)] == ["quality.png", "seconds.png"]
+    epochs = [line("point", 0.6, 44.0, **{"steps.train.epochs": e}) for e in ("5", "10")]
+    dense = [line("baseline", 0.0, 44.0, **{"steps.train.epochs": e}) for e in ("5", "10")]
+    along = plots._Along(epochs + dense)
+    assert (along.label, along.of(epochs[1])) == ("train epochs", 10.0)
+    assert not along.flat(dense[0])
+    assert len(plots.sweep(epochs + dense, tmp_path)) == 2
+    assert plots.sweep(dense, tmp_path) == []
