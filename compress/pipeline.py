@@ -72,8 +72,11 @@ def run(
             options = recipe.data
             if data is not None:
                 options = replace(options, source="folder", path=str(data.resolve()))
+            threads = torch.get_num_threads()
             with world.first_goes_first():  # it fills the cache
                 loaded = load(options, seed=recipe.seed, fallback=fallback)
+            # numba, which simulates low dose, gives OpenMP a thread for every core, torch's too.
+            torch.set_num_threads(threads)
             with world.first_goes_first():
                 model, dense = _start(recipe, out, world)
             work = Work(
