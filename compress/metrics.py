@@ -121,10 +121,13 @@ def ms_ssim(a: Tensor, b: Tensor, data_range: float) -> Tensor:
         similarity, contrast = _similarity(a, b, data_range)
         inside = contrast[..., RADIUS:-RADIUS, RADIUS:-RADIUS]
         terms.append((similarity if scale == len(SCALES) - 1 else inside).mean((1, 2, 3)))
-    stack = torch.stack(terms, dim=-1)  # (N, scales)
-    # pow has an infinite slope at zero, and infinity times relu's zero would be NaN.
-    powers = stack.clamp(min=torch.finfo(stack.dtype).tiny) ** stack.new_tensor(SCALES)
-    return torch.where(stack > 0, powers, 0.0).prod(dim=-1)
+    product = torch.ones_like(terms[0])
+    for term, exponent in zip(terms, SCALES, strict=True):
+        # pow has an infinite slope at zero, and infinity times relu's zero would be NaN. The
+        # exponents are numbers, not a tensor: CUDA graphs cannot copy one from the host.
+        power = term.clamp(min=torch.finfo(term.dtype).tiny) ** exponent
+        product = product * torch.where(term > 0, power, 0.0)
+    return product
 
 
 def _float64(image: ArrayLike | Tensor) -> Tensor:

@@ -72,8 +72,11 @@ def run(
         target = devices.choose(device)
         _refuse_early(recipe, chosen, target)
         with _held(out, world):
+            threads = torch.get_num_threads()
             with world.first_goes_first():  # it fills the cache
                 found = loaded or slices(recipe, data, fallback=fallback)
+            # numba, which simulates low dose, gives OpenMP a thread for every core, torch's too.
+            torch.set_num_threads(threads)
             with world.first_goes_first():
                 model, dense = _start(recipe, out, world)
             work = Work(

@@ -187,7 +187,7 @@ class Streamed:
 
     def _begin(self) -> None:
         if self._device.type == "cuda":  # else pinning would make a context on the first GPU
-            torch.cuda.set_device(self._device)
+            torch.cuda.set_device(self._device.index or 0)
 
     def _cut(self, crops: list[Crop]) -> Tensor:
         """(N, 2, h, w) int16 HU, in pinned memory where it goes to a GPU."""

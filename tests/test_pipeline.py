@@ -1,0 +1,25 @@
+"""The pipeline's own affairs; what it produces is tested where the steps are."""
+
+from pathlib import Path
+
+import torch
+from pairs import data
+
+from compress import pipeline
+from compress.recipe import load
+
+RECIPE = "schema: 1\nname: p\nmodel: {name: redcnn, channels: 2}\nsteps: [evaluate]\n"
+
+
+def test_simulating_the_data_does_not_change_the_number_of_threads(tmp_path: Path, monkeypatch):
+    def simulate(*_args: object, **_kwargs: object) -> object:
+        torch.set_num_threads(3)  # as numba does behind torch's back
+        return data()
+
+    monkeypatch.setattr(pipeline, "load", simulate)
+    (tmp_path / "r.yaml").write_text(RECIPE)
+    before = torch.get_num_threads()
+    out = tmp_path / "out"
+    assert pipeline.run(load(tmp_path / "r.yaml"), out=out, device="cpu") == out
+    assert torch.get_num_threads() == before != 3
+    assert (out / "00-evaluate" / "facts.json").exists()

@@ -1,0 +1,89 @@
+"""A signal ends a run with a saved state, and the next run ends like an unbroken one."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from compress.signals import SIGNALS, interruptible
+
+RECIPE = """schema: 1
+name: long
+model: {name: ddnet, residual: true, trunk: 8, bottleneck: 8, decoder: 8}
+data: {source: phantom, size: 32, train_slices: 2, test_slices: 1, views: 8}
+seed: 0
+steps:
+  - train: {epochs: 60, batch: 2, crop: 32, slices_per_epoch: 4}
+"""
+
+
+def start(folder: Path) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "compress", "run", str(folder / "r.yaml"), "--device", "cpu"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(
+        [*command, "--out", str(folder / "out")], env=environment, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    )  # fmt: skip
+
+
+def finish(process: subprocess.Popen[str], code: int) -> str:
+    """What a process says on standard error until it ends with this exit code."""
+    _, said = process.communicate(timeout=300)
+    assert process.returncode == code, said
+    return said
+
+
+def weights(folder: Path) -> bytes:
+    return (folder / "out" / "00-train" / "model.safetensors").read_bytes()
+
+
+@pytest.mark.slow
+def test_a_stopped_run_goes_on_to_the_same_bits(tmp_path: Path) -> None:
+    folders = [tmp_path / name for name in ("whole", "parts")]
+    for folder in folders:
+        folder.mkdir()
+        (folder / "r.yaml").write_text(RECIPE)
+    whole, parts = folders
+    finish(start(whole), 0)
+    process, log = start(parts), parts / "out" / "00-train" / "log.csv"
+    while process.poll() is None and not log.exists():  # until an epoch is done
+        time.sleep(0.005)
+    process.send_signal(signal.SIGUSR1)
+    said = finish(process, 75)
+    assert "SIGUSR1: finishing the step, then saving" in said
+    assert said.endswith("Error: 00-train: stopped and saved; run again to go on\n")
+    assert "going on from step" in finish(start(parts), 0)
+    assert weights(parts) == weights(whole)
+    losses = [(f / "out" / "00-train" / "log.csv").read_text() for f in folders]
+    assert losses[0] == losses[1]
+    assert len(losses[0].splitlines()) == 61
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+def test_the_first_signal_is_noted_and_handlers_are_put_back(number: signal.Signals) -> None:
+    before = signal.getsignal(number)
+    with interruptible() as stop:
+        assert not stop.is_set()
+        signal.raise_signal(number)
+        assert stop.is_set()
+        assert signal.getsignal(number) is before  # a second one ends the process
+    assert signal.getsignal(number) is before
+
+
+def test_outside_the_main_thread_nothing_is_touched() -> None:
+    found = []
+
+    def other() -> None:
+        with interruptible() as stop:
+            found.append((stop.is_set(), signal.getsignal(signal.SIGTERM)))
+
+    before = signal.getsignal(signal.SIGTERM)
+    thread = threading.Thread(target=other)
+    thread.start()
+    thread.join()
+    assert found == [(False, before)]
