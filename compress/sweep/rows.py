@@ -113,8 +113,9 @@ def write(out: Path, command: str) -> list[Row]:
 def markdown(means: Sequence[Row]) -> str:
     """The means as a Markdown table; +- is one standard deviation over the repetitions."""
     keys = _keys(means)
+    varied = [key.removeprefix("steps.") for key in keys]
     head = [
-        "network", *(key.removeprefix("steps.") for key in keys), "runs", "MACs removed", "params removed",
+        "network", *varied, "runs", "MACs removed", "params removed",
         "2:4 eligible", "PSNR, dB", "to dense, dB", "SSIM", "to dense", "RMSE, HU",
         "extra training",
     ]  # fmt: skip
