@@ -62,17 +62,43 @@ class Session:
             CompressError: the loss is not finite, or a mask broke.
         """
         self._resume()
-        left = self.options.epochs * self.options.steps_per_epoch - self.step
         folder = self.work.stage if self.work.profile and self.world.first else None
-        recorder = Recorder(folder, left, self.work.device)
+        recorder = Recorder(folder, self._steps - self.step, self.work.device)
+        epochs = range(self._epoch, self.options.epochs)
+        saved = time.monotonic()
         try:
-            with self.precision.switches():
-                self._epochs(recorder)
+            for _ in track(epochs, self.work.stage.name) if self.world.first else epochs:
+                leaving = self.epoch(recorder) and self.step < self._steps
+                if self.world.any(leaving or time.monotonic() - saved > SAVE_EVERY):
+                    self._save()
+                    saved = time.monotonic()
+                if leaving:
+                    raise Stopped(f"{self.work.stage.name}: stopped and saved; run again to go on")
         finally:
             recorder.close()
-            self.update.amp.close()
+            self.update.close()
         if self.world.first:
             self.work.stage.joinpath(state.FILE).unlink(missing_ok=True)
+
+    def epoch(self, recorder: Recorder) -> bool:
+        """Train to the end of the epoch; True where a signal came, and then perhaps not so far.
+
+        Raises:
+            CompressError: the loss is not finite, or a mask broke.
+        """
+        started, epoch, stopping = time.monotonic(), self._epoch, False
+        with self.precision.switches():
+            for raw in self._batches(epoch):
+                recorder.step()
+                with span("step"):
+                    self.update(raw, self.options.rate(self.step))
+                self.step += 1
+                if stopping := self._stopping():
+                    break
+            if self._epoch > epoch:  # all its steps are done
+                self._end_epoch(epoch)
+        self.seconds += time.monotonic() - started
+        return stopping
 
     def trained(self) -> nn.Module:
         """The network as it is now, on the CPU, in eval mode."""
@@ -100,34 +126,15 @@ class Session:
             **self.history,
         }
 
-    def _epochs(self, recorder: Recorder) -> None:
-        saved = started = time.monotonic()
-        stopping = False
-        epochs = range(self._epoch, self.options.epochs)
-        for epoch in track(epochs, self.work.stage.name) if self.world.first else epochs:
-            for raw in self._batches(epoch):
-                recorder.step()
-                with span("step"):
-                    self.update(raw, self.options.rate(self.step))
-                self.step += 1
-                if stopping := self._stopping():
-                    break
-            if self._epoch > epoch:  # all its steps are done
-                self._end_epoch(epoch)
-            now = time.monotonic()
-            self.seconds, started = self.seconds + now - started, now
-            leaving = stopping and self._epoch < self.options.epochs
-            if self.world.any(leaving or now - saved > SAVE_EVERY):
-                self._save()
-                saved = now
-            if leaving:
-                raise Stopped(f"{self.work.stage.name}: stopped and saved; run again to go on")
-
     def _stopping(self) -> bool:
         """Whether a signal came; several processes must agree on the step, and asking waits."""
         if self.world.size > 1 and self.step % AGREE and self.step % self.options.steps_per_epoch:
             return False
         return self.world.any(self.work.stop.is_set())
+
+    @property
+    def _steps(self) -> int:
+        return self.options.epochs * self.options.steps_per_epoch
 
     @property
     def _epoch(self) -> int:

@@ -107,6 +107,11 @@ class Update:
         for hold in self._held:
             hold.check()
 
+    def close(self) -> None:
+        """End the training: what it has changed outside the network is undone, memory released."""
+        self.amp.close()
+        self.stepper.close()
+
     def facts(self) -> dict[str, Any]:
         """How the steps are executed, and why so."""
         return {
@@ -193,6 +198,8 @@ class Update:
     def _compile(self, raw: Tensor) -> None:
         """Compile network and loss, and try them once, because compilers fail when first used."""
         plain = self._objective
+        # Networks of earlier stages count, and after the eighth nothing would be compiled.
+        torch.compiler.reset()
         # torch.compile gives a module for a module.
         self._objective = torch.compile(plain, dynamic=False)  # type: ignore[assignment]
         try:
