@@ -55,7 +55,7 @@ def test_the_captured_step_learns_what_single_calls_learn(name: str, tmp_path: P
     assert captured["cuda_graph"], captured["cuda_graph_why"]
     _, plain = run(tmp_path / "eager", replace(options, graph=False))
     assert not plain["cuda_graph"]
-    close(captured, plain, rtol=1e-3 if name == "fp32" else 3e-2)
+    close(captured, plain, rtol=1e-2 if name == "fp32" else 3e-2)
 
 
 def test_one_captured_step_changes_weights_like_one_call() -> None:
