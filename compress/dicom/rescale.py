@@ -23,6 +23,11 @@ Mask = NDArray[np.bool_]
 AIR = -900.0
 """A padding value at or below this HU is a floor: what lies still lower is padding, too. Lossy
 coding moves padded pixels a little, so equality alone would miss them."""
+FINEST, COARSEST = 0.002, 100.0
+"""HU per stored unit. float32 in the network range resolves 0.0003 HU, so a finer unit would not
+come back as it was; the range of 16 bits in units of 0.05 HU is 3,000 HU, so nobody needs one."""
+FARTHEST = 1e5
+"""HU of the stored value 0."""
 HIGHEST = 3500.0
 """12-bit CT ends at 3071 HU; above it is metal in extended scale, a small part of a slice."""
 FEW = 0.1
@@ -50,7 +55,7 @@ def scale_of(dataset: Dataset, frames: int, *, assume_hu: bool = False) -> Scale
         assume_hu: take stored values as HU where slope and intercept are missing.
 
     Raises:
-        Refused: NO_RESCALE or NOT_HU.
+        Refused: NO_RESCALE, NOT_HU, or HU_RANGE for a slope or intercept of no CT.
     """
     if "ModalityLUTSequence" in dataset:  # PS3.3 section C.11.1: a table instead of a line
         raise Refused(Reason.NOT_HU)
@@ -58,6 +63,9 @@ def scale_of(dataset: Dataset, frames: int, *, assume_hu: bool = False) -> Scale
     slope, intercept = np.array(pairs, dtype=np.float64).T
     if not (np.isfinite(slope).all() and np.isfinite(intercept).all() and slope.all()):
         raise Refused(Reason.NO_RESCALE)
+    steep = (np.abs(slope) < FINEST) | (np.abs(slope) > COARSEST)
+    if steep.any() or (np.abs(intercept) > FARTHEST).any():
+        raise Refused(Reason.HU_RANGE)
     return Scale(slope, intercept, _padding(dataset))
 
 

@@ -134,6 +134,9 @@ def test_unsigned_values_are_never_assumed_to_be_hu():
     [
         ({"RescaleSlope": "0"}, Reason.NO_RESCALE),
         ({"RescaleSlope": ""}, Reason.NO_RESCALE),
+        ({"RescaleSlope": "1e-300"}, Reason.HU_RANGE),
+        ({"RescaleSlope": "1e30"}, Reason.HU_RANGE),
+        ({"RescaleIntercept": "-1e9"}, Reason.HU_RANGE),
         ({"RescaleSlope": "nan"}, Reason.NO_RESCALE),
         ({"RescaleIntercept": None}, Reason.NO_RESCALE),
         ({"RescaleType": "US"}, Reason.NOT_HU),
