@@ -66,6 +66,8 @@ def run(
     chosen = stages(recipe, out, until)
     with joined(device) as (world, device), interruptible() as stop:
         target = _device(device)
+        if target.type == "cuda" and target.index is not None:
+            torch.cuda.set_device(target)  # streams and graphs are made on the current one
         for stage in chosen:
             stage.step.uses(target)  # refuses now what this machine cannot do, not after training
         with _held(out, world):
