@@ -112,22 +112,20 @@ def ms_ssim(a: Tensor, b: Tensor, data_range: float) -> Tensor:
     """Multi-scale structural similarity: (N, 1, H, W) twice, values >= 0 -> (N,).
 
     As torchmetrics' with normalize="relu": a negative term counts as zero. H and W are at least
-    176. Differentiable; the gradient of a term that is not positive is zero.
+    176. Differentiable; the gradient of a term that is not positive is zero. Nothing waits for the
+    device, so that training steps with it can be captured as CUDA graphs.
     """
-    terms = []
-    for scale in range(len(SCALES)):
+    value = torch.ones_like(a[:, 0, 0, 0])
+    for scale, exponent in enumerate(SCALES):
         if scale:
             a, b = F.avg_pool2d(a, 2), F.avg_pool2d(b, 2)
         similarity, contrast = _similarity(a, b, data_range)
         inside = contrast[..., RADIUS:-RADIUS, RADIUS:-RADIUS]
-        terms.append((similarity if scale == len(SCALES) - 1 else inside).mean((1, 2, 3)))
-    product = torch.ones_like(terms[0])
-    for term, exponent in zip(terms, SCALES, strict=True):
-        # pow has an infinite slope at zero, and infinity times relu's zero would be NaN. The
-        # exponents are numbers, not a tensor: CUDA graphs cannot copy one from the host.
+        term = (similarity if scale == len(SCALES) - 1 else inside).mean((1, 2, 3))
+        # pow has an infinite slope at zero, and infinity times relu's zero would be NaN.
         power = term.clamp(min=torch.finfo(term.dtype).tiny) ** exponent
-        product = product * torch.where(term > 0, power, 0.0)
-    return product
+        value = value * torch.where(term > 0, power, torch.zeros_like(power))
+    return value
 
 
 def _float64(image: ArrayLike | Tensor) -> Tensor:

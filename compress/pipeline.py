@@ -70,6 +70,8 @@ def run(
     chosen = stages(recipe, out, until)
     with joined(device) as (world, device), interruptible() as stop:
         target = devices.choose(device)
+        if target.type == "cuda" and target.index is not None:
+            torch.cuda.set_device(target)  # streams and graphs are made on the current one
         _refuse_early(recipe, chosen, target)
         with _held(out, world):
             threads = torch.get_num_threads()

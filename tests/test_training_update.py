@@ -3,13 +3,15 @@
 import logging
 from dataclasses import replace
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import torch
 from networks import Plain
 from pairs import data
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from compress import masks, precision
+from compress import losses, masks, precision
 from compress.checkpoint import Model, ModelOptions
 from compress.data.crops import draws
 from compress.data.loaders import Resident
@@ -66,6 +68,34 @@ def test_what_warming_up_changes_is_put_back_in_place() -> None:
         assert not all(map(torch.equal, values(one), before))
     assert all(map(torch.equal, values(one), before))
     assert [p.data_ptr() for p in one.net.parameters()] == places
+
+
+class Operators(TorchDispatchMode):
+    """Records the names of all operators, those of the backward pass, too."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: set[str] = set()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.seen.add(func.name().partition("::")[2].partition(".")[0])
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("loss", get_args(losses.Name))
+def test_loss_and_gradient_read_nothing_back_and_bring_nothing_from_the_host(loss) -> None:
+    """A GPU would have to wait, and a CUDA graph could not be captured."""
+    big = data(side=192).train
+    loader = Resident(big, (176, 176), CPU)
+    options = replace(OPTIONS, crop=176, batch=1, loss=loss)
+    model = Model(net=Normed(), origin=ModelOptions(import_="networks:Plain"))
+    one = Update(options, model, loader, precision.choose("bf16", CPU))
+    (raw,) = loader.batches(draws(big, count=1, batch=1, crop=176, seed=(0,)))
+    operators = Operators()
+    with operators:
+        one.amp.backward(one._loss(raw))
+    assert "convolution_backward" in operators.seen
+    assert not operators.seen & {"_local_scalar_dense", "nonzero", "lift_fresh", "masked_select"}
 
 
 def test_what_cannot_be_captured_runs_call_by_call(monkeypatch, caplog) -> None:

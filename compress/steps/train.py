@@ -1,5 +1,6 @@
 """train and retrain: their options; the loop itself is in compress/training."""
 
+import gc
 import math
 from dataclasses import dataclass, replace
 
@@ -118,4 +119,7 @@ class Train:
         session = Session(self, model, work)
         session.run()
         work.facts.update(session.facts())
-        return replace(model, net=recalibrated(session.trained(), self.recalibrate, work))
+        trained = session.trained()
+        del session
+        gc.collect()  # a captured step and its loader refer to each other and fill the GPU's memory
+        return replace(model, net=recalibrated(trained, self.recalibrate, work))

@@ -76,7 +76,7 @@ class Session:
                     raise Stopped(f"{self.work.stage.name}: stopped and saved; run again to go on")
         finally:
             recorder.close()
-            self.update.close()
+            self.update.amp.close()
         if self.world.first:
             self.work.stage.joinpath(state.FILE).unlink(missing_ok=True)
 

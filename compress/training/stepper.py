@@ -53,10 +53,6 @@ class Stepper:
             self._prepare(raw)
         (self._replay or self._step)(raw)
 
-    def close(self) -> None:
-        """Give the graph's memory back."""
-        self._replay = None
-
     def _prepare(self, raw: Tensor) -> None:
         """Capture, or fall back to single calls for good."""
         try:

@@ -107,11 +107,6 @@ class Update:
         for hold in self._held:
             hold.check()
 
-    def close(self) -> None:
-        """End the training: what it has changed outside the network is undone, memory released."""
-        self.amp.close()
-        self.stepper.close()
-
     def facts(self) -> dict[str, Any]:
         """How the steps are executed, and why so."""
         return {
@@ -258,6 +253,8 @@ def _adam(net: nn.Module, rate: float, weight_decay: float) -> torch.optim.Adam:
         fused=True,
         capturable=device.type == "cuda",
     )
+    # It warns of steps outside a capture, which warming up consists of.
+    optimizer._warned_capturable_if_run_uncaptured = True
     for parameter in parameters:
         optimizer.state[parameter] = {
             "step": torch.zeros((), device=device),

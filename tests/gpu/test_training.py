@@ -55,7 +55,7 @@ def test_the_captured_step_learns_what_single_calls_learn(name: str, tmp_path: P
     assert captured["cuda_graph"], captured["cuda_graph_why"]
     _, plain = run(tmp_path / "eager", replace(options, graph=False))
     assert not plain["cuda_graph"]
-    close(captured, plain, rtol=1e-2 if name == "fp32" else 3e-2)
+    close(captured, plain, rtol=2e-2 if name == "fp32" else 8e-2)
 
 
 def test_one_captured_step_changes_weights_like_one_call() -> None:
@@ -82,7 +82,7 @@ def test_the_mixed_loss_can_be_captured(tmp_path: Path) -> None:
         replace(options, graph=graph).run(model(), place)
         facts.append(place.facts)
     assert facts[0]["cuda_graph"], facts[0]["cuda_graph_why"]
-    close(*facts, rtol=3e-2)
+    close(*facts, rtol=8e-2)
 
 
 @pytest.mark.slow
@@ -92,7 +92,7 @@ def test_the_compiled_and_captured_step_learns_the_same(tmp_path: Path) -> None:
     assert faster["compiled"], faster["compiled_why"]
     assert faster["cuda_graph"], faster["cuda_graph_why"]
     _, plain = run(tmp_path / "plain", options)
-    close(faster, plain, rtol=3e-2)
+    close(faster, plain, rtol=8e-2)
 
 
 @pytest.mark.parametrize("crop", [64, None])
@@ -132,7 +132,7 @@ def test_a_resumed_run_ends_like_a_whole_one(name: str, tmp_path: Path) -> None:
     place = work(folder)
     options.run(model(), place)
     assert place.facts["steps"] == 10
-    close(place.facts, whole, rtol=3e-2)
+    close(place.facts, whole, rtol=8e-2)
 
 
 @pytest.mark.parametrize("name", ["fp16", "bf16"])
@@ -169,7 +169,7 @@ def test_scope_sparse_layers_can_be_captured(name: str, tmp_path: Path) -> None:
     _, captured = run(tmp_path / "graph", options, start)
     assert captured["cuda_graph"], captured["cuda_graph_why"]
     _, plain = run(tmp_path / "eager", replace(options, graph=False), start)
-    close(captured, plain, rtol=3e-2)
+    close(captured, plain, rtol=8e-2)
 
 
 def test_out_of_memory_halves_the_micro_batch(tmp_path: Path) -> None:
