@@ -113,11 +113,10 @@ def write(out: Path, command: str) -> list[Row]:
 def markdown(means: Sequence[Row]) -> str:
     """The means as a Markdown table; +- is one standard deviation over the repetitions."""
     keys = _keys(means)
-    varied = [key.removeprefix("steps.") for key in keys]
     head = [
-        "network", *varied, "runs", "MACs removed", "params removed",
-        "2:4 eligible", "PSNR, dB", "to dense, dB", "SSIM", "to dense", "RMSE, HU",
-        "extra training",
+        "network", *(key.removeprefix("steps.") for key in keys), "runs", "MACs removed",
+        "params removed", "2:4 eligible", "PSNR, dB", "to dense, dB", "SSIM", "to dense",
+        "RMSE, HU", "extra training",
     ]  # fmt: skip
     lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
     for line in means:
