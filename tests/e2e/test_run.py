@@ -88,16 +88,18 @@ def test_killed_in_any_stage_it_ends_with_the_same_bits(
 ) -> None:
     """SIGKILL at a random moment of a stage; stages before it are taken from the whole run."""
     out = tmp_path / "run"
+    trains = stage in NAMES[:5]
+    words = ("--until", NAMES[4]) if trains else ()  # what comes after would be the same again
     shutil.copytree(whole, out)
     for name in NAMES[NAMES.index(stage) :]:
         shutil.rmtree(out / name)
-    process = subprocess.Popen(command(out), stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(command(out, *words), stderr=subprocess.PIPE, text=True)
     until(process, out, stage, random.Random(stage).uniform(0, 0.8))
     process.kill()
     process.communicate()
-    finish(out)
+    finish(out, *words)
     assert weights(out) == weights(whole)
-    assert (out / "07-report" / "report.json").exists()
+    assert trains or (out / "07-report" / "report.json").exists()
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGINT])
