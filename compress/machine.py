@@ -145,7 +145,7 @@ def demo() -> Part:
         return _part(name, use, note=str(error))
     if lacking:
         found = f"patients {', '.join(lacking)} are fetched by the first run that needs them"
-        if importlib.util.find_spec("pip") is None:
+        if _version("pip") is None:  # looking for the module itself makes setuptools warn
             get = f"{sys.executable} -m ensurepip"
             return _part(name, use, note="pip, which fetches it, is not installed", get=get)
     return _part(name, use, found=found)
@@ -157,7 +157,7 @@ def examine(package: Package) -> Part:
     spec = importlib.util.find_spec(top)
     if spec is None:
         return _part(name, package.use, note="not installed", get=package.get)
-    found = _version(package.distribution)
+    found = _version(package.distribution) or "installed, without a version"
     places = list(spec.submodule_search_locations or [])
     if top == "apex" and not any((Path(place) / "contrib").is_dir() for place in places):
         note = "an unrelated package of that name; pip uninstall apex"
@@ -167,11 +167,11 @@ def examine(package: Package) -> Part:
     return _part(name, package.use, found=found, note=note, get=package.get)
 
 
-def _version(distribution: str) -> str:
+def _version(distribution: str) -> str | None:
     try:
         return importlib.metadata.version(distribution)
     except importlib.metadata.PackageNotFoundError:
-        return "installed, without a version"
+        return None
 
 
 def _failure(command: list[str]) -> str:
