@@ -155,7 +155,14 @@ def check(recipe: Path, overrides: tuple[str, ...], as_json: bool, plot: Path | 
 @DATA
 @DEVICE
 @click.option("--jobs", type=int, default=1, help="Processes that share the points; 1 by default.")
-@click.option("--no-baseline", is_flag=True, help="Leave out the dense networks trained as long.")
+@click.option(
+    "--without",
+    default="prune,sparsify",
+    metavar="STEPS",
+    help="Compare each point with the recipe without these steps, trained as long; "
+    "prune,sparsify by default, which is the dense network.",
+)
+@click.option("--no-baseline", is_flag=True, help="Leave out the networks to compare with.")
 @NO_FALLBACK
 def sweep(
     recipe: Path,
@@ -165,6 +172,7 @@ def sweep(
     data: Path | None,
     device: str | None,
     jobs: int,
+    without: str,
     no_baseline: bool,
     no_fallback: bool,
 ) -> None:
@@ -186,9 +194,10 @@ def sweep(
         data=data,
         device=device,
         fallback=not no_fallback,
-        baseline=not no_baseline,
+        without=() if no_baseline else tuple(without.split(",")),
+        jobs=jobs,
     )
-    click.echo(run(asked, jobs))
+    click.echo(run(asked))
 
 
 @main.command(short_help="Show what this machine has and lacks.")

@@ -45,8 +45,8 @@ def test_the_options_are_frozen():
         },
         "check": {"recipe", "--set", "--json", "--plot"},
         "sweep": {
-            "recipe", "--vary", "--set", "--out", "--data", "--device", "--jobs", "--no-baseline",
-            "--no-fallback",
+            "recipe", "--vary", "--set", "--out", "--data", "--device", "--jobs", "--without",
+            "--no-baseline", "--no-fallback",
         },
         "doctor": {"recipe", "--json"},
         "inspect": {"path", "--json"},
@@ -154,14 +154,17 @@ def test_sweep_hands_words_to_the_sweep(recipe, monkeypatch):
     assert (result.exit_code, result.stdout) == (0, "runs/r-sweep\n")
     words = ("--set", "name=x", "--out", "o", "--data", "d", "--device", "cpu", "--jobs", "3")
     call("sweep", recipe, "--vary", "seed=0", *words, "--no-baseline", "--no-fallback")
-    (first, one), (second, three) = calls
-    assert (first.vary, first.baseline, first.fallback, one) == (("seed=0,1",), True, True, 1)
+    call("sweep", recipe, "--vary", "seed=0", "--without", "sparsify")
+    (first,), (second,), (third,) = calls
+    assert (first.vary, first.fallback, first.jobs) == (("seed=0,1",), True, 1)
+    assert first.without == ("prune", "sparsify")
+    assert third.command() == "compress sweep r.yaml --vary seed=0 --without sparsify"
     assert second == sweeps.Sweep(
         recipe=Path("r.yaml"), vary=("seed=0",), overrides=("name=x",), out=Path("o"),
-        data=Path("d"), device="cpu", fallback=False, baseline=False,
+        data=Path("d"), device="cpu", fallback=False, without=(), jobs=3,
     )  # fmt: skip
-    assert three == 3
-    assert second.command() == "compress sweep r.yaml --vary seed=0 --set name=x"
+    words = "compress sweep r.yaml --vary seed=0 --set name=x --no-baseline"
+    assert second.command() == words
 
 
 def python(*arguments):

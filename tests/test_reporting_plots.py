@@ -92,7 +92,8 @@ def line(kind: str, x: float, psnr: float | None, **values: str) -> dict:
     moments = {"mean": psnr, "sd": 0.1}
     names = ("psnr", "ssim", "macs_removed", "seconds_dense", "seconds_extra")
     own = dict.fromkeys(names, moments) | {"macs_removed": {"mean": x, "sd": None}}
-    return {"kind": kind, "values": values, **own}
+    name = "dense" if kind == "baseline" else "compressed"
+    return {"kind": kind, "name": name, "values": values, **own}
 
 
 def test_axis_and_lines_of_a_sweep(tmp_path: Path) -> None:

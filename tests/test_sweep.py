@@ -135,16 +135,16 @@ def test_two_sweeps_share_a_folder_and_merge(recipe: Path, log) -> None:
 
 
 def test_a_changed_recipe_runs_again(recipe: Path, log) -> None:
-    run(sweep(recipe, "reseed=0,1", baseline=False))
+    run(sweep(recipe, "reseed=0,1", without=()))
     started(log)
-    run(sweep(recipe, "reseed=0,1", overrides=("steps.train.lr=5e-3",), baseline=False))
+    run(sweep(recipe, "reseed=0,1", overrides=("steps.train.lr=5e-3",), without=()))
     stages = started(log)
     assert stages.count("00-train") == 1
     assert stages.count("02-retrain") == 2
 
 
 def test_points_of_another_process_are_left_to_it(recipe: Path, log) -> None:
-    asked = sweep(recipe, "reseed=0,1", baseline=False)
+    asked = sweep(recipe, "reseed=0,1", without=())
     folder = asked.out / "points" / "reseed=0"
     folder.mkdir(parents=True)
     with work.claimed(folder / ".claim") as mine:
@@ -154,9 +154,33 @@ def test_points_of_another_process_are_left_to_it(recipe: Path, log) -> None:
     assert [row["point"] for row in rows.gather(asked.out)] == ["reseed=1"]
 
 
+def test_what_a_step_alone_is_worth(recipe: Path) -> None:
+    """Each point against the same recipe without one of its steps, trained as long."""
+    asked = sweep(recipe, "reseed=0,1", without=("prune",), overrides=("name=x",))
+    run(asked)
+    found = {row["point"]: row for row in rows.gather(asked.out)}
+    assert set(found) == {"baseline_reseed=0", "baseline_reseed=1", "reseed=0", "reseed=1"}
+    assert found["reseed=0"]["delta_psnr"] is not None
+    assert found["reseed=0"]["without"] == ["prune"]
+    assert "| without prune | 2 |" in (asked.out / "sweep.md").read_text()
+    assert asked.command().endswith("--without prune")
+
+
+def test_seconds_are_of_rows_that_had_the_device_alone() -> None:
+    def row(jobs: int, seconds: float) -> dict:
+        about = {"kind": "point", "values": {"reseed": str(seconds)}, "reason": "", "psnr": 40.0}
+        return about | {"jobs": jobs, "seconds_extra": seconds, "seconds_dense": 1.0}
+
+    (line,) = rows.summary([row(1, 10.0), row(2, 19.0), row(1, 12.0)])
+    assert line["seconds_extra"]["mean"] == 11.0
+    assert line["count"] == 3
+    (line,) = rows.summary([row(2, 18.0), row(2, 20.0)])
+    assert line["seconds_extra"]["mean"] == 19.0  # better than none
+
+
 def test_wrong_calls(recipe: Path) -> None:
     with pytest.raises(UsageError, match="--jobs must be at least 1, got 0"):
-        run(sweep(recipe, "reseed=0"), 0)
+        sweep(recipe, "reseed=0", jobs=0)
     with pytest.raises(UsageError, match="two points of the sweep would have one folder"):
         run(sweep(recipe, """model.width='16',"16\""""))
 
@@ -208,6 +232,6 @@ def wait_for(path: Path, process: subprocess.Popen[str]) -> None:
 
 
 def test_a_worker_that_fails_is_an_error(recipe: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked = sweep(recipe, "reseed=0", device="cuda:99")
+    asked = sweep(recipe, "reseed=0", device="cuda:99", jobs=2)
     with pytest.raises(CompressError, match="a process of the sweep failed, exit codes"):
-        run(asked, 2)
+        run(asked)

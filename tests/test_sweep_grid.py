@@ -1,11 +1,12 @@
 """The points of a sweep: values, names, baselines, and what is said about wrong ones."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from compress.errors import UsageError
-from compress.sweep.grid import baselines, points, uncompressed
+from compress.sweep.grid import COMPRESSING, baselines, less, points
 
 RECIPE = """schema: 1
 name: tiny
@@ -70,6 +71,17 @@ def test_baselines_are_trained_as_long_and_shared(path: Path) -> None:
     words = [word for word, _ in found[0].recipe.steps]
     assert words == ["train", "retrain", "evaluate"]
     assert found[0].recipe.steps[1][1].epochs == 3
-    assert uncompressed(grid[0].recipe).steps == found[0].recipe.steps
+    assert less(grid[0].recipe, COMPRESSING).steps == found[0].recipe.steps
     (one,) = baselines(points(path, ["steps.prune.amount=0.2,0.4"]))
     assert one.name == "baseline"
+
+
+def test_what_to_leave_out_of_the_baseline(path: Path) -> None:
+    grid = points(path, ["reseed=0,1"])
+    found = baselines(grid, ["sparsify"])
+    words = [word for word, _ in found[0].recipe.steps]
+    assert words == ["train", "prune", "retrain", "evaluate"]
+    with pytest.raises(UsageError, match="--without sparsfy: the recipe has no such step"):
+        baselines(grid, ["sparsfy"])
+    dense = [replace(p, recipe=less(p.recipe, COMPRESSING)) for p in grid]
+    assert baselines(dense) == []

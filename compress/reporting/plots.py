@@ -66,12 +66,12 @@ def _quality(x: _Along, path: Path) -> Path:
             _line(axes, x, lines, name, series, index)
         dense = [line for line in x.baselines if not x.flat(line)]
         if dense:
-            _line(axes, x, sorted(dense, key=x.of), name, "dense, as long", len(x.lines), "#59626d")
+            named = f"{dense[0]['name']}, as long"
+            _line(axes, x, sorted(dense, key=x.of), name, named, len(x.lines), "#59626d")
         for line in filter(x.flat, x.baselines):
             mean, sd = line[name]["mean"], line[name]["sd"] or 0.0
-            axes.axhline(
-                mean, color="#15181c", linestyle="--", linewidth=1.2, label="dense, as long"
-            )
+            named = f"{line['name']}, as long"
+            axes.axhline(mean, color="#15181c", linestyle="--", linewidth=1.2, label=named)
             axes.axhspan(mean - sd, mean + sd, color="#15181c", alpha=0.10, linewidth=0)
         axes.set(xlabel=x.label, ylabel=label)
         axes.ticklabel_format(axis="y", useOffset=False)

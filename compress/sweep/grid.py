@@ -13,6 +13,7 @@ from compress.recipe import Recipe, load
 
 EXAMPLE = "such as steps.prune.amount=0.1:0.9:0.1 or seed=0,1,2"
 COMPRESSING = ("prune", "sparsify")
+"""Steps that make a network smaller or sparse: without them it stays dense."""
 
 
 @dataclass(frozen=True)
@@ -53,15 +54,25 @@ def points(path: Path, vary: Sequence[str], overrides: Sequence[str] = ()) -> li
     return found
 
 
-def baselines(points: Sequence[Point]) -> list[Point]:
-    """The dense networks to compare with: each recipe without its prune and sparsify steps.
+def baselines(points: Sequence[Point], without: Sequence[str] = COMPRESSING) -> list[Point]:
+    """The networks to compare with: each recipe without the steps named `without`.
 
-    They are trained as long as the compressed ones. Points that differ in nothing else share one.
+    They are trained as long as the points. Points that differ in nothing else share one.
+
+    A recipe that compresses nothing has none.
+
+    Raises:
+        UsageError: a step is to be left out that no point has.
     """
+    steps = {word for point in points for word, _ in point.recipe.steps}
+    if unknown := sorted({*without} - {*COMPRESSING} - steps):
+        raise UsageError(f"--without {unknown[0]}: the recipe has no such step")
+    if not steps & {*without}:
+        return []
     groups: dict[str, list[Point]] = defaultdict(list)
     for point in points:
-        dense = uncompressed(point.recipe)
-        same = (dense.model, dense.data, dense.seed, dense.reseed, dense.steps)
+        left = less(point.recipe, without)
+        same = (left.model, left.data, left.seed, left.reseed, left.steps)
         groups[repr(same)].append(point)  # options hold mappings, which have no hash
     found = []
     for group in groups.values():
@@ -72,13 +83,13 @@ def baselines(points: Sequence[Point]) -> list[Point]:
             and all(p.values[key] == value for p in group)
         }
         name = "_".join(filter(None, ("baseline", _name(own))))
-        found.append(Point(name, own, uncompressed(group[0].recipe), baseline=True))
+        found.append(Point(name, own, less(group[0].recipe, without), baseline=True))
     return found
 
 
-def uncompressed(recipe: Recipe) -> Recipe:
-    """The recipe without the steps that make a network smaller or sparse."""
-    return replace(recipe, steps=tuple(s for s in recipe.steps if s[0] not in COMPRESSING))
+def less(recipe: Recipe, without: Sequence[str]) -> Recipe:
+    """The recipe without the steps of these names."""
+    return replace(recipe, steps=tuple(s for s in recipe.steps if s[0] not in without))
 
 
 def _axis(text: str) -> tuple[str, list[str]]:

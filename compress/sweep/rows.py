@@ -12,6 +12,7 @@ from compress import checkpoint, cost, plan
 from compress.files import read_json, write_atomic, write_json
 from compress.recipe import Recipe
 from compress.reporting.text import DASH
+from compress.sweep.grid import COMPRESSING
 
 Row = dict[str, Any]
 SCHEMA = 1
@@ -24,7 +25,7 @@ COLUMNS = (
     "zeros", "macs", "params", "align", "eligible_backend", "eligible_trt", "convolutions",
     *(column for name in QUALITY for column in (name, f"{name}_sd", f"delta_{name}")),
     "slices", "seconds_dense", "seconds_extra", "latency_ms", "seconds", "device", "commit",
-    "recipe", "command", "key", "baseline_key",
+    "recipe", "command", "key", "baseline_key", "without", "jobs",
 )  # fmt: skip
 """Columns of sweep.csv after the varied options."""
 MEANS = (
@@ -32,6 +33,7 @@ MEANS = (
     *QUALITY, *(f"delta_{name}" for name in QUALITY), "seconds_dense", "seconds_extra",
     "latency_ms",
 )  # fmt: skip
+SECONDS = ("seconds_dense", "seconds_extra")
 
 
 def measured(run: Path, recipe: Recipe) -> Row:
@@ -79,8 +81,9 @@ def summary(rows: Iterable[Row]) -> list[Row]:
     """One line for all rows that differ in their seeds only: mean and sd of every number.
 
     Returns:
-        kind, values, count, and {mean, sd} for each of `MEANS`; sd is the sample standard
-        deviation over the repetitions, None for one.
+        kind, name, values, count, and {mean, sd} for each of `MEANS`; sd is the sample standard
+        deviation over the repetitions, None for one. Seconds are of rows that had the device for
+        themselves, where there are any.
     """
     groups: dict[tuple[object, ...], list[Row]] = defaultdict(list)
     for row in rows:
@@ -89,10 +92,12 @@ def summary(rows: Iterable[Row]) -> list[Row]:
     return [
         {
             "kind": group[0]["kind"],
+            "name": _named(group[0]),
             "values": group[0]["values"],
             "count": len(group),
             "reasons": sorted({row["reason"] for row in group if row["reason"]}),
             **{name: _moments([row.get(name) for row in group]) for name in MEANS},
+            **{name: _moments([row.get(name) for row in _alone(group)]) for name in SECONDS},
         }
         for group in groups.values()
     ]
@@ -115,15 +120,27 @@ def markdown(means: Sequence[Row]) -> str:
     keys = _keys(means)
     head = [
         "network", *(key.removeprefix("steps.") for key in keys), "runs", "MACs removed",
-        "params removed", "2:4 eligible", "PSNR, dB", "to dense, dB", "SSIM", "to dense",
+        "params removed", "2:4 eligible", "PSNR, dB", "difference, dB", "SSIM", "difference",
         "RMSE, HU", "extra training",
     ]  # fmt: skip
     lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
     for line in means:
-        name = "dense" if line["kind"] == "baseline" else "compressed"
         values = [line["values"].get(key, DASH) for key in keys]
-        lines.append("| " + " | ".join([name, *values, *_cells(line)]) + " |")
+        lines.append("| " + " | ".join([line["name"], *values, *_cells(line)]) + " |")
     return "\n".join(lines) + "\n"
+
+
+def _named(row: Row) -> str:
+    """What a row is, for tables and plots; a baseline is dense unless it leaves out less."""
+    if row["kind"] != "baseline":
+        return "compressed"
+    without = tuple(row.get("without", COMPRESSING))
+    return "dense" if without == COMPRESSING else f"without {' and '.join(without)}"
+
+
+def _alone(group: Sequence[Row]) -> Sequence[Row]:
+    """The rows made while no other process was on the device; all where there are none."""
+    return [row for row in group if row.get("jobs", 1) == 1] or group
 
 
 def _cells(line: Row) -> list[str]:

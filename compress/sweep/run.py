@@ -11,7 +11,7 @@ from compress.errors import CompressError, Stopped, UsageError
 from compress.progress import start_log
 from compress.signals import interruptible
 from compress.sweep import rows
-from compress.sweep.grid import Point, baselines, points
+from compress.sweep.grid import COMPRESSING, Point, baselines, points
 from compress.sweep.work import Worker
 
 log = logging.getLogger(__name__)
@@ -31,14 +31,23 @@ class Sweep:
     data: Path | None = None
     device: str | None = None
     fallback: bool = True
-    baseline: bool = True
-    """Whether the dense networks, trained as long, are run too."""
+    without: tuple[str, ...] = COMPRESSING
+    """Steps left out of the networks to compare with, trained as long; none: compare with none."""
+    jobs: int = 1
+    """Processes that share the points and the device."""
+
+    def __post_init__(self) -> None:
+        """Refuse a number of processes that cannot be."""
+        if self.jobs < 1:
+            raise UsageError(f"--jobs must be at least 1, got {self.jobs}")
 
     def command(self) -> str:
         """The command line that says the same, for the rows."""
         words = ["compress", "sweep", str(self.recipe)]
         for option, values in (("--vary", self.vary), ("--set", self.overrides)):
             words += [word for value in values for word in (option, value)]
+        if self.without != COMPRESSING:
+            words += ["--without", ",".join(self.without)] if self.without else ["--no-baseline"]
         return shlex.join(words)
 
     def grid(self) -> list[Point]:
@@ -48,8 +57,8 @@ class Sweep:
             UsageError: a value or a point's recipe is wrong, or two points have one name.
         """
         found = points(self.recipe, self.vary, self.overrides)
-        if self.baseline:
-            found = baselines(found) + found
+        if self.without:
+            found = baselines(found, self.without) + found
         if len({point.name for point in found}) < len(found):
             raise UsageError("two points of the sweep would have one folder; shorten the values")
         return found
@@ -63,17 +72,18 @@ class Sweep:
             device=self.device,
             fallback=self.fallback,
             command=self.command(),
+            without=self.without,
+            jobs=self.jobs,
         )
         return worker.run()
 
 
-def run(sweep: Sweep, jobs: int = 1) -> Path:
+def run(sweep: Sweep) -> Path:
     """Run a sweep, or go on with it, and write its tables and plots.
 
     Args:
         sweep: what to run; where it varies nothing, only the tables and plots of the points that
             lie in its folder are written.
-        jobs: number of processes, at least 1; they share the points and the device.
 
     Returns:
         The path of sweep.json.
@@ -84,8 +94,6 @@ def run(sweep: Sweep, jobs: int = 1) -> Path:
     """
     from compress.reporting import plots
 
-    if jobs < 1:
-        raise UsageError(f"--jobs must be at least 1, got {jobs}")
     only_tables = not sweep.vary and (sweep.out / "points").is_dir()
     left = 0
     if not only_tables:
@@ -93,7 +101,7 @@ def run(sweep: Sweep, jobs: int = 1) -> Path:
         sweep.out.mkdir(parents=True, exist_ok=True)
     try:
         if not only_tables:
-            left = sweep.work() if jobs == 1 else _processes(sweep, jobs)
+            left = sweep.work() if sweep.jobs == 1 else _processes(sweep)
     finally:
         found = rows.write(sweep.out, sweep.command())
     for figure in plots.sweep(rows.summary(found), sweep.out):
@@ -103,10 +111,10 @@ def run(sweep: Sweep, jobs: int = 1) -> Path:
     return sweep.out / "sweep.json"
 
 
-def _processes(sweep: Sweep, jobs: int) -> int:
-    """`jobs` processes that share the points; a signal is passed on to them."""
+def _processes(sweep: Sweep) -> int:
+    """`sweep.jobs` processes that share the points; a signal is passed on to them."""
     context = multiprocessing.get_context("spawn")  # CUDA does not survive a fork
-    workers = [context.Process(target=_process, args=(sweep,)) for _ in range(jobs)]
+    workers = [context.Process(target=_process, args=(sweep,)) for _ in range(sweep.jobs)]
     with interruptible() as stop:
         for worker in workers:
             worker.start()

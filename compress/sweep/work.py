@@ -26,7 +26,7 @@ from compress.runfolder import prepare
 from compress.signals import interruptible
 from compress.stages import FACTS
 from compress.sweep import rows
-from compress.sweep.grid import Point, uncompressed
+from compress.sweep.grid import Point, less
 
 log = logging.getLogger(__name__)
 
@@ -43,6 +43,8 @@ class Worker:
         device: see `pipeline.run`.
         fallback: see `pipeline.run`.
         command: what was typed, for the rows.
+        without: steps that the networks to compare with do without, for the rows.
+        jobs: processes that share the device, for the rows.
     """
 
     def __init__(
@@ -54,9 +56,12 @@ class Worker:
         device: str | None,
         fallback: bool,
         command: str,
+        without: Sequence[str],
+        jobs: int,
     ) -> None:
         self._out, self._points, self._folder = out, points, data
         self._device, self._fallback, self._command = device, fallback, command
+        self._without, self._jobs = tuple(without), jobs
         self._loaded: tuple[object, Data] | None = None
 
     def run(self) -> int:
@@ -109,7 +114,7 @@ class Worker:
         except CompressError as error:
             log.warning("%s: %s", point.name, error)
             found = {"status": "failed", "reason": str(error)}
-        dense = uncompressed(point.recipe)
+        other = less(point.recipe, self._without)
         write_json(
             folder / ROW,
             {
@@ -123,7 +128,9 @@ class Worker:
                 "recipe": point.recipe.name,
                 "command": self._command,
                 "key": chain[-1],
-                "baseline_key": keys(dense, self._data(dense))[-1],
+                "baseline_key": keys(other, self._data(other))[-1],
+                "without": list(self._without),
+                "jobs": self._jobs,
             },
         )
 
