@@ -234,14 +234,16 @@ class _Apex:
 
     def close(self) -> None:
         """Put the torch functions back that O1 has patched; its own way restores in wrong order."""
-        from apex.amp import _amp_state
+        # The package's own name _amp_state is the object inside the module of that name.
+        from apex.amp._amp_state import _amp_state
+        from apex.amp.utils import set_func
 
-        handle = getattr(_amp_state._amp_state, "handle", None)
+        handle = getattr(_amp_state, "handle", None)
         if handle is None:
             return
         handle._is_active = False
         for module, name, function in reversed(handle._all_wrappers):
-            setattr(module, name, function)
+            set_func(module, name, function)
         handle._all_wrappers = []
 
     def _adopt(self, half: nn.Module) -> None:

@@ -25,7 +25,7 @@ class Handle:
         self._all_wrappers: list[tuple[Any, str, Any]] = []
 
     def wrap(self, module: Any, name: str) -> None:
-        original = getattr(module, name)
+        original = module[name] if isinstance(module, dict) else getattr(module, name)
 
         def wrapper(x, weight, bias=None, *rest):
             if not self._is_active:
@@ -34,7 +34,19 @@ class Handle:
             return original(x.to(HALF), weight.to(HALF), bias, *rest)
 
         self._all_wrappers.append((module, name, original))
-        setattr(module, name, wrapper)
+        set_func(module, name, wrapper)
+
+
+def set_func(module: Any, name: str, function: Any) -> None:
+    """As apex.amp.utils.set_func: what is patched may stand in a dict."""
+    if isinstance(module, dict):
+        module[name] = function
+    else:
+        setattr(module, name, function)
+
+
+RNN = {"RNN_TANH": torch.tanh}
+"""One of the dicts whose functions O1 patches."""
 
 
 class Scaler:
@@ -61,6 +73,7 @@ def initialize(net: nn.Module, optimizer: Any, *, opt_level: str, verbosity: int
         STATE.handle = Handle()
         for _ in range(2):  # some functions stand in two of Apex's lists
             STATE.handle.wrap(F, "conv2d")
+        STATE.handle.wrap(RNN, "RNN_TANH")
         optimizer._amp_lazy_init = lambda: None
     return net, optimizer
 
@@ -152,9 +165,12 @@ def install(monkeypatch: Any) -> None:
     amp = sys.modules[__name__]
     inner = types.ModuleType("apex.amp._amp_state")
     inner._amp_state = STATE  # type: ignore[attr-defined]
+    utils = types.ModuleType("apex.amp.utils")
+    utils.set_func = set_func  # type: ignore[attr-defined]
     apex = types.ModuleType("apex")
     apex.amp = amp  # type: ignore[attr-defined]
-    monkeypatch.setattr(amp, "_amp_state", inner, raising=False)
-    for name, module in {"apex": apex, "apex.amp": amp, "apex.amp._amp_state": inner}.items():
-        monkeypatch.setitem(sys.modules, name, module)
+    monkeypatch.setattr(amp, "_amp_state", STATE, raising=False)  # hides the module, as in Apex
+    for module in (apex, inner, utils):
+        monkeypatch.setitem(sys.modules, module.__name__, module)
+    monkeypatch.setitem(sys.modules, "apex.amp", amp)
     STATE.__dict__.clear()

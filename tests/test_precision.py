@@ -155,6 +155,7 @@ def test_apex_learns_holds_masks_and_cleans_up(apex, tmp_path: Path):
     options = replace(SMALL, epochs=8, lr=5e-3, weight_decay=0.01)
     trained = options.run(replace(start, masks=held), place)
     assert F.conv2d is conv2d
+    assert fake_apex.RNN["RNN_TANH"] is torch.tanh
     assert place.facts["loss"][-1] < 0.4 * place.facts["loss"][0]
     assert place.facts["cuda_graph_why"] == "no GPU"
     masks.check(trained.net, held)

@@ -150,6 +150,25 @@ def test_masks_hold_after_every_step() -> None:
         one.check()
 
 
+def test_the_network_is_compiled_alone_where_the_loss_cannot_be(monkeypatch, caplog) -> None:
+    class Layout(torch.nn.Module):
+        def forward(self, *_):
+            raise AssertionError("expected size 32==32, stride 262144==1\nat dim=1")
+
+    def compiled(module, **_):
+        return Layout() if isinstance(module, update.Objective) else module
+
+    monkeypatch.setattr(update.torch, "compile", compiled)
+    one, plain = made(replace(OPTIONS, compile=True)), made()
+    for raw in raws(2):
+        one(raw, 1e-3)
+        plain(raw, 1e-3)
+    why = "the network without the loss, which fails: expected size 32==32, stride 262144==1"
+    assert (one.facts()["compiled"], one.facts()["compiled_why"]) == (True, why)
+    assert caplog.messages == []
+    assert torch.equal(one.total, plain.total)
+
+
 @pytest.mark.slow
 def test_a_compiled_step_gives_the_same_loss() -> None:
     one, plain = made(replace(OPTIONS, compile=True)), made()

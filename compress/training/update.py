@@ -75,7 +75,8 @@ class Update:
         """Sum of the losses of the steps since it was last set to zero."""
         self.micro = options.batch // world.size
         """Crops that go through the network at once."""
-        self.compiled, self.compiled_why = False, "not asked for"
+        self.compiled = False
+        self.compiled_why = "asked for" if options.compile else "not asked for"
         self._objective: nn.Module = Objective(self.net, losses.loss(options.loss))
         self._target = target
         self._uncompiled = options.compile
@@ -191,23 +192,36 @@ class Update:
         )
 
     def _compile(self, raw: Tensor) -> None:
-        """Compile network and loss, and try them once, because compilers fail when first used."""
+        """Compile network and loss, else the network alone, else nothing."""
         plain = self._objective
         # Networks of earlier stages count, and after the eighth nothing would be compiled.
         torch.compiler.reset()
-        # torch.compile gives a module for a module.
-        self._objective = torch.compile(plain, dynamic=False)  # type: ignore[assignment]
         try:
-            with self._kept():
-                self.amp.backward(self._loss(raw[: self.micro]))
-            self.compiled, self.compiled_why = True, "asked for"
+            if failure := self._tried(_compiled(plain), raw):
+                # torch 2.11 expects another memory layout of the loss' gradient than cuDNN gives.
+                parts = Objective(_compiled(self.net), losses.loss(self.options.loss))
+                self.compiled_why = f"the network without the loss, which fails: {failure}"
+                failure = self._tried(parts, raw)
         except torch.OutOfMemoryError:
             self._objective = plain
             raise
-        except (RuntimeError, OSError, ImportError) as error:
+        if failure:
             self._objective = plain
-            self.compiled_why = f"torch.compile does not work here: {first_line(error)}"
+            self.compiled_why = f"torch.compile does not work here: {failure}"
             log.warning("%s; the network runs uncompiled, slower", self.compiled_why)
+
+    def _tried(self, objective: nn.Module, raw: Tensor) -> str:
+        """Take `objective` and use it once, because compilers fail then; what it said, or ''."""
+        self._objective = objective
+        try:
+            with self._kept():
+                self.amp.backward(self._loss(raw[: self.micro]))
+        except torch.OutOfMemoryError:
+            raise
+        except (RuntimeError, OSError, ImportError, AssertionError) as error:
+            return first_line(error)
+        self.compiled = True
+        return ""
 
     @contextmanager
     def _kept(self) -> Iterator[None]:
@@ -222,6 +236,11 @@ class Update:
                 tensor.copy_(value)
             self.amp.load_state_dict(amp)
             self.optimizer.zero_grad()
+
+
+def _compiled(module: nn.Module) -> nn.Module:
+    # torch.compile gives a module for a module.
+    return torch.compile(module, dynamic=False)  # type: ignore[return-value]
 
 
 def _trainable(net: nn.Module, options: "Train", device: torch.device, world: World) -> nn.Module:

@@ -17,6 +17,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
@@ -156,13 +157,15 @@ def main() -> int:
         if not args.start:
             start(args, Path(folder))
             args.start = folder
-        rows, absent = [], []
+        cases, absent = [], []
         for precision in args.precisions:
             for backend in args.backends:
                 if lack := missing(precision, backend):
                     absent.append({"precision": precision, "backend": backend, "why": lack})
                     continue
-                rows += [in_process(args, precision, backend, str(s)) for s in range(args.seeds)]
+                cases += [(precision, backend, str(seed)) for seed in range(args.seeds)]
+        with ThreadPoolExecutor(args.jobs) as pool:
+            rows = list(pool.map(lambda about: in_process(args, *about), cases))
     hashes = {row.get("masks") for row in rows}
     same = len(hashes) == 1
     gpu = torch.cuda.get_device_name() if args.device == "cuda" else None
@@ -186,6 +189,7 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--epochs", type=int, default=20, help="of every training")
+    parser.add_argument("--jobs", type=int, default=1, help="cases at the same time")
     parser.add_argument("--crop", type=int, default=64, help="pixels")
     parser.add_argument("--size", type=int, default=512, help="side of phantom slices, pixels")
     parser.add_argument("--data", choices=("demo", "phantom"), default="demo")
