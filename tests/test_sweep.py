@@ -178,6 +178,15 @@ def test_seconds_are_of_rows_that_had_the_device_alone() -> None:
     assert line["seconds_extra"]["mean"] == 19.0  # better than none
 
 
+def test_of_two_rows_of_one_key_the_one_alone_counts(tmp_path: Path) -> None:
+    for name, jobs in (("a", 2), ("b", 1), ("c", 1)):
+        folder = tmp_path / "points" / name
+        folder.mkdir(parents=True)
+        about = {"kind": "baseline", "key": "k", "baseline_key": "k", "jobs": jobs}
+        (folder / "point.json").write_text(json.dumps(about | {"point": name, "psnr": 40.0}))
+    assert [row["point"] for row in rows.gather(tmp_path)] == ["b"]
+
+
 def test_wrong_calls(recipe: Path) -> None:
     with pytest.raises(UsageError, match="--jobs must be at least 1, got 0"):
         sweep(recipe, "reseed=0", jobs=0)

@@ -70,9 +70,14 @@ def measured(run: Path, recipe: Recipe) -> Row:
 
 
 def gather(out: Path) -> list[Row]:
-    """All rows in `out`, whoever made them, with `delta_*` to the baseline of the same key."""
+    """All rows in `out`, whoever made them, with `delta_*` to the baseline of the same key.
+
+    Of several rows of one key the first counts that had the device for itself.
+    """
     found = [read_json(path) for path in sorted((out / "points").glob("*/point.json"))]
-    unique = {(row["kind"], row["key"]): row for row in found}.values()
+    best = sorted(found, key=lambda row: row.get("jobs", 1))
+    chosen = {(row["kind"], row["key"]): row["point"] for row in reversed(best)}
+    unique = [row for row in found if row["point"] in chosen.values()]
     bases = {row["key"]: row for row in unique if row["kind"] == "baseline"}
     return [row | _deltas(row, bases.get(row["baseline_key"], {})) for row in unique]
 
