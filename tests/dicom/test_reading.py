@@ -1,6 +1,7 @@
 """HU out of every kind of CT image, and a reason for every image that has none."""
 
 import io
+from pathlib import Path
 
 import numpy as np
 import pydicom
@@ -21,6 +22,7 @@ from pydicom.uid import (
     JPEG2000Lossless,
     JPEGBaseline8Bit,
     JPEGExtended12Bit,
+    JPEGLossless,
     JPEGLosslessSV1,
     JPEGLSLossless,
     JPEGLSNearLossless,
@@ -225,6 +227,27 @@ def test_baseline_jpeg_is_refused():
 def test_extended_jpeg_is_refused_where_it_holds_8_bits(precision, reason):
     frame = bytes.fromhex("ffd8 ffe0 0004 0000 ffc1 000b") + bytes([precision]) + bytes(20)
     assert refused(encapsulated(dataset(), frame, JPEGExtended12Bit)) == reason
+
+
+JPEG = Path(__file__).with_name("jpeg")
+"""Made phantoms, packed by dcmcjpeg of DCMTK 3.6.7 (+el, and +ee +bt); the array by dcmdjpeg."""
+
+
+def test_jpeg_lossless_of_any_prediction():
+    image = read((JPEG / "lossless_57.dcm").read_bytes())
+    assert image.dataset.file_meta.TransferSyntaxUID == JPEGLossless
+    assert np.array_equal(image.hu(0), body(40, columns=56))
+
+
+def test_extended_jpeg_of_12_bits_is_what_another_decoder_makes_of_it():
+    image = read((JPEG / "extended_51.dcm").read_bytes())
+    assert image.dataset.file_meta.TransferSyntaxUID == JPEGExtended12Bit
+    stored = np.load(JPEG / "extended_51.npy").astype(int)
+    assert image.dataset.RescaleIntercept == -2043  # of the encoder, which rescales
+    assert np.abs(image.stored[0] - stored).max() <= 1
+    inside = ~image.kept[0]
+    assert np.abs(image.hu(0) - (stored - 2043))[inside].max() <= 1
+    assert 0 < np.abs(image.hu(0) - body(40, columns=56)).max() < 30  # something was lost
 
 
 def test_syntaxes_without_a_decoder():
