@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import shlex
 import subprocess
 import sys
 from dataclasses import replace
@@ -151,20 +152,7 @@ def test_apex_amp_with_masks_of_both_back_ends(asp, precision: str) -> None:
         pytest.skip(f"this version knows no precision {precision}")
     if importlib.util.find_spec("apex.amp") is None:
         pytest.skip("this apex has no amp")
-    words = [
-        "--seeds",
-        "1",
-        "--epochs",
-        "2",
-        "--size",
-        "64",
-        "--crop",
-        "32",
-        "--data",
-        "phantom",
-        "--precisions",
-        "fp32",
-    ]
+    words = shlex.split("--seeds 1 --epochs 2 --size 64 --crop 32 --data phantom --jobs 4")
     done = subprocess.run(
         [sys.executable, str(SCRIPT), *words, "--precisions", "fp32", precision],
         capture_output=True,
