@@ -52,6 +52,10 @@ def test_the_options_are_frozen():
         "inspect": {"path", "--json"},
         "pack": {"model", "--output", "-o"},
         "unpack": {"file", "--output", "-o"},
+        "export": {
+            "model", "--format", "--precision", "--batch", "--dynamic-batch", "--size",
+            "--deconvolutions", "--out", "-o", "--data", "--device", "--no-fallback", "--json",
+        },
         "enhance": {
             "source", "-m", "--model", "-o", "--out", "--series", "--batch", "--device",
             "--skip-existing", "--overwrite", "--shard", "--assume-hu", "--strip-private",

@@ -11,15 +11,24 @@ import torch
 from networks import Plain, randomise
 from pairs import data
 
-from compress import cost, dependencies, masks, pruning
+from compress import checkpoint, cost, dependencies, masks, pruning
 from compress.checkpoint import Model, ModelOptions
 from compress.data.hu import to_network
-from compress.engines import NotBuilt, Shape, aot_inductor, formats, fresh, onnx, sidecar
-from compress.engines.subject import Subject
+from compress.engines import (
+    NotBuilt,
+    Shape,
+    aot_inductor,
+    formats,
+    fresh,
+    onnx,
+    parity,
+    sidecar,
+)
+from compress.engines.build import Job
+from compress.engines.subject import Subject, prepared
 from compress.errors import QualityError, UsageError
 from compress.rewrite import deconv_to_conv
 from compress.sparsity import is_2to4
-from compress.steps import export as step
 from compress.steps.export import Export
 from compress.work import Work
 from models.ddnet import DDnet
@@ -122,12 +131,12 @@ def test_a_required_format_that_fails_fails_the_stage(tmp_path: Path, monkeypatc
 
 
 def test_an_engine_that_differs_ends_with_exit_code_3(tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.setattr(step.fresh, "run", lambda _side, x: x + 0.01)
+    monkeypatch.setattr(parity.fresh, "run", lambda _side, x: x + 0.01)
     place = work(tmp_path / "e")
     with pytest.raises(QualityError, match=r"onnx-fp32-b1\.onnx differs from the network by") as e:
         Export(size=32).run(model(Plain(16)), place)
     assert e.value.exit_code == 3
-    monkeypatch.setattr(step.fresh, "run", lambda _side, x: x * float("nan"))
+    monkeypatch.setattr(parity.fresh, "run", lambda _side, x: x * float("nan"))
     with pytest.raises(QualityError, match="gives NaN, infinity or another shape"):
         Export(size=32).run(model(Plain(16)), place)
 
@@ -182,8 +191,10 @@ def test_an_engine_of_another_place_names_both_sides(copied: Path, key: str, wor
     copied.write_text(json.dumps(facts))
     with pytest.raises(UsageError) as error:
         sidecar.load(copied)
-    sentence = f"was built for {word} other 1.0, here it is {here}; build it again here"
-    assert sentence in str(error.value)
+    folder = copied.parent
+    command = "compress export MODEL --format aot_inductor --precision fp32 --batch 1 --size 32"
+    sentence = f"was built for {word} other 1.0, here it is {here}; build it again: {command}"
+    assert str(error.value) == f"{copied.with_suffix('')} {sentence} --out {folder}"
 
 
 def test_a_fresh_process_that_fails_is_quoted(copied: Path) -> None:
@@ -202,7 +213,7 @@ def test_a_residual_network_adds_its_input_in_float32() -> None:
 
 def test_slices_are_cut_and_padded_to_the_engine() -> None:
     image = np.arange(20 * 40, dtype=np.int16).reshape(20, 40)
-    fitted = step._fitted(image, 32)
+    fitted = parity.fitted(image, 32)
     assert fitted.shape == (1, 32, 32)
     assert torch.equal(fitted[0, :20], to_network(torch.tensor(image[:, 4:36])))
     assert not fitted[0, 20:].any()
@@ -236,3 +247,116 @@ def test_2to4_survives_tracing() -> None:
     weights = {f"net.{name}.weight" for name in given.masks}
     assert weights <= program.state_dict.keys()
     assert all(is_2to4(program.state_dict[name]) for name in weights)
+
+
+def test_the_folded_subject_agrees_with_the_network() -> None:
+    net = ddnet()
+    subject, count = prepared(net, "fp32", as_conv=True)
+    assert count == 24
+    assert not [m for m in subject.modules() if isinstance(m, torch.nn.ConvTranspose2d)]
+    x = torch.rand(1, 1, 32, 48)
+    with torch.inference_mode():
+        expected = Subject(net, "fp32")(x)
+        assert (subject(x) - expected).abs().max() < 1e-5 * expected.abs().max()
+    assert any(isinstance(m, torch.nn.ConvTranspose2d) for m in net.modules())
+
+
+def jobs(folder: Path, net: torch.nn.Module, **options: object) -> Job:
+    words = {"name": "aot_inductor", "precision": "fp32", "deconvolutions": "auto", "source": None}
+    shape = Shape(batch=1, size=32)
+    return Job(**{**words, "shape": shape, "model": model(net), "work": work(folder), **options})
+
+
+class Copies:
+    """A format whose files hold the kind of their last deconvolution, and run as long as told."""
+
+    suffix = ".copy"
+
+    def missing(self, _device: torch.device) -> None:
+        return None
+
+    def build(self, subject: Subject, _shape: Shape, path: Path, _device: torch.device) -> dict:
+        kinds = [type(m).__name__ for m in subject.modules()]
+        path.write_text("keep" if "ConvTranspose2d" in kinds else "conv")
+        path.with_suffix(".more").write_text("more")
+        return {}
+
+    def load(self, path: Path, _device: torch.device):
+        return lambda _x: path.read_text()
+
+
+@pytest.mark.parametrize("winner", ["conv", "keep"])
+def test_auto_keeps_the_faster_way_and_nothing_else(winner, tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(Job, "_measures", lambda _self: True)
+    monkeypatch.setattr("compress.engines.build.formats", lambda: {"aot_inductor": Copies()})
+
+    def fastest(calls, _device):
+        assert {name: call() for name, call in calls.items()} == {"conv": "conv", "keep": "keep"}
+        return winner, {"conv": 2.0, "keep": 3.0}
+
+    monkeypatch.setattr("compress.engines.build.timing.fastest", fastest)
+    job = jobs(tmp_path / "e", RedCNN(channels=4))
+    path, built = job._build()
+    assert path.read_text() == winner
+    assert built["deconvolutions"] == winner
+    assert built["deconvolutions_ms"] == {"conv": 2.0, "keep": 3.0}
+    assert sorted(f.name for f in job.work.stage.iterdir()) == [
+        "aot_inductor-fp32-b1.copy", "aot_inductor-fp32-b1.more",
+    ]  # fmt: skip
+
+
+def test_nothing_is_measured_where_there_is_nothing_to_choose(tmp_path, monkeypatch) -> None:
+    job = jobs(tmp_path / "a", RedCNN(channels=4))
+    assert job._choices() == ("conv",), "on a CPU"
+    assert replace(job, deconvolutions="keep")._choices() == ("keep",)
+    monkeypatch.setattr(Job, "_measures", lambda _self: True)
+    assert job._choices() == ("conv", "keep")
+    assert replace(job, model=model(Plain(4)))._choices() == ("conv",)
+
+
+def test_the_body_is_what_the_outer_air_does_not_reach() -> None:
+    hu = torch.full((2, 1, 9, 9), -1000.0)
+    hu[0, 0, 2:7, 2:7] = 40  # a chest
+    hu[0, 0, 4, 4] = -850  # with a lung
+    inside = parity.body(to_network(hu))
+    assert inside[0].sum() == 25
+    assert inside[0, 0, 4, 4]
+    assert inside[1].all(), "a slice of nothing but air is all compared"
+
+
+def test_limits_hold_inside_the_body(tmp_path: Path, monkeypatch) -> None:
+    place = work(tmp_path / "e")
+    low = parity.slices(place.data.test, Shape(batch=1, size=64))
+    air = (~parity.body(low)).float()
+    assert 0 < air.mean() < 1
+    net = DDnet(residual=True, trunk=4, bottleneck=4, decoder=4)  # f(x) = 0 at the start
+    monkeypatch.setattr(parity.fresh, "run", lambda _side, x: x + 0.01 * air)
+    Export(size=64).run(model(net), place)
+    found = place.facts["engines"][0]["parity"]
+    assert found["max_hu"] == 0
+    assert found["max_hu_everywhere"] == pytest.approx(29.24, rel=1e-3)
+    assert 30 < found["psnr"] < 60
+
+
+def test_changed_weights_are_refused(tmp_path: Path) -> None:
+    place = work(tmp_path / "run" / "01-export")
+    before = tmp_path / "run" / "00-train"
+    before.mkdir()
+    options = {"residual": True, "trunk": 4, "bottleneck": 4, "decoder": 4}
+    given = model(DDnet(**options), **options)
+    checkpoint.save(given, before)
+    Export(size=32).run(given, place)
+    side = place.stage / place.facts["engines"][0]["sidecar"]
+    assert json.loads(side.read_text())["model"] == "../00-train"
+    sidecar.load(side)
+    old = checkpoint.fingerprint(given)
+    with torch.no_grad():
+        given.net.stem.conv.weight.add_(1)
+    checkpoint.save(given, before)
+    with pytest.raises(UsageError) as error:
+        sidecar.load(side)
+    new = checkpoint.fingerprint(given)
+    assert f"was built from weights {old[:12]}, {before} now holds {new[:12]}" in str(error.value)
+    assert f"build it again: compress export {before} --format onnx" in str(error.value)
+    shutil.rmtree(before)
+    sidecar.load(side)

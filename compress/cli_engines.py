@@ -1,0 +1,130 @@
+"""The commands that build and time engines: words in, calls out, like `cli`."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+
+from compress.cli_dicom import DEVICE
+
+FORMATS = ("torch_tensorrt", "aot_inductor", "onnx")
+JSON = click.option("as_json", "--json", is_flag=True, help="Print one JSON object instead.")
+
+
+class Names(click.ParamType[tuple[str, ...]]):
+    """A comma list of known names as a tuple.
+
+    Args:
+        known: the names.
+    """
+
+    name = "names"
+
+    def __init__(self, known: tuple[str, ...]) -> None:
+        self.known = known
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> tuple[str, ...]:
+        """The names in `value`; fails on one that is not known."""
+        words = value if isinstance(value, tuple) else tuple(w.strip() for w in value.split(","))
+        for word in words:
+            if word not in self.known:
+                self.fail(f"{word!r} is none of {', '.join(self.known)}", param, ctx)
+        return words
+
+
+class Numbers(click.ParamType[tuple[int, ...]]):
+    """A comma list of whole numbers from 1 on as a tuple."""
+
+    name = "numbers"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> tuple[int, ...]:
+        """The numbers in `value`."""
+        if isinstance(value, tuple):
+            return value
+        words = [word.strip() for word in value.split(",")]
+        if not all(word.isdecimal() and int(word) for word in words):
+            self.fail(f"{value!r} is no list of whole numbers from 1 on, such as 1,16", param, ctx)
+        return tuple(map(int, words))
+
+
+@click.command(short_help="Build engines of a checkpoint and check them.")
+@click.argument("model", type=click.Path(path_type=Path, file_okay=False), metavar="MODEL")
+@click.option(
+    "formats",
+    "--format",
+    type=Names(FORMATS),
+    multiple=True,
+    metavar="NAMES",
+    help=f"Engine formats: {', '.join(FORMATS)}; onnx by default.",
+)
+@click.option(
+    "--precision",
+    type=click.Choice(["auto", "fp32", "fp16", "bf16"]),
+    default="auto",
+    help="Arithmetic inside; auto: fp16 for a GPU, fp32 for the CPU.",
+)
+@click.option(
+    "--batch",
+    type=Numbers(),
+    default=(1,),
+    metavar="N,N",
+    help="Slices at once, an engine for each; 1 by default.",
+)
+@click.option("--dynamic-batch", is_flag=True, help="One engine for every batch up to the largest.")
+@click.option("--size", type=int, default=512, help="Side of the slices in pixels; 512 by default.")
+@click.option(
+    "--deconvolutions",
+    type=click.Choice(["auto", "conv", "keep"]),
+    default="auto",
+    help="Stride-1 deconvolutions as convolutions or kept; auto measures on a GPU, else conv.",
+)
+@click.option(
+    "-o",
+    "--out",
+    type=click.Path(path_type=Path, file_okay=False),
+    required=True,
+    metavar="DIR",
+    help="Folder for engines, sidecars and export.json.",
+)
+@click.option(
+    "--data",
+    type=click.Path(path_type=Path, file_okay=False),
+    metavar="DIR",
+    help="Folder of pairs to compare on; the demo set by default.",
+)
+@DEVICE
+@click.option("--no-fallback", is_flag=True, help="Fail where phantoms would replace the demo set.")
+@JSON
+def export(
+    model: Path,
+    formats: tuple[tuple[str, ...], ...],
+    out: Path,
+    data: Path | None,
+    device: str | None,
+    no_fallback: bool,
+    as_json: bool,
+    **options: Any,
+) -> None:
+    """Compile the checkpoint folder MODEL into engines, each with its sidecar.
+
+    Every engine is loaded by a fresh process and compared with the network in HU; exit status 3
+    where it differs too much, 1 where a format cannot be built here.
+    """
+    from compress import exporting
+    from compress.progress import start_log
+
+    start_log()
+    names = tuple(dict.fromkeys(name for names in formats for name in names))
+    chosen = {**options, "formats": names or ("onnx",)}
+    found = exporting.run(model, out, chosen, data=data, device=device, fallback=not no_fallback)
+    show(found, as_json, exporting.render)
+    exporting.complain(found)
+
+
+def show(found: dict[str, Any], as_json: bool, render: Any) -> None:
+    """Print what was found, as JSON or as its table."""
+    if as_json:
+        click.echo(json.dumps(found, indent=1, allow_nan=False))
+    else:
+        render(found)
