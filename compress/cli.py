@@ -255,6 +255,7 @@ def unpack(file: Path, folder: Path) -> None:
 
 
 main.add_command(cli_engines.export)
+main.add_command(cli_engines.bench)
 main.add_command(cli_dicom.enhance)
 main.add_command(cli_dicom.simulate)
 main.add_command(cli_dicom.evaluate)

@@ -9,6 +9,7 @@ import click
 from compress.cli_dicom import DEVICE
 
 FORMATS = ("torch_tensorrt", "aot_inductor", "onnx")
+MODES = ("eager-fp32", "eager-tf32", "eager-fp16", "eager-bf16", "compiled")
 JSON = click.option("as_json", "--json", is_flag=True, help="Print one JSON object instead.")
 
 
@@ -120,6 +121,77 @@ def export(
     found = exporting.run(model, out, chosen, data=data, device=device, fallback=not no_fallback)
     show(found, as_json, exporting.render)
     exporting.complain(found)
+
+
+@click.command(short_help="Time checkpoints and engines side by side.")
+@click.argument(
+    "paths", type=click.Path(path_type=Path), nargs=-1, required=True, metavar="MODEL|ENGINE..."
+)
+@click.option(
+    "modes",
+    "--mode",
+    type=Names(MODES),
+    default=MODES[:1],
+    metavar="NAMES",
+    help=f"How checkpoints run: {', '.join(MODES)}; {MODES[0]} by default.",
+)
+@click.option(
+    "batches",
+    "--batch",
+    type=Numbers(),
+    default=(),
+    metavar="N,N",
+    help="Slices at once; by default those of the engines, else 1.",
+)
+@click.option(
+    "--size", type=int, metavar="N", help="Side of the slices in pixels; as the engines, else 512."
+)
+@DEVICE
+@click.option(
+    "--rounds",
+    type=click.IntRange(1),
+    default=10,
+    show_default=True,
+    help="Turns of every artefact; ratios and their spread are over them.",
+)
+@click.option(
+    "--seconds",
+    type=click.FloatRange(min=0),
+    default=2.0,
+    show_default=True,
+    help="Time for each artefact and batch, about.",
+)
+@click.option("--no-graph", is_flag=True, help="Run without CUDA graphs.")
+@JSON
+def bench(
+    paths: tuple[Path, ...],
+    modes: tuple[str, ...],
+    batches: tuple[int, ...],
+    size: int | None,
+    device: str | None,
+    rounds: int,
+    seconds: float,
+    no_graph: bool,
+    as_json: bool,
+) -> None:
+    """Time checkpoint folders and engines in turns, in one run, per slice.
+
+    The first one is what the others are compared with. Two of equal widths, with and without 2:4,
+    show what 2:4 sparsity is worth here.
+    """
+    from compress import bench as command
+    from compress.timing import Budget
+
+    found = command.run(
+        paths,
+        modes=modes,
+        batches=batches,
+        size=size,
+        device=device,
+        graph=not no_graph,
+        budget=Budget(rounds=rounds, seconds=seconds),
+    )
+    show(found, as_json, command.render)
 
 
 def show(found: dict[str, Any], as_json: bool, render: Any) -> None:

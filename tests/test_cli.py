@@ -56,6 +56,10 @@ def test_the_options_are_frozen():
             "model", "--format", "--precision", "--batch", "--dynamic-batch", "--size",
             "--deconvolutions", "--out", "-o", "--data", "--device", "--no-fallback", "--json",
         },
+        "bench": {
+            "paths", "--mode", "--batch", "--size", "--device", "--rounds", "--seconds",
+            "--no-graph", "--json",
+        },
         "enhance": {
             "source", "-m", "--model", "-o", "--out", "--series", "--batch", "--device",
             "--skip-existing", "--overwrite", "--shard", "--assume-hu", "--strip-private",

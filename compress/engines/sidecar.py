@@ -92,7 +92,7 @@ def write(
             "normalisation": {"hu_min": HU_MIN, "hu_max": HU_MAX},
             "weights": weights,
             "model": None if model is None else os.path.relpath(model, engine.parent),
-            "place": place(device),
+            "place": place(device if NEEDS[format_] else torch.device("cpu")),
             "built": dict(built),
         },
     )
