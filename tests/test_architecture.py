@@ -22,7 +22,7 @@ OWNERS = {
     "modelopt": set(),
     "torch_pruning": {"compress/dependencies.py"},
     "torch_tensorrt": {"compress/engines/torch_tensorrt.py"},
-    "tensorrt": {"compress/engines/torch_tensorrt.py"},
+    "tensorrt": {"compress/engines/plan.py"},
     "onnx": {"compress/engines/onnx.py"},
     "onnxruntime": {"compress/engines/onnx.py"},
     "onnxscript": {"compress/engines/onnx.py"},

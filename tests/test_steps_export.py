@@ -171,8 +171,11 @@ def test_an_altered_or_cut_engine_is_refused(copied: Path) -> None:
     whole = file.read_bytes()
     for broken in (whole[:-100], b"x" + whole[1:], b""):
         file.write_bytes(broken)
-        with pytest.raises(UsageError, match="was altered or cut off"):
+        with pytest.raises(UsageError) as error:
             sidecar.load(copied)
+        hashed = json.loads(copied.read_text())["sha256"][:12]
+        said = f"its hash is not the {hashed} in {copied.name}; build it again: compress export "
+        assert f"{file} was altered or cut off: {said}" in str(error.value)
     file.unlink()
     with pytest.raises(UsageError, match="is no sidecar of an engine"):
         sidecar.load(copied)
@@ -193,8 +196,48 @@ def test_an_engine_of_another_place_names_both_sides(copied: Path, key: str, wor
         sidecar.load(copied)
     folder = copied.parent
     command = "compress export MODEL --format aot_inductor --precision fp32 --batch 1 --size 32"
-    sentence = f"was built for {word} other 1.0, here it is {here}; build it again: {command}"
+    own = "there is none" if here is None else f"it is {here}"
+    sentence = f"was built for {word} other 1.0, here {own}; build it again: {command}"
     assert str(error.value) == f"{copied.with_suffix('')} {sentence} --out {folder}"
+
+
+H100 = {"device": "cpu", "gpu": "NVIDIA H100", "sm": "9.0", "cpu": None, "cuda": "13.0",
+        "driver": "580.1", "tensorrt": "10.16.1", "torch": torch.__version__}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("format_", "changes", "sentence"),
+    [
+        ("torch_tensorrt", {"gpu": "NVIDIA A100"}, "GPU NVIDIA H100, here it is NVIDIA A100"),
+        ("torch_tensorrt", {"gpu": None}, "GPU NVIDIA H100, here there is none"),
+        ("torch_tensorrt", {"tensorrt": "11.1.0"}, "TensorRT 10.16.1, here it is 11.1.0"),
+        ("torch_tensorrt", {"tensorrt": None}, "TensorRT 10.16.1, here there is none"),
+        ("aot_inductor", {"sm": "8.0"}, "compute capability 9.0, here it is 8.0"),
+        ("aot_inductor", {"tensorrt": None, "driver": "590.2"}, ""),
+    ],
+)
+def test_engines_know_their_gpu_and_tensorrt(
+    copied: Path, monkeypatch, format_: str, changes: dict, sentence: str
+) -> None:
+    facts = json.loads(copied.read_text()) | {"format": format_, "place": H100}
+    copied.write_text(json.dumps(facts))
+    monkeypatch.setattr(sidecar, "place", lambda _device: H100 | changes)
+    monkeypatch.setattr(sidecar, "formats", lambda: {format_: onnx.Onnx()})
+    if not sentence:
+        sidecar.load(copied)
+        return
+    with pytest.raises(UsageError) as error:
+        sidecar.load(copied)
+    assert f"was built for {sentence}; build it again: compress export " in str(error.value)
+
+
+def test_an_engine_for_a_gpu_where_there_is_none(copied: Path, monkeypatch) -> None:
+    facts = json.loads(copied.read_text())
+    copied.write_text(json.dumps(facts | {"place": H100 | {"device": "cuda"}}))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    said = "was built for GPU NVIDIA H100, here is none; where there is one, build it again: compr"
+    with pytest.raises(UsageError, match=said):
+        sidecar.load(copied)
 
 
 def test_a_fresh_process_that_fails_is_quoted(copied: Path) -> None:

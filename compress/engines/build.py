@@ -140,4 +140,5 @@ class Job:
             "bytes": engine.stat().st_size,
             "sidecar": side.name,
             "parity": parity,
+            "sparsity": built.get("sparsity"),
         }

@@ -71,8 +71,8 @@ def write(
         weights: hash of the checkpoint that it was built from.
         device: what it was built for.
         built: further facts: `layers` as in inspection.py, and what the format found. A format that
-            can tell names in `picked` the layers that the engine runs with sparse kernels, and in
-            `seconds` the time of each layer.
+            can tell names in `eligible` and `picked` the layers that the engine could run and
+            does run with sparse kernels, and in `seconds` the time of each layer.
         model: folder of that checkpoint, where there is one; the engine is refused as soon as
             other weights lie there.
     """
@@ -175,7 +175,8 @@ def _check_place(engine: Path, facts: Mapping[str, Any], here: Mapping[str, Any]
     there = facts["place"]
     for key in NEEDS[facts["format"]]:
         if there[key] != here[key]:
+            own = "there is none" if here[key] is None else f"it is {here[key]}"
             raise UsageError(
-                f"{engine} was built for {WORDS.get(key, key)} {there[key]}, here it is "
-                f"{here[key]}; build it again: {rebuild(facts, engine)}"
+                f"{engine} was built for {WORDS.get(key, key)} {there[key]}, here {own}; "
+                f"build it again: {rebuild(facts, engine)}"
             )
