@@ -94,6 +94,12 @@ class Numbers(click.ParamType[tuple[int, ...]]):
     metavar="DIR",
     help="Folder of pairs to compare on; the demo set by default.",
 )
+@click.option(
+    "--triton",
+    type=click.Path(path_type=Path, file_okay=False),
+    metavar="DIR",
+    help="Put the engines into this model repository of Triton Inference Server, too.",
+)
 @DEVICE
 @click.option("--no-fallback", is_flag=True, help="Fail where phantoms would replace the demo set.")
 @JSON
@@ -102,6 +108,7 @@ def export(
     formats: tuple[tuple[str, ...], ...],
     out: Path,
     data: Path | None,
+    triton: Path | None,
     device: str | None,
     no_fallback: bool,
     as_json: bool,
@@ -118,7 +125,9 @@ def export(
     start_log()
     names = tuple(dict.fromkeys(name for names in formats for name in names))
     chosen = {**options, "formats": names or ("onnx",)}
-    found = exporting.run(model, out, chosen, data=data, device=device, fallback=not no_fallback)
+    found = exporting.run(
+        model, out, chosen, data=data, device=device, fallback=not no_fallback, triton=triton
+    )
     show(found, as_json, exporting.render)
     exporting.complain(found)
 

@@ -7,6 +7,7 @@ from typing import Any
 from compress import checkpoint, devices
 from compress.data import Data, DataOptions, load
 from compress.data.folder import NONE, held_out
+from compress.engines import triton as server
 from compress.errors import CompressError, UsageError
 from compress.files import write_json
 from compress.steps.export import Export
@@ -21,9 +22,10 @@ def run(
     out: Path,
     options: Mapping[str, Any],
     *,
-    data: Path | None,
-    device: str | None,
-    fallback: bool,
+    data: Path | None = None,
+    device: str | None = None,
+    fallback: bool = True,
+    triton: Path | None = None,
 ) -> dict[str, Any]:
     """Build engines of a checkpoint and compare each, in a fresh process, with the network.
 
@@ -34,6 +36,7 @@ def run(
         data: folder of pairs whose held-out slices are compared on; the demo set without one.
         device: cpu, cuda or cuda:N; the GPU where there is one.
         fallback: whether phantoms may stand in for the demo set.
+        triton: folder of a Triton model repository that the engines are put into, too.
 
     Returns:
         The content of export.json.
@@ -46,6 +49,8 @@ def run(
         step = Export(**options)
     except ValueError as error:
         raise UsageError(f"export: {error}") from error
+    if triton is not None:
+        server.check(step.formats)
     chosen, loaded = devices.choose(device), checkpoint.load(model)
     pairs = _pairs(step, data, fallback)
     out.mkdir(parents=True, exist_ok=True)
@@ -56,6 +61,10 @@ def run(
     finally:
         found = {"schema": 1, "engines": work.facts.get("engines", rows)}
         write_json(out / FILE, found)
+    if triton is not None:
+        for row in rows:
+            if row["status"] == "built":
+                server.add(out / row["sidecar"], triton)
     return found
 
 

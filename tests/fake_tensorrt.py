@@ -21,6 +21,7 @@ class Engine(torch.nn.Module):
         buffer = io.BytesIO()
         torch.export.save(program, buffer)
         self.serialized_engine, self.info = bytearray(buffer.getvalue()), info
+        self.input_names, self.output_names = ["x"], ["output0"]
 
     def get_layer_info(self) -> str:
         return self.info

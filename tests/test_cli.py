@@ -54,7 +54,8 @@ def test_the_options_are_frozen():
         "unpack": {"file", "--output", "-o"},
         "export": {
             "model", "--format", "--precision", "--batch", "--dynamic-batch", "--size",
-            "--deconvolutions", "--out", "-o", "--data", "--device", "--no-fallback", "--json",
+            "--deconvolutions", "--out", "-o", "--data", "--triton", "--device", "--no-fallback",
+            "--json",
         },
         "bench": {
             "paths", "--mode", "--batch", "--size", "--device", "--rounds", "--seconds",

@@ -6,6 +6,7 @@ tactics.py         which layers of a TensorRT engine run sparse kernels, by its 
 aot_inductor.py    a compiled .pt2 package of PyTorch's own, for Python and C++
 onnx.py            a portable model for trtexec and ONNX Runtime
 subject.py         the module that is compiled: half precision inside, float32 at its borders
+triton.py          engines as a model repository of Triton Inference Server
 sidecar.py         what an engine was built from and for; checked before it is loaded
 build.py           one engine: rewritten, compiled, described, compared
 parity.py          how far it is from the network, in HU

@@ -73,7 +73,7 @@ class TorchTensorRT:
             files = [beside.name]
         names = [name.removeprefix("net.") for name in sparsity.candidates(subject)]
         told = tactics.facts("\n".join(said), _layers(engine), names)
-        return {"tensorrt": tensorrt_version(), "files": files, **told}
+        return {"tensorrt": tensorrt_version(), "files": files, "tensors": _names(engine), **told}
 
     def load(self, path: Path, device: torch.device) -> Runner:
         """The plan run by TensorRT, or the program with its engine, on the GPU."""
@@ -102,6 +102,15 @@ def _engine(compiled: nn.Module) -> Any:
     if len(found) != 1:
         raise NotBuilt(f"Torch-TensorRT made {len(found)} engines of the network, not one")
     return found[0]
+
+
+def _names(engine: Any) -> list[str]:
+    """Names of the engine's input and output; the two runtimes keep them under two names."""
+    found = []
+    for side in ("input", "output"):
+        compiled = getattr(engine, f"{side}_binding_names", None)
+        found += compiled or getattr(engine, f"{side}_names")
+    return [str(name) for name in found]
 
 
 def _layers(engine: Any) -> str:
