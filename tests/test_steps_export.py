@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -82,13 +84,39 @@ def test_onnx_agrees_in_a_fresh_process(name: str, variant: str, tmp_path: Path)
 
 
 @pytest.mark.slow
-def test_aot_inductor_agrees_in_a_fresh_process(tmp_path: Path) -> None:
-    place = work(tmp_path / "e")
-    held = variants(ddnet())["sparse"]
+@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("variant", ["dense", "pruned", "sparse"])
+def test_aot_inductor_agrees_in_a_fresh_process(name: str, variant: str, tmp_path: Path) -> None:
+    place, held = work(tmp_path / "e"), variants(NETWORKS[name]())[variant]
     Export(formats=("aot_inductor",), size=64, require=("aot_inductor",)).run(held, place)
     (row,) = place.facts["engines"]
     assert row["file"] == "aot_inductor-fp32-b1.pt2"
     assert row["parity"]["max_hu"] < 0.05
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_polygraphy_finds_2to4_in_the_file_where_it_was_made(name: str, tmp_path: Path) -> None:
+    for variant, held in variants(NETWORKS[name]()).items():
+        path = tmp_path / f"{variant}.onnx"
+        subject, _ = prepared(held.net, "fp32", as_conv=True)
+        onnx.Onnx().build(subject, Shape(batch=1, size=32), path, CPU)
+        found = polygraphy(path)
+        masked = {f"net.{layer}.weight" for layer in held.masks}
+        assert found["sparse"] == masked
+        assert found["non-sparse"], "the first layers or the last one always stay dense"
+        assert (variant == "sparse") == bool(masked)
+
+
+def polygraphy(path: Path) -> dict[str, set[str]]:
+    """Names of the weights that NVIDIA's tool finds to be 2:4 and not, along input channels."""
+    tool = Path(sys.executable).with_name("polygraphy")
+    command = [tool, "inspect", "sparsity", path]
+    said = subprocess.run(command, capture_output=True, text=True, check=True)
+    lines = (said.stdout + said.stderr).splitlines()
+    return {
+        kind: {line.split()[-1] for line in lines if f"Found {kind} tensor:" in line}
+        for kind in ("sparse", "non-sparse")
+    }
 
 
 def test_dynamic_batch_takes_every_batch(tmp_path: Path) -> None:

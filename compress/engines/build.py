@@ -6,6 +6,7 @@ The same for the recipe's step `export` and the command of that name.
 import functools
 import logging
 import tempfile
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -93,8 +94,10 @@ class Job:
     def _compiled(self, format_: Format, choice: str, path: Path) -> dict[str, Any]:
         path.parent.mkdir()
         subject, folded = prepared(self.model.net, self.precision, as_conv=choice == "conv")
+        start = time.monotonic()
         built = format_.build(subject, self.shape, path, self.work.device)
-        return {**built, "deconvolutions": choice, "batchnorm_folded": folded}
+        facts = {"deconvolutions": choice, "batchnorm_folded": folded}
+        return {**built, **facts, "build_seconds": round(time.monotonic() - start, 1)}
 
     def _fastest(self, format_: Format, paths: dict[str, Path]) -> tuple[str, dict[str, float]]:
         """The way whose engine is the fastest, and the milliseconds of each."""
