@@ -60,7 +60,7 @@ def install(monkeypatch) -> Fake:
     module.dynamo = SimpleNamespace(compile=fake.compile)
     module.save = fake.save
     module.load = torch.export.load
-    module.Device = str
+    module.Device = _device
     module.Input = lambda **given: given
     features = ModuleType("torch_tensorrt._features")
     features.ENABLED_FEATURES = _Features(fake)
@@ -71,6 +71,13 @@ def install(monkeypatch) -> Fake:
     monkeypatch.setattr(plan, "version", lambda: "11.1.0")
     monkeypatch.setattr(plan, "Plan", lambda path, _device: torch.export.load(path).module())
     return fake
+
+
+def _device(text: str) -> tuple[str, int]:
+    """As `torch_tensorrt.Device`: a kind and a number, no kind alone."""
+    kind, number = text.split(":")
+    assert kind == "cuda"
+    return kind, int(number)
 
 
 class _Features:

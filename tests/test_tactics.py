@@ -142,6 +142,7 @@ def test_from_the_build_to_inspect_and_report(fake, tmp_path) -> None:
     assert fake.settings["require_full_compilation"] is True
     assert fake.settings["immutable_weights"] is True
     assert "engine_cache_dir" not in fake.settings
+    assert fake.settings["device"] == ("cuda", 0)
 
 
 def test_without_the_compiled_runtime_the_plan_stands_alone(fake, tmp_path) -> None:

@@ -165,7 +165,7 @@ def _settings(path: Path, device: torch.device) -> dict[str, Any]:
     import torch_tensorrt
 
     settings = {
-        "device": torch_tensorrt.Device(str(device)),
+        "device": torch_tensorrt.Device(f"cuda:{device.index or 0}"),  # it takes no bare "cuda"
         "sparse_weights": True,
         "require_full_compilation": True,
         "immutable_weights": True,  # refitted engines keep the tactics of other weights
