@@ -206,6 +206,14 @@ def identity(folder: Path) -> str:
     return digest(read_json(folder / TABLE))
 
 
+def weights_hash(folder: Path) -> str | None:
+    """The `fingerprint` of the checkpoint in `folder` by its description; None without one."""
+    try:
+        return str(read_json(folder / TABLE)["sha256"])
+    except (OSError, ValueError, KeyError):
+        return None
+
+
 def resize(net: nn.Module, tensors: Mapping[str, Tensor]) -> None:
     """Give the layers of `net`, in place, the shapes that `tensors` have, and channel counts."""
     for path, tensor in tensors.items():

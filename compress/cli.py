@@ -3,14 +3,15 @@
 Knobs of the work stand in the recipe; `--set` changes one for one run. A test holds the options.
 """
 
-import json
 import logging
 from pathlib import Path
 from typing import Any
 
 import click
 
-from compress import __version__, cli_dicom
+from compress import __version__, cli_dicom, cli_engines
+from compress.cli_dicom import DEVICE
+from compress.cli_engines import JSON, show
 from compress.errors import CompressError
 
 log = logging.getLogger(__name__)
@@ -30,13 +31,9 @@ DATA = click.option(
     metavar="DIR",
     help="Folder of low-dose and full-dose pairs to use instead of the recipe's data.",
 )
-DEVICE = click.option(
-    "--device", metavar="DEVICE", help="cpu, cuda or cuda:N; the GPU if there is one."
-)
 NO_FALLBACK = click.option(
     "--no-fallback", is_flag=True, help="Fail where phantoms would replace the demo set."
 )
-JSON = click.option("as_json", "--json", is_flag=True, help="Print one JSON object instead.")
 
 
 class _Commands(click.Group):
@@ -133,7 +130,7 @@ def check(recipe: Path, overrides: tuple[str, ...], as_json: bool, plot: Path | 
     found = plan.check(load(recipe, overrides))
     if plot is not None:
         plan.draw(found, plot)
-    _show(found, as_json, plan.render)
+    show(found, as_json, plan.render)
 
 
 @main.command(short_help="Run a recipe at every point of a grid.")
@@ -210,7 +207,7 @@ def doctor(recipe: Path | None, as_json: bool) -> None:
     """
     from compress import doctor as doctors
 
-    _show(doctors.doctor(recipe), as_json, doctors.render)
+    show(doctors.doctor(recipe), as_json, doctors.render)
 
 
 @main.command(short_help="Show every layer of a checkpoint or an engine.")
@@ -223,7 +220,7 @@ def inspect(path: Path, as_json: bool) -> None:
     """
     from compress import inspection
 
-    _show(inspection.inspect(path), as_json, inspection.render)
+    show(inspection.inspect(path), as_json, inspection.render)
 
 
 @main.command(short_help="Write a checkpoint to one file, 2:4 weights compressed.")
@@ -266,16 +263,11 @@ def unpack(file: Path, folder: Path) -> None:
     click.echo(folder)
 
 
+main.add_command(cli_engines.export)
+main.add_command(cli_engines.bench)
 main.add_command(cli_dicom.enhance)
 main.add_command(cli_dicom.simulate)
 main.add_command(cli_dicom.evaluate)
-
-
-def _show(found: dict[str, Any], as_json: bool, render: Any) -> None:
-    if as_json:
-        click.echo(json.dumps(found, indent=1, allow_nan=False))
-    else:
-        render(found)
 
 
 def _sentence(error: Exception) -> str:

@@ -9,8 +9,8 @@ sparse24, failing      whether the weight is 2:4 along its input channels; group
 first                  the first such groups: [{out, first, tap, nonzeros}], see sparsity.Violation
 eligible_backend, eligible_trt   whether ModelOpt and ASP would take the layer, and TensorRT
 reason_backend, reason_trt       why not; empty where they would
-picked                 "yes" or "no" where the engine tells whether it runs a sparse kernel for the
-                       layer, else "unknown"
+eligible_engine, picked   whether the engine could run a sparse kernel for the layer and whether it
+                       does: "yes" or "no" where it tells, else "unknown"
 macs, share_of_macs    multiply-accumulates for one 512x512 slice; None for a layer out of use
 share_of_time          of the layers' time where the engine tells it, else None
 
@@ -37,6 +37,9 @@ SHOWN = 3
 """Failing groups that are named for a layer; all are counted."""
 COLUMNS = ("layer", "weight", "zeros", "2:4", "eligible", "picked", "MACs", "share", "of time")
 LEFT = ("layer", "weight", "2:4", "eligible", "picked")
+
+TOLD = {"eligible": "eligible_engine", "picked": "picked"}
+"""Facts in a sidecar that list layers -> what a row says of them."""
 
 Row = dict[str, Any]
 
@@ -79,7 +82,7 @@ def layers(net: nn.Module) -> list[Row]:
                 **_weight(sparsity.by_output(module)),
                 **{f"eligible_{rule}": not reason for rule, reason in reasons.items()},
                 **{f"reason_{rule}": reason for rule, reason in reasons.items()},
-                "picked": "unknown",
+                **dict.fromkeys(TOLD.values(), "unknown"),
                 "macs": macs,
                 "share_of_macs": None if macs is None else macs / total,
                 "share_of_time": None,
@@ -127,11 +130,16 @@ def _engine(path: Path) -> tuple[str, Row, list[Row]]:
         name = row["name"]
         if name in inside:  # what lies in the file, not what was meant to
             row.update(_weight(inside[name]))
-        if "picked" in built:
-            row["picked"] = "yes" if name in built["picked"] else "no"
+        for fact, key in TOLD.items():
+            row[key] = row.get(key, "unknown")
+            if fact in built:
+                row[key] = "yes" if name in built[fact] else "no"
         if name in seconds:
             row["share_of_time"] = seconds[name] / sum(seconds.values())
     about = {key: facts[key] for key in ("format", "precision", "batch", "size", "weights")}
+    if told := built.get("sparsity"):
+        unknown = {word: "unknown" if told[word] is None else told[word] for word in TOLD}
+        about["sparse_kernels"] = f"{unknown['picked']} of {unknown['eligible']} eligible layers"
     return "engine", about, rows
 
 
@@ -151,13 +159,17 @@ def _weight(weight: Tensor) -> Row:
 def _totals(rows: list[Row]) -> Row:
     sparse = [row for row in rows if row["sparse24"]]
     weights = sum(_size(row) for row in rows)
-    told = [row for row in rows if row["picked"] != "unknown"]
+    told = {
+        key: sum(row[key] == "yes" for row in rows)
+        for key in TOLD.values()
+        if any(row[key] != "unknown" for row in rows)
+    }
     return {
         "layers": len(rows),
         "sparse24": len(sparse),
         "eligible_backend": sum(row["eligible_backend"] for row in rows),
         "eligible_trt": sum(row["eligible_trt"] for row in rows),
-        "picked": sum(row["picked"] == "yes" for row in told) if told else "unknown",
+        **{key: told.get(key, "unknown") for key in TOLD.values()},
         "weights": weights,
         "zeros": sum(row["zeros"] for row in rows),
         "macs": sum(row["macs"] or 0 for row in rows),
@@ -188,8 +200,10 @@ def _cells(row: Row) -> tuple[str, ...]:
     able = (row["eligible_backend"], row["eligible_trt"])
     eligible = {(True, True): "both", (False, True): "TensorRT", (True, False): "backend"}
     shares = (text.percent(row[f"share_of_{what}"]) for what in ("macs", "time"))
+    passed_over = row["picked"] == "no" and row["eligible_engine"] == "yes"
+    picked = "no, eligible" if passed_over else row["picked"]
     first = (row["name"], shape, text.percent(zeros), "yes" if row["sparse24"] else "no")
-    return (*first, eligible.get(able, "no"), row["picked"], text.count(row["macs"]), *shares)
+    return (*first, eligible.get(able, "no"), picked, text.count(row["macs"]), *shares)
 
 
 def _why(row: Row) -> Iterator[str]:
@@ -214,5 +228,5 @@ def _sum(totals: Row) -> str:
         f"2:4: {totals['sparse24']} of {totals['layers']} layers with {totals['share_of_macs']:.1%}"
         f" of the MACs and {totals['share_of_weights']:.1%} of the weights; eligible by the rule of"
         f" ModelOpt and ASP: {totals['eligible_backend']}, by TensorRT's: {totals['eligible_trt']};"
-        f" picked: {totals['picked']}"
+        f" by the engine itself: {totals['eligible_engine']}; picked: {totals['picked']}"
     )

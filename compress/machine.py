@@ -109,6 +109,25 @@ def gpu() -> Part:
     return _part(name, use, found=found, note=note, get="pip install --force-reinstall torch")
 
 
+def smi(device: torch.device, *fields: str) -> dict[str, str]:
+    """What nvidia-smi says of a GPU, by field; nothing where it does not answer.
+
+    Args:
+        device: a CUDA device.
+        fields: names that `nvidia-smi --help-query-gpu` lists, such as clocks.sm.
+    """
+    which = f"GPU-{torch.cuda.get_device_properties(device).uuid}"
+    query = f"--query-gpu={','.join(fields)}"
+    said = _output(["nvidia-smi", query, "--format=csv,noheader,nounits", "-i", which])
+    values = [value.strip() for value in said.strip().split(",")]
+    return dict(zip(fields, values, strict=True)) if len(values) == len(fields) else {}
+
+
+def driver(device: torch.device) -> str | None:
+    """The version of the NVIDIA driver."""
+    return smi(device, "driver_version").get("driver_version") or None
+
+
 def compiler() -> Part:
     """Whether the compiler that AOTInductor calls turns one line into a library."""
     name, use, command = "C++ compiler", "export aot_inductor", os.environ.get("CXX", "g++")

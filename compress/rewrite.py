@@ -4,10 +4,11 @@ Every rewrite is known to checkpoints by its name in `REWRITES` and is applied a
 """
 
 import copy
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
 
 import torch
-from torch import nn
+from torch import Tensor, fx, nn
 
 
 def deconv_to_conv(net: nn.Module) -> nn.Module:
@@ -23,6 +24,30 @@ def deconv_to_conv(net: nn.Module) -> nn.Module:
         if isinstance(module, nn.ConvTranspose2d) and _is_plain(module):
             net.set_submodule(name, _as_conv(module))
     return net
+
+
+def fold_batchnorm(net: nn.Module) -> tuple[nn.Module, tuple[str, ...]]:
+    """A copy of `net`, in eval mode, whose BatchNorm layers are folded where that is exact.
+
+    BatchNorm is y = scale * x + shift in each channel. Behind a convolution it goes into the
+    weights of that; before one it does only where the convolution pads nothing: a border of zeros
+    would have to be one of -shift / scale.
+
+    Returns:
+        The copy, an Identity in the place of each folded layer, and the names of those. A network
+        that torch.fx cannot trace is returned as it is.
+    """
+    net = copy.deepcopy(net).eval()
+    folded = []
+    for norm_name, conv_name, before in _neighbours(net):
+        norm, conv = net.get_submodule(norm_name), net.get_submodule(conv_name)
+        if not isinstance(conv, nn.Conv2d | nn.ConvTranspose2d) or norm_name in folded:
+            continue
+        if isinstance(norm, nn.BatchNorm2d) and _exact(conv, before=before):
+            _fold(norm, conv, before=before)
+            net.set_submodule(norm_name, nn.Identity())
+            folded.append(norm_name)
+    return net, tuple(folded)
 
 
 REWRITES: Mapping[str, Callable[[nn.Module], nn.Module]] = {"deconv_to_conv": deconv_to_conv}
@@ -59,3 +84,65 @@ def _as_conv(module: nn.ConvTranspose2d) -> nn.Conv2d:
         if module.bias is not None and conv.bias is not None:
             conv.bias.copy_(module.bias)
     return conv.train(module.training)
+
+
+def _neighbours(net: nn.Module) -> Iterator[tuple[str, str, bool]]:
+    """Names of BatchNorm layers, of the one layer behind (True) or before them (False)."""
+    try:
+        nodes = list(fx.symbolic_trace(net).graph.nodes)
+    except Exception:  # the network's own code runs on proxies and may raise anything
+        return
+    calls = Counter(str(node.target) for node in nodes if node.op == "call_module")
+    kinds = {name: module for name, module in net.named_modules() if calls[name] == 1}
+    for node in nodes:
+        name = str(node.target)
+        if node.op != "call_module" or not isinstance(kinds.get(name), nn.BatchNorm2d):
+            continue
+        (source,) = node.all_input_nodes
+        users = [str(user.target) for user in node.users]
+        if len(users) == 1 and users[0] in kinds:
+            yield name, users[0], True
+        if len(source.users) == 1 and str(source.target) in kinds:
+            yield name, str(source.target), False
+
+
+def _exact(conv: nn.Conv2d | nn.ConvTranspose2d, *, before: bool) -> bool:
+    """Whether a BatchNorm before or behind `conv` can go into its weights."""
+    if conv.groups != 1 or conv.padding_mode != "zeros":
+        return False
+    if not before:
+        return True
+    # A deconvolution pads by itself wherever its kernel is larger than a pixel.
+    alone = isinstance(conv, nn.Conv2d) or set(conv.kernel_size) == set(conv.stride) == {1}
+    return alone and not isinstance(conv.padding, str) and set(conv.padding) == {0}
+
+
+def _fold(norm: nn.BatchNorm2d, conv: nn.Conv2d | nn.ConvTranspose2d, *, before: bool) -> None:
+    """Put `norm` into the weights of `conv`, in place; computed in float64."""
+    scale, shift = _affine(norm)
+    transposed = isinstance(conv, nn.ConvTranspose2d)
+    axis = int(before != transposed)  # weights are (out, in, ...), transposed ones (in, out, ...)
+    weight, dtype = conv.weight.detach().double(), conv.weight.dtype
+    bias = torch.zeros(conv.out_channels, dtype=torch.float64, device=weight.device)
+    if conv.bias is not None:
+        bias = conv.bias.detach().double()
+    shape = [1, 1, 1, 1]
+    shape[axis] = -1
+    if before:
+        other = tuple(k for k in range(4) if k != 1 - axis)
+        bias = bias + (weight * shift.view(shape)).sum(dim=other)
+    else:
+        bias = bias * scale + shift
+    conv.weight = nn.Parameter((weight * scale.view(shape)).to(dtype))
+    conv.bias = nn.Parameter(bias.to(dtype))
+
+
+def _affine(norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
+    """Scale and shift of each channel, (C,) float64."""
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
+    scale = (norm.running_var.double() + norm.eps).rsqrt()
+    if norm.weight is not None:
+        scale = scale * norm.weight.detach().double()
+    shift = -norm.running_mean.double() * scale
+    return scale, shift if norm.bias is None else shift + norm.bias.detach().double()

@@ -52,6 +52,15 @@ def test_the_options_are_frozen():
         "inspect": {"path", "--json"},
         "pack": {"model", "--output", "-o"},
         "unpack": {"file", "--output", "-o"},
+        "export": {
+            "model", "--format", "--precision", "--batch", "--dynamic-batch", "--size",
+            "--deconvolutions", "--out", "-o", "--data", "--triton", "--device", "--no-fallback",
+            "--json",
+        },
+        "bench": {
+            "paths", "--mode", "--batch", "--size", "--device", "--rounds", "--seconds",
+            "--no-graph", "--json",
+        },
         "enhance": {
             "source", "-m", "--model", "-o", "--out", "--series", "--batch", "--device",
             "--skip-existing", "--overwrite", "--shard", "--assume-hu", "--strip-private",

@@ -5,7 +5,7 @@ import torch
 from networks import Shape, UNet, randomise
 from torch import nn
 
-from compress.rewrite import deconv_to_conv
+from compress.rewrite import deconv_to_conv, fold_batchnorm
 from models.ddnet import DDnet
 from models.redcnn import RedCNN
 
@@ -51,3 +51,88 @@ def test_networks(net: nn.Module) -> None:
     assert (rewritten(x) - expected).abs().max() < 1e-12 * expected.abs().max()
     names = [name for name, _ in net.named_parameters()]
     assert names == [name for name, _ in rewritten.named_parameters()]
+
+
+def folded(*layers: nn.Module) -> int:
+    """How many BatchNorm layers were folded; the function must be the same to the border."""
+    net = randomise(nn.Sequential(*layers), 6)
+    after, names = fold_batchnorm(net)
+    x = torch.randn(2, 4, 9, 7, dtype=torch.float64)
+    torch.testing.assert_close(after(x), net(x), rtol=0, atol=1e-12)
+    left = sum(isinstance(module, nn.BatchNorm2d) for module in after.modules())
+    assert left == sum(isinstance(module, nn.BatchNorm2d) for module in layers) - len(names)
+    return len(names)
+
+
+@pytest.mark.parametrize(
+    "conv",
+    [
+        nn.Conv2d(4, 8, 1),
+        nn.Conv2d(4, 8, 3, bias=False),
+        nn.Conv2d(4, 8, 3, stride=2, dilation=2),
+        nn.ConvTranspose2d(4, 8, 1),
+    ],
+)
+def test_batchnorm_before_a_convolution_without_padding_is_folded(conv: nn.Module) -> None:
+    assert folded(nn.BatchNorm2d(4), conv) == 1
+
+
+@pytest.mark.parametrize(
+    "conv",
+    [
+        nn.Conv2d(4, 8, 3, padding=1),
+        nn.Conv2d(4, 8, 3, padding="same"),
+        nn.ConvTranspose2d(4, 8, 3),
+        nn.ConvTranspose2d(4, 8, 1, stride=2),
+        nn.Conv2d(4, 8, 1, groups=2),
+    ],
+)
+def test_batchnorm_before_padding_stays(conv: nn.Module) -> None:
+    assert folded(nn.BatchNorm2d(4), conv) == 0
+
+
+@pytest.mark.parametrize(
+    "conv",
+    [
+        nn.Conv2d(4, 8, 3, padding=1, bias=False),
+        nn.ConvTranspose2d(4, 8, 4, stride=2, padding=1),
+    ],
+)
+def test_batchnorm_behind_a_convolution_is_folded(conv: nn.Module) -> None:
+    assert folded(conv, nn.BatchNorm2d(8, affine=False), nn.ReLU()) == 1
+
+
+def test_a_batchnorm_between_two_convolutions_is_folded_once() -> None:
+    assert folded(nn.Conv2d(4, 8, 3, padding=1), nn.BatchNorm2d(8), nn.Conv2d(8, 4, 1)) == 1
+
+
+def test_batchnorm_with_two_users_or_no_neighbour_stays() -> None:
+    class Both(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.norm, self.conv = nn.BatchNorm2d(4), nn.Conv2d(4, 4, 1)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            y = self.norm(x)
+            return y + self.conv(y)
+
+    assert fold_batchnorm(Both())[1] == ()
+    assert folded(nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 4, 1)) == 0
+
+
+def test_a_network_that_cannot_be_traced_is_left_as_it_is() -> None:
+    class Asks(nn.Sequential):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return super().forward(x) if x.sum() > 0 else x
+
+    assert folded(nn.BatchNorm2d(4)) == 0
+    assert fold_batchnorm(Asks(nn.BatchNorm2d(4), nn.Conv2d(4, 4, 1)))[1] == ()
+
+
+def test_ddnet_folds_where_its_convolutions_are_1x1() -> None:
+    net = deconv_to_conv(randomise(DDnet(residual=True, trunk=4, bottleneck=4, decoder=4), 7))
+    after, names = fold_batchnorm(net)
+    assert len(names) == 16 + 4 + 4  # bottlenecks, transitions, the decoders' second layers
+    x = torch.rand(1, 1, 32, 48, dtype=torch.float64)
+    expected = net(x)
+    assert (after(x) - expected).abs().max() < 1e-12 * expected.abs().max()

@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,15 +13,24 @@ import torch
 from networks import Plain, randomise
 from pairs import data
 
-from compress import cost, dependencies, masks, pruning
+from compress import checkpoint, cost, dependencies, masks, pruning
 from compress.checkpoint import Model, ModelOptions
 from compress.data.hu import to_network
-from compress.engines import NotBuilt, Shape, aot_inductor, formats, fresh, onnx, sidecar
-from compress.engines.subject import Subject
+from compress.engines import (
+    NotBuilt,
+    Shape,
+    aot_inductor,
+    formats,
+    fresh,
+    onnx,
+    parity,
+    sidecar,
+)
+from compress.engines.build import Job
+from compress.engines.subject import Subject, prepared
 from compress.errors import QualityError, UsageError
 from compress.rewrite import deconv_to_conv
 from compress.sparsity import is_2to4
-from compress.steps import export as step
 from compress.steps.export import Export
 from compress.work import Work
 from models.ddnet import DDnet
@@ -73,13 +84,39 @@ def test_onnx_agrees_in_a_fresh_process(name: str, variant: str, tmp_path: Path)
 
 
 @pytest.mark.slow
-def test_aot_inductor_agrees_in_a_fresh_process(tmp_path: Path) -> None:
-    place = work(tmp_path / "e")
-    held = variants(ddnet())["sparse"]
+@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("variant", ["dense", "pruned", "sparse"])
+def test_aot_inductor_agrees_in_a_fresh_process(name: str, variant: str, tmp_path: Path) -> None:
+    place, held = work(tmp_path / "e"), variants(NETWORKS[name]())[variant]
     Export(formats=("aot_inductor",), size=64, require=("aot_inductor",)).run(held, place)
     (row,) = place.facts["engines"]
     assert row["file"] == "aot_inductor-fp32-b1.pt2"
     assert row["parity"]["max_hu"] < 0.05
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_polygraphy_finds_2to4_in_the_file_where_it_was_made(name: str, tmp_path: Path) -> None:
+    for variant, held in variants(NETWORKS[name]()).items():
+        path = tmp_path / f"{variant}.onnx"
+        subject, _ = prepared(held.net, "fp32", as_conv=True)
+        onnx.Onnx().build(subject, Shape(batch=1, size=32), path, CPU)
+        found = polygraphy(path)
+        masked = {f"net.{layer}.weight" for layer in held.masks}
+        assert found["sparse"] == masked
+        assert found["non-sparse"], "the first layers or the last one always stay dense"
+        assert (variant == "sparse") == bool(masked)
+
+
+def polygraphy(path: Path) -> dict[str, set[str]]:
+    """Names of the weights that NVIDIA's tool finds to be 2:4 and not, along input channels."""
+    tool = Path(sys.executable).with_name("polygraphy")
+    command = [tool, "inspect", "sparsity", path]
+    said = subprocess.run(command, capture_output=True, text=True, check=True)
+    lines = (said.stdout + said.stderr).splitlines()
+    return {
+        kind: {line.split()[-1] for line in lines if f"Found {kind} tensor:" in line}
+        for kind in ("sparse", "non-sparse")
+    }
 
 
 def test_dynamic_batch_takes_every_batch(tmp_path: Path) -> None:
@@ -122,12 +159,12 @@ def test_a_required_format_that_fails_fails_the_stage(tmp_path: Path, monkeypatc
 
 
 def test_an_engine_that_differs_ends_with_exit_code_3(tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.setattr(step.fresh, "run", lambda _side, x: x + 0.01)
+    monkeypatch.setattr(parity.fresh, "run", lambda _side, x: x + 0.01)
     place = work(tmp_path / "e")
     with pytest.raises(QualityError, match=r"onnx-fp32-b1\.onnx differs from the network by") as e:
         Export(size=32).run(model(Plain(16)), place)
     assert e.value.exit_code == 3
-    monkeypatch.setattr(step.fresh, "run", lambda _side, x: x * float("nan"))
+    monkeypatch.setattr(parity.fresh, "run", lambda _side, x: x * float("nan"))
     with pytest.raises(QualityError, match="gives NaN, infinity or another shape"):
         Export(size=32).run(model(Plain(16)), place)
 
@@ -162,8 +199,11 @@ def test_an_altered_or_cut_engine_is_refused(copied: Path) -> None:
     whole = file.read_bytes()
     for broken in (whole[:-100], b"x" + whole[1:], b""):
         file.write_bytes(broken)
-        with pytest.raises(UsageError, match="was altered or cut off"):
+        with pytest.raises(UsageError) as error:
             sidecar.load(copied)
+        hashed = json.loads(copied.read_text())["sha256"][:12]
+        said = f"its hash is not the {hashed} in {copied.name}; build it again: compress export "
+        assert f"{file} was altered or cut off: {said}" in str(error.value)
     file.unlink()
     with pytest.raises(UsageError, match="is no sidecar of an engine"):
         sidecar.load(copied)
@@ -182,8 +222,50 @@ def test_an_engine_of_another_place_names_both_sides(copied: Path, key: str, wor
     copied.write_text(json.dumps(facts))
     with pytest.raises(UsageError) as error:
         sidecar.load(copied)
-    sentence = f"was built for {word} other 1.0, here it is {here}; build it again here"
-    assert sentence in str(error.value)
+    folder = copied.parent
+    command = "compress export MODEL --format aot_inductor --precision fp32 --batch 1 --size 32"
+    own = "there is none" if here is None else f"it is {here}"
+    sentence = f"was built for {word} other 1.0, here {own}; build it again: {command}"
+    assert str(error.value) == f"{copied.with_suffix('')} {sentence} --out {folder}"
+
+
+H100 = {"device": "cpu", "gpu": "NVIDIA H100", "sm": "9.0", "cpu": None, "cuda": "13.0",
+        "driver": "580.1", "tensorrt": "10.16.1", "torch": torch.__version__}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("format_", "changes", "sentence"),
+    [
+        ("torch_tensorrt", {"gpu": "NVIDIA A100"}, "GPU NVIDIA H100, here it is NVIDIA A100"),
+        ("torch_tensorrt", {"gpu": None}, "GPU NVIDIA H100, here there is none"),
+        ("torch_tensorrt", {"tensorrt": "11.1.0"}, "TensorRT 10.16.1, here it is 11.1.0"),
+        ("torch_tensorrt", {"tensorrt": None}, "TensorRT 10.16.1, here there is none"),
+        ("aot_inductor", {"sm": "8.0"}, "compute capability 9.0, here it is 8.0"),
+        ("aot_inductor", {"tensorrt": None, "driver": "590.2"}, ""),
+    ],
+)
+def test_engines_know_their_gpu_and_tensorrt(
+    copied: Path, monkeypatch, format_: str, changes: dict, sentence: str
+) -> None:
+    facts = json.loads(copied.read_text()) | {"format": format_, "place": H100}
+    copied.write_text(json.dumps(facts))
+    monkeypatch.setattr(sidecar, "place", lambda _device: H100 | changes)
+    monkeypatch.setattr(sidecar, "formats", lambda: {format_: onnx.Onnx()})
+    if not sentence:
+        sidecar.load(copied)
+        return
+    with pytest.raises(UsageError) as error:
+        sidecar.load(copied)
+    assert f"was built for {sentence}; build it again: compress export " in str(error.value)
+
+
+def test_an_engine_for_a_gpu_where_there_is_none(copied: Path, monkeypatch) -> None:
+    facts = json.loads(copied.read_text())
+    copied.write_text(json.dumps(facts | {"place": H100 | {"device": "cuda"}}))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    said = "was built for GPU NVIDIA H100, here is none; where there is one, build it again: compr"
+    with pytest.raises(UsageError, match=said):
+        sidecar.load(copied)
 
 
 def test_a_fresh_process_that_fails_is_quoted(copied: Path) -> None:
@@ -202,7 +284,7 @@ def test_a_residual_network_adds_its_input_in_float32() -> None:
 
 def test_slices_are_cut_and_padded_to_the_engine() -> None:
     image = np.arange(20 * 40, dtype=np.int16).reshape(20, 40)
-    fitted = step._fitted(image, 32)
+    fitted = parity.fitted(image, 32)
     assert fitted.shape == (1, 32, 32)
     assert torch.equal(fitted[0, :20], to_network(torch.tensor(image[:, 4:36])))
     assert not fitted[0, 20:].any()
@@ -236,3 +318,116 @@ def test_2to4_survives_tracing() -> None:
     weights = {f"net.{name}.weight" for name in given.masks}
     assert weights <= program.state_dict.keys()
     assert all(is_2to4(program.state_dict[name]) for name in weights)
+
+
+def test_the_folded_subject_agrees_with_the_network() -> None:
+    net = ddnet()
+    subject, count = prepared(net, "fp32", as_conv=True)
+    assert count == 24
+    assert not [m for m in subject.modules() if isinstance(m, torch.nn.ConvTranspose2d)]
+    x = torch.rand(1, 1, 32, 48)
+    with torch.inference_mode():
+        expected = Subject(net, "fp32")(x)
+        assert (subject(x) - expected).abs().max() < 1e-5 * expected.abs().max()
+    assert any(isinstance(m, torch.nn.ConvTranspose2d) for m in net.modules())
+
+
+def jobs(folder: Path, net: torch.nn.Module, **options: object) -> Job:
+    words = {"name": "aot_inductor", "precision": "fp32", "deconvolutions": "auto", "source": None}
+    shape = Shape(batch=1, size=32)
+    return Job(**{**words, "shape": shape, "model": model(net), "work": work(folder), **options})
+
+
+class Copies:
+    """A format whose files hold the kind of their last deconvolution, and run as long as told."""
+
+    suffix = ".copy"
+
+    def missing(self, _device: torch.device) -> None:
+        return None
+
+    def build(self, subject: Subject, _shape: Shape, path: Path, _device: torch.device) -> dict:
+        kinds = [type(m).__name__ for m in subject.modules()]
+        path.write_text("keep" if "ConvTranspose2d" in kinds else "conv")
+        path.with_suffix(".more").write_text("more")
+        return {}
+
+    def load(self, path: Path, _device: torch.device):
+        return lambda _x: path.read_text()
+
+
+@pytest.mark.parametrize("winner", ["conv", "keep"])
+def test_auto_keeps_the_faster_way_and_nothing_else(winner, tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(Job, "_measures", lambda _self: True)
+    monkeypatch.setattr("compress.engines.build.formats", lambda: {"aot_inductor": Copies()})
+
+    def fastest(calls, _device):
+        assert {name: call() for name, call in calls.items()} == {"conv": "conv", "keep": "keep"}
+        return winner, {"conv": 2.0, "keep": 3.0}
+
+    monkeypatch.setattr("compress.engines.build.timing.fastest", fastest)
+    job = jobs(tmp_path / "e", RedCNN(channels=4))
+    path, built = job._build()
+    assert path.read_text() == winner
+    assert built["deconvolutions"] == winner
+    assert built["deconvolutions_ms"] == {"conv": 2.0, "keep": 3.0}
+    assert sorted(f.name for f in job.work.stage.iterdir()) == [
+        "aot_inductor-fp32-b1.copy", "aot_inductor-fp32-b1.more",
+    ]  # fmt: skip
+
+
+def test_nothing_is_measured_where_there_is_nothing_to_choose(tmp_path, monkeypatch) -> None:
+    job = jobs(tmp_path / "a", RedCNN(channels=4))
+    assert job._choices() == ("conv",), "on a CPU"
+    assert replace(job, deconvolutions="keep")._choices() == ("keep",)
+    monkeypatch.setattr(Job, "_measures", lambda _self: True)
+    assert job._choices() == ("conv", "keep")
+    assert replace(job, model=model(Plain(4)))._choices() == ("conv",)
+
+
+def test_the_body_is_what_the_outer_air_does_not_reach() -> None:
+    hu = torch.full((2, 1, 9, 9), -1000.0)
+    hu[0, 0, 2:7, 2:7] = 40  # a chest
+    hu[0, 0, 4, 4] = -850  # with a lung
+    inside = parity.body(to_network(hu))
+    assert inside[0].sum() == 25
+    assert inside[0, 0, 4, 4]
+    assert inside[1].all(), "a slice of nothing but air is all compared"
+
+
+def test_limits_hold_inside_the_body(tmp_path: Path, monkeypatch) -> None:
+    place = work(tmp_path / "e")
+    low = parity.slices(place.data.test, Shape(batch=1, size=64))
+    air = (~parity.body(low)).float()
+    assert 0 < air.mean() < 1
+    net = DDnet(residual=True, trunk=4, bottleneck=4, decoder=4)  # f(x) = 0 at the start
+    monkeypatch.setattr(parity.fresh, "run", lambda _side, x: x + 0.01 * air)
+    Export(size=64).run(model(net), place)
+    found = place.facts["engines"][0]["parity"]
+    assert found["max_hu"] == 0
+    assert found["max_hu_everywhere"] == pytest.approx(29.24, rel=1e-3)
+    assert 30 < found["psnr"] < 60
+
+
+def test_changed_weights_are_refused(tmp_path: Path) -> None:
+    place = work(tmp_path / "run" / "01-export")
+    before = tmp_path / "run" / "00-train"
+    before.mkdir()
+    options = {"residual": True, "trunk": 4, "bottleneck": 4, "decoder": 4}
+    given = model(DDnet(**options), **options)
+    checkpoint.save(given, before)
+    Export(size=32).run(given, place)
+    side = place.stage / place.facts["engines"][0]["sidecar"]
+    assert json.loads(side.read_text())["model"] == "../00-train"
+    sidecar.load(side)
+    old = checkpoint.fingerprint(given)
+    with torch.no_grad():
+        given.net.stem.conv.weight.add_(1)
+    checkpoint.save(given, before)
+    with pytest.raises(UsageError) as error:
+        sidecar.load(side)
+    new = checkpoint.fingerprint(given)
+    assert f"was built from weights {old[:12]}, {before} now holds {new[:12]}" in str(error.value)
+    assert f"build it again: compress export {before} --format onnx" in str(error.value)
+    shutil.rmtree(before)
+    sidecar.load(side)

@@ -113,6 +113,19 @@ def test_what_the_masks_keep(tmp_path: Path) -> None:
     assert "magnitude" not in written(run)[2]
 
 
+def test_engines_promise_nothing_of_sparse_kernels(tmp_path: Path) -> None:
+    run = runs.make(tmp_path / "run")
+    path = run / "06-export" / "facts.json"
+    facts = json.loads(path.read_text())
+    facts["facts"]["engines"][1]["sparsity"] = {"source": "x", "eligible": 43, "picked": 0}
+    path.write_text(json.dumps(facts))
+    said = "model.onnx runs no layer of 43 that TensorRT could take with a sparse kernel"
+    report, html, markdown = written(run)
+    assert len(report["kernels"]) == 1
+    assert said in html
+    assert said in markdown
+
+
 def test_file_sizes_dense_pruned_and_packed(tmp_path: Path) -> None:
     report, html, markdown = written(runs.make(tmp_path / "run"))
     assert [(row["label"], row["bytes"]) for row in report["storage"]] == [

@@ -37,8 +37,15 @@ class AotInductor:
         return {}
 
     def load(self, path: Path, device: torch.device) -> Runner:
-        """The package, loaded into this process; runs on the device that it was built for."""
-        compiled = torch._inductor.aoti_load_package(str(path))
+        """The package, loaded into this process; runs on the device that it was built for.
+
+        Its own locks and events would not let a CUDA graph capture it; a runner is called by one
+        thread at a time.
+        """
+        gpu = device.type == "cuda"
+        compiled = torch._inductor.aoti_load_package(
+            str(path), run_single_threaded=gpu, device_index=(device.index or 0) if gpu else -1
+        )
 
         def run(x: Tensor) -> Tensor:
             y: Tensor = compiled(x.to(device))

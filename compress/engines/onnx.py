@@ -15,6 +15,8 @@ from compress.sparsity import is_2to4
 PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 OPSET = 20
 """Operator set: the newest that TensorRT 10, ONNX Runtime 1.20 and torch 2.8 all know."""
+TENSORS = ("low", "enhanced")
+"""Names of input and output."""
 
 
 class Onnx:
@@ -49,8 +51,8 @@ class Onnx:
                 verbose=False,
                 opset_version=OPSET,
                 external_data=False,
-                input_names=["low"],
-                output_names=["enhanced"],
+                input_names=[TENSORS[0]],
+                output_names=[TENSORS[1]],
                 dynamic_shapes=shape.dynamic_shapes(),
             )
         onnx.checker.check_model(str(path), full_check=True)
@@ -67,7 +69,7 @@ class Onnx:
         session = onnxruntime.InferenceSession(str(path), options, providers=providers)
 
         def run(x: Tensor) -> Tensor:
-            (y,) = session.run(None, {"low": x.cpu().numpy()})
+            (y,) = session.run(None, {TENSORS[0]: x.cpu().numpy()})
             return torch.from_numpy(y)
 
         return run
@@ -96,6 +98,7 @@ def _facts(path: Path) -> dict[str, Any]:
     found = weights(path)
     opsets = onnx.load(path, load_external_data=False).opset_import
     return {
+        "tensors": list(TENSORS),
         "opset": next(opset.version for opset in opsets if not opset.domain),
         "convolutions": len(found),
         "sparse24": sum(is_2to4(weight) for weight in found.values()),

@@ -4,6 +4,7 @@ An engine is code for one GPU, one driver family and one set of library versions
 when its own bytes and everything that it depends on are as the sidecar says.
 """
 
+import os
 import platform
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 
 import torch
 
+from compress import checkpoint, machine
 from compress.data.hu import HU_MAX, HU_MIN
 from compress.engines import FormatName, Precision, Runner, Shape, formats
 from compress.engines.torch_tensorrt import tensorrt_version
@@ -24,7 +26,12 @@ NEEDS: Mapping[FormatName, tuple[str, ...]] = {
     "onnx": (),
 }
 """Facts of a place that must be the same where an engine of that format is loaded."""
-WORDS = {"gpu": "GPU", "sm": "compute capability", "cpu": "CPU instructions"}
+WORDS = {
+    "gpu": "GPU",
+    "sm": "compute capability",
+    "cpu": "CPU instructions",
+    "tensorrt": "TensorRT",
+}
 
 
 def place(device: torch.device) -> dict[str, Any]:
@@ -37,6 +44,7 @@ def place(device: torch.device) -> dict[str, Any]:
         "sm": f"{major}.{minor}" if cuda else None,
         "cpu": None if cuda else f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}",
         "cuda": torch.version.cuda,
+        "driver": machine.driver(device) if cuda else None,
         "tensorrt": tensorrt_version() if cuda else None,
         "torch": torch.__version__,
     }
@@ -51,6 +59,7 @@ def write(
     weights: str,
     device: torch.device,
     built: Mapping[str, Any],
+    model: Path | None = None,
 ) -> Path:
     """Write the sidecar of the file `engine`, named like it with .json at the end.
 
@@ -62,8 +71,10 @@ def write(
         weights: hash of the checkpoint that it was built from.
         device: what it was built for.
         built: further facts: `layers` as in inspection.py, and what the format found. A format that
-            can tell names in `picked` the layers that the engine runs with sparse kernels, and in
-            `seconds` the time of each layer.
+            can tell names in `eligible` and `picked` the layers that the engine could run and
+            does run with sparse kernels, and in `seconds` the time of each layer.
+        model: folder of that checkpoint, where there is one; the engine is refused as soon as
+            other weights lie there.
     """
     path = engine.with_name(f"{engine.name}.json")
     write_json(
@@ -80,7 +91,8 @@ def write(
             "dynamic_batch": shape.dynamic,
             "normalisation": {"hu_min": HU_MIN, "hu_max": HU_MAX},
             "weights": weights,
-            "place": place(device),
+            "model": None if model is None else os.path.relpath(model, engine.parent),
+            "place": place(device if NEEDS[format_] else torch.device("cpu")),
             "built": dict(built),
         },
     )
@@ -102,7 +114,10 @@ def read(path: Path) -> tuple[dict[str, Any], Path]:
     if facts.get("schema") != SCHEMA:
         raise UsageError(f"{path} has schema {facts.get('schema')}, not {SCHEMA}")
     if not same:
-        raise UsageError(f"{engine} was altered or cut off: its hash is not in {path.name}")
+        raise UsageError(
+            f"{engine} was altered or cut off: its hash is not the {facts['sha256'][:12]} in "
+            f"{path.name}; build it again: {rebuild(facts, engine)}"
+        )
     return facts, engine
 
 
@@ -113,23 +128,55 @@ def load(path: Path) -> tuple[dict[str, Any], Runner]:
         The sidecar's content, and the engine as a function.
 
     Raises:
-        UsageError: the file was altered, or the engine was built for another place; the sentence
-            names both sides.
+        UsageError: the file was altered, or the engine was built for another place or from other
+            weights than its checkpoint has now; the sentence names both sides and the command
+            that builds it again.
     """
     facts, engine = read(path)
     device = torch.device(facts["place"]["device"])
     if device.type == "cuda" and not torch.cuda.is_available():
-        raise UsageError(f"{engine} was built for {facts['place']['gpu']}, and there is no GPU")
+        raise UsageError(
+            f"{engine} was built for GPU {facts['place']['gpu']}, here is none; where there is "
+            f"one, build it again: {rebuild(facts, engine)}"
+        )
+    _check_weights(engine, facts)
     _check_place(engine, facts, place(device))
     return facts, formats()[facts["format"]].load(engine, device)
+
+
+def rebuild(facts: Mapping[str, Any], engine: Path) -> str:
+    """The command that builds the engine of a sidecar again."""
+    model = _model(facts, engine) or "MODEL"
+    dynamic = " --dynamic-batch" if facts["dynamic_batch"] else ""
+    return (
+        f"compress export {model} --format {facts['format']} --precision {facts['precision']} "
+        f"--batch {facts['batch']}{dynamic} --size {facts['size']} --out {engine.parent}"
+    )
+
+
+def _model(facts: Mapping[str, Any], engine: Path) -> Path | None:
+    """The checkpoint folder that the engine was built from, where the sidecar names one."""
+    name = facts.get("model")
+    return Path(os.path.normpath(engine.parent / name)) if name else None
+
+
+def _check_weights(engine: Path, facts: Mapping[str, Any]) -> None:
+    """Refuse an engine whose checkpoint has changed; one whose checkpoint is gone is taken."""
+    model = _model(facts, engine)
+    now = model and checkpoint.weights_hash(model)
+    if now and now != facts["weights"]:
+        raise UsageError(
+            f"{engine} was built from weights {facts['weights'][:12]}, {model} now holds "
+            f"{now[:12]}; build it again: {rebuild(facts, engine)}"
+        )
 
 
 def _check_place(engine: Path, facts: Mapping[str, Any], here: Mapping[str, Any]) -> None:
     there = facts["place"]
     for key in NEEDS[facts["format"]]:
         if there[key] != here[key]:
-            word = WORDS.get(key, key)
+            own = "there is none" if here[key] is None else f"it is {here[key]}"
             raise UsageError(
-                f"{engine} was built for {word} {there[key]}, here it is {here[key]}; "
-                "build it again here with the recipe's export step"
+                f"{engine} was built for {WORDS.get(key, key)} {there[key]}, here {own}; "
+                f"build it again: {rebuild(facts, engine)}"
             )

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from compress.engines import DTYPES, Precision
+from compress.rewrite import deconv_to_conv, fold_batchnorm
 
 
 class Subject(nn.Module):
@@ -35,3 +36,18 @@ class Subject(nn.Module):
             return x + body.to(torch.float32)
         y: Tensor = self.net(inside)
         return y.to(torch.float32)
+
+
+def prepared(net: nn.Module, precision: Precision, *, as_conv: bool) -> tuple[Subject, int]:
+    """The subject of a network with its BatchNorm layers folded where that is exact.
+
+    Args:
+        net: see `Subject`.
+        precision: see `Subject`.
+        as_conv: whether stride-1 deconvolutions are compiled as the convolutions they equal.
+
+    Returns:
+        The subject, and how many BatchNorm layers were folded.
+    """
+    folded, names = fold_batchnorm(deconv_to_conv(net) if as_conv else net)
+    return Subject(folded, precision), len(names)

@@ -1,4 +1,4 @@
-"""TensorRT engines through Torch-TensorRT: the only file that imports either.
+"""TensorRT engines through Torch-TensorRT, for its versions 2.8 (TensorRT 10) to 2.14 (11).
 
 The subject is strongly typed (half precision is in its own casts), because TensorRT 11 knows no
 other way and Torch-TensorRT from 2.10 on drops `enabled_precisions` without a word. No engine
@@ -7,26 +7,33 @@ cache is used: its key ignores weights, so a pruned or 2:4 network would get ano
 
 import importlib.util
 import inspect
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from compress.engines import NotBuilt, Runner, Shape
+from compress import sparsity
+from compress.engines import NotBuilt, Runner, Shape, plan, tactics
 
 COMMAND = "pip install 'torch-tensorrt=={}.*'"
+LOGGER = "torch_tensorrt [TensorRT Conversion Context]"
+"""Where Torch-TensorRT hands TensorRT's own messages to Python's logging."""
 
 
 class TorchTensorRT:
-    """Torch-TensorRT programs; 2:4 weights may be run by sparse kernels."""
+    """TensorRT plans, and the same engine as a PyTorch program; 2:4 weights may run sparse."""
 
-    suffix = ".ep"
+    suffix = ".engine"
 
     def missing(self, device: torch.device) -> NotBuilt | None:
         """A GPU and both packages."""
         minor = ".".join(torch.__version__.split(".")[:2])
-        absent = [n for n in ("torch_tensorrt", "tensorrt") if importlib.util.find_spec(n) is None]
+        absent = [] if importlib.util.find_spec("torch_tensorrt") else ["torch_tensorrt"]
+        absent += [] if plan.library() else ["tensorrt"]
         if absent:
             verb = "is" if len(absent) == 1 else "are"
             reason = f"{' and '.join(absent)} {verb} not installed"
@@ -38,25 +45,40 @@ class TorchTensorRT:
     def build(
         self, subject: nn.Module, shape: Shape, path: Path, device: torch.device
     ) -> dict[str, Any]:
-        """Trace and compile as one engine without a rest in PyTorch, then write it."""
+        """Trace and compile as one engine without a rest in PyTorch, then write it.
+
+        Facts: TensorRT's version; what it says of sparse kernels, see `tactics.facts`; `files`,
+        the PyTorch program beside the plan where this Torch-TensorRT can write one.
+        """
         import torch_tensorrt
 
         example = (shape.example(device),)
         program = torch.export.export(
             subject.to(device), example, dynamic_shapes=shape.dynamic_shapes()
         )
-        try:
-            compiled = torch_tensorrt.dynamo.compile(
-                program, arg_inputs=[_input(shape)], **_settings(path, device)
-            )
-        except (RuntimeError, AssertionError) as error:
-            reason = (str(error).splitlines() or [type(error).__name__])[0]
-            raise NotBuilt(f"Torch-TensorRT gave up: {reason}") from error
-        torch_tensorrt.save(compiled, str(path), arg_inputs=list(example), retrace=False)
-        return {"tensorrt": tensorrt_version()}
+        with _listening() as said:
+            try:
+                compiled = torch_tensorrt.dynamo.compile(
+                    program, arg_inputs=[_input(shape)], **_settings(path, device)
+                )
+            except (RuntimeError, AssertionError) as error:
+                reason = (str(error).splitlines() or [type(error).__name__])[0]
+                raise NotBuilt(f"Torch-TensorRT gave up: {reason}") from error
+        engine = _engine(compiled)
+        path.write_bytes(bytes(engine.serialized_engine))
+        files = []
+        if _compiled_runtime():
+            beside = path.with_suffix(".ep")
+            torch_tensorrt.save(compiled, str(beside), arg_inputs=list(example), retrace=False)
+            files = [beside.name]
+        names = [name.removeprefix("net.") for name in sparsity.candidates(subject)]
+        told = tactics.facts("\n".join(said), _layers(engine), names)
+        return {"tensorrt": tensorrt_version(), "files": files, "tensors": _names(engine), **told}
 
     def load(self, path: Path, device: torch.device) -> Runner:
-        """The program with its engine, on the GPU."""
+        """The plan run by TensorRT, or the program with its engine, on the GPU."""
+        if path.suffix == self.suffix:
+            return plan.Plan(path, device)
         import torch_tensorrt
 
         module = torch_tensorrt.load(str(path)).module()
@@ -71,11 +93,61 @@ class TorchTensorRT:
 
 def tensorrt_version() -> str | None:
     """The version of the TensorRT library that engines are built and run with, None without it."""
-    if importlib.util.find_spec("tensorrt") is None:
-        return None
-    import tensorrt
+    return plan.version()
 
-    return str(tensorrt.__version__)
+
+def _engine(compiled: nn.Module) -> Any:
+    """The module of the one engine in a compiled program."""
+    found = [m for m in compiled.modules() if getattr(m, "serialized_engine", None) is not None]
+    if len(found) != 1:
+        raise NotBuilt(f"Torch-TensorRT made {len(found)} engines of the network, not one")
+    return found[0]
+
+
+def _names(engine: Any) -> list[str]:
+    """Names of the engine's input and output; the two runtimes keep them under two names."""
+    found = []
+    for side in ("input", "output"):
+        compiled = getattr(engine, f"{side}_binding_names", None)
+        found += compiled or getattr(engine, f"{side}_names")
+    return [str(name) for name in found]
+
+
+def _layers(engine: Any) -> str:
+    """The engine's layer information as JSON; nothing where this runtime does not give it."""
+    try:
+        return str(engine.get_layer_info())
+    except (AttributeError, RuntimeError):
+        return ""
+
+
+@contextmanager
+def _listening() -> Iterator[list[str]]:
+    """Collect what TensorRT says of sparsity while it builds, and pass on nothing but warnings."""
+    said: list[str] = []
+
+    def sift(record: logging.LogRecord) -> bool:
+        message = record.getMessage()
+        if tactics.MARK in message:
+            said.append(message)
+        return record.levelno >= logging.WARNING
+
+    logger = logging.getLogger(LOGGER)
+    before = logger.level
+    logger.setLevel(logging.DEBUG)  # from TensorRT 8.6 on the lines are among the verbose ones
+    logger.addFilter(sift)
+    try:
+        yield said
+    finally:
+        logger.removeFilter(sift)
+        logger.setLevel(before)
+
+
+def _compiled_runtime() -> bool:
+    """Whether this Torch-TensorRT has its C++ runtime, without which no program can be written."""
+    from torch_tensorrt import _features
+
+    return bool(getattr(_features.ENABLED_FEATURES, "torch_tensorrt_runtime", True))
 
 
 def _input(shape: Shape) -> Any:
@@ -93,13 +165,16 @@ def _settings(path: Path, device: torch.device) -> dict[str, Any]:
     import torch_tensorrt
 
     settings = {
-        "device": torch_tensorrt.Device(str(device)),
+        "device": torch_tensorrt.Device(f"cuda:{device.index or 0}"),  # it takes no bare "cuda"
         "sparse_weights": True,
         "require_full_compilation": True,
         "immutable_weights": True,  # refitted engines keep the tactics of other weights
+        "min_block_size": 1,
         "timing_cache_path": str(path.with_suffix(".timing")),
     }
     known = inspect.signature(torch_tensorrt.dynamo.compile).parameters
     if "use_explicit_typing" in known:
         settings["use_explicit_typing"] = True
+    if "use_python_runtime" in known and not _compiled_runtime():
+        settings["use_python_runtime"] = True
     return settings

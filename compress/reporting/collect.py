@@ -3,7 +3,7 @@
 Keys of report.json, always all there; None or empty where a run has no such step:
 
 schema, name, network {name, import, options}, device, started, recipe (text), manifest
-verdict, notices, limits        sentences, see verdict.py
+verdict, notices, kernels, limits   sentences, see verdict.py
 numbers       [{key, label, kind, before, after, note}]: before compression -> at the end
 removed       {macs, params}: shares of the dense network
 stages        [{stage, step, seconds, options, cost: {params, macs, nonzero_weights, ...}}]

@@ -10,8 +10,18 @@ CHANGING = ("train", "retrain", *COMPRESSING)
 
 
 def sentences(report: Facts) -> Facts:
-    """`verdict` (one sentence), `notices` (read these first) and `limits` (hold for every run)."""
-    return {"verdict": _verdict(report), "notices": _notices(report), "limits": _limits(report)}
+    """What a report says besides its numbers.
+
+    Returns:
+        `verdict` (one sentence), `notices` (read these first), `kernels` (one for each TensorRT
+        engine) and `limits` (hold for every run).
+    """
+    return {
+        "verdict": _verdict(report),
+        "notices": _notices(report),
+        "kernels": [_kernels(e) for e in report["engines"] if e.get("sparsity")],
+        "limits": _limits(report),
+    }
 
 
 def _verdict(report: Facts) -> str:
@@ -89,6 +99,20 @@ def _notices(report: Facts) -> list[str]:
         if engine["status"] != "built"
     ]
     return list(dict.fromkeys(notices))
+
+
+def _kernels(engine: Facts) -> str:
+    """What an engine tells of sparse kernels; that it has some is no speed-up by itself."""
+    told = engine["sparsity"]
+    able = "" if told["eligible"] is None else f" of {told['eligible']} that TensorRT could take"
+    if told["picked"] is None:
+        return f"{engine['file']} does not tell for which layers it runs sparse kernels."
+    if not told["picked"]:
+        return f"{engine['file']} runs no layer{able} with a sparse kernel: 2:4 gains it no time."
+    return (
+        f"{engine['file']} runs {told['picked']} layers{able} with sparse kernels; what that is "
+        "worth shows `compress bench` beside an engine of the same widths without 2:4."
+    )
 
 
 def _limits(report: Facts) -> list[str]:

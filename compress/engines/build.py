@@ -1,0 +1,147 @@
+"""One engine of a network: rewritten, compiled, described by a sidecar, compared.
+
+The same for the recipe's step `export` and the command of that name.
+"""
+
+import functools
+import logging
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from compress import checkpoint, inspection, timing
+from compress.checkpoint import Model
+from compress.engines import Format, FormatName, NotBuilt, Precision, Shape, formats, sidecar
+from compress.engines.parity import compare
+from compress.engines.subject import prepared
+from compress.errors import QualityError
+from compress.rewrite import deconv_to_conv
+from compress.work import Work
+
+log = logging.getLogger(__name__)
+
+Rewriting = Literal["auto", "conv", "keep"]
+"""What becomes of stride-1 deconvolutions: the convolutions that they equal, or nothing."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """One engine to build."""
+
+    name: FormatName
+    precision: Precision
+    shape: Shape
+    deconvolutions: Rewriting
+    model: Model
+    source: Path | None
+    """Folder of the checkpoint that `model` came from, where there is one."""
+    work: Work
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Build the engine; what the report says of each of its files, or of why there is none."""
+        row: dict[str, Any] = {
+            "format": self.name,
+            "precision": self.precision,
+            "batch": self.shape.batch,
+            "dynamic_batch": self.shape.dynamic,
+            "status": "not built",
+            **dict.fromkeys(("reason", "command"), ""),
+            **dict.fromkeys(("file", "bytes", "sidecar", "parity", "sparsity"), None),
+        }
+        try:
+            path, built = self._build()
+        except NotBuilt as error:
+            log.warning("%s was not built: %s", self.name, error.reason)
+            return [row | {"reason": error.reason, "command": error.command}]
+        self._check_zeros(path, built)
+        files = [path.name, *built.get("files", [])]
+        return [row | self._described(path.with_name(name), built) for name in files]
+
+    def _build(self) -> tuple[Path, dict[str, Any]]:
+        """The engine's file, and the facts for its sidecar; nothing half built stays."""
+        format_, stage = formats()[self.name], self.work.stage
+        if missing := format_.missing(self.work.device):
+            raise missing
+        batch = f"b1-{self.shape.batch}" if self.shape.dynamic else f"b{self.shape.batch}"
+        name = f"{self.name}-{self.precision}-{batch}{format_.suffix}"
+        with tempfile.TemporaryDirectory(dir=stage, prefix=".building-") as folder:
+            paths = {choice: Path(folder) / choice / name for choice in self._choices()}
+            built = {choice: self._compiled(format_, choice, p) for choice, p in paths.items()}
+            chosen, ms = next(iter(paths)), dict[str, float]()
+            if len(paths) > 1:
+                chosen, ms = self._fastest(format_, paths)
+            for file in sorted(paths[chosen].parent.iterdir()):
+                file.replace(stage / file.name)
+        return stage / name, {**built[chosen], "deconvolutions_ms": ms}
+
+    def _choices(self) -> tuple[str, ...]:
+        """Ways to compile the deconvolutions; two where measuring shall decide."""
+        if self.deconvolutions != "auto":
+            return (self.deconvolutions,)
+        net = self.model.net
+        pairs = zip(net.modules(), deconv_to_conv(net).modules(), strict=True)
+        differ = any(type(one) is not type(other) for one, other in pairs)
+        return ("conv", "keep") if differ and self._measures() else ("conv",)
+
+    def _measures(self) -> bool:
+        """Whether a time measured here says something about where the engine will run."""
+        return self.work.device.type == "cuda" and self.name != "onnx"
+
+    def _compiled(self, format_: Format, choice: str, path: Path) -> dict[str, Any]:
+        path.parent.mkdir()
+        subject, folded = prepared(self.model.net, self.precision, as_conv=choice == "conv")
+        start = time.monotonic()
+        built = format_.build(subject, self.shape, path, self.work.device)
+        facts = {"deconvolutions": choice, "batchnorm_folded": folded}
+        return {**built, **facts, "build_seconds": round(time.monotonic() - start, 1)}
+
+    def _fastest(self, format_: Format, paths: dict[str, Path]) -> tuple[str, dict[str, float]]:
+        """The way whose engine is the fastest, and the milliseconds of each."""
+        x = self.shape.example(self.work.device)
+        runners = {choice: format_.load(path, self.work.device) for choice, path in paths.items()}
+        calls = {choice: functools.partial(run, x) for choice, run in runners.items()}
+        with torch.inference_mode():
+            chosen, ms = timing.fastest(calls, self.work.device)
+        said = ", ".join(f"{choice} {value:.3g} ms" for choice, value in ms.items())
+        log.info("%s: deconvolutions as %s (%s)", self.name, chosen, said)
+        return chosen, ms
+
+    def _check_zeros(self, path: Path, built: dict[str, Any]) -> None:
+        masked = len(self.model.masks)
+        if built.get("sparse24", masked) < masked:
+            done = f"{built['sparse24']} of {masked}"
+            raise QualityError(f"export: only {done} masked layers are 2:4 in {path.name}")
+
+    def _described(self, engine: Path, built: dict[str, Any]) -> dict[str, Any]:
+        """Write the sidecar of a file and compare the engine with the network."""
+        side = sidecar.write(
+            engine,
+            format_=self.name,
+            precision=self.precision,
+            shape=self.shape,
+            weights=checkpoint.fingerprint(self.model),
+            device=self.work.device,
+            built={**built, "layers": inspection.layers(self.model.net)},
+            model=self.source,
+        )
+        parity = compare(
+            self.model.net,
+            side,
+            self.work.data.test,
+            self.shape,
+            self.precision,
+            self.work.device,
+        )
+        log.info("%s: at most %.3g HU from the network", engine.name, parity["max_hu"])
+        return {
+            "status": "built",
+            "file": engine.name,
+            "bytes": engine.stat().st_size,
+            "sidecar": side.name,
+            "parity": parity,
+            "sparsity": built.get("sparsity"),
+        }

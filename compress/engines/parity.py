@@ -1,0 +1,116 @@
+"""How far an engine is from the network that it was built from, measured in a fresh process."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from compress.data import Image, Pairs
+from compress.data.hu import DATA_RANGE, HU_MIN, to_hu, to_network
+from compress.engines import Precision, Shape, fresh
+from compress.engines.subject import Subject
+from compress.errors import QualityError
+from compress.precision import Precision as Switches
+
+LIMITS: Mapping[Precision, tuple[float, float]] = {
+    "fp32": (1.0, 0.1),
+    "fp16": (20.0, 1.0),
+    "bf16": (150.0, 8.0),  # 8 bits of mantissa, three fewer than fp16
+}
+"""Largest and mean difference inside the body that an engine may have, in HU."""
+AIR = -500.0
+"""HU below which a pixel that the image's border reaches is the air around a patient."""
+
+
+def compare(
+    net: nn.Module,
+    side: Path,
+    pairs: Pairs,
+    shape: Shape,
+    precision: Precision,
+    device: torch.device,
+) -> dict[str, Any]:
+    """The difference between an engine and the network in float32, on held-out slices.
+
+    Args:
+        net: the network.
+        side: the engine's sidecar.
+        pairs: held-out slices; the first ones are taken.
+        shape: the engine's input.
+        precision: of the engine; says the limits.
+        device: where the network is computed.
+
+    Returns:
+        max_hu and mean_hu inside the body, max_hu_everywhere, psnr (dB, the network's output as
+        the truth; None where both are equal), slices, both limits, and ok.
+
+    Raises:
+        QualityError: the engine does not load, or gives NaN, infinity or another shape.
+    """
+    low = slices(pairs, shape)
+    got = fresh.run(side, low)
+    expected = _reference(net, low, device)
+    if got.shape != expected.shape or not got.isfinite().all():
+        raise QualityError(f"export: {side.stem} gives NaN, infinity or another shape")
+    difference = (got - expected).abs() * DATA_RANGE
+    inside = difference[body(low)]
+    largest, mean = LIMITS[precision]
+    error = float((difference.double() ** 2).mean())
+    found = {"max_hu": float(inside.max()), "mean_hu": float(inside.mean())}
+    return {
+        **found,
+        "max_hu_everywhere": float(difference.max()),
+        "psnr": 10 * torch.tensor(DATA_RANGE**2 / error).log10().item() if error else None,
+        "slices": min(shape.batch, len(pairs.low)),
+        "limit_max_hu": largest,
+        "limit_mean_hu": mean,
+        "ok": found["max_hu"] <= largest and found["mean_hu"] <= mean,
+    }
+
+
+def body(low: Tensor) -> Tensor:
+    """Which pixels are not the air around the patient: all of a slice that is nothing but air.
+
+    Args:
+        low: (N, 1, H, W) in network range.
+
+    Returns:
+        The same shape, bool. Lungs and bowel gas belong to the body.
+    """
+    from skimage.segmentation import flood
+
+    air = to_hu(low)[:, 0] < AIR
+    ringed = F.pad(air.float(), (1, 1, 1, 1), value=1.0).bool().cpu().numpy()
+    parts = [flood(one, (0, 0)) for one in ringed]  # type: ignore[no-untyped-call]
+    around = torch.stack([torch.from_numpy(part) for part in parts])
+    found = ~around[:, None, 1:-1, 1:-1]
+    nothing = ~found.flatten(1).any(1)
+    found[nothing] = True
+    return found
+
+
+def slices(pairs: Pairs, shape: Shape) -> Tensor:
+    """Held-out slices cut or padded to the engine's input, from the first on, again when few."""
+    count = len(pairs.low)
+    images = [fitted(pairs.low[i % count], shape.size) for i in range(shape.batch)]
+    return torch.stack(images)
+
+
+def fitted(image: Image, size: int) -> Tensor:
+    """(H, W) HU -> (1, size, size) in network range: the middle, or padded with air."""
+    hu = torch.tensor(image)
+    top, left = ((side - size) // 2 if side > size else 0 for side in hu.shape)
+    hu = hu[top : top + size, left : left + size]
+    pad = (0, size - hu.shape[1], 0, size - hu.shape[0])
+    return to_network(F.pad(hu, pad, value=int(HU_MIN)))[None]
+
+
+def _reference(net: nn.Module, low: Tensor, device: torch.device) -> Tensor:
+    """The network in float32, one slice at a time, on the CPU at the end."""
+    net = Subject(net, "fp32").to(device)
+    exact = Switches(name="fp32", device=device, why="what engines are compared with")
+    with torch.inference_mode(), exact.switches():
+        return torch.cat([net(x[None].to(device)).cpu() for x in low])

@@ -1,0 +1,141 @@
+"""compress export: the step on a checkpoint folder, its words and its exit status."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from pairs import pairs
+
+from compress import checkpoint, cli, exporting
+from compress.checkpoint import Model, ModelOptions
+from compress.data import DataOptions
+from compress.engines import formats, parity, sidecar
+from compress.engines.torch_tensorrt import TorchTensorRT
+from compress.steps.export import Export
+
+NARROW = ModelOptions(
+    name="ddnet", options={"residual": True, "trunk": 4, "bottleneck": 4, "decoder": 4}
+)
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("model")
+    checkpoint.save(Model(net=NARROW.build().eval(), origin=NARROW), folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> Path:
+    """Two patients with two slices each."""
+    folder = tmp_path_factory.mktemp("data")
+    for patient, seed in (("A", 1), ("B", 2)):
+        made = pairs(2, 40, seed, patient)
+        for name, low, full in zip(made.names, made.low, made.full, strict=True):
+            for side, image in (("low", low), ("full", full)):
+                path = folder / side / patient / f"{name}.npy"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                np.save(path, image)
+    return folder
+
+
+def call(*words: object):
+    return CliRunner().invoke(cli.main, ["export", *map(str, words)])
+
+
+def test_engines_for_two_batches_load_from_the_folder(model, data, tmp_path) -> None:
+    out = tmp_path / "new" / "engines"
+    result = call(model, "--batch", "1,2", "--size", 48, "-o", out, "--data", data, "--json")
+    assert result.exit_code == 0, result.output
+    found = json.loads(result.stdout)
+    assert found == json.loads((out / exporting.FILE).read_text())
+    assert [row["file"] for row in found["engines"]] == ["onnx-fp32-b1.onnx", "onnx-fp32-b2.onnx"]
+    for row in found["engines"]:
+        facts, _ = sidecar.load(out / row["sidecar"])
+        assert facts["weights"] == checkpoint.weights_hash(model)
+        assert sidecar._model(facts, out / row["file"]) == model
+        assert row["parity"]["ok"]
+    left = {path.name for path in out.iterdir()}
+    assert left == {exporting.FILE} | {
+        f"onnx-fp32-b{n}.onnx{end}" for n in (1, 2) for end in ("", ".json")
+    }
+
+
+def test_the_command_in_a_refusal_is_one_that_runs(model, data, tmp_path) -> None:
+    call(model, "--size", 32, "-o", tmp_path, "--data", data, "--dynamic-batch", "--batch", 3)
+    side = tmp_path / "onnx-fp32-b1-3.onnx.json"
+    facts = json.loads(side.read_text())
+    words = sidecar.rebuild(facts, side.with_suffix("")).split()
+    assert words[:2] == ["compress", "export"]
+    assert "--dynamic-batch" in words
+    before = side.read_bytes()
+    side.unlink()
+    assert call(*words[2:], "--data", data).exit_code == 0
+    assert side.read_bytes() == before
+
+
+def test_formats_by_list_and_by_repetition(model, data, tmp_path, monkeypatch) -> None:
+    seen: list = []
+
+    def run(_model, _out, options, **_more):
+        seen.append(Export(**options))
+        return {"schema": 1, "engines": []}
+
+    monkeypatch.setattr(exporting, "run", run)
+    call(model, "-o", tmp_path, "--format", "onnx,aot_inductor", "--format", "onnx")
+    call(model, "-o", tmp_path, "--precision", "bf16", "--deconvolutions", "keep")
+    assert seen[0] == Export(formats=("onnx", "aot_inductor"))
+    assert seen[1] == Export(precision="bf16", deconvolutions="keep")
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (("--format", "onx"), "'onx' is none of torch_tensorrt, aot_inductor, onnx"),
+        (("--batch", "0"), "'0' is no list of whole numbers from 1 on, such as 1,16"),
+        (("--size", "8"), "export: size must be at least 16 pixels, got 8"),
+    ],
+)
+def test_wrong_words_end_with_exit_code_2(model, tmp_path, words, sentence) -> None:
+    result = call(model, "-o", tmp_path / "e", *words)
+    assert result.exit_code == 2
+    assert sentence in result.stderr
+    assert not (tmp_path / "e").exists()
+
+
+def test_what_cannot_be_built_ends_with_exit_code_1(model, data, tmp_path) -> None:
+    import torch
+
+    if TorchTensorRT().missing(torch.device("cpu")) is None:
+        pytest.skip("TensorRT is here")
+    words = ("--format", "torch_tensorrt,onnx", "--size", 32, "--data", data, "--device", "cpu")
+    result = call(model, "-o", tmp_path, *words)
+    assert result.exit_code == 1
+    assert "torch_tensorrt was not built: " in result.stderr.splitlines()[-1]
+    assert "would help" in result.stderr.splitlines()[-1]
+    assert (tmp_path / "onnx-fp32-b1.onnx").is_file()
+
+
+def test_an_engine_that_differs_ends_with_exit_code_3(model, data, tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(parity.fresh, "run", lambda _side, x: x + 0.01)
+    result = call(model, "-o", tmp_path, "--size", 32, "--data", data)
+    assert result.exit_code == 3
+    assert "differs from the network by 29.2 HU at most" in result.stderr
+    (row,) = json.loads((tmp_path / exporting.FILE).read_text())["engines"]
+    assert row["parity"]["ok"] is False
+
+
+def test_without_data_no_more_slices_are_simulated_than_compared(monkeypatch) -> None:
+    seen: list = []
+    monkeypatch.setattr(exporting, "load", lambda wanted, **_: seen.append(wanted))
+    exporting._pairs(Export(batch=(1, 2)), None, True)
+    exporting._pairs(Export(batch=(16,)), None, True)
+    assert seen == [DataOptions(train_slices=1, test_slices=n) for n in (2, 6)]
+
+
+def test_every_format_can_be_named() -> None:
+    from compress.cli_engines import FORMATS
+
+    assert set(FORMATS) == formats().keys()

@@ -1,0 +1,119 @@
+"""A Triton model repository: files lie where Triton looks, the configuration fits its schema."""
+
+import importlib.util
+from pathlib import Path
+
+import fake_tensorrt
+import onnxruntime
+import pytest
+import torch
+from google.protobuf import text_format
+from pairs import data
+
+from compress import checkpoint, exporting
+from compress.checkpoint import Model, ModelOptions
+from compress.engines import fresh, triton
+from compress.engines.torch_tensorrt import TorchTensorRT
+from compress.errors import UsageError
+from compress.files import read_json
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def schema():
+    """Triton's own ModelConfig, without the client that its package is for."""
+    package = importlib.util.find_spec("tritonclient")
+    assert package is not None
+    folder = Path(next(iter(package.submodule_search_locations or [])))
+    spec = importlib.util.spec_from_file_location("schema", folder / "grpc" / "model_config_pb2.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("model")
+    origin = ModelOptions(name="ddnet", options={"trunk": 4, "bottleneck": 4, "decoder": 4})
+    checkpoint.save(Model(net=origin.build().eval(), origin=origin), folder)
+    return folder
+
+
+def served(model: Path, tmp_path: Path, monkeypatch, **options: object) -> Path:
+    monkeypatch.setattr(exporting, "_pairs", lambda *_: data())
+    repository = tmp_path / "repository"
+    given = {"size": 32, **options}
+    exporting.run(model, tmp_path / "engines", given, device="cpu", triton=repository)
+    return repository
+
+
+def read(folder: Path, schema):
+    """A configuration parsed by Triton's schema, and its tensors as (name, type, dims)."""
+    config = text_format.Parse((folder / "config.pbtxt").read_text(), schema.ModelConfig())
+    tensors = [(t.name, schema.DataType.Name(t.data_type), list(t.dims))
+               for t in (*config.input, *config.output)]  # fmt: skip
+    return config, tensors
+
+
+def test_a_dynamic_batch_is_gathered_by_the_server(model, tmp_path, monkeypatch, schema) -> None:
+    repository = served(model, tmp_path, monkeypatch, batch=(16,), dynamic_batch=True)
+    folder = repository / "onnx-fp32"
+    assert sorted(p.relative_to(repository).as_posix() for p in repository.rglob("*.*")) == [
+        "onnx-fp32/1/model.onnx", "onnx-fp32/config.pbtxt",
+    ]  # fmt: skip
+    config, tensors = read(folder, schema)
+    assert (config.name, config.backend, config.max_batch_size) == ("onnx-fp32", "onnxruntime", 16)
+    assert tensors == [
+        ("low", "TYPE_FP32", [1, 32, 32]), ("enhanced", "TYPE_FP32", [1, 32, 32]),
+    ]  # fmt: skip
+    assert list(config.dynamic_batching.preferred_batch_size) == [16]
+    assert config.dynamic_batching.max_queue_delay_microseconds > 0
+    session = onnxruntime.InferenceSession(folder / "1" / "model.onnx")
+    assert [t.name for t in (*session.get_inputs(), *session.get_outputs())] == ["low", "enhanced"]
+
+
+def test_a_fixed_batch_is_part_of_the_shape(model, tmp_path, monkeypatch, schema) -> None:
+    repository = served(model, tmp_path, monkeypatch, batch=(1, 2))
+    assert sorted(p.name for p in repository.iterdir()) == ["onnx-fp32-b1", "onnx-fp32-b2"]
+    config, tensors = read(repository / "onnx-fp32-b2", schema)
+    assert config.max_batch_size == 0
+    assert not config.HasField("dynamic_batching")
+    assert tensors[0] == ("low", "TYPE_FP32", [2, 1, 32, 32])
+
+
+def test_a_later_export_is_the_next_version(model, tmp_path, monkeypatch) -> None:
+    for _ in range(2):
+        repository = served(model, tmp_path, monkeypatch)
+    versions = sorted(p.parent.name for p in repository.rglob("model.onnx"))
+    assert versions == ["1", "2"]
+
+
+def test_a_plan_is_served_by_the_tensorrt_back_end(model, tmp_path, monkeypatch, schema) -> None:
+    fake_tensorrt.install(monkeypatch)
+    load = TorchTensorRT().load
+    monkeypatch.setattr(fresh, "run", lambda side, x: load(side.with_suffix(""), CPU)(x))
+    repository = served(model, tmp_path, monkeypatch, formats=("torch_tensorrt",))
+    (folder,) = repository.iterdir()
+    config, tensors = read(folder, schema)
+    assert config.backend == "tensorrt"
+    assert [name for name, *_ in tensors] == ["x", "output0"]
+    plan = tmp_path / "engines" / "torch_tensorrt-fp32-b1.engine"
+    assert (folder / "1" / "model.plan").read_bytes() == plan.read_bytes()
+
+
+def test_what_triton_does_not_serve_is_refused_before_it_is_built(model, tmp_path) -> None:
+    options = {"formats": ("onnx", "aot_inductor")}
+    with pytest.raises(UsageError, match=r"^--triton serves onnx and torch_tensorrt, not aot_in"):
+        exporting.run(model, tmp_path / "e", options, triton=tmp_path / "t")
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_altered_engine_is_not_served(model, tmp_path, monkeypatch) -> None:
+    served(model, tmp_path, monkeypatch)
+    side = tmp_path / "engines" / "onnx-fp32-b1.onnx.json"
+    assert read_json(side)["built"]["tensors"] == ["low", "enhanced"]
+    side.with_suffix("").write_bytes(b"")
+    with pytest.raises(UsageError, match="was altered or cut off"):
+        triton.add(side, tmp_path / "other")
+    assert not (tmp_path / "other").exists()
