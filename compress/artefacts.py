@@ -74,7 +74,7 @@ class Artefact:
         if not self.graph:
             return partial(runner, x), {"cuda_graph": False, "cuda_graph_why": ""}
         try:
-            return _captured(runner, x), {"cuda_graph": True, "cuda_graph_why": ""}
+            return captured(runner, x), {"cuda_graph": True, "cuda_graph_why": ""}
         except RuntimeError as error:
             torch.cuda.synchronize()
             why = (str(error).splitlines() or ["it cannot be captured"])[0]
@@ -114,7 +114,7 @@ def _checkpoint(path: Path, mode: str, device: torch.device, graph: bool) -> Art
         size=None,
         layers=inspection.layers(net),
         graph=graph and mode == "compiled" and device.type == "cuda",
-        start=partial(_network, net, mode, device),
+        start=partial(network, net, mode, device),
     )
 
 
@@ -137,8 +137,14 @@ def _engine(path: Path, graph: bool) -> Artefact:
     )
 
 
-def _network(net: nn.Module, mode: str, device: torch.device) -> Runner:
-    """A network in a mode; its global switches hold during its own calls only."""
+def network(net: nn.Module, mode: str, device: torch.device) -> Runner:
+    """A network in a mode; its global switches hold during its own calls only.
+
+    Args:
+        net: (N, 1, H, W) float32 in network range -> the same shape.
+        mode: of `MODES`.
+        device: where it runs.
+    """
     gpu = device.type == "cuda"
     kinds: Mapping[str, Precision] = {"eager-fp16": "fp16", "eager-bf16": "bf16"}
     precision = kinds.get(mode, "fp16" if gpu and mode == "compiled" else "fp32")
@@ -164,7 +170,7 @@ def _network(net: nn.Module, mode: str, device: torch.device) -> Runner:
     return run
 
 
-def _captured(runner: Runner, x: Tensor) -> Call:
+def captured(runner: Runner, x: Tensor) -> Call:
     """One CUDA graph of the runner on `x`; the runner has to be warm before it is captured."""
     side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
     side.wait_stream(torch.cuda.current_stream())

@@ -90,7 +90,8 @@ def test_the_report_has_histograms_and_says_zeros_are_no_speed(tmp_path: Path) -
 
 def line(kind: str, x: float, psnr: float | None, **values: str) -> dict:
     moments = {"mean": psnr, "sd": 0.1}
-    names = ("psnr", "ssim", "macs_removed", "seconds_dense", "seconds_extra")
+    names = ("psnr", "ssim", "macs_removed", "seconds_dense", "seconds_extra", "macs")
+    names += ("times_as_fast",)
     own = dict.fromkeys(names, moments) | {"macs_removed": {"mean": x, "sd": None}}
     name = "dense" if kind == "baseline" else "compressed"
     return {"kind": kind, "name": name, "values": values, **own}
@@ -112,11 +113,12 @@ def test_axis_and_lines_of_a_sweep(tmp_path: Path) -> None:
     assert {name: [along.of(m) for m in own] for name, own in along.lines.items()} == {
         "l1": [30.0, 60.0], "gaussian": [30.0, 60.0],
     }  # fmt: skip
-    assert [path.name for path in plots.sweep(means, tmp_path)] == ["quality.png", "seconds.png"]
+    found = [path.name for path in plots.sweep(means, tmp_path)]
+    assert found == ["quality.png", "seconds.png", "speed.png"]
     epochs = [line("point", 0.6, 44.0, **{"steps.train.epochs": e}) for e in ("5", "10")]
     dense = [line("baseline", 0.0, 44.0, **{"steps.train.epochs": e}) for e in ("5", "10")]
     along = plots._Along(epochs + dense)
     assert (along.label, along.of(epochs[1])) == ("train epochs", 10.0)
     assert not along.flat(dense[0])
-    assert len(plots.sweep(epochs + dense, tmp_path)) == 2
+    assert len(plots.sweep(epochs + dense, tmp_path)) == 3
     assert plots.sweep(dense, tmp_path) == []

@@ -78,6 +78,8 @@ def test_a_sweep(recipe: Path, log) -> None:
     assert (base["macs_removed"], base["delta_psnr"]) == (0, 0)
     assert good["delta_psnr"] == good["psnr"] - base["psnr"]
     assert good["seconds_dense"] == base["seconds_dense"] > 0
+    assert good["latency_ms"] > 0
+    assert good["times_as_fast"] > 0
     assert good["command"].endswith("--vary reseed=0,1")
     lost = table["prune.amount=0.9999_reseed=0"]
     assert lost["status"] == "failed"
@@ -107,7 +109,7 @@ def test_tables(recipe: Path) -> None:
     text = (asked.out / "sweep.md").read_text()
     assert "| dense | – | 2 | 0.0 % |" in text  # noqa: RUF001
     assert "cannot be removed at align 1" in text
-    for name in ("quality.png", "seconds.png"):
+    for name in ("quality.png", "seconds.png", "speed.png"):
         assert (asked.out / name).read_bytes().startswith(b"\x89PNG")
 
 

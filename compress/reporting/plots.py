@@ -1,4 +1,4 @@
-"""What a sweep found as pictures: quality and training time, PNG."""
+"""What a sweep found as pictures: quality, training time and speed, PNG."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,7 +11,7 @@ INK = "#15181c"
 
 
 def sweep(means: Sequence[Row], folder: Path) -> list[Path]:
-    """quality.png and seconds.png of a sweep, in `folder`; none where no point has ended.
+    """quality.png, seconds.png and speed.png of a sweep; none where no point has ended.
 
     Args:
         means: as `sweep.rows.summary` gives them.
@@ -24,7 +24,11 @@ def sweep(means: Sequence[Row], folder: Path) -> list[Path]:
     if not any(line["kind"] == "point" for line in done):
         return []
     x = _Along(done)
-    return [_quality(x, folder / "quality.png"), _seconds(x, folder / "seconds.png")]
+    return [
+        _quality(x, folder / "quality.png"),
+        _seconds(x, folder / "seconds.png"),
+        _speed(x, folder / "speed.png"),
+    ]
 
 
 class _Along:
@@ -99,11 +103,28 @@ def _seconds(x: _Along, path: Path) -> Path:
     return path
 
 
+def _speed(x: _Along, path: Path) -> Path:
+    """Operations for a slice, and how much faster that is where the sweep ran."""
+    figure, (left, right) = _figure(10, 4.2, 2)
+    for index, (series, lines) in enumerate(x.lines.items()):
+        _line(left, x, lines, "macs", series, index, scale=1e-9)
+        timed = [line for line in lines if line["times_as_fast"]["mean"] is not None]
+        _line(right, x, timed, "times_as_fast", series, index)
+    left.set(xlabel=x.label, ylabel="GMAC per slice of 512 x 512")
+    left.set_ylim(bottom=0)
+    right.axhline(1, color="#59626d", linestyle="--", linewidth=1.2, label="dense")
+    right.set(xlabel=x.label, ylabel="times as fast as the dense network")
+    right.legend(frameon=False)
+    figure.savefig(path)
+    return path
+
+
 def _line(
-    axes: Any, x: _Along, lines: Sequence[Row], name: str, label: str, index: int, colour: str = ""
-) -> None:
-    means = [line[name]["mean"] for line in lines]
-    spread = [line[name]["sd"] or 0.0 for line in lines]
+    axes: Any, x: _Along, lines: Sequence[Row], name: str, label: str, index: int,
+    colour: str = "", scale: float = 1.0,
+) -> None:  # fmt: skip
+    means = [scale * line[name]["mean"] for line in lines]
+    spread = [scale * (line[name]["sd"] or 0.0) for line in lines]
     axes.errorbar(
         [x.of(line) for line in lines],
         means,

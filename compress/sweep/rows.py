@@ -8,11 +8,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from compress import checkpoint, cost, plan
 from compress.files import read_json, write_atomic, write_json
 from compress.recipe import Recipe
 from compress.reporting.text import DASH
 from compress.sweep.grid import COMPRESSING
+from compress.sweep.latency import latency
 
 Row = dict[str, Any]
 SCHEMA = 1
@@ -24,16 +27,17 @@ COLUMNS = (
     "point", "kind", "status", "reason", "macs_removed", "params_removed", "channels_removed",
     "zeros", "macs", "params", "align", "eligible_backend", "eligible_trt", "convolutions",
     *(column for name in QUALITY for column in (name, f"{name}_sd", f"delta_{name}")),
-    "slices", "seconds_dense", "seconds_extra", "latency_ms", "seconds", "device", "commit",
+    "slices", "seconds_dense", "seconds_extra", "latency_ms", "times_as_fast", "seconds",
+    "device", "commit",
     "recipe", "command", "key", "baseline_key", "without", "jobs",
 )  # fmt: skip
 """Columns of sweep.csv after the varied options."""
 MEANS = (
-    "macs_removed", "params_removed", "channels_removed", "zeros", "eligible_backend",
-    *QUALITY, *(f"delta_{name}" for name in QUALITY), "seconds_dense", "seconds_extra",
-    "latency_ms",
+    "macs", "macs_removed", "params_removed", "channels_removed", "zeros", "eligible_backend",
+    *QUALITY, *(f"delta_{name}" for name in QUALITY),
 )  # fmt: skip
-SECONDS = ("seconds_dense", "seconds_extra")
+TIMES = ("seconds_dense", "seconds_extra", "latency_ms", "times_as_fast")
+"""What a neighbour on the device would spoil."""
 
 
 def measured(run: Path, recipe: Recipe) -> Row:
@@ -63,7 +67,7 @@ def measured(run: Path, recipe: Recipe) -> Row:
         **_quality([stage["facts"] for stage in stages if stage["step"] == "evaluate"]),
         "seconds_dense": _seconds(stages, "train"),
         "seconds_extra": _seconds(stages, "retrain"),
-        "latency_ms": None,
+        **latency(dense.net, model.net, torch.device(manifest["device"])),
         "device": manifest["gpu"] or manifest["device"],
         "commit": manifest["commit"],
     }
@@ -86,9 +90,9 @@ def summary(rows: Iterable[Row]) -> list[Row]:
     """One line for all rows that differ in their seeds only: mean and sd of every number.
 
     Returns:
-        kind, name, values, count, and {mean, sd} for each of `MEANS`; sd is the sample standard
-        deviation over the repetitions, None for one. Seconds are of rows that had the device for
-        themselves, where there are any.
+        kind, name, values, count, and {mean, sd} for each of `MEANS` and `TIMES`; sd is the
+        sample standard deviation over the repetitions, None for one. Times are of rows that had the
+        device for themselves, where there are any.
     """
     groups: dict[tuple[object, ...], list[Row]] = defaultdict(list)
     for row in rows:
@@ -102,7 +106,7 @@ def summary(rows: Iterable[Row]) -> list[Row]:
             "count": len(group),
             "reasons": sorted({row["reason"] for row in group if row["reason"]}),
             **{name: _moments([row.get(name) for row in group]) for name in MEANS},
-            **{name: _moments([row.get(name) for row in _alone(group)]) for name in SECONDS},
+            **{name: _moments([row.get(name) for row in _alone(group)]) for name in TIMES},
         }
         for group in groups.values()
     ]
@@ -126,7 +130,7 @@ def markdown(means: Sequence[Row]) -> str:
     head = [
         "network", *(key.removeprefix("steps.") for key in keys), "runs", "MACs removed",
         "params removed", "2:4 eligible", "PSNR, dB", "difference, dB", "SSIM", "difference",
-        "RMSE, HU", "extra training",
+        "RMSE, HU", "extra training", "times as fast",
     ]  # fmt: skip
     lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
     for line in means:
@@ -150,7 +154,7 @@ def _alone(group: Sequence[Row]) -> Sequence[Row]:
 
 def _cells(line: Row) -> list[str]:
     if line["psnr"]["mean"] is None:
-        return [str(line["count"]), *[DASH] * 8, "; ".join(line["reasons"])]
+        return [str(line["count"]), *[DASH] * 9, "; ".join(line["reasons"])]
     extra, dense = line["seconds_extra"]["mean"], line["seconds_dense"]["mean"]
     eligible = line["eligible_backend"]["mean"]
     return [
@@ -164,6 +168,7 @@ def _cells(line: Row) -> list[str]:
         _plus_minus(line["delta_ssim"], 4),
         _plus_minus(line["rmse_hu"], 2),
         f"{extra:.1f} s, {100 * extra / dense:.0f} %" if dense else f"{extra:.1f} s",
+        _plus_minus(line["times_as_fast"], 2),
     ]
 
 
