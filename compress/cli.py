@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from compress import __version__, cli_dicom
+from compress import __version__, cli_dicom, cli_report
 from compress.errors import CompressError
 
 log = logging.getLogger(__name__)
@@ -257,6 +257,7 @@ def unpack(file: Path, folder: Path) -> None:
     click.echo(folder)
 
 
+main.add_command(cli_report.report)
 main.add_command(cli_dicom.enhance)
 main.add_command(cli_dicom.simulate)
 main.add_command(cli_dicom.evaluate)

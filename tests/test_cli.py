@@ -52,6 +52,7 @@ def test_the_options_are_frozen():
         "inspect": {"path", "--json"},
         "pack": {"model", "--output", "-o"},
         "unpack": {"file", "--output", "-o"},
+        "report": {"runs", "-o", "--out"},
         "enhance": {
             "source", "-m", "--model", "-o", "--out", "--series", "--batch", "--device",
             "--skip-existing", "--overwrite", "--shard", "--assume-hu", "--strip-private",
