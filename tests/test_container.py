@@ -5,6 +5,7 @@ import os
 import re
 import shutil
 import signal
+import socket
 import stat
 import subprocess
 import sys
@@ -16,6 +17,8 @@ import pytest
 import yaml
 from packaging.requirements import Requirement
 from packaging.version import Version
+
+from compress import __version__
 
 ROOT = Path(__file__).parents[1]
 DOCKER = ROOT / "docker"
@@ -67,6 +70,7 @@ def test_pins_agree_with_pyproject_and_doctor():
     assert Version(MODELOPT) in wanted["nvidia-modelopt"].specifier
     assert f"docker/install.sh {MODELOPT}" in APPTAINER
     assert f'"${{MODELOPT:-{MODELOPT}}}"' in (DOCKER / "prove_pins.sh").read_text("utf-8")
+    assert re.findall(r"^ARG VERSION=(\S+)", DOCKERFILE, re.M) == [__version__]
     tag = re.findall(r"^ARG NGC_TAG=(\S+)", DOCKERFILE, re.M)[0]
     assert CONTAINER.endswith(f"nvcr.io/nvidia/pytorch:{tag}")
     assert f"From: nvcr.io/nvidia/pytorch:{tag}" in APPTAINER
@@ -277,6 +281,27 @@ def test_several_gpus_and_nodes_run_under_torchrun_and_a_sweep_does_not(cluster)
     assert line.endswith("--no-python bash docker/slurm/task.sh --work run r.yaml --out o")
     assert ended(submit("array.sbatch", "none.yaml", env=env))[0] == 2
     assert asked.read_text().count("torchrun --") == 1
+
+
+@pytest.mark.slow
+def test_two_processes_under_torchrun_save_together_and_the_job_goes_back(cluster, tmp_path):
+    env, asked = cluster
+    stand_in(tmp_path / "bin", "torchrun", f'exec {sys.executable} -m torch.distributed.run "$@"')
+    stand_in(
+        tmp_path / "bin",
+        "scontrol",
+        f'if [ "$1" = show ]; then echo localhost; else echo "scontrol $*" >>{asked}; fi',
+    )
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        env |= {"SLURM_GPUS_ON_NODE": "2", "MASTER_PORT": str(free.getsockname()[1])}
+    out = tmp_path / "run"
+    words = [ROOT / "recipes" / "smoke.yaml", "--out", out, "--device", "cpu"]
+    job = submit("run.sbatch", *words, "--set", "steps.train.epochs=400", env=env)
+    said = stop_after(job, out / "00-train" / "log.csv", 2, signal.SIGUSR1)
+    assert job.returncode == 75, said
+    assert "scontrol requeue" in asked.read_text()
+    assert "stopped and saved" in said
 
 
 def test_a_worker_of_torchrun_that_was_stopped_ends_well_and_leaves_a_mark(cluster, tmp_path):
