@@ -4,6 +4,7 @@ import base64
 import hashlib
 import io
 import json
+import os
 import re
 from html.parser import HTMLParser
 from pathlib import Path
@@ -182,6 +183,23 @@ def test_what_was_timed_and_what_the_engine_told_is_shown(tmp_path: Path) -> Non
     assert {"recipe.yaml", "data", "04-retrain/model.safetensors"} <= report["hashes"].keys()
     assert ">Picked<" in html
     assert ">6.72<" in html
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"rows": []}', '{"rows": [{"name": 3}]}'])
+def test_a_file_that_is_no_benchmark_is_refused(tmp_path: Path, text: str) -> None:
+    run = runs.make(tmp_path / "run", ("train",))
+    (run / "bench.json").write_text(text)
+    with pytest.raises(UsageError, match=r"bench\.json is not what `compress bench --json` prints"):
+        reporting.rebuild(run)
+
+
+def test_a_benchmark_older_than_the_networks_is_left_out(tmp_path: Path) -> None:
+    run = runs.make(tmp_path / "run")
+    runs.built(run)
+    os.utime(run / "bench.json", (0, 0))
+    report, _, _ = written(run)
+    assert report["speed"] is None
+    assert report["verdict"].endswith("its speed was not measured.")
 
 
 def test_columns_that_nobody_can_fill_are_left_out(tmp_path: Path) -> None:

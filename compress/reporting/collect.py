@@ -48,8 +48,9 @@ def collect(run: Path, before: str) -> Facts:
     if not (run / "manifest.json").is_file():
         raise UsageError(f"{run} holds no run: it has no manifest.json")
     manifest = read_json(run / "manifest.json")
-    found = sorted(path for path in run.glob("*/facts.json") if path.parent.name < before)
-    stages = [facts for facts in map(read_json, found) if facts["step"] != "report"]
+    paths = sorted(path for path in run.glob("*/facts.json") if path.parent.name < before)
+    found = {path: read_json(path) for path in paths}
+    stages = [facts for facts in found.values() if facts["step"] != "report"]
     pruning, sparse24 = _of(stages, "prune"), _last(_of(stages, "sparsify"))
     engines = [
         _engine(run, stage, row) for stage in _of(stages, "export") for row in stage["engines"]
@@ -67,7 +68,7 @@ def collect(run: Path, before: str) -> Facts:
         "sparse24": sparse24,
         "layers": layers.rows(pruning, sparse24, [engine.pop("layers") for engine in engines]),
         "storage": storage.rows(run, stages),
-        "speed": speed.read(run),
+        "speed": speed.read(run, [p for p in paths if found[p]["step"] != "report"]),
         **_quality(run, _last(_of(stages, "evaluate"))),
         "engines": engines,
         "hashes": _hashes(run, stages, engines, manifest),

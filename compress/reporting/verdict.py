@@ -162,7 +162,7 @@ def _undone(report: Facts) -> Iterator[Facts]:
     if report["speed"] is None:
         yield {
             "what": "Latency",
-            "why": "no benchmark lies in the run folder",
+            "why": "no benchmark of these stages lies in the run folder",
             "command": f"compress bench --json MODEL ENGINE... > RUN/{speed.FILE}",
         }
     if report["engines"] and all(
