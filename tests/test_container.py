@@ -361,6 +361,7 @@ def test_a_part_that_fails_or_is_missing_does_not_stop_the_rest(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)  # two minutes on two idle cores
 def test_the_short_form_runs_here(tmp_path):
     env = {"ACCEPTANCE_QUICK": "1", "PYTHON": sys.executable, "PYTHONPATH": str(ROOT)}
     code, rows = accept(tmp_path / "acc", **env)
