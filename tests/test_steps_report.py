@@ -404,7 +404,10 @@ def test_a_network_worse_than_its_input_is_said_to_be(tmp_path: Path) -> None:
 def test_phantom_slices_are_called_so(tmp_path: Path) -> None:
     run = runs.make(tmp_path / "run")
     change(run / "manifest.json", data={**runs.manifest()["data"], "source": "phantom"})
-    assert "on 6 phantom slices" in written(run)[0]["verdict"]
+    report, html, _ = written(run)
+    assert "on 6 phantom slices" in report["verdict"]
+    assert report["notices"][0].startswith("All slices are phantoms")
+    assert html.index("All slices are phantoms") < html.index("<h2")
 
 
 def test_text_from_outside_is_escaped(tmp_path: Path) -> None:

@@ -103,7 +103,10 @@ def _changed_later(report: Facts) -> str:
 
 def _notices(report: Facts) -> list[str]:
     manifest, means = report["manifest"], _psnr(report)
-    notices = [*manifest.get("notices", []), *manifest.get("data", {}).get("notices", [])]
+    data = manifest.get("data", {})
+    notices = [*manifest.get("notices", []), *data.get("notices", [])]
+    if data.get("source") == "phantom" and not data.get("notices"):
+        notices.append("All slices are phantoms: this run says nothing about CT of patients.")
     own = "compressed" if "compressed" in means else "dense"
     if own in means and means[own] <= means.get("input", float("-inf")):
         notices.append(f"The {own} network is no better than the untouched low-dose input.")
