@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from compress import __version__, cli_dicom, cli_engines
+from compress import __version__, cli_dicom, cli_engines, cli_report
 from compress.cli_dicom import DEVICE
 from compress.cli_engines import JSON, show
 from compress.errors import CompressError
@@ -265,6 +265,7 @@ def unpack(file: Path, folder: Path) -> None:
 
 main.add_command(cli_engines.export)
 main.add_command(cli_engines.bench)
+main.add_command(cli_report.report)
 main.add_command(cli_dicom.enhance)
 main.add_command(cli_dicom.simulate)
 main.add_command(cli_dicom.evaluate)

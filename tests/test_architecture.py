@@ -84,7 +84,8 @@ def test_networks_know_nothing_of_compression(file):
 
 
 @pytest.mark.parametrize(
-    "file", ["compress/cli.py", "compress/cli_dicom.py", "compress/cli_engines.py"]
+    "file",
+    [f"compress/{name}.py" for name in ("cli", "cli_dicom", "cli_engines", "cli_report")],
 )
 def test_the_command_line_imports_click_and_nothing_heavy(file):
     tops = {name.partition(".")[0] for name in at_import(TREES[file])}

@@ -61,6 +61,7 @@ def test_the_options_are_frozen():
             "paths", "--mode", "--batch", "--size", "--device", "--rounds", "--seconds",
             "--no-graph", "--json",
         },
+        "report": {"runs", "-o", "--out"},
         "enhance": {
             "source", "-m", "--model", "-o", "--out", "--series", "--batch", "--device",
             "--skip-existing", "--overwrite", "--shard", "--assume-hu", "--strip-private",

@@ -1,8 +1,10 @@
 """report: what the pages say, that they stand alone, and that any recipe gets one."""
 
 import base64
+import hashlib
 import io
 import json
+import os
 import re
 from html.parser import HTMLParser
 from pathlib import Path
@@ -12,17 +14,18 @@ import numpy as np
 import pytest
 import runs
 import torch
+from click.testing import CliRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from torch import nn
 
-from compress import reporting
+from compress import cli, reporting
 from compress.checkpoint import Model, ModelOptions
 from compress.data import Data, Pairs
 from compress.errors import UsageError
 from compress.metrics import Window
-from compress.reporting import charts, pictures, text
+from compress.reporting import charts, compare, pictures, text
 from compress.steps.report import Report
 from compress.work import Work
 
@@ -94,7 +97,8 @@ def test_report_json_holds_what_the_recipe_promised(tmp_path: Path) -> None:
     assert len(report["training"]) == 3
     numbers = {n["key"]: (n["before"], n["after"]) for n in report["numbers"]}
     assert numbers["macs"] == (19_086_442_496, 7_252_606_976)
-    assert numbers["nonzero_weights"] == (560_800, 85_040)
+    assert list(numbers) == ["macs", "params", "bytes", "latency", "psnr"]
+    assert numbers["bytes"] == (2_313_912, 425_000)
     assert numbers["latency"] == (None, None)
     assert numbers["psnr"] == pytest.approx((46.15, 45.65))
 
@@ -170,6 +174,122 @@ def test_the_verdict_is_one_sentence_and_claims_no_speed(tmp_path: Path) -> None
         assert not re.search("faster|accelerat", page)
 
 
+def test_what_was_timed_and_what_the_engine_told_is_shown(tmp_path: Path) -> None:
+    run = runs.make(tmp_path / "run")
+    runs.built(run)
+    report, html, markdown = written(run)
+    latency = next(n for n in report["numbers"] if n["key"] == "latency")
+    assert (latency["before"], latency["after"]) == (5.31, 0.79)
+    assert latency["note"] == "torch_tensorrt-fp16-b1.ep, batch 1, NVIDIA A100-SXM4-80GB"
+    assert report["verdict"].endswith(
+        "torch_tensorrt-fp16-b1.ep takes 0.79 ms for a slice and 00-train 5.31 ms, on "
+        "NVIDIA A100-SXM4-80GB."
+    )
+    assert not any("No latency was measured" in limit for limit in report["limits"])
+    assert "somewhere/" not in html + markdown  # folders of the machine that timed
+    layers = {layer["name"]: layer for layer in report["layers"]}
+    assert len(layers) == 45
+    wide = layers["decoders.3.wide.conv"]
+    assert (wide["picked"], wide["kept"], wide["done"]) == ("yes", 16, True)
+    assert wide["share_of_time"] == pytest.approx(42 / 990, abs=2e-3)
+    assert report["hashes"]["torch_tensorrt-fp16-b1.ep"] == "5e" * 32
+    assert {"recipe.yaml", "data", "04-retrain/model.safetensors"} <= report["hashes"].keys()
+    assert ">Picked<" in html
+    assert ">6.72<" in html
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"rows": []}', '{"rows": [{"name": 3}]}'])
+def test_a_file_that_is_no_benchmark_is_refused(tmp_path: Path, text: str) -> None:
+    run = runs.make(tmp_path / "run", ("train",))
+    (run / "bench.json").write_text(text)
+    with pytest.raises(UsageError, match=r"bench\.json is not what `compress bench --json` prints"):
+        reporting.rebuild(run)
+
+
+def test_a_benchmark_older_than_the_networks_is_left_out(tmp_path: Path) -> None:
+    run = runs.make(tmp_path / "run")
+    runs.built(run)
+    os.utime(run / "bench.json", (0, 0))
+    report, _, _ = written(run)
+    assert report["speed"] is None
+    assert report["verdict"].endswith("its speed was not measured.")
+
+
+def test_columns_that_nobody_can_fill_are_left_out(tmp_path: Path) -> None:
+    _, html, _ = written(runs.make(tmp_path / "run"))
+    assert ">Picked<" not in html
+    assert "No engine tells for which layers it runs a sparse kernel" in html
+
+
+def test_what_was_not_done_is_listed_once_with_its_reason(tmp_path: Path) -> None:
+    report, html, markdown = written(runs.make(tmp_path / "run"))
+    undone = {row["what"]: (row["why"], row["command"]) for row in report["undone"]}
+    assert len(undone) == len(report["undone"])
+    assert undone["Engine torch_tensorrt, fp16"] == (
+        "torch_tensorrt is not installed and there is no GPU",
+        "pip install 'torch-tensorrt==2.13.*'",
+    )
+    assert undone["2:4 in stem.conv"][0] == "1 input channel, not a multiple of 16"
+    assert "compress bench" in undone["Latency"][1]
+    for page in (html, markdown):
+        assert "Not done, and why" in page
+    report, _, _ = written(runs.make(tmp_path / "dense", ("train",)))
+    assert [row["what"] for row in report["undone"]] == [
+        "Channels removed", "2:4 sparsity", "Image quality", "Engines", "Latency",
+    ]  # fmt: skip
+
+
+def test_the_command_writes_one_report_anew_or_compares_several(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, two = (runs.make(tmp_path / name) for name in ("one", "two"))
+    monkeypatch.chdir(tmp_path)
+    done = CliRunner().invoke(cli.main, ["report", str(one)])
+    assert (done.exit_code, done.output) == (0, f"{one / '07-report' / 'report.html'}\n")
+    done = CliRunner().invoke(cli.main, ["report", str(one), str(two)])
+    assert (done.exit_code, done.output) == (0, "compare.html\n")
+    page = (tmp_path / "compare.html").read_text()
+    assert Page(page).links == ["data:,"]
+    assert page.count("reaches 45.65 dB PSNR") == 2
+    for words, said in (
+        ([one, one], "two or more different run folders"),
+        ([one, "-o", "x.html"], "--out is for a comparison"),
+        ([tmp_path], "holds no run"),
+        ([one, tmp_path], "holds no run"),
+    ):
+        done = CliRunner().invoke(cli.main, ["report", *map(str, words)])
+        assert done.exit_code == 2
+        assert said in done.output
+
+
+def test_a_run_without_a_report_gets_one_after_its_last_stage(tmp_path: Path) -> None:
+    run = runs.make(tmp_path / "run", ("train", "evaluate"))
+    (run / "02-report").rmdir()
+    assert reporting.rebuild(run) == run / "02-report" / "report.html"
+
+
+def test_runs_that_cannot_be_compared_are_said_to_be_so(tmp_path: Path) -> None:
+    one, two = runs.make(tmp_path / "one"), runs.make(tmp_path / "two", ("train",))
+    data = {**runs.manifest()["data"], "source": "phantom", "fingerprint": "cd" * 32}
+    change(two / "manifest.json", data=data)
+    assert compare.compare([one, two])["notices"] == [
+        "These runs did not use the same data: their image quality cannot be compared.",
+        "two used phantoms, not CT of patients.",
+        "two was not evaluated for image quality.",
+    ]
+    (tmp_path / "more").mkdir()
+    other = runs.make(tmp_path / "more" / "one")
+    rows = compare.compare([one, other])["rows"]
+    assert [row["run"].split("/")[-2:] for row in rows][1] == ["more", "one"]
+
+
+def test_dots_that_cover_each_other_share_a_label() -> None:
+    svg = charts.scatter([("a", 7.2, 45.0), ("b", 7.2, 45.0), ("c", 19.1, 46.0)])
+    assert "a, b" in svg
+    assert svg.count("<circle") == 3
+    assert charts.scatter([("a", 7.2, 45.0)]) == ""
+
+
 def test_longer_training_of_the_compressed_network_is_said(tmp_path: Path) -> None:
     report, html, markdown = written(runs.make(tmp_path / "run"))
     assert any("1,600 optimizer steps in all, the dense one for 320" in x for x in report["limits"])
@@ -185,10 +305,13 @@ def test_the_page_stands_alone(tmp_path: Path) -> None:
     for link in page.links:
         assert link.startswith(("data:", "#"))
         assert link[0] != "#" or link[1:] in page.ids
-    assert not re.search(r"<script|@import|url\(|https?://", html)
+    assert not re.search(r"@import|url\(|https?://", html)
     assert "default-src 'none'" in html
-    # Two slices, each: four images in two windows and three differences.
-    assert html.count("data:image/png") == 2 * (4 * 2 + 3)
+    (script,) = re.findall(r"<script>(.*?)</script>", html, re.S)
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    assert f"script-src 'sha256-{digest}'" in html
+    # Two slices, each: four images in three windows and three differences.
+    assert html.count("data:image/png") == 2 * (4 * 3 + 3)
     assert html.count('<svg class="strip"') == 44
     assert html.count('<svg class="chart"') == 1
 
@@ -218,7 +341,7 @@ def test_both_pages_show_every_part(tmp_path: Path) -> None:
     assert "pip install &#39;torch-tensorrt==2.13.*&#39;" in html
     assert "`pip install 'torch-tensorrt==2.13.*'`" in markdown
     tables = re.findall(r"(?:^\|.*\n)+", markdown, re.MULTILINE)
-    assert len(tables) == 10
+    assert len(tables) == 11
     for table in tables:
         assert len({line.count("|") for line in table.splitlines()}) == 1
 
@@ -294,14 +417,18 @@ def test_a_network_worse_than_its_input_is_said_to_be(tmp_path: Path) -> None:
 def test_phantom_slices_are_called_so(tmp_path: Path) -> None:
     run = runs.make(tmp_path / "run")
     change(run / "manifest.json", data={**runs.manifest()["data"], "source": "phantom"})
-    assert "on 6 phantom slices" in written(run)[0]["verdict"]
+    report, html, _ = written(run)
+    assert "on 6 phantom slices" in report["verdict"]
+    assert report["notices"][0].startswith("All slices are phantoms")
+    assert html.index("All slices are phantoms") < html.index("<h2")
 
 
 def test_text_from_outside_is_escaped(tmp_path: Path) -> None:
     run = runs.make(tmp_path / "run")
     change(run / "manifest.json", name="<script>alert(1)</script>", gpu='"><img src=x>')
     _, html, _ = written(run)
-    assert "<script" not in html
+    assert html.count("<script") == 1
+    assert "alert(1)</script>" not in html
     assert "<img src=x" not in html
 
 

@@ -1,15 +1,19 @@
 """The report of a run, made from the facts that its stages left; nothing is computed again.
 
 collect.py   facts.json, manifest.json and recipe.yaml -> one plain dictionary, which is report.json
+layers.py    one row for every layer: channels, 2:4, what an engine made of it
+speed.py     latencies that `compress bench` left in the run folder
 storage.py   sizes of the checkpoint files: dense, pruned, 2:4, packed
 verdict.py   that dictionary -> the sentence, the warnings and the limits at the top of the page
 pictures.py  slices in HU -> PNG
 charts.py    numbers -> SVG
 page.py      the dictionary and the pictures -> report.html and report.md
+compare.py   several runs -> one page
 """
 
 from pathlib import Path
 
+from compress.errors import UsageError
 from compress.files import write_atomic, write_json
 
 
@@ -36,3 +40,18 @@ def write(run: Path, folder: Path) -> Path:
     html = folder / "report.html"
     write_atomic(html, page.html(report, collect.pictures(run, report)).encode())
     return html
+
+
+def rebuild(run: Path) -> Path:
+    """Write the report of a run folder anew, after its last stage; return report.html.
+
+    Raises:
+        UsageError: `run` holds no run.
+        OSError: the disk is full or `run` is not writable.
+    """
+    if not (run / "manifest.json").is_file():
+        raise UsageError(f"{run} holds no run: it has no manifest.json")
+    count = len([*run.glob("[0-9][0-9]-*")])
+    folder = max(run.glob("*-report"), default=run / f"{count:02d}-report")
+    folder.mkdir(exist_ok=True)
+    return write(run, folder)

@@ -110,6 +110,45 @@ def histogram(group: dict[str, Any]) -> Markup:
     return svg.format(Markup("").join(parts))
 
 
+def scatter(points: Sequence[tuple[str, float, float]]) -> Markup:
+    """PSNR over GMACs, a named dot for each run, an <svg>; nothing for fewer than two.
+
+    Args:
+        points: (name, GMACs, dB).
+    """
+    if len(points) < 2:
+        return Markup("")
+    low, high = (extreme(quality for _, _, quality in points) for extreme in (min, max))
+    room = 0.15 * (high - low) or 0.5
+    low, high, right = low - room, high + room, 1.08 * max(cost for _, cost, _ in points)
+
+    def x(value: float) -> float:
+        return LEFT + (WIDTH - LEFT - RIGHT) * value / right
+
+    def y(value: float) -> float:
+        return HEIGHT - BOTTOM - (HEIGHT - TOP - BOTTOM) * (value - low) / (high - low)
+
+    parts = [_horizontal(y(tick), f"{tick:g}") for tick in _linear(low, high)]
+    parts += [_below(x(tick), 16, f"{tick:g}") for tick in _linear(0, right)]
+    parts.append(_below((LEFT + WIDTH - RIGHT) / 2, 34, "GMACs"))
+    together: dict[tuple[int, int], list[str]] = {}  # names of dots that cover each other
+    for name, cost, quality in points:
+        together.setdefault((round(x(cost) / 6), round(y(quality) / 6)), []).append(name)
+        title = f"{name}: {cost:.2f} GMACs, {quality:.2f} dB"
+        dot = Markup('<circle class="dot" cx="{:.1f}" cy="{:.1f}" r="5"><title>{}</title></circle>')
+        parts.append(dot.format(x(cost), y(quality), title))
+    for (left, top), names in together.items():
+        side = -10 if 6 * left > WIDTH / 2 else 10
+        text = Markup('<text class="{}" x="{}" y="{}" dy=".35em">{}</text>')
+        name = ", ".join(names)
+        parts.append(
+            text.format("before" if side < 0 else "behind", 6 * left + side, 6 * top, name)
+        )
+    svg = Markup('<svg class="chart" viewBox="0 0 {} {}" role="img" aria-label="{}">{}</svg>')
+    label = "PSNR in dB over GMACs; the tables below hold the numbers"
+    return svg.format(WIDTH, HEIGHT, label, Markup("").join(parts))
+
+
 def _counts(scores: Sequence[float], edges: Sequence[float]) -> list[int]:
     """How many scores lie in each bin; the last one holds its upper edge."""
     last = len(edges) - 2
@@ -166,6 +205,13 @@ def _ticks(low: float, high: float) -> list[float]:
     below = max(value for value in values if value <= low * (1 + 1e-9))
     above = min((value for value in values if value > low and value >= high), default=values[-1])
     return [value for value in values if below <= value <= above]
+
+
+def _linear(low: float, high: float) -> list[float]:
+    """About five round values in [low, high]."""
+    power = 10.0 ** math.floor(math.log10((high - low) / 5))
+    step = next(power * s for s in (1, 2, 5, 10) if (high - low) / (power * s) <= 6)
+    return [i * step for i in range(math.ceil(low / step), math.floor(high / step) + 1)]
 
 
 def _epochs(count: int) -> range:

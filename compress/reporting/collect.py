@@ -4,17 +4,21 @@ Keys of report.json, always all there; None or empty where a run has no such ste
 
 schema, name, network {name, import, options}, device, started, recipe (text), manifest
 verdict, notices, kernels, limits   sentences, see verdict.py
+undone        [{what, why, command}]: what this run did not do, see verdict.py
 numbers       [{key, label, kind, before, after, note}]: before compression -> at the end
 removed       {macs, params}: shares of the dense network
 stages        [{stage, step, seconds, options, cost: {params, macs, nonzero_weights, ...}}]
 training      [{stage, epochs, steps, batch, loss: [per epoch], lr: [per epoch], ...}]
 pruning       [{stage, criterion, threshold, removed, groups: [{name, width, kept, z, ...}], ...}]
 sparse24      {done, eligible_backend, eligible_trt, convolutions, layers: [...], ...}
+layers        [{name, shape, width, kept, done, picked, ...}]: one row for each, see layers.py
 storage       [{label, bytes, share}]: checkpoint files, dense to 2:4 packed, see storage.py
+speed         {where, size, rows, before, after}: what `compress bench` measured, see speed.py
 quality       {input | dense | compressed: {psnr | ssim | rmse_hu | ...: {mean, sd}}}
 by_patient    {patient: the same as quality}
 evaluation    {stage, slices, data_range_hu, pictures: [{slice, patient, psnr: {network: dB}}]}
 engines       [{format, precision, status, reason, command, file, bytes, parity, ...}]
+hashes        {what: SHA-256 or fingerprint}: of the recipe, the data, stages and engines
 """
 
 from collections.abc import Iterable, Mapping
@@ -24,8 +28,8 @@ from typing import Any
 import numpy as np
 
 from compress.errors import UsageError
-from compress.files import read_json
-from compress.reporting import storage, verdict
+from compress.files import read_json, sha256
+from compress.reporting import layers, speed, storage, verdict
 
 Facts = dict[str, Any]
 SCHEMA = 1
@@ -44,8 +48,13 @@ def collect(run: Path, before: str) -> Facts:
     if not (run / "manifest.json").is_file():
         raise UsageError(f"{run} holds no run: it has no manifest.json")
     manifest = read_json(run / "manifest.json")
-    found = sorted(path for path in run.glob("*/facts.json") if path.parent.name < before)
-    stages = [facts for facts in map(read_json, found) if facts["step"] != "report"]
+    paths = sorted(path for path in run.glob("*/facts.json") if path.parent.name < before)
+    found = {path: read_json(path) for path in paths}
+    stages = [facts for facts in found.values() if facts["step"] != "report"]
+    pruning, sparse24 = _of(stages, "prune"), _last(_of(stages, "sparsify"))
+    engines = [
+        _engine(run, stage, row) for stage in _of(stages, "export") for row in stage["engines"]
+    ]
     report: Facts = {
         "schema": SCHEMA,
         "name": manifest["name"],
@@ -55,15 +64,22 @@ def collect(run: Path, before: str) -> Facts:
         **_costs(stages),
         "stages": [_pick(s, ("stage", "step", "seconds", "options", "cost")) for s in stages],
         "training": _of(stages, "train", "retrain"),
-        "pruning": _of(stages, "prune"),
-        "sparse24": _last(_of(stages, "sparsify")),
+        "pruning": pruning,
+        "sparse24": sparse24,
+        "layers": layers.rows(pruning, sparse24, [engine.pop("layers") for engine in engines]),
         "storage": storage.rows(run, stages),
+        "speed": speed.read(run, [p for p in paths if found[p]["step"] != "report"]),
         **_quality(run, _last(_of(stages, "evaluate"))),
-        "engines": [engine for stage in _of(stages, "export") for engine in stage["engines"]],
+        "engines": engines,
+        "hashes": _hashes(run, stages, engines, manifest),
         "recipe": (run / "recipe.yaml").read_text(encoding="utf-8"),
         "manifest": manifest,
     }
-    report["numbers"].append(_psnr(report["quality"]))
+    report["numbers"] = [
+        *_stored(report["numbers"], report["storage"]),
+        _latency(report["speed"]),
+        _psnr(report["quality"]),
+    ]
     return {**report, **verdict.sentences(report)}
 
 
@@ -105,17 +121,15 @@ def _costs(stages: list[Facts]) -> Facts:
     dense: Facts = stages[cut - 1]["cost"] if cut else met
     final: Facts = stages[-1]["cost"] if stages else {}
 
-    def number(key: str, label: str, kind: str, note: str = "") -> Facts:
+    def number(key: str, label: str, kind: str) -> Facts:
         values = {"before": dense.get(key), "after": final.get(key)}
-        return {"key": key, "label": label, "kind": kind, **values, "note": note}
+        return {"key": key, "label": label, "kind": kind, **values, "note": ""}
 
     return {
         "numbers": [
             number("macs", "MACs, 512x512 slice", "count"),
             number("params", "Parameters", "count"),
-            number("nonzero_weights", "Nonzero conv weights", "count"),
-            number("bytes", "Weights on disk", "bytes", "zeros are stored"),
-            number("latency", "Latency", "seconds", "not measured"),
+            number("bytes", "File size", "bytes"),
         ],
         "removed": {key: _removed(dense, final, key) for key in ("macs", "params")},
     }
@@ -123,6 +137,48 @@ def _costs(stages: list[Facts]) -> Facts:
 
 def _removed(dense: Mapping[str, int], final: Mapping[str, int], key: str) -> float | None:
     return 1 - final[key] / dense[key] if dense.get(key) and key in final else None
+
+
+def _stored(numbers: list[Facts], files: list[Facts]) -> list[Facts]:
+    """The numbers with the size of the files instead of that of the plain weights."""
+    if not files:
+        return numbers
+    note = "2:4 packed" if "packed" in files[-1]["label"] else ""
+    sizes = {"before": files[0]["bytes"], "after": files[-1]["bytes"], "note": note}
+    return [{**n, **sizes} if n["key"] == "bytes" else n for n in numbers]
+
+
+def _latency(bench: Facts | None) -> Facts:
+    """From the network that others were compared with to the fastest."""
+    number: Facts = {"key": "latency", "label": "Latency, per slice", "kind": "milliseconds"}
+    if bench is None:
+        return {**number, "before": None, "after": None, "note": "not measured"}
+    first, best = bench["before"], bench["after"]
+    note = f"{best['name']}, batch {best['batch']}, {bench['where']}"
+    return {**number, "before": first["p50_ms"], "after": best["p50_ms"], "note": note}
+
+
+def _engine(run: Path, stage: Facts, row: Facts) -> Facts:
+    """An engine with what its sidecar says: `layers`, `place`, and hashes of file and weights."""
+    path = run / stage["stage"] / (row.get("sidecar") or "none")
+    side = read_json(path) if path.is_file() else {}
+    told = side.get("built", {}).get("layers", [])
+    return {**row, **_pick(side, ("sha256", "weights", "place")), "layers": told}
+
+
+def _hashes(run: Path, stages: list[Facts], engines: list[Facts], manifest: Facts) -> Facts:
+    """What tells whether two runs, or two files, are the same."""
+    data = manifest.get("data", {}).get("fingerprint")
+    weights = [run / stage["stage"] / storage.FILE for stage in stages]
+    last = [path for path in weights if path.is_file()][-1:]
+    found = {
+        "recipe.yaml": sha256(run / "recipe.yaml"),
+        "data": data,
+        **{f"stage {stage['stage']}": stage.get("hash") for stage in stages},
+        **{f"{path.parent.name}/{path.name}": sha256(path) for path in last},
+        **{engine["file"]: engine["sha256"] for engine in engines if engine["file"]},
+    }
+    return {what: value for what, value in found.items() if value}
 
 
 def _psnr(quality: Facts) -> Facts:

@@ -1,16 +1,21 @@
 """The pages: report.html, one file with everything in it, and report.md, without pictures."""
 
+import base64
+import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
 
-from compress.metrics import WINDOWS
-from compress.reporting import charts, pictures, text
+from compress import metrics
+from compress.metrics import Window
+from compress.reporting import charts, pictures, speed, text
 
 Facts = dict[str, Any]
+FOLDER = Path(__file__).parent
 
 METRICS = (
     ("psnr", "PSNR, dB", 2),
@@ -28,7 +33,16 @@ METRICS = (
 PATIENT_METRICS = tuple(m for m in METRICS if m[0] in ("psnr", "ssim", "rmse_hu"))
 NETWORKS = {"input": "Low-dose input", "dense": "Dense network", "compressed": "Compressed network"}
 IMAGES = {"low": "Low dose", "dense": "Enhanced, dense", "compressed": "Enhanced, compressed"}
-VIEWS = {"lung": "Lung, −600 / 1500 HU", "mediastinum": "Mediastinum, 50 / 400 HU"}  # noqa: RUF001
+VIEWS = {
+    "lung": "Lung, −600 / 1500 HU",  # noqa: RUF001
+    "mediastinum": "Mediastinum, 50 / 400 HU",
+    "bone": "Bone, 400 / 1800 HU",
+}
+WINDOWS = {
+    "lung": metrics.WINDOWS["_lung"],
+    "mediastinum": metrics.WINDOWS["_mediastinum"],
+    "bone": Window(-500.0, 1300.0),  # only looked at
+}
 
 
 SCALES = {
@@ -50,7 +64,7 @@ def html(report: Facts, slices: Mapping[str, np.ndarray]) -> str:
     training = [stage for stage in report["training"] if stage["loss"]]
     return _render(
         "report.html.j2",
-        report,
+        r=report,
         escape=True,
         curve=charts.training(training, _between(report["stages"])) if training else "",
         shown=[_slice(i, about, slices) for i, about in enumerate(shown)],
@@ -59,25 +73,38 @@ def html(report: Facts, slices: Mapping[str, np.ndarray]) -> str:
         histogram=charts.histogram,
         scales=SCALES,
         views=VIEWS,
+        **_script(),
     )
 
 
 def markdown(report: Facts) -> str:
     """The same facts as Markdown, without pictures and channels."""
-    return _render("report.md.j2", report, escape=False)
+    return _render("report.md.j2", r=report, escape=False)
 
 
-def _render(template: str, report: Facts, *, escape: bool, **more: object) -> str:
+def comparison(found: Facts, chart: str) -> str:
+    """The page of what `compare.compare` found, with the chart of its points."""
+    return _render("compare.html.j2", c=found, escape=True, chart=chart, **_script())
+
+
+def _script() -> dict[str, str]:
+    """The page's own script, and its SHA-256 by which the page allows no other."""
+    source = (FOLDER / "report.js.j2").read_text(encoding="utf-8")
+    digest = hashlib.sha256(source.encode()).digest()
+    return {"script": Markup(source), "script_hash": base64.b64encode(digest).decode()}
+
+
+def _render(template: str, *, escape: bool, **context: object) -> str:
     environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
+        loader=FileSystemLoader(FOLDER),
         autoescape=escape,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= text.FILTERS
+    environment.filters |= {**text.FILTERS, "of_engine": speed.of_engine}
     return environment.get_template(template).render(
-        r=report, metrics=METRICS, patient_metrics=PATIENT_METRICS, networks=NETWORKS, **more
+        metrics=METRICS, patient_metrics=PATIENT_METRICS, networks=NETWORKS, **context
     )
 
 
@@ -108,7 +135,7 @@ def _slice(index: int, about: Facts, slices: Mapping[str, np.ndarray]) -> Facts:
                 "label": label,
                 "psnr": psnr.get(name),
                 "views": {
-                    view: pictures.windowed({**images, "full": full}[name], WINDOWS[f"_{view}"])
+                    view: pictures.windowed({**images, "full": full}[name], WINDOWS[view])
                     for view in VIEWS
                 },
             }

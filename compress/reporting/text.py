@@ -1,5 +1,6 @@
 """Numbers as a person reads them. None, what was not measured, is a dash everywhere."""
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -44,6 +45,11 @@ def decibels(value: float | None) -> str:
     return DASH if value is None else f"{value:.2f}{SPACE}dB"
 
 
+def milliseconds(value: float | None) -> str:
+    """5.314 -> 5.31 ms."""
+    return DASH if value is None else f"{value:.3g}{SPACE}ms"
+
+
 def percent(value: float | None) -> str:
     """0.62 -> 62.0 %."""
     return DASH if value is None else f"{100 * value:.1f}{SPACE}%"
@@ -66,11 +72,17 @@ def signed(value: float | None, digits: int = 2) -> str:
     return DASH if value is None else f"{value:+.{digits}f}".replace("-", "\N{MINUS SIGN}")
 
 
+def yes(value: bool | None, true: str = "yes", false: str = "no", none: str = DASH) -> str:
+    """A word for what is so, is not so, or is not known."""
+    return none if value is None else true if value else false
+
+
 KINDS: Mapping[str, Callable[[float | None], str]] = {
     "count": count,
     "bytes": size,
     "seconds": seconds,
     "decibels": decibels,
+    "milliseconds": milliseconds,
 }
 
 
@@ -94,6 +106,8 @@ FILTERS: Mapping[str, Callable[..., str]] = {
     "signed": signed,
     "scientific": scientific,
     "change": change,
+    "yes": yes,
+    "product": lambda sizes: str(math.prod(sizes)) if sizes else "",
     "kind": lambda value, kind: KINDS[kind](value),
     "cell": lambda value: " ".join(str(value).split()).replace("|", "\\|"),  # of a Markdown table
 }

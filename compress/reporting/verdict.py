@@ -1,6 +1,9 @@
 """What the numbers of a report come to, in sentences: nothing said that was not measured."""
 
+from collections.abc import Iterator
 from typing import Any
+
+from compress.reporting import speed
 
 Facts = dict[str, Any]
 COMPRESSING = ("prune", "sparsify")
@@ -10,17 +13,20 @@ CHANGING = ("train", "retrain", *COMPRESSING)
 
 
 def sentences(report: Facts) -> Facts:
-    """What a report says besides its numbers.
+    """What is said of a report in words.
 
     Returns:
-        `verdict` (one sentence), `notices` (read these first), `kernels` (one for each TensorRT
-        engine) and `limits` (hold for every run).
+        verdict (one sentence), notices (read these first), kernels (one for each TensorRT engine),
+        limits (hold for every run), undone: [{what, why, command}], what this run did not do, and
+        what would.
     """
+    found = [*_undone(report)]
     return {
         "verdict": _verdict(report),
         "notices": _notices(report),
         "kernels": [_kernels(e) for e in report["engines"] if e.get("sparsity")],
         "limits": _limits(report),
+        "undone": [undone for i, undone in enumerate(found) if undone not in found[:i]],
     }
 
 
@@ -30,7 +36,19 @@ def _verdict(report: Facts) -> str:
     gains = _gains(report)
     own = "compressed" if gains else "dense"
     start = [f"With {found}" for found in _listed(gains)] or ["Nothing was compressed"]
-    return f"{start[0]}, the {own} network {_reached(report, own)}; its speed was not measured."
+    return f"{start[0]}, the {own} network {_reached(report, own)}; {_speed(report['speed'])}."
+
+
+def _speed(bench: Facts | None) -> str:
+    if bench is None:
+        return "its speed was not measured"
+    first, best = bench["before"], bench["after"]
+    if best is bench["before"]:
+        return f"nothing took less time for a slice than {first['name']}, on {bench['where']}"
+    return (
+        f"{best['name']} takes {best['p50_ms']:.3g} ms for a slice and {first['name']} "
+        f"{first['p50_ms']:.3g} ms, on {bench['where']}"
+    )
 
 
 def _gains(report: Facts) -> list[str]:
@@ -87,7 +105,10 @@ def _changed_later(report: Facts) -> str:
 
 def _notices(report: Facts) -> list[str]:
     manifest, means = report["manifest"], _psnr(report)
-    notices = [*manifest.get("notices", []), *manifest.get("data", {}).get("notices", [])]
+    data = manifest.get("data", {})
+    notices = [*manifest.get("notices", []), *data.get("notices", [])]
+    if data.get("source") == "phantom" and not data.get("notices"):
+        notices.append("All slices are phantoms: this run says nothing about CT of patients.")
     own = "compressed" if "compressed" in means else "dense"
     if own in means and means[own] <= means.get("input", float("-inf")):
         notices.append(f"The {own} network is no better than the untouched low-dose input.")
@@ -116,10 +137,11 @@ def _kernels(engine: Facts) -> str:
 
 
 def _limits(report: Facts) -> list[str]:
+    unmeasured = "" if report["speed"] else "No latency was measured. "
     limits = [
         "This is research software, not a medical device; its results are not for diagnosis.",
-        "No latency was measured. Zeros in the 2:4 pattern save time only in an engine that runs "
-        "sparse kernels for them, so neither they nor fewer MACs are a speed-up by themselves.",
+        f"{unmeasured}Zeros in the 2:4 pattern save time only in an engine that runs sparse "
+        "kernels for them, so neither they nor fewer MACs are a speed-up by themselves.",
         "PSNR, SSIM and RMSE do not replace the judgement of a radiologist.",
     ]
     if report["manifest"].get("data", {}).get("source") in ("demo", "phantom"):
@@ -137,6 +159,44 @@ def _limits(report: Facts) -> list[str]:
     if report["network"]["name"] == "ddnet" and report["network"]["options"].get("residual"):
         limits.append("This DDnet adds its input, y = x + f(x), which the published one does not.")
     return limits
+
+
+def _undone(report: Facts) -> Iterator[Facts]:
+    """What was left out, could not be done here, or was not asked for."""
+    for engine in report["engines"]:
+        if engine["status"] != "built":
+            what = f"Engine {engine['format']}, {engine['precision']}"
+            yield {"what": what, "why": engine["reason"], "command": engine["command"]}
+    for why, names in _left(report["sparse24"]).items():
+        yield {"what": f"2:4 in {', '.join(names)}", "why": why, "command": ""}
+    steps = [stage["step"] for stage in report["stages"]]
+    for step, what in (
+        ("prune", "Channels removed"),
+        ("sparsify", "2:4 sparsity"),
+        ("evaluate", "Image quality"),
+        ("export", "Engines"),
+    ):
+        if step not in steps:
+            yield {"what": what, "why": f"no {step} step of the recipe has ended", "command": ""}
+    if report["speed"] is None:
+        yield {
+            "what": "Latency",
+            "why": "no benchmark of these stages lies in the run folder",
+            "command": f"compress bench --json MODEL ENGINE... > RUN/{speed.FILE}",
+        }
+    if report["engines"] and all(
+        layer["picked"] not in ("yes", "no") for layer in report["layers"]
+    ):
+        yield {"what": "Sparse kernels", "why": "no engine tells which it runs", "command": ""}
+
+
+def _left(sparse24: Facts | None) -> dict[str, list[str]]:
+    """Reason -> the layers that it left without 2:4."""
+    found: dict[str, list[str]] = {}
+    for layer in (sparse24 or {}).get("layers", []):
+        if not layer["done"]:
+            found.setdefault(layer["reason"], []).append(layer["name"])
+    return found
 
 
 def _steps_trained(report: Facts) -> tuple[int, int]:

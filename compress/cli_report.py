@@ -1,0 +1,38 @@
+"""The command that writes reports of runs that are there: words in, calls out, like `cli`."""
+
+from pathlib import Path
+
+import click
+
+
+@click.command(short_help="Write the report of a run anew, or compare runs.")
+@click.argument(
+    "runs",
+    type=click.Path(path_type=Path, file_okay=False),
+    nargs=-1,
+    required=True,
+    metavar="RUN...",
+)
+@click.option(
+    "-o",
+    "--out",
+    "file",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE.html",
+    help="Where the comparison of several runs goes; compare.html by default.",
+)
+def report(runs: tuple[Path, ...], file: Path | None) -> None:
+    """Write the report of the run folder RUN anew, or one page that compares several.
+
+    Nothing is computed again: pages are made of what the stages left. Latencies come from
+    `compress bench --json ... > RUN/bench.json`.
+    """
+    from compress import reporting
+    from compress.reporting import compare
+
+    if len(runs) == 1:
+        if file is not None:
+            raise click.UsageError("--out is for a comparison; name two or more runs")
+        click.echo(reporting.rebuild(runs[0]))
+        return
+    click.echo(compare.write(runs, file or Path("compare.html")))

@@ -1,0 +1,56 @@
+"""Documents: every command and option that they show exists, and every file they link to."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from compress import cli
+
+ROOT = Path(__file__).parents[1]
+DOCUMENTS = [
+    path
+    for pattern in ("*.md", "docs/*.md", "docker/*.md", "recipes/*.md")
+    for path in sorted(ROOT.glob(pattern))
+]
+NOT_HERE = {"bench"}
+"""Commands that documents may name before they are there."""
+
+
+def commands(text: str) -> list[list[str]]:
+    """The words of every `compress ...` in fenced shell blocks and in code spans."""
+    blocks = re.findall(r"^```(?:sh)?\n(.*?)^```", text, re.M | re.S)
+    shown = [line for block in blocks for line in block.replace("\\\n", " ").splitlines()]
+    shown += re.findall(r"`([^`\n]+)`", text)
+    found = []
+    for line in shown:
+        for part in re.split(r"&&|\||;", line):
+            if match := re.search(r"(?:^|\s)compress ([a-z]+ .*)$", part.strip()):
+                found.append(shlex.split(match[1], comments=True))
+    return [words for words in found if words]
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
+def test_commands_and_options_exist(path):
+    known = cli.main.commands
+    for command, *words in commands(path.read_text("utf-8")):
+        if command in NOT_HERE - known.keys() or command == "compress":
+            continue  # the second: a service of compose.yaml before the command
+        assert command in known, f"{path.name}: compress {command}"
+        options = {name for p in known[command].params for name in p.opts} | {"--help"}
+        for word in words:
+            if word.startswith("--"):
+                assert word.split("=")[0] in options, f"{path.name}: compress {command} {word}"
+
+
+def test_commands_are_found():
+    block = "```sh\nmkdir x && compress run r.yaml \\\n    --out o  # a word\n```\n"
+    text = f"{block}or `compress check r`."
+    assert commands(text) == [["run", "r.yaml", "--out", "o"], ["check", "r"]]
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
+def test_links_lead_to_files(path):
+    links = re.findall(r"\]\((?!https?:)([^)#\s]+)", path.read_text("utf-8"))
+    assert [link for link in links if not (path.parent / link).exists()] == []
