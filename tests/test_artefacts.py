@@ -9,7 +9,7 @@ import torch
 from click.testing import CliRunner
 from pairs import data
 
-from compress import bench, checkpoint, cli, masks, timing
+from compress import bench, checkpoint, cli, machine, masks, timing
 from compress.artefacts import MODES, artefacts
 from compress.checkpoint import Model, ModelOptions
 from compress.cli_engines import MODES as OFFERED
@@ -153,3 +153,17 @@ def test_on_the_command_line(folder, told) -> None:
 
 def test_modes_on_offer_are_those_that_exist() -> None:
     assert OFFERED == MODES
+
+
+def test_clocks_are_those_of_the_gpu_that_pytorch_uses(monkeypatch) -> None:
+    asked: list = []
+    monkeypatch.setattr(
+        torch.cuda, "get_device_properties", lambda _d: type("Properties", (), {"uuid": "12-ab"})
+    )
+    monkeypatch.setattr(machine, "_output", lambda c: asked.append(c) or "1980, 2619\n")
+    found = machine.smi(torch.device("cuda"), "clocks.sm", "clocks.mem")
+    assert found == {"clocks.sm": "1980", "clocks.mem": "2619"}
+    assert asked[0][-2:] == ["-i", "GPU-12-ab"]
+    monkeypatch.setattr(machine, "_output", lambda _c: "")
+    assert machine.smi(torch.device("cuda"), "clocks.sm", "clocks.mem") == {}
+    assert machine.driver(torch.device("cuda")) is None
