@@ -16,6 +16,7 @@ import argparse
 import faulthandler
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -147,13 +148,15 @@ def part(args: argparse.Namespace, kind: str, *words: str) -> dict[str, Any]:
         command += [f"--{name}", str(getattr(args, name))]
     command += ["--batch", *map(str, args.batch)]
     about: dict[str, Any] = {"part": " ".join((kind, *words[:2]))}
+    pipe = subprocess.PIPE
+    process = subprocess.Popen(
+        command, stdout=pipe, stderr=pipe, text=True, env=environment(args), start_new_session=True
+    )
     try:
-        done = subprocess.run(
-            command, capture_output=True, text=True, timeout=LIMITS[kind], env=environment(args)
-        )
-        out, error = done.stdout, done.stderr
-    except subprocess.TimeoutExpired as expired:
-        out, error = "", (expired.stderr or b"").decode()
+        out, error = process.communicate(timeout=LIMITS[kind])
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)  # with the compilers that it started
+        out, error = process.communicate()
         about["failed"] = f"no end in {LIMITS[kind]} s"
     lines = [line for line in out.splitlines() if line.startswith(MARK)]
     if lines:
