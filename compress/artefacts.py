@@ -126,7 +126,7 @@ def _engine(path: Path, graph: bool) -> Artefact:
     device = torch.device(facts["place"]["device"])
     return Artefact(
         name=str(path),
-        how=f"{facts['format']} {facts['precision']}",
+        how=f"{facts['format']} {facts['precision']}{_library(facts)}",
         device=device,
         most=facts["batch"],
         least=1 if facts["dynamic_batch"] else facts["batch"],
@@ -135,6 +135,12 @@ def _engine(path: Path, graph: bool) -> Artefact:
         graph=graph and device.type == "cuda",
         start=lambda: sidecar.load(side)[1],
     )
+
+
+def _library(facts: Mapping[str, Any]) -> str:
+    """Which TensorRT runs an engine of it: TensorRT-RTX is not to be taken for TensorRT."""
+    tensorrt = facts["place"].get("tensorrt") if facts["format"] == "torch_tensorrt" else None
+    return f", TensorRT {tensorrt}" if tensorrt else ""
 
 
 def network(net: nn.Module, mode: str, device: torch.device) -> Runner:

@@ -18,6 +18,8 @@ from compress.reporting import text
 from compress.timing import Budget, Case
 
 SCHEMA = 1
+ENOUGH = 6
+"""Rounds without which nothing is said of a gain: six agree by chance once in 32 times."""
 COLUMNS = ("artefact", "runs as", "batch", "p50", "p90", "slices/s", "memory", "times as fast")
 
 
@@ -151,7 +153,9 @@ def _sparse_sentences(found: Mapping[str, Any]) -> Iterator[str]:
     for ab in found["sparse_ab"]:
         low, high = ab["ratio_min"], ab["ratio_max"]
         verdict = "no difference beyond the spread"
-        if low > 1 or high < 1:
+        if found["rounds"] < ENOUGH:
+            verdict = f"too few rounds to tell, {ENOUGH} are needed"
+        elif low > 1 or high < 1:
             verdict = "faster in every round" if low > 1 else "slower in every round"
         yield (
             f"2:4 in {ab['layers']} of {ab['of']} layers at equal widths, batch {ab['batch']}, "

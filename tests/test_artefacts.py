@@ -9,10 +9,11 @@ import torch
 from click.testing import CliRunner
 from pairs import data
 
-from compress import bench, checkpoint, cli, masks, timing
+from compress import bench, checkpoint, cli, machine, masks, timing
 from compress.artefacts import MODES, artefacts
 from compress.checkpoint import Model, ModelOptions
 from compress.cli_engines import MODES as OFFERED
+from compress.engines import onnx, sidecar
 from compress.errors import UsageError
 from compress.steps.export import Export
 from compress.timing import Budget
@@ -105,6 +106,8 @@ def test_a_gain_is_said_only_where_every_round_has_it(low, high, verdict) -> Non
           "ratio": (low + high) / 2, "ratio_min": low, "ratio_max": high}  # fmt: skip
     (sentence,) = bench._sparse_sentences({"sparse_ab": [ab], "rounds": 10})
     assert sentence.endswith(f"({low:.3f}-{high:.3f} over 10 rounds): {verdict}")
+    (few,) = bench._sparse_sentences({"sparse_ab": [ab], "rounds": 2})
+    assert few.endswith("over 2 rounds): too few rounds to tell, 6 are needed")
 
 
 def test_compiled_computes_what_eager_does(folder, told) -> None:
@@ -153,3 +156,28 @@ def test_on_the_command_line(folder, told) -> None:
 
 def test_modes_on_offer_are_those_that_exist() -> None:
     assert OFFERED == MODES
+
+
+def test_clocks_are_those_of_the_gpu_that_pytorch_uses(monkeypatch) -> None:
+    asked: list = []
+    monkeypatch.setattr(
+        torch.cuda, "get_device_properties", lambda _d: type("Properties", (), {"uuid": "12-ab"})
+    )
+    monkeypatch.setattr(machine, "_output", lambda c: asked.append(c) or "1980, 2619\n")
+    found = machine.smi(torch.device("cuda"), "clocks.sm", "clocks.mem")
+    assert found == {"clocks.sm": "1980", "clocks.mem": "2619"}
+    assert asked[0][-2:] == ["-i", "GPU-12-ab"]
+    monkeypatch.setattr(machine, "_output", lambda _c: "")
+    assert machine.smi(torch.device("cuda"), "clocks.sm", "clocks.mem") == {}
+    assert machine.driver(torch.device("cuda")) is None
+
+
+def test_which_tensorrt_it_was_is_said(folder, tmp_path, monkeypatch) -> None:
+    side = json.loads((folder / "onnx-fp32-b1.onnx.json").read_text())
+    side["format"], side["place"]["tensorrt"] = "torch_tensorrt", "RTX 1.5.0"
+    (tmp_path / "onnx-fp32-b1.onnx").write_bytes((folder / "onnx-fp32-b1.onnx").read_bytes())
+    (tmp_path / "onnx-fp32-b1.onnx.json").write_text(json.dumps(side))
+    monkeypatch.setattr(sidecar, "place", lambda _device: side["place"])
+    monkeypatch.setattr(sidecar, "formats", lambda: {"torch_tensorrt": onnx.Onnx()})
+    (one,) = artefacts(tmp_path / "onnx-fp32-b1.onnx", (), CPU, graph=False)
+    assert one.how == "torch_tensorrt fp32, TensorRT RTX 1.5.0"

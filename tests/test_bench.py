@@ -67,6 +67,8 @@ def test_the_gpu_proof_of_engines_runs_small_on_a_cpu(tmp_path: Path) -> None:
         ("eager-fp32", 43), ("onnx fp16", 43),
     }  # fmt: skip
     assert len(report["table"]) == 2 + 6
+    assert report["claims"]["best"]["how"] == "onnx fp16"
+    assert report["claims"]["times_dense_eager_fp32"] > 0
     assert report["table"][2].startswith("| dense | eager-fp32 | 1 |")
 
 

@@ -32,7 +32,7 @@ def program(tmp_path_factory) -> Path:
     build = tmp_path_factory.mktemp("build")
     prefix = f"-DCMAKE_PREFIX_PATH={torch.utils.cmake_prefix_path}"
     for command in (
-        ("cmake", "-S", ROOT / "examples/cpp", "-B", build, prefix),
+        ("cmake", "-S", ROOT / "docs/cpp", "-B", build, prefix),
         ("cmake", "--build", build),
     ):
         done = run(*command)
@@ -58,8 +58,8 @@ def test_it_computes_what_python_does(program: Path, tmp_path: Path) -> None:
 
 
 def test_its_readme_names_commands_that_the_test_runs() -> None:
-    text = (ROOT / "examples/cpp/README.md").read_text("utf-8")
+    text = (ROOT / "docs/cpp/README.md").read_text("utf-8")
     (block,) = re.findall(r"^```\n(.*?)^```", text, re.M | re.S)
-    assert block.startswith("cmake -S examples/cpp -B build -DCMAKE_PREFIX_PATH=")
+    assert block.startswith("cmake -S docs/cpp -B build -DCMAKE_PREFIX_PATH=")
     assert "cmake --build build" in block
     assert block.splitlines()[-1].startswith("build/run_package ")

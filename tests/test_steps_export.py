@@ -311,6 +311,26 @@ def test_the_compiler_is_what_aot_inductor_misses(monkeypatch) -> None:
     assert found.reason == "no-such-compiler is not installed"
 
 
+class Undecided(Plain):
+    """A network that no tracer takes: its way depends on what is in a slice."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return super().forward(x) if x.sum() > 0 else x
+
+
+@pytest.mark.parametrize(
+    ("name", "who"), [("onnx", "the ONNX exporter"), ("aot_inductor", "AOTInductor")]
+)
+def test_a_network_that_cannot_be_compiled_is_reported_not_raised(name, who, tmp_path) -> None:
+    place = work(tmp_path / "e")
+    Export(formats=(name,), size=32).run(model(Undecided(4)), place)
+    (row,) = place.facts["engines"]
+    assert row["status"] == "not built"
+    assert row["reason"].startswith(f"{who} gave up: ")
+    assert "\n" not in row["reason"]
+    assert not list(place.stage.iterdir())
+
+
 def test_2to4_survives_tracing() -> None:
     given = variants(ddnet())["sparse"]
     subject = Subject(given.net, "fp32")

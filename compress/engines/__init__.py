@@ -16,7 +16,8 @@ Every format computes (N, 1, H, W) float32 in network range -> the same shape, w
 precision inside.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -41,6 +42,16 @@ class NotBuilt(Exception):
     def __init__(self, reason: str, command: str = "") -> None:
         super().__init__(reason)
         self.reason, self.command = reason, command
+
+
+@contextmanager
+def giving_up(who: str) -> Iterator[None]:
+    """Turn what a compiler raises into the reason why there is no engine: its first line."""
+    try:
+        yield
+    except (RuntimeError, AssertionError) as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise NotBuilt(f"{who} gave up: {reason}") from error
 
 
 @dataclass(frozen=True, kw_only=True)

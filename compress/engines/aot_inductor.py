@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from compress import machine
-from compress.engines import NotBuilt, Runner, Shape
+from compress.engines import NotBuilt, Runner, Shape, giving_up
 
 
 class AotInductor:
@@ -28,7 +28,7 @@ class AotInductor:
         subject = subject.to(device)
         if device.type == "cuda":
             subject.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        with warnings.catch_warnings(), torch.inference_mode():
+        with warnings.catch_warnings(), torch.inference_mode(), giving_up("AOTInductor"):
             warnings.simplefilter("ignore")  # the compiler's own deprecations
             program = torch.export.export(
                 subject, (shape.example(device),), dynamic_shapes=shape.dynamic_shapes()

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from compress.engines import NotBuilt, Runner, Shape
+from compress.engines import NotBuilt, Runner, Shape, giving_up
 from compress.sparsity import is_2to4
 
 PACKAGES = ("onnx", "onnxscript", "onnxruntime")
@@ -41,7 +41,7 @@ class Onnx:
         cpu = torch.device("cpu")
         logging.getLogger("torch.onnx").setLevel(logging.ERROR)
         logging.getLogger("onnxscript").setLevel(logging.ERROR)
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), giving_up("the ONNX exporter"):
             warnings.simplefilter("ignore")
             torch.onnx.export(
                 subject.to(cpu),

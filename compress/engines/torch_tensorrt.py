@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from compress import sparsity
-from compress.engines import NotBuilt, Runner, Shape, plan, tactics
+from compress.engines import NotBuilt, Runner, Shape, giving_up, plan, tactics
 
 COMMAND = "pip install 'torch-tensorrt=={}.*'"
 LOGGER = "torch_tensorrt [TensorRT Conversion Context]"
@@ -53,17 +53,13 @@ class TorchTensorRT:
         import torch_tensorrt
 
         example = (shape.example(device),)
-        program = torch.export.export(
-            subject.to(device), example, dynamic_shapes=shape.dynamic_shapes()
-        )
-        with _listening() as said:
-            try:
-                compiled = torch_tensorrt.dynamo.compile(
-                    program, arg_inputs=[_input(shape)], **_settings(path, device)
-                )
-            except (RuntimeError, AssertionError) as error:
-                reason = (str(error).splitlines() or [type(error).__name__])[0]
-                raise NotBuilt(f"Torch-TensorRT gave up: {reason}") from error
+        with _listening() as said, giving_up("Torch-TensorRT"):
+            program = torch.export.export(
+                subject.to(device), example, dynamic_shapes=shape.dynamic_shapes()
+            )
+            compiled = torch_tensorrt.dynamo.compile(
+                program, arg_inputs=[_input(shape)], **_settings(path, device)
+            )
         engine = _engine(compiled)
         path.write_bytes(bytes(engine.serialized_engine))
         files = []
