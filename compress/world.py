@@ -9,6 +9,7 @@ plain call works with accumulated gradients and inside a CUDA graph.
 
 import logging
 import os
+import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -112,11 +113,26 @@ def joined(device: str | None) -> Iterator[tuple[World, str | None]]:
     if not world.first:
         logging.getLogger("compress").setLevel(logging.WARNING)
     gpu = device is not None and device.startswith("cuda")
-    dist.init_process_group("cpu:gloo,cuda:nccl" if gpu else "gloo", timeout=PATIENCE)
+    with _nothing_printed():
+        dist.init_process_group("cpu:gloo,cuda:nccl" if gpu else "gloo", timeout=PATIENCE)
     try:
         yield world, device
     finally:
         dist.destroy_process_group()
+
+
+@contextmanager
+def _nothing_printed() -> Iterator[None]:
+    """Keep standard output for the run's own words: gloo in torch 2.8 greets its peers there."""
+    sys.stdout.flush()
+    kept, nowhere = os.dup(1), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 1)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 1)
+        os.close(kept)
+        os.close(nowhere)
 
 
 def _own(device: str | None) -> str:
