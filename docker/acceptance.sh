@@ -92,12 +92,14 @@ inspect_engines() {
 
 # Dense and final network and every engine in turns, in one run; the report shows it.
 bench_engines() {
-    local paths=("$out"/flagship/*-train "$out"/flagship/*-retrain) side
+    local paths=("$out"/flagship/*-train "$out"/flagship/*-retrain) side words=()
     paths=("${paths[0]}" "${paths[-1]}")
+    [ -n "$quick" ] || words=(--mode "eager-fp32,eager-fp16,compiled")
     for side in $(engines); do
         paths+=("${side%.json}")
     done
-    compress bench --json --batch 1,16 "${paths[@]}" >"$out/flagship/bench.json" &&
+    # Batches are those of the engines.
+    compress bench --json ${words[@]+"${words[@]}"} "${paths[@]}" >"$out/flagship/bench.json" &&
         compress report "$out/flagship"
 }
 
@@ -137,9 +139,7 @@ if needs machine "no nvidia-smi on this machine" command -v nvidia-smi; then par
 part doctor doctor
 if part flagship flagship; then
     part eligible-picked inspect_engines
-    if needs bench-engines "this version has no compress bench" compress bench --help; then
-        part bench-engines bench_engines
-    fi
+    part bench-engines bench_engines
 fi
 if [ -n "$quick" ] || needs apex-masks "apex.amp or ASP does not import" apex; then
     part apex-masks apex_masks

@@ -14,8 +14,6 @@ DOCUMENTS = [
     for pattern in ("*.md", "docs/*.md", "docker/*.md", "recipes/*.md")
     for path in sorted(ROOT.glob(pattern))
 ]
-NOT_HERE = {"bench"}
-"""Commands that documents may name before they are there."""
 
 
 def commands(text: str) -> list[list[str]]:
@@ -35,8 +33,8 @@ def commands(text: str) -> list[list[str]]:
 def test_commands_and_options_exist(path):
     known = cli.main.commands
     for command, *words in commands(path.read_text("utf-8")):
-        if command in NOT_HERE - known.keys() or command == "compress":
-            continue  # the second: a service of compose.yaml before the command
+        if command == "compress":
+            continue  # a service of compose.yaml before the command
         assert command in known, f"{path.name}: compress {command}"
         options = {name for p in known[command].params for name in p.opts} | {"--help"}
         for word in words:
