@@ -1,15 +1,19 @@
 """Single operations of the fused engine with random tensors, and how far a result is off."""
 
+import copy
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
+from networks import randomise
 from torch import Tensor, nn
 
 from compress.engines.kernels import plain
 from compress.engines.kernels.memory import Framed, framed
 from compress.engines.kernels.packing import folded, padded
 from compress.engines.kernels.plan import IMAGE, OUTPUT, Conv, Dense, Pool, Slice, Upsample
+from models.ddnet import DDnet
 
 BEFORE = 8
 """Channels of another tensor in front of every target: they must survive."""
@@ -31,6 +35,26 @@ class Case:
         }
         tensors = {name: one.to(device) for name, one in self.tensors.items()}
         return Case(buffers, tensors, self.image.to(device))
+
+
+def network(**options: Any) -> nn.Module:
+    """A DDnet as after training, float64, the same each time."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        net = DDnet(**options)
+    return randomise(net, 0)
+
+
+def limit(net: nn.Module, x: Tensor, expected: Tensor) -> float:
+    """The error that a float16 engine may have: 2e-3, or PyTorch's own in float16 if that is more.
+
+    Without a residual, random weights can cancel to an output far smaller than what it is made of;
+    rounding the weights alone is then seen.
+    """
+    half = copy.deepcopy(net).half()
+    with torch.no_grad():
+        y = half(x.half()).double()
+    return max(2e-3, float((y - expected).abs().max() / expected.abs().max()))
 
 
 def generator(seed: int) -> torch.Generator:

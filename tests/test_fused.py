@@ -10,11 +10,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import fused_cases
 import numpy as np
 import pytest
 import torch
 from fused_cases import conv_case, dense_case, error, unit
-from networks import randomise
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
@@ -27,7 +27,6 @@ from compress.engines.kernels.session import Choices, Session
 from compress.engines.kernels.tiling import Tiling, default, variations
 from compress.errors import UsageError
 from compress.rewrite import deconv_to_conv
-from models.ddnet import DDnet
 from models.redcnn import RedCNN
 
 ROOT = Path(__file__).parents[1]
@@ -52,7 +51,7 @@ NETWORKS = {
 
 
 def network(name: str) -> torch.nn.Module:
-    return randomise(DDnet(**NETWORKS[name]), 0)
+    return fused_cases.network(**NETWORKS[name])
 
 
 def slices(batch: int, height: int, width: int) -> torch.Tensor:
@@ -80,7 +79,7 @@ def test_a_plan_computes_what_the_network_does(name, shape):
 
 
 def test_a_pruned_and_2to4_network_has_a_plan():
-    dense = deconv_to_conv(randomise(DDnet(residual=True, bottleneck=32), 0).float())
+    dense = deconv_to_conv(fused_cases.network(residual=True, bottleneck=32).float())
     net = pruning.plan(dense, amount=0.3, align=8).apply(dense)
     held = masks.compute(net, "modelopt")
     masks.apply(net, held)

@@ -33,10 +33,9 @@ def group_origin(H, W, tiles_y, tiles_x, GY: tl.constexpr, GX: tl.constexpr, BY:
 @triton.jit
 def products(
     x, w, window, x_row, X: tl.constexpr, C: tl.constexpr, ROW: tl.constexpr, K: tl.constexpr,
-    GX: tl.constexpr, M: tl.constexpr, BK: tl.constexpr, NP: tl.constexpr,
+    COPY: tl.constexpr, M: tl.constexpr, BK: tl.constexpr, NP: tl.constexpr,
 ):  # fmt: skip
     """Windows times weights, (M, NP) float32; arguments as in `conv_kernel`."""
-    VEC: tl.constexpr = 8 if X % 8 == 0 else GX
     column = tl.arange(0, NP)
     acc = tl.zeros((M, NP), dtype=tl.float32)
     for start in range(0, K, BK):
@@ -44,7 +43,7 @@ def products(
         within = k % ROW
         # Where a buffer holds nothing but the channels read, a row of a window is one piece.
         at = within if X == C else within // C * X + within % C
-        at = tl.max_contiguous(tl.multiple_of(at + k // ROW * x_row, [VEC]), [VEC])
+        at = tl.max_contiguous(tl.multiple_of(at + k // ROW * x_row, [COPY]), [COPY])
         if K % BK == 0:
             a = tl.load(x + window[:, None] + at[None, :], cache_modifier=".ca")
         else:
@@ -87,7 +86,7 @@ def conv_kernel(
     PAD: tl.constexpr, GY: tl.constexpr, GX: tl.constexpr, BY: tl.constexpr, BX: tl.constexpr,
     BK: tl.constexpr, NP: tl.constexpr, CO: tl.constexpr, ACT: tl.constexpr, THEN: tl.constexpr,
     CO2: tl.constexpr, NP2: tl.constexpr, ACT2: tl.constexpr, RESIDUAL: tl.constexpr,
-    SLOPE: tl.constexpr,
+    SLOPE: tl.constexpr, COPY: tl.constexpr,
 ):  # fmt: skip
     """One tile: sums, bias, LeakyReLU, perhaps 1x1 + bias + LeakyReLU, store.
 
@@ -107,14 +106,15 @@ def conv_kernel(
         x_slice: values from slice to slice in x; x_row from row to row; likewise y and image.
         X: values a pixel in x; C of them are read: the first ones.
         ROW: values in one row of a window, K in all of them.
+        COPY: how many of them can be copied at once; what they begin at is a multiple of it.
     """
     n, tile_y, tile_x, oy, ox = group_origin(H, W, tiles_y, tiles_x, GY, GX, BY, BX)
     # A group outside of the image reads the first one's window and is not stored.
     window = tl.where((oy < H) & (ox < W), oy * x_row + ox * X, 0)
     # The compiler does not see by itself that loads may be as wide as this; it must be told here,
     # where the value is made.
-    window = tl.multiple_of(window, [8 if X % 8 == 0 else GX])
-    acc = products(x + n * x_slice, w, window, x_row, X, C, ROW, K, GX, BY * BX, BK, NP)
+    window = tl.multiple_of(window, [COPY])
+    acc = products(x + n * x_slice, w, window, x_row, X, C, ROW, K, COPY, BY * BX, BK, NP)
     acc = add_bias(acc, table, tile_y, tile_x, oy, ox, H, W,
                    PAD, GY, GX, BY, BX, NP, CO)  # fmt: skip
     if ACT:

@@ -49,7 +49,7 @@ def conv(op: Conv, buffers: Buffers, tensors: Tensors, image: Tensor, cut: Tilin
         X=x.strides[2], Y=y.strides[2], C=inside, ROW=row, K=(cut.gy + 2 * pad) * row, PAD=pad,
         GY=cut.gy, GX=cut.gx, BY=cut.by, BX=cut.bx, BK=cut.bk, NP=matrix.shape[1], CO=out,
         ACT=op.activate, THEN=bool(op.then), CO2=op.target.channels, NP2=w2.shape[1],
-        ACT2=op.then_activate, RESIDUAL=op.residual, SLOPE=SLOPE,
+        ACT2=op.then_activate, RESIDUAL=op.residual, SLOPE=SLOPE, COPY=cut.copy,
         num_warps=cut.warps, num_stages=cut.stages,
     )  # fmt: skip
 
@@ -76,6 +76,7 @@ def pair(op: Dense, buffers: Buffers, tensors: Tensors, cut: Tiling) -> Call:
         x.height, x.width, *tiles, *x.strides[:2], *y.strides[:2],
         X=x.strides[2], Y=y.strides[2], C=inside, CP=power(inside), B=hidden, PAD=2,
         GY=cut.gy, GX=cut.gx, BY=cut.by, BX=cut.bx, NP=matrix.shape[1], CO=out, SLOPE=SLOPE,
+        COPY=cut.copy,
         num_warps=cut.warps, num_stages=cut.stages,
     )  # fmt: skip
 

@@ -22,6 +22,7 @@ def pair_kernel(
     X: tl.constexpr, Y: tl.constexpr, C: tl.constexpr, CP: tl.constexpr, B: tl.constexpr,
     PAD: tl.constexpr, GY: tl.constexpr, GX: tl.constexpr, BY: tl.constexpr, BX: tl.constexpr,
     NP: tl.constexpr, CO: tl.constexpr, SLOPE: tl.constexpr,
+    COPY: tl.constexpr,
 ):  # fmt: skip
     """One tile, cut as in conv.py.
 
@@ -42,7 +43,7 @@ def pair_kernel(
     """
     n, tile_y, tile_x, oy, ox = group_origin(H, W, tiles_y, tiles_x, GY, GX, BY, BX)
     known = (oy < H) & (ox < W)
-    window = tl.multiple_of(tl.where(known, oy * x_row + ox * X, 0), [8])  # loads of 16 bytes
+    window = tl.multiple_of(tl.where(known, oy * x_row + ox * X, 0), [COPY])
     x += n * x_slice
     column = tl.arange(0, NP)
     c = tl.arange(0, CP)
@@ -53,7 +54,7 @@ def pair_kernel(
     for position in range((GY + 2 * PAD) * (GX + 2 * PAD)):
         r = position // (GX + 2 * PAD)
         j = position % (GX + 2 * PAD)
-        pixel = tl.multiple_of(window + r * x_row + j * X, [8])
+        pixel = tl.multiple_of(window + r * x_row + j * X, [COPY])
         at = x + pixel[:, None] + c[None, :]
         a = tl.load(at, mask=c[None, :] < C, other=0.0, cache_modifier=".ca")
         h = tl.dot(a, first, input_precision="ieee") + offset

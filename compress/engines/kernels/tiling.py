@@ -25,7 +25,10 @@ class Tiling:
     warps: int = 4
     """Warps of a program."""
     stages: int = 3
-    """Steps whose loads are under way at once."""
+    """Steps whose loads are under way at once; 1 loads through registers."""
+    copy: int = 8
+    """Values in one copy: 8 are 16 bytes, which some versions of Triton take past the L1 cache
+    whatever they are told; 4 go through it."""
 
 
 DEFAULT = Tiling()
@@ -52,8 +55,9 @@ def default(size: int, inside: int, out: int, side: int) -> Tiling:
 def variations(step: int, best: Tiling, size: int, out: int) -> list[Tiling]:
     """Cuts to measure in the given step of a search, each step starting from the best so far.
 
-    First the group of pixels, then the tile and its warps, then the length of a step and how many
-    are under way: a dozen measurements, where the grid of all would take hundreds.
+    First the group of pixels, then the tile and its warps, then the length of a step, how many are
+    under way and how they are copied: a dozen measurements, where the grid of all would take
+    hundreds.
 
     Args:
         step: 0, 1 or 2.
@@ -66,7 +70,7 @@ def variations(step: int, best: Tiling, size: int, out: int) -> list[Tiling]:
     elif step == 1:
         found = [replace(best, by=by, bx=bx, warps=warps) for by, bx, warps in _TILES]
     else:
-        found = [replace(best, bk=bk, stages=stages) for bk, stages in _STEPS]
+        found = [replace(best, bk=bk, stages=stages, copy=copy) for bk, stages, copy in _STEPS]
     return [one for one in found if one != best and _fits(one, out)]
 
 
@@ -80,5 +84,5 @@ _GROUPS = {
     5: [(1, 1), (1, 2), (2, 2), (1, 4), (2, 4)],
     7: [(1, 8), (2, 8), (1, 16)],
 }
-_TILES = [(8, 16, 4), (8, 16, 8), (4, 16, 4), (4, 32, 4), (8, 32, 8), (8, 8, 4), (4, 8, 4)]
-_STEPS = [(64, 2), (64, 3), (64, 4), (128, 2), (128, 3), (32, 4), (32, 3)]
+_TILES = [(8, 16, 4), (8, 16, 8), (4, 16, 4), (4, 32, 4), (8, 8, 4), (4, 8, 4)]
+_STEPS = [(64, 3, 4), (64, 2, 8), (64, 4, 8), (128, 2, 8), (128, 3, 4), (64, 1, 8), (32, 4, 8)]
