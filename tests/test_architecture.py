@@ -26,13 +26,13 @@ OWNERS = {
     "onnx": {"compress/engines/onnx.py"},
     "onnxruntime": {"compress/engines/onnx.py"},
     "onnxscript": {"compress/engines/onnx.py"},
-    "triton": {"compress/engines/fused.py"},
+    "triton": {"compress/engines/kernels/"},
     "matplotlib": {"compress/reporting/"},
     "numba": {"compress/data/fanbeam.py"},
     "pydicom": {"compress/dicom/"},
 }
 """Vendor module -> the files (or the folder) that may import it, inside functions only."""
-DECORATES = {"numba", "pydicom"}
+DECORATES = {"numba", "pydicom", "triton"}
 """Vendors whose owner is a module or a folder of its own, imported late as a whole."""
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef

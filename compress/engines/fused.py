@@ -1,0 +1,190 @@
+"""Fused: DDnet on Triton kernels of our own, for GPUs from compute capability 8.0 on.
+
+An engine is one safetensors file: the folded tensors, and in its header the plan, the tilings that
+were measured for each kind of GPU, and a hash of all that. It loads without the checkpoint and runs
+any batch and size; each shape gets its own buffers and its own CUDA graph.
+
+Not among the formats of recipes yet: no GPU has run it. docs/fused.md says what is proven.
+"""
+
+import functools
+import hashlib
+import importlib.util
+import json
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors import torch as safetensors
+from torch import Tensor, nn
+
+from compress.engines import NotBuilt, Runner, Shape
+from compress.engines.kernels.plan import Plan, compiled, from_json
+from compress.engines.kernels.session import Choices, Session
+from compress.engines.kernels.tiling import Tiling
+from compress.errors import UsageError
+from compress.files import write_atomic
+
+SCHEMA = "1"
+SESSIONS = 4
+"""Shapes that an engine keeps buffers for; the one that waited longest goes."""
+LEVELS = 4
+"""Sides must be multiples of 2 to this power."""
+SECONDS = 240.0
+"""Time for measuring tilings in a build."""
+Tilings = Mapping[str, Choices]
+"""GPU's name -> what was measured on it."""
+
+
+class Engine:
+    """A DDnet, ready to run.
+
+    Args:
+        plan: its operations.
+        tensors: of the plan, on the device that it runs on.
+        tilings: measured ones; defaults stand in on other GPUs.
+        kernels: whether Triton kernels compute it; PyTorch does otherwise.
+    """
+
+    def __init__(
+        self, plan: Plan, tensors: Mapping[str, Tensor], tilings: Tilings, *, kernels: bool
+    ) -> None:
+        self.plan, self.tensors, self.tilings, self.kernels = plan, tensors, tilings, kernels
+        self.device = next(iter(tensors.values())).device
+        self.sessions: dict[tuple[int, int, int], Session] = {}
+
+    def session(self, batch: int, height: int, width: int) -> Session:
+        """Buffers and calls for a shape; made when it is first asked for.
+
+        Raises:
+            UsageError: a side is no multiple of 16.
+        """
+        if height % 2**LEVELS or width % 2**LEVELS or not height or not width:
+            raise UsageError(f"fused: sides must be multiples of 16, got {height} x {width}")
+        shape = (batch, height, width)
+        found = self.sessions.pop(shape, None)
+        if found is None:
+            if len(self.sessions) >= SESSIONS:
+                del self.sessions[next(iter(self.sessions))]
+            choices = self.tilings.get(gpu(self.device), Choices())
+            made = functools.partial(Session, self.plan, self.tensors, shape)
+            found = made(choices=choices, kernels=self.kernels)
+        self.sessions[shape] = found
+        return found
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """(N, 1, H, W) float32 in network range -> the same shape and type.
+
+        Raises:
+            UsageError: another number of channels, or a side that is no multiple of 16.
+        """
+        if x.ndim != 4 or x.shape[1] != 1:
+            raise UsageError(f"fused: expected (N, 1, H, W), got {tuple(x.shape)}")
+        return self.session(len(x), x.shape[2], x.shape[3])(x)
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What computes which layer, for the sidecar."""
+        if not self.kernels:
+            why = "no Triton kernels here: PyTorch computes every layer"
+            return {"plain": {op.name: why for op in self.plan.convs()}}
+        return {"plain": {op.name: op.plain for op in self.plan.convs() if op.plain}}
+
+
+class Fused:
+    """The engine format."""
+
+    suffix = ".safetensors"
+
+    def missing(self, device: torch.device) -> NotBuilt | None:
+        """Triton, and a GPU with asynchronous copies into shared memory."""
+        if device.type != "cuda" or torch.cuda.get_device_capability(device) < (8, 0):
+            return NotBuilt("fused kernels need a GPU of compute capability 8.0 or newer")
+        if importlib.util.find_spec("triton") is None:
+            return NotBuilt("Triton is not installed", "pip install triton")
+        return None
+
+    def build(
+        self, subject: nn.Module, shape: Shape, path: Path, device: torch.device
+    ) -> dict[str, Any]:
+        """Fold, plan, measure tilings for the shape, write."""
+        from compress.engines.kernels.tune import tune
+
+        plan, tensors = compiled(getattr(subject, "net", subject))
+        engine = Engine(plan, _on(tensors, device), {}, kernels=True)
+        session = engine.session(shape.batch, shape.size, shape.size)
+        choices = tune(session, SECONDS)
+        save(plan, tensors, path, {gpu(device): choices})
+        return {**engine.facts, "pairs": sorted(choices.pair), "memory": session.memory}
+
+    def load(self, path: Path, device: torch.device) -> Runner:
+        """The engine; PyTorch computes it where there are no kernels."""
+        return load(path, device, kernels=self.missing(device) is None)
+
+
+def gpu(device: torch.device) -> str:
+    """The kind of GPU that tilings are measured for."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else "none"
+
+
+def save(
+    plan: Plan, tensors: Mapping[str, Tensor], path: Path, tilings: Tilings | None = None
+) -> None:
+    """Write an engine's file, atomically."""
+    kept = {name: one.float().cpu().contiguous() for name, one in tensors.items()}
+    header = {
+        "format": "compress-fused",
+        "schema": SCHEMA,
+        "plan": json.dumps(plan.to_json()),
+        "tilings": json.dumps({name: asdict(one) for name, one in (tilings or {}).items()}),
+    }
+    header["sha256"] = _hash(header, kept)
+    write_atomic(path, safetensors.save(kept, metadata=header))
+
+
+def load(path: Path, device: torch.device | str, *, kernels: bool = True) -> Engine:
+    """An engine from its file alone.
+
+    Args:
+        path: the file.
+        device: where it shall run.
+        kernels: whether Triton kernels compute it.
+
+    Raises:
+        UsageError: no such engine, of another schema, or altered.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            header = dict(file.metadata() or {})
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (OSError, SafetensorError) as error:
+        raise UsageError(f"{path} is no fused engine: {error}") from error
+    if header.get("format") != "compress-fused" or header.get("schema") != SCHEMA:
+        raise UsageError(f"{path} is no fused engine of schema {SCHEMA}")
+    if header.pop("sha256", None) != _hash(header, tensors):
+        raise UsageError(f"{path} was altered: its hash is not the one in its header")
+    tilings = {name: _choices(one) for name, one in json.loads(header["tilings"]).items()}
+    plan = from_json(json.loads(header["plan"]))
+    return Engine(plan, _on(tensors, torch.device(device)), tilings, kernels=kernels)
+
+
+def _choices(value: Mapping[str, Mapping[str, Any]]) -> Choices:
+    return Choices(
+        **{kind: {k: Tiling(**t) for k, t in one.items()} for kind, one in value.items()}
+    )
+
+
+def _on(tensors: Mapping[str, Tensor], device: torch.device) -> dict[str, Tensor]:
+    return {name: one.to(device, torch.float32) for name, one in tensors.items()}
+
+
+def _hash(header: Mapping[str, str], tensors: Mapping[str, Tensor]) -> str:
+    """Of everything in an engine's file but the hash itself."""
+    total = hashlib.sha256(json.dumps(dict(header), sort_keys=True).encode())
+    for name in sorted(tensors):
+        total.update(f"{name} {tuple(tensors[name].shape)}".encode())
+        total.update(tensors[name].numpy().tobytes())
+    return total.hexdigest()

@@ -1,0 +1,134 @@
+"""From an operation, its buffers and a tiling to a kernel's arguments.
+
+Each function prepares everything once and returns a call without arguments.
+"""
+
+import functools
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import Tensor
+
+from compress.engines.kernels.memory import Framed
+from compress.engines.kernels.packing import (
+    diagonal,
+    grouped,
+    padded,
+    power,
+    row_length,
+    spread,
+)
+from compress.engines.kernels.plan import Conv, Dense, Pool, Slice, Upsample
+from compress.engines.kernels.tiling import Tiling
+from models.ddnet import SLOPE
+
+Buffers = Mapping[str, Framed]
+Tensors = Mapping[str, Tensor]
+Call = Callable[[], object]
+BLOCK = 1024
+"""Values of a program that only moves."""
+
+
+def conv(op: Conv, buffers: Buffers, tensors: Tensors, image: Tensor, cut: Tiling) -> Call:
+    """A convolution; arguments as `plain.conv` has them, and how it is cut."""
+    from compress.engines.kernels.conv import conv_kernel
+
+    x, y = buffers[op.source.buffer], buffers[op.target.buffer]
+    pad, inside = op.size // 2, op.source.channels
+    out = op.target.channels if not op.then else padded(op.out)
+    weight = spread(tensors[f"{op.name}.weight"], op.source.positions, inside, out)
+    matrix = grouped(weight, cut.gy, cut.gx, cut.bk).to(x.whole.dtype).contiguous()
+    w2, bias2 = _second(op, tensors, out, cut, matrix)
+    row = row_length(inside, op.size, cut.gx)
+    grid, tiles = _grid(x, cut)
+    return functools.partial(
+        conv_kernel[grid],
+        x.at(pad, op.source.start), matrix, _table(tensors, op.name, out), w2, bias2,
+        y.at(0, op.target.start), image,
+        x.height, x.width, *tiles, *x.strides[:2], *y.strides[:2], x.width,
+        X=x.strides[2], Y=y.strides[2], C=inside, ROW=row, K=(cut.gy + 2 * pad) * row, PAD=pad,
+        GY=cut.gy, GX=cut.gx, BY=cut.by, BX=cut.bx, BK=cut.bk, NP=matrix.shape[1], CO=out,
+        ACT=op.activate, THEN=bool(op.then), CO2=op.target.channels, NP2=w2.shape[1],
+        ACT2=op.then_activate, RESIDUAL=op.residual, SLOPE=SLOPE, COPY=cut.copy,
+        num_warps=cut.warps, num_stages=cut.stages,
+    )  # fmt: skip
+
+
+def pair(op: Dense, buffers: Buffers, tensors: Tensors, cut: Tiling) -> Call:
+    """A dense layer in one kernel."""
+    from compress.engines.kernels.pair import pair_kernel
+
+    first, second = op.bottleneck, op.growth
+    x, y = buffers[first.source.buffer], buffers[second.target.buffer]
+    inside, out = first.source.channels, second.target.channels
+    hidden = power(first.out)
+    weight = tensors[f"{first.name}.weight"]
+    w1 = spread(weight, first.source.positions, inside, hidden)[:, :, 0, 0].T
+    w1 = torch.nn.functional.pad(w1, (0, 0, 0, power(inside) - inside))
+    wide = spread(tensors[f"{second.name}.weight"], second.source.positions, hidden, out)
+    matrix = grouped(wide, cut.gy, cut.gx, hidden).to(x.whole.dtype).contiguous()
+    grid, tiles = _grid(x, cut)
+    return functools.partial(
+        pair_kernel[grid],
+        x.at(2, first.source.start), w1.to(x.whole.dtype).contiguous(),
+        _table(tensors, first.name, hidden)[0, 0].contiguous(), matrix,
+        _table(tensors, second.name, out), y.at(0, second.target.start),
+        x.height, x.width, *tiles, *x.strides[:2], *y.strides[:2],
+        X=x.strides[2], Y=y.strides[2], C=inside, CP=power(inside), B=hidden, PAD=2,
+        GY=cut.gy, GX=cut.gx, BY=cut.by, BX=cut.bx, NP=matrix.shape[1], CO=out, SLOPE=SLOPE,
+        COPY=cut.copy,
+        num_warps=cut.warps, num_stages=cut.stages,
+    )  # fmt: skip
+
+
+def pool(op: Pool, buffers: Buffers) -> Call:
+    """Max-pool."""
+    from compress.engines.kernels.moves import pool_kernel
+
+    return _move(pool_kernel, buffers, op.source, op.target)
+
+
+def upsample(op: Upsample, buffers: Buffers) -> Call:
+    """Bilinear x2."""
+    from compress.engines.kernels.moves import upsample_kernel
+
+    x, y = buffers[op.source.buffer], buffers[op.target.buffer]
+    ratio_y = (x.height - 1) / max(y.height - 1, 1)
+    ratio_x = (x.width - 1) / max(y.width - 1, 1)
+    return _move(upsample_kernel, buffers, op.source, op.target, ratio_y, ratio_x)
+
+
+def _move(kernel: object, buffers: Buffers, source: Slice, target: Slice, *more: float) -> Call:
+    x, y = buffers[source.buffer], buffers[target.buffer]
+    total = len(y.whole) * y.height * y.width * target.channels
+    return functools.partial(
+        kernel[(-(-total // BLOCK),)],  # type: ignore[index]
+        x.at(0, source.start), y.at(0, target.start),
+        x.height, x.width, y.height, y.width, total, *x.strides[:2], *y.strides[:2], *more,
+        X=x.strides[2], Y=y.strides[2], C=target.channels, BLOCK=BLOCK,
+    )  # fmt: skip
+
+
+def _grid(x: Framed, cut: Tiling) -> tuple[tuple[int], tuple[int, int]]:
+    """Programs of a cut, and tiles in a column and in a row of a slice."""
+    tiles = -(-x.height // (cut.gy * cut.by)), -(-x.width // (cut.gx * cut.bx))
+    return (len(x.whole) * tiles[0] * tiles[1],), tiles
+
+
+def _table(tensors: Tensors, name: str, out: int) -> Tensor:
+    """Bias by border class and channel in memory, float32."""
+    table = tensors[f"{name}.bias"].float()
+    return torch.nn.functional.pad(table, (0, out - table.shape[2])).contiguous()
+
+
+def _second(
+    op: Conv, tensors: Tensors, out: int, cut: Tiling, matrix: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Matrix and bias of the 1x1 that follows; where there is none, what has the right types."""
+    if not op.then:
+        return matrix, _table(tensors, op.name, out)
+    positions = list(range(op.out))
+    weight = spread(tensors[f"{op.then}.weight"], positions, out, op.target.channels)
+    w2 = diagonal(weight, cut.gy * cut.gx, matrix.shape[1])
+    bias = _table(tensors, op.then, op.target.channels)[0, 0].contiguous()
+    return w2.to(matrix).contiguous(), bias

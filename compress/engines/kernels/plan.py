@@ -1,0 +1,284 @@
+"""A DDnet as a list of operations on a few buffers: what an engine's file stores.
+
+Concatenation is no operation: each part of a dense block, and each skip, is written by its producer
+into its slice of the buffer that its reader reads. Channels lie padded to a multiple of 8 in every
+part, so a pruned network of any widths compiles.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from compress.engines.kernels.packing import folded, padded, positions
+from compress.errors import UsageError
+from compress.rewrite import deconv_to_conv
+from models.ddnet import SLOPE, STAGES, DDnet, Unit
+
+IMAGE, OUTPUT = "image", "output"
+SIZES = (1, 5, 7)
+"""Sides of the convolutions that the kernels compute."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Slice:
+    """Some channels of a buffer."""
+
+    buffer: str
+    """Its name."""
+    start: int = 0
+    """First channel in memory."""
+    slots: tuple[int, ...] = ()
+    """True channels of each part; a part begins where the one before ends, padded."""
+
+    @property
+    def positions(self) -> list[int]:
+        """Where the true channels lie, from `start` on."""
+        return positions(self.slots)
+
+    @property
+    def channels(self) -> int:
+        """Channels in memory; the image and the output lie as they are."""
+        lone = self.buffer in (IMAGE, OUTPUT)
+        return 1 if lone else sum(padded(one) for one in self.slots)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Conv:
+    """A unit of DDnet: convolution with everything folded, LeakyReLU; perhaps a 1x1 unit behind."""
+
+    name: str
+    """Its tensors are <name>.weight (out, in, k, k) and <name>.bias (P, P, out), see packing.py."""
+    size: int
+    """k."""
+    source: Slice
+    target: Slice
+    out: int
+    """True output channels of the k x k convolution."""
+    activate: bool = True
+    """Whether LeakyReLU follows."""
+    then: str = ""
+    """Name of a 1x1 unit that is applied before anything is stored."""
+    then_activate: bool = True
+    """Whether LeakyReLU follows that."""
+    residual: bool = False
+    """Whether the image is added to what is stored."""
+    plain: str = ""
+    """Why PyTorch computes it and not a kernel; empty where a kernel does."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dense:
+    """A dense layer: two convolutions that one kernel may compute."""
+
+    bottleneck: Conv
+    growth: Conv
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pool:
+    """Max-pool 3x3, stride 2, padding 1."""
+
+    source: Slice
+    target: Slice
+
+
+@dataclass(frozen=True, kw_only=True)
+class Upsample:
+    """Bilinear x2, corners on corners."""
+
+    source: Slice
+    target: Slice
+
+
+Operation = Conv | Dense | Pool | Upsample
+KINDS: Mapping[str, type[Any]] = {"conv": Conv, "dense": Dense, "pool": Pool, "upsample": Upsample}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Buffer:
+    """Memory for one or more tensors side by side."""
+
+    level: int
+    """Its sides are the image's divided by 2^level."""
+    channels: int
+    """Channels in memory."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """A network."""
+
+    slope: float = SLOPE
+    """Negative slope of LeakyReLU."""
+    buffers: Mapping[str, Buffer] = field(default_factory=dict)
+    operations: tuple[Operation, ...] = ()
+
+    def convs(self) -> Iterator[Conv]:
+        """Every convolution, those of dense layers included."""
+        for one in self.operations:
+            if isinstance(one, Dense):
+                yield from (one.bottleneck, one.growth)
+            elif isinstance(one, Conv):
+                yield one
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values."""
+        names = {kind: name for name, kind in KINDS.items()}
+        return {
+            "slope": self.slope,
+            "buffers": {name: asdict(one) for name, one in self.buffers.items()},
+            "operations": [{"kind": names[type(one)], **asdict(one)} for one in self.operations],
+        }
+
+
+def from_json(value: Mapping[str, Any]) -> Plan:
+    """A plan from what `Plan.to_json` gave.
+
+    Raises:
+        KeyError, TypeError: it is something else.
+    """
+    operations = []
+    for one in value["operations"]:
+        kind = KINDS[one["kind"]]
+        operations.append(kind(**{key: _value(key, v) for key, v in one.items() if key != "kind"}))
+    buffers = {name: Buffer(**one) for name, one in value["buffers"].items()}
+    return Plan(slope=value["slope"], buffers=buffers, operations=tuple(operations))
+
+
+def _value(key: str, value: Any) -> Any:
+    if key in ("source", "target"):
+        return Slice(**{**value, "slots": tuple(value["slots"])})
+    if key in ("bottleneck", "growth"):
+        return Conv(**{k: _value(k, v) for k, v in value.items()})
+    return value
+
+
+class _Compiler:
+    """Collects buffers, operations and tensors while it walks through a DDnet."""
+
+    def __init__(self, net: Any) -> None:
+        self.net = net
+        self.names: dict[nn.Module, str] = {module: name for name, module in net.named_modules()}
+        self.buffers: dict[str, Buffer] = {}
+        self.operations: list[Operation] = []
+        self.tensors: dict[str, Tensor] = {}
+
+    def buffer(self, name: str, level: int, slots: tuple[int, ...]) -> tuple[Slice, ...]:
+        """A new buffer and its parts."""
+        parts, start = [], 0
+        for one in slots:
+            parts.append(Slice(buffer=name, start=start, slots=(one,)))
+            start += parts[-1].channels
+        self.buffers[name] = Buffer(level=level, channels=start)
+        return tuple(parts)
+
+    def conv(self, unit: Unit, source: Slice, target: Slice, **more: Any) -> Conv:
+        """The operation of a unit; its tensors are folded and kept."""
+        name = self.tensor(unit)
+        weight = self.tensors[f"{name}.weight"]
+        size = weight.shape[-1]
+        return Conv(
+            name=name,
+            size=size,
+            source=source,
+            target=target,
+            out=len(weight),
+            activate=unit.activate,
+            plain=_unserved(name, size, self.tensors),
+            **more,
+        )
+
+    def tensor(self, unit: Unit) -> str:
+        """Fold a unit's tensors; its name."""
+        name = self.names[unit]
+        conv = unit.conv
+        if not isinstance(conv, nn.Conv2d) or set(conv.stride) != {1} or conv.groups != 1:
+            raise UsageError(f"fused: {name} is no plain convolution")
+        weight, table = folded(unit.norm, conv)
+        self.tensors[f"{name}.weight"] = weight.contiguous()
+        self.tensors[f"{name}.bias"] = table.contiguous()
+        return name
+
+    def stage(self, number: int, skip: Slice, target: Slice) -> None:
+        """Pool, dense block and transition: from `skip` to `target`."""
+        block, level = self.net.blocks[number], number + 1
+        growths = [layer.growth.conv.out_channels for layer in block]
+        widest = max(layer.bottleneck.conv.out_channels for layer in block)
+        slots = (*skip.slots, *growths)
+        parts = self.buffer(f"block{number}", level, slots)
+        (middle,) = self.buffer(f"middle{number}", level, (widest,))
+        self.operations.append(Pool(source=skip, target=parts[0]))
+        for at, layer in enumerate(block, start=1):
+            whole = Slice(buffer=f"block{number}", slots=slots[:at])
+            width = layer.bottleneck.conv.out_channels
+            between = Slice(buffer=middle.buffer, slots=(width,))
+            first = self.conv(layer.bottleneck, whole, between)
+            second = self.conv(layer.growth, between, parts[at])
+            self.operations.append(Dense(bottleneck=first, growth=second))
+        whole = Slice(buffer=f"block{number}", slots=slots)
+        self.operations.append(self.conv(self.net.transitions[number], whole, target))
+
+    def decoder(self, number: int, low: Slice, target: Slice, slots: tuple[int, ...]) -> None:
+        """Upsampling, 5x5 and 1x1: from `low`, one level below, and the skip to `target`."""
+        name, last = f"decoder{number}", number == STAGES - 1
+        module = self.net.decoders[number]
+        into = Slice(buffer=name, slots=slots[:1])
+        self.operations.append(Upsample(source=low, target=into))
+        wide, narrow = module.wide, module.narrow
+        then = self.tensor(narrow)
+        conv = self.conv(
+            wide,
+            Slice(buffer=name, slots=slots),
+            target,
+            then=then,
+            then_activate=narrow.activate,
+            residual=self.net.residual and last,
+        )
+        self.operations.append(conv)
+
+
+def compiled(net: nn.Module) -> tuple[Plan, dict[str, Tensor]]:
+    """The plan of a DDnet and its tensors, float64 by name.
+
+    Args:
+        net: in eval mode; dense, pruned to any widths, with or without zeros.
+
+    Raises:
+        UsageError: not a DDnet, or a layer of it is no plain convolution.
+    """
+    if not isinstance(net, DDnet):
+        raise UsageError(f"fused: only DDnet has a plan, not {type(net).__name__}")
+    rewritten: Any = deconv_to_conv(net)
+    work = _Compiler(rewritten)
+    work.buffer(IMAGE, 0, (1,))
+    trunk = [rewritten.stem.conv.out_channels]
+    trunk += [unit.conv.out_channels for unit in rewritten.transitions]
+    lows = [trunk[-1], *(one.narrow.conv.out_channels for one in rewritten.decoders)]
+    # Decoder d works at level STAGES - 1 - d; its skip is what left that level on the way down.
+    pairs = [(lows[d], trunk[STAGES - 1 - d]) for d in range(STAGES)]
+    skips = [work.buffer(f"decoder{d}", STAGES - 1 - d, pairs[d])[1] for d in range(STAGES)]
+    low = [work.buffer(f"low{d}", STAGES - d, (lows[d],))[0] for d in range(STAGES)]
+    work.buffer(OUTPUT, 0, (1,))
+    ends = [*reversed(skips), low[0]]
+    image = Slice(buffer=IMAGE, slots=(1,))
+    work.operations.append(work.conv(rewritten.stem, image, ends[0]))
+    for number in range(STAGES):
+        work.stage(number, ends[number], ends[number + 1])
+    targets = [*low[1:], Slice(buffer=OUTPUT, slots=(1,))]
+    for number in range(STAGES):
+        work.decoder(number, low[number], targets[number], pairs[number])
+    plan = Plan(buffers=work.buffers, operations=tuple(work.operations))
+    return plan, work.tensors
+
+
+def _unserved(name: str, size: int, tensors: Mapping[str, Tensor]) -> str:
+    """Why no kernel computes a convolution; empty where one does."""
+    if size not in SIZES:
+        return f"{size}x{size} is not among the kernels' {SIZES}"
+    largest = float(tensors[f"{name}.weight"].abs().max())
+    if not largest < torch.finfo(torch.float16).max:
+        return f"a folded weight is {largest:.3g}, beyond float16"
+    return ""

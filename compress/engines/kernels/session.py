@@ -1,0 +1,145 @@
+"""A plan bound to one shape: buffers, chosen tilings, and on a GPU one CUDA graph."""
+
+import functools
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from compress.engines.kernels import launch, plain
+from compress.engines.kernels.memory import Framed, framed
+from compress.engines.kernels.plan import IMAGE, OUTPUT, Conv, Dense, Operation, Plan, Pool
+from compress.engines.kernels.tiling import Tiling, default
+
+Key = str
+"""Names a convolution's shape, see `key`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Choices:
+    """What was measured to be fastest, by `key`; defaults stand in for what was not."""
+
+    conv: Mapping[Key, Tiling] = field(default_factory=dict)
+    pair: Mapping[Key, Tiling] = field(default_factory=dict)
+    """Dense layers that one kernel computes; the others take two."""
+
+
+def key(op: Conv | Dense, batch: int, height: int, width: int) -> Key:
+    """What the time of a convolution depends on, in a word."""
+    if isinstance(op, Dense):
+        first, second = op.bottleneck, op.growth
+        parts = (first.source.channels, first.out, second.out)
+        return f"dense {'-'.join(map(str, parts))} {height}x{width} b{batch}"
+    behind = f"-{op.target.channels}" if op.then else ""
+    widths = f"{op.source.channels}-{op.out}{behind}"
+    return f"{op.size}x{op.size} {widths} {height}x{width} b{batch}"
+
+
+class Session:
+    """A network for one batch and size.
+
+    Args:
+        plan: its operations.
+        tensors: of the plan, on the device.
+        shape: (N, H, W); H, W multiples of 16.
+        choices: tilings.
+        kernels: False computes everything in PyTorch.
+        dtype: of the buffers.
+        poison: fill buffers with NaN first; for tests.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        tensors: Mapping[str, Tensor],
+        shape: tuple[int, int, int],
+        *,
+        choices: Choices | None = None,
+        kernels: bool = True,
+        dtype: torch.dtype = torch.float16,
+        poison: bool = False,
+    ) -> None:
+        batch, height, width = shape
+        device = next(iter(tensors.values())).device
+        self.plan, self.tensors, self.kernels = plan, tensors, kernels
+        self.choices = choices or Choices()
+        exact = dtype if dtype == torch.float64 else torch.float32
+        self.image = torch.zeros(batch, 1, height, width, dtype=exact, device=device)
+        self.output = torch.full_like(self.image, float("nan"))
+        self.buffers: dict[str, Framed] = {}
+        for name, one in plan.buffers.items():
+            sides = height >> one.level, width >> one.level
+            made = functools.partial(framed, batch, *sides, one.channels, poison=poison)
+            self.buffers[name] = made(dtype=dtype, device=device)
+        nhwc = self.output.view(batch, height, width, 1)
+        self.buffers[OUTPUT] = Framed(nhwc, 0, 0, height, width)
+        self.calls = [call for one in plan.operations for call in self.prepare(one)]
+        self.graph: torch.cuda.CUDAGraph | None = None
+
+    def prepare(self, op: Operation) -> Iterator[launch.Call]:
+        """The calls that compute an operation."""
+        if isinstance(op, Dense):
+            cut = self.choices.pair.get(self.key(op))
+            if cut and self.kernels and not op.bottleneck.plain and not op.growth.plain:
+                yield launch.pair(op, self.buffers, self.tensors, cut)
+            else:
+                yield from (self._conv(op.bottleneck), self._conv(op.growth))
+        elif isinstance(op, Conv):
+            yield self._conv(op)
+        elif not self.kernels:
+            move = plain.pool if isinstance(op, Pool) else plain.upsample
+            yield functools.partial(move, op, self.buffers)  # type: ignore[arg-type]
+        elif isinstance(op, Pool):
+            yield launch.pool(op, self.buffers)
+        else:
+            yield launch.upsample(op, self.buffers)
+
+    def key(self, op: Conv | Dense) -> Key:
+        """See `key`."""
+        source = op.bottleneck.source if isinstance(op, Dense) else op.source
+        at = self.buffers[source.buffer]
+        return key(op, len(at.whole), at.height, at.width)
+
+    def _conv(self, op: Conv) -> launch.Call:
+        if not self.kernels or op.plain:
+            return functools.partial(plain.conv, op, self.buffers, self.tensors, self.image)
+        side = self.buffers[op.source.buffer].height
+        cut = self.choices.conv.get(self.key(op)) or default(
+            op.size, op.source.channels, op.out, side
+        )
+        return launch.conv(op, self.buffers, self.tensors, self.image, cut)
+
+    def run(self) -> None:
+        """Compute `output` from `image`, call by call."""
+        self.buffers[IMAGE].inside[..., 0].copy_(self.image[:, 0])
+        for call in self.calls:
+            call()
+
+    def capture(self) -> None:
+        """Record the calls as one CUDA graph; the first run compiles the kernels."""
+        side = torch.cuda.Stream(self.image.device)  # type: ignore[no-untyped-call]
+        side.wait_stream(torch.cuda.current_stream(self.image.device))
+        with torch.cuda.stream(side):
+            self.run()
+        torch.cuda.current_stream(self.image.device).wait_stream(side)
+        torch.cuda.synchronize(self.image.device)
+        self.graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(self.graph):
+            self.run()
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """(N, 1, H, W) float32 in network range -> the same shape and type."""
+        self.image.copy_(x)
+        if self.image.is_cuda and self.graph is None:
+            self.capture()
+        if self.graph is None:
+            self.run()
+        else:
+            self.graph.replay()
+        return self.output.clone()
+
+    @property
+    def memory(self) -> int:
+        """Bytes of all buffers."""
+        return sum(b.whole.numel() * b.whole.element_size() for b in self.buffers.values())

@@ -1,0 +1,216 @@
+"""Single operations of the fused engine with random tensors, and how far a result is off."""
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from networks import randomise
+from torch import Tensor, nn
+
+from compress.engines.kernels import plain
+from compress.engines.kernels.memory import Framed, framed
+from compress.engines.kernels.packing import folded, padded
+from compress.engines.kernels.plan import IMAGE, OUTPUT, Conv, Dense, Pool, Slice, Upsample
+from models.ddnet import DDnet
+
+BEFORE = 8
+"""Channels of another tensor in front of every target: they must survive."""
+
+
+@dataclass
+class Case:
+    """Buffers and tensors of one operation."""
+
+    buffers: dict[str, Framed]
+    tensors: dict[str, Tensor]
+    image: Tensor
+
+    def to(self, device: str) -> "Case":
+        """The same on another device."""
+        buffers = {
+            name: Framed(one.whole.to(device), one.top, one.left, one.height, one.width)
+            for name, one in self.buffers.items()
+        }
+        tensors = {name: one.to(device) for name, one in self.tensors.items()}
+        return Case(buffers, tensors, self.image.to(device))
+
+
+def network(**options: Any) -> nn.Module:
+    """A DDnet as after training, float64, the same each time."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        net = DDnet(**options)
+    return randomise(net, 0)
+
+
+def limit(net: nn.Module, x: Tensor, expected: Tensor) -> float:
+    """The error that a float16 engine may have: 2e-3, or PyTorch's own in float16 if that is more.
+
+    Without a residual, random weights can cancel to an output far smaller than what it is made of;
+    rounding the weights alone is then seen.
+    """
+    half = copy.deepcopy(net).half()
+    with torch.no_grad():
+        y = half(x.half()).double()
+    return max(2e-3, float((y - expected).abs().max() / expected.abs().max()))
+
+
+def generator(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def unit(inside: int, out: int, size: int, seed: int) -> tuple[nn.BatchNorm2d, nn.Conv2d]:
+    """BatchNorm and convolution as after training, float64."""
+    draw = generator(seed)
+    norm = nn.BatchNorm2d(inside).double().eval()
+    conv = nn.Conv2d(inside, out, size, padding=size // 2).double()
+    with torch.no_grad():
+        for one in (norm.weight, norm.bias, norm.running_mean, conv.weight, conv.bias):
+            one.copy_(torch.randn(one.shape, generator=draw) / max(1, one[0].numel()) ** 0.5)
+        norm.running_var.copy_(0.5 + torch.rand(inside, generator=draw))
+    return norm, conv
+
+
+def tensors(name: str, inside: int, out: int, size: int, seed: int) -> dict[str, Tensor]:
+    weight, table = folded(*unit(inside, out, size, seed))
+    return {f"{name}.weight": weight, f"{name}.bias": table}
+
+
+def filled(name: str, shape: tuple[int, int, int], at: Slice, dtype: torch.dtype) -> Framed:
+    """A buffer whose true channels are random and whose padding is zero."""
+    batch, height, width = shape
+    buffer = framed(batch, height, width, at.start + at.channels, dtype=dtype, poison=True)
+    view = buffer.nchw(at.start, at.channels)
+    view.zero_()
+    values = torch.randn(batch, sum(at.slots), height, width, generator=generator(len(name)))
+    view[:, at.positions] = values.to(dtype)
+    return buffer
+
+
+def empty(shape: tuple[int, int, int], channels: int, dtype: torch.dtype) -> Framed:
+    """A poisoned buffer with another tensor, of ones, in front."""
+    buffer = framed(*shape, BEFORE + channels + BEFORE, dtype=dtype, poison=True)
+    buffer.inside[..., :BEFORE] = 1
+    buffer.inside[..., -BEFORE:] = 2
+    return buffer
+
+
+def target(out: int) -> Slice:
+    return Slice(buffer="y", start=BEFORE, slots=(out,))
+
+
+def conv_case(
+    size: int,
+    slots: tuple[int, ...],
+    out: int,
+    shape: tuple[int, int, int],
+    *,
+    then: int = 0,
+    dtype: torch.dtype = torch.float32,
+    residual: bool = False,
+) -> tuple[Conv, Case]:
+    """A convolution; `then` output channels of a 1x1 behind it; `residual` writes the output."""
+    name = IMAGE if size == 7 else "x"
+    source = Slice(buffer=name, slots=slots)
+    into = Slice(buffer=OUTPUT, slots=(1,)) if residual else target(then or out)
+    op = Conv(
+        name="c",
+        size=size,
+        source=source,
+        target=into,
+        out=out,
+        then="n" if then else "",
+        then_activate=not residual,
+        residual=residual,
+    )
+    made = tensors("c", sum(slots), out, size, 1)
+    if then:
+        made |= tensors("n", out, then, 1, 2)
+    batch, height, width = shape
+    image = torch.rand(batch, 1, height, width, generator=generator(3))
+    buffers = {name: filled(name, shape, source, dtype)}
+    if residual:
+        flat = torch.full((batch, height, width, 1), float("nan"))
+        buffers[OUTPUT] = Framed(flat, 0, 0, height, width)
+    else:
+        buffers["y"] = empty(shape, padded(then or out), dtype)
+    return op, Case(buffers, made, image)
+
+
+def dense_case(
+    slots: tuple[int, ...],
+    middle: int,
+    out: int,
+    shape: tuple[int, int, int],
+    dtype: torch.dtype = torch.float32,
+) -> tuple[Dense, Case]:
+    """A dense layer."""
+    between = Slice(buffer="middle", slots=(middle,))
+    source = Slice(buffer="x", slots=slots)
+    first = Conv(name="a", size=1, source=source, target=between, out=middle)
+    second = Conv(name="b", size=5, source=between, target=target(out), out=out)
+    made = tensors("a", sum(slots), middle, 1, 4) | tensors("b", middle, out, 5, 5)
+    buffers = {
+        "x": filled("x", shape, source, dtype),
+        "middle": framed(*shape, between.channels, dtype=dtype, poison=True),
+        "y": empty(shape, padded(out), dtype),
+    }
+    return Dense(bottleneck=first, growth=second), Case(buffers, made, torch.zeros(0))
+
+
+def move_case(
+    kind: type[Pool] | type[Upsample],
+    channels: int,
+    shape: tuple[int, int, int],
+    dtype: torch.dtype = torch.float32,
+) -> tuple[Pool | Upsample, Case]:
+    """A max-pool or an upsampling of the second part of a buffer."""
+    batch, height, width = shape
+    source = Slice(buffer="x", start=16, slots=(channels,))
+    sides = (2 * height, 2 * width) if kind is Upsample else ((height + 1) // 2, (width + 1) // 2)
+    buffers = {
+        "x": filled("x", shape, source, dtype),
+        "y": empty((batch, *sides), padded(channels), dtype),
+    }
+    return kind(source=source, target=target(channels)), Case(buffers, {}, torch.zeros(0))
+
+
+def exact(op: Conv | Dense | Pool | Upsample, case: Case) -> Tensor:
+    """What the operation gives in float64 from the same inputs, (N, C, H, W)."""
+    wide = {}
+    for name, one in case.buffers.items():
+        wide[name] = Framed(one.whole.double(), one.top, one.left, one.height, one.width)
+    image = case.image.double()
+    if isinstance(op, Dense):
+        plain.conv(op.bottleneck, wide, case.tensors, image)
+        op = op.growth
+    if isinstance(op, Conv):
+        plain.conv(op, wide, case.tensors, image)
+    elif isinstance(op, Pool):
+        plain.pool(op, wide)
+    else:
+        plain.upsample(op, wide)
+    at = op.target
+    return wide[at.buffer].nchw(at.start, at.channels)
+
+
+def error(op: Conv | Dense | Pool | Upsample, case: Case, call: Callable[[], object]) -> float:
+    """Largest difference of a call's result from float64, as a share of the largest value.
+
+    NaN where an element was not written; neighbouring channels and the frame must be as before.
+    """
+    expected = exact(op, case)
+    call()
+    at = (op.growth if isinstance(op, Dense) else op).target
+    buffer = case.buffers[at.buffer]
+    got = buffer.nchw(at.start, at.channels).double()
+    if at.buffer != OUTPUT:
+        assert (buffer.inside[..., :BEFORE] == 1).all()
+        assert (buffer.inside[..., -BEFORE:] == 2).all()
+        frame = buffer.whole.clone()
+        Framed(frame, buffer.top, buffer.left, buffer.height, buffer.width).inside.zero_()
+        assert (frame == 0).all()
+    # torch's own max would leave NaN out of no comparison; this keeps it.
+    return float((got - expected).abs().max() / expected.abs().max())

@@ -1,0 +1,133 @@
+"""The Triton kernels in Triton's interpreter; run by test_fused.py in a process of its own.
+
+    TRITON_INTERPRET=1 python -m pytest tests/fused_kernels.py
+
+The interpreter is chosen when the kernels are imported, for the whole process.
+"""
+
+import os
+
+import pytest
+import torch
+from fused_cases import conv_case, dense_case, error, limit, move_case, network
+
+from compress.engines.kernels import launch
+from compress.engines.kernels.plan import Dense, Pool, Upsample, compiled
+from compress.engines.kernels.session import Choices, Session
+from compress.engines.kernels.tiling import Tiling
+
+assert os.environ["TRITON_INTERPRET"] == "1"
+
+LIMITS = {torch.float32: 2e-6, torch.float16: 2e-3}
+ODD = [(1, 1, 1), (2, 3, 5), (1, 11, 19)]
+"""Slices, rows, columns: smaller than a kernel, odd, over more than one tile."""
+GROUPS = [(1, 1), (1, 4), (2, 2)]
+
+
+@pytest.mark.parametrize("shape", ODD)
+@pytest.mark.parametrize(("gy", "gx"), GROUPS)
+def test_5x5_from_parts_of_any_width(shape, gy, gx):
+    op, case = conv_case(5, (13, 5, 16), 9, shape)
+    cut = Tiling(gy=gy, gx=gx, by=2, bx=8, bk=64)
+    call = launch.conv(op, case.buffers, case.tensors, case.image, cut)
+    assert error(op, case, call) < LIMITS[torch.float32]
+
+
+@pytest.mark.parametrize("shape", ODD)
+@pytest.mark.parametrize(("gy", "gx"), [(1, 8), (2, 8), (1, 16)])
+def test_the_stem_reads_one_channel(shape, gy, gx):
+    op, case = conv_case(7, (1,), 16, shape)
+    cut = Tiling(gy=gy, gx=gx, by=4, bx=4, bk=64)
+    call = launch.conv(op, case.buffers, case.tensors, case.image, cut)
+    assert error(op, case, call) < LIMITS[torch.float32]
+
+
+@pytest.mark.parametrize("shape", ODD)
+@pytest.mark.parametrize(("slots", "out"), [((16,), 64), ((16, 16, 16, 16, 16), 16), ((7, 3), 21)])
+def test_1x1(shape, slots, out):
+    op, case = conv_case(1, slots, out, shape)
+    cut = Tiling(by=2, bx=16, bk=64)
+    call = launch.conv(op, case.buffers, case.tensors, case.image, cut)
+    assert error(op, case, call) < LIMITS[torch.float32]
+
+
+@pytest.mark.parametrize("shape", ODD)
+@pytest.mark.parametrize(("out", "then"), [(32, 16), (24, 8), (11, 3)])
+def test_5x5_with_a_1x1_behind_it(shape, out, then):
+    op, case = conv_case(5, (16, 16), out, shape, then=then)
+    cut = Tiling(gy=2, gx=2, by=2, bx=8, bk=32)
+    call = launch.conv(op, case.buffers, case.tensors, case.image, cut)
+    assert error(op, case, call) < LIMITS[torch.float32]
+
+
+@pytest.mark.parametrize("shape", ODD)
+@pytest.mark.parametrize("gx", [2, 4])
+def test_the_last_layer_adds_the_image_in_float32(shape, gx):
+    op, case = conv_case(5, (16, 16), 32, shape, then=1, residual=True)
+    cut = Tiling(gy=1, gx=gx, by=4, bx=4, bk=64)
+    call = launch.conv(op, case.buffers, case.tensors, case.image, cut)
+    assert error(op, case, call) < LIMITS[torch.float32]
+
+
+@pytest.mark.parametrize("shape", ODD)
+@pytest.mark.parametrize(("gy", "gx"), [(1, 1), (2, 2)])
+@pytest.mark.parametrize(("slots", "middle"), [((16, 16), 64), ((9, 4, 4), 13)])
+def test_a_dense_layer_in_one_kernel(shape, gy, gx, slots, middle):
+    op, case = dense_case(slots, middle, 16, shape)
+    call = launch.pair(op, case.buffers, case.tensors, Tiling(gy=gy, gx=gx, by=2, bx=8))
+    assert error(op, case, call) < LIMITS[torch.float32]
+
+
+@pytest.mark.parametrize("shape", [*ODD, (2, 16, 32)])
+@pytest.mark.parametrize("channels", [16, 5])
+def test_max_pool(shape, channels):
+    op, case = move_case(Pool, channels, shape)
+    assert error(op, case, launch.pool(op, case.buffers)) == 0
+
+
+@pytest.mark.parametrize("shape", ODD)
+@pytest.mark.parametrize("channels", [16, 5])
+def test_upsampling(shape, channels):
+    op, case = move_case(Upsample, channels, shape)
+    assert error(op, case, launch.upsample(op, case.buffers)) < LIMITS[torch.float32]
+
+
+def test_half_precision_and_batch_32():
+    op, case = conv_case(5, (16, 16), 32, (32, 6, 7), then=16, dtype=torch.float16)
+    cut = Tiling(gy=1, gx=2, by=4, bx=4, bk=64)
+    call = launch.conv(op, case.buffers, case.tensors, case.image, cut)
+    assert error(op, case, call) < LIMITS[torch.float16]
+    dense, case = dense_case((16, 16), 64, 16, (32, 6, 7), torch.float16)
+    call = launch.pair(dense, case.buffers, case.tensors, Tiling(gy=2, gx=2, by=4, bx=4))
+    assert error(dense, case, call) < LIMITS[torch.float16]
+
+
+NETWORKS = {
+    "dense": {"residual": True},
+    "flagship": {"bottleneck": 16, "decoder": 16, "residual": True},
+    "published, narrow": {"bottleneck": 16, "decoder": 16},
+    "irregular": {
+        "bottleneck": 20,
+        "decoder": 12,
+        "widths": {"stem.conv": 13, "transitions.1.conv": 9, "decoders.2.narrow.conv": 1},
+    },
+}
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("dtype", LIMITS)
+def test_the_whole_network(name, dtype):
+    net = network(**NETWORKS[name])
+    plan, tensors = compiled(net)
+    shape = (2, 16, 16)
+    x = torch.rand(2, 1, 16, 16, generator=torch.Generator().manual_seed(1))
+    session = Session(plan, tensors, shape, dtype=dtype)
+    keys = [session.key(op) for op in plan.operations if isinstance(op, Dense)]
+    cuts = dict.fromkeys(keys[::2], Tiling(gy=1, gx=2, by=4, bx=4))  # half of them in one kernel
+    choices = Choices(pair=cuts)
+    session = Session(plan, tensors, shape, dtype=dtype, choices=choices, poison=True)
+    with torch.no_grad():
+        expected = net(x.double())
+    off = float((session(x) - expected).abs().max() / expected.abs().max())
+    most = limit(net, x, expected) if dtype == torch.float16 else LIMITS[dtype]
+    assert off < most

@@ -1,0 +1,139 @@
+"""The fused engine on a GPU: every kernel and the whole network against float64."""
+
+import random
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from fused_cases import conv_case, dense_case, error, limit, move_case, network
+
+from compress.engines import fused
+from compress.engines.kernels import launch
+from compress.engines.kernels.plan import Dense, Pool, Upsample, compiled
+from compress.engines.kernels.session import Choices, Session
+from compress.engines.kernels.tiling import Tiling, default, variations
+
+pytest.importorskip("triton", reason="needs Triton")
+ROOT = Path(__file__).parents[2]
+LIMIT = 2e-3
+"""Relative error of float16 that the engine may have."""
+NETWORKS = {
+    "dense": {"residual": True},
+    "published": {},
+    "flagship": {"bottleneck": 16, "decoder": 16, "residual": True},
+    "irregular": {"trunk": 13, "bottleneck": 20, "decoder": 27, "residual": True},
+}
+
+
+def shapes(seed: int, largest: int) -> list[tuple[int, int, int]]:
+    """Fresh odd sizes."""
+    draw = random.Random(seed)
+    sides = [(draw.randint(1, largest), draw.randint(1, largest)) for _ in range(4)]
+    return [(draw.choice([1, 2, 5]), *side) for side in [(1, 1), (4, 300), *sides]]
+
+
+@pytest.mark.parametrize(
+    ("size", "slots", "out", "then"),
+    [
+        (5, (64,), 16, 0),
+        (5, (16, 16), 32, 16),
+        (5, (9, 4), 11, 3),
+        (5, (24,), 24, 8),
+        (1, (16, 16, 16, 16, 16), 16, 0),
+        (1, (16,), 64, 0),
+        (7, (1,), 16, 0),
+    ],
+)
+def test_convolutions_with_every_tiling(size, slots, out, then):
+    for shape in shapes(size + out, 150):
+        first = default(size, 1 if size == 7 else sum(slots), out, shape[1])
+        cuts = [first, *(one for step in range(3) for one in variations(step, first, size, out))]
+        for cut in cuts[:: 1 if shape[1] < 100 else 5]:
+            op, case = conv_case(size, slots, out, shape, then=then, dtype=torch.float16)
+            case = case.to("cuda")
+            call = launch.conv(op, case.buffers, case.tensors, case.image, cut)
+            try:
+                off = error(op, case, call)
+            except Exception as problem:  # a tiling that this GPU has no room for is left out
+                assert "out of resource" in str(problem)
+                continue
+            assert off < LIMIT, (shape, cut)
+
+
+@pytest.mark.parametrize(("slots", "middle"), [((16,), 64), ((16,) * 4, 64), ((9, 4), 13)])
+def test_dense_layers_in_one_kernel(slots, middle):
+    for shape in shapes(middle, 150):
+        for gy, gx in [(1, 1), (1, 2), (2, 2), (1, 4)]:
+            op, case = dense_case(slots, middle, 16, shape, torch.float16)
+            case = case.to("cuda")
+            cut = Tiling(gy=gy, gx=gx, by=4, bx=16)
+            call = launch.pair(op, case.buffers, case.tensors, cut)
+            assert error(op, case, call) < LIMIT, (shape, cut)
+
+
+@pytest.mark.parametrize("channels", [16, 5, 40])
+def test_moves(channels):
+    for shape in shapes(channels, 200):
+        op, case = move_case(Pool, channels, shape, torch.float16)
+        case = case.to("cuda")
+        assert error(op, case, launch.pool(op, case.buffers)) == 0
+        op, case = move_case(Upsample, channels, shape, torch.float16)
+        case = case.to("cuda")
+        assert error(op, case, launch.upsample(op, case.buffers)) < LIMIT
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("shape", [(1, 512, 512), (2, 176, 368), (16, 64, 64), (32, 32, 16)])
+@pytest.mark.parametrize("paired", [False, True])
+def test_the_whole_network_in_a_graph(name, shape, paired):
+    net = network(**NETWORKS[name]).cuda()
+    plan, tensors = compiled(net)
+    keys = Session(plan, tensors, shape)
+    dense = {keys.key(op) for op in plan.operations if isinstance(op, Dense)}
+    choices = Choices(pair=dict.fromkeys(dense, Tiling(gy=2, gx=2, by=4, bx=16)) if paired else {})
+    session = Session(plan, tensors, shape, choices=choices, poison=True)
+    for seed in range(2):  # the second run replays the graph on other slices
+        draw = torch.Generator().manual_seed(seed)
+        x = torch.rand(shape[0], 1, *shape[1:], generator=draw).cuda()
+        with torch.no_grad():
+            expected = torch.cat([net(one[None].double()) for one in x])
+        off = float((session(x) - expected).abs().max() / expected.abs().max())
+        assert off < limit(net, x, expected)
+    assert session.graph is not None
+
+
+def test_a_layer_that_no_kernel_serves_runs_in_pytorch_inside_the_graph():
+    net = network(bottleneck=16, decoder=16)
+    net.blocks[1][0].growth.norm.running_var[3] = 1e-12
+    net.blocks[1][0].growth.norm.eps = 0.0
+    net = net.cuda()
+    plan, tensors = compiled(net)
+    engine = fused.Engine(plan, tensors, {}, kernels=True)
+    assert list(engine.facts["plain"]) == ["blocks.1.0.growth"]
+    assert engine(torch.rand(1, 1, 64, 64).cuda()).shape == (1, 1, 64, 64)
+
+
+def test_build_save_load_in_a_fresh_process(tmp_path, monkeypatch):
+    from compress.engines import Shape
+
+    monkeypatch.setattr(fused, "SECONDS", 20.0)
+    net = network(**NETWORKS["flagship"]).float()
+    path, cuda = tmp_path / "e.safetensors", torch.device("cuda")
+    built = fused.Fused().build(net.cuda(), Shape(batch=2, size=64), path, cuda)
+    assert not built["plain"]
+    engine = fused.load(path, cuda)
+    assert engine.tilings[fused.gpu(cuda)].conv
+    x = torch.rand(2, 1, 64, 64)
+    y = engine(x.cuda()).cpu()
+    np.save(tmp_path / "x.npy", x.numpy())
+    code = (
+        "import numpy as np, sys, torch; from compress.engines import fused;"
+        "e = fused.load(sys.argv[1], 'cuda'); x = torch.from_numpy(np.load(sys.argv[2])).cuda();"
+        "np.save(sys.argv[3], e(x).cpu().numpy())"
+    )
+    files = [str(tmp_path / name) for name in ("e.safetensors", "x.npy", "y.npy")]
+    subprocess.run([sys.executable, "-c", code, *files], check=True, cwd=ROOT)
+    assert np.array_equal(np.load(tmp_path / "y.npy"), y.numpy())

@@ -1,0 +1,252 @@
+"""The fused engine without a GPU: its plan is exact, its file is safe, its kernels are interpreted.
+
+What needs Triton runs in a process of its own: the interpreter is chosen when kernels are imported.
+"""
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import fused_cases
+import numpy as np
+import pytest
+import torch
+from fused_cases import conv_case, dense_case, error, unit
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+
+from compress import masks, pruning
+from compress.engines import formats, fused
+from compress.engines.kernels import plain
+from compress.engines.kernels.packing import folded, grouped, padded, positions, row_length, spread
+from compress.engines.kernels.plan import compiled, from_json
+from compress.engines.kernels.session import Choices, Session
+from compress.engines.kernels.tiling import Tiling, default, variations
+from compress.errors import UsageError
+from compress.rewrite import deconv_to_conv
+from models.redcnn import RedCNN
+
+ROOT = Path(__file__).parents[1]
+needs_triton = pytest.mark.skipif(
+    importlib.util.find_spec("triton") is None, reason="needs Triton: pip install triton"
+)
+NETWORKS = {
+    "dense": {"residual": True},
+    "published": {},
+    "flagship": {"bottleneck": 16, "decoder": 16, "residual": True},
+    "irregular": {
+        "widths": {
+            "stem.conv": 13,
+            "blocks.0.1.bottleneck.conv": 21,
+            "blocks.2.0.growth.conv": 5,
+            "transitions.1.conv": 9,
+            "decoders.1.wide.conv": 27,
+            "decoders.2.narrow.conv": 1,
+        }
+    },
+}
+
+
+def network(name: str) -> torch.nn.Module:
+    return fused_cases.network(**NETWORKS[name])
+
+
+def slices(batch: int, height: int, width: int) -> torch.Tensor:
+    draw = torch.Generator().manual_seed(1)
+    return torch.rand(batch, 1, height, width, generator=draw, dtype=torch.float64)
+
+
+def relative(y: torch.Tensor, expected: torch.Tensor) -> float:
+    return float((y - expected).abs().max() / expected.abs().max())
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("shape", [(1, 16, 16), (2, 32, 48), (3, 48, 16)])
+def test_a_plan_computes_what_the_network_does(name, shape):
+    net, x = network(name), slices(*shape)
+    plan, tensors = compiled(net)
+    assert from_json(json.loads(json.dumps(plan.to_json()))) == plan
+    options = {"kernels": False, "poison": True}
+    with torch.no_grad():
+        expected = net(x)
+    exact = Session(plan, tensors, shape, dtype=torch.float64, **options)(x)
+    assert relative(exact, expected) < 1e-12
+    half = Session(plan, tensors, shape, **options)(x.float())
+    assert relative(half, expected) < 2e-3
+
+
+def test_a_pruned_and_2to4_network_has_a_plan():
+    dense = deconv_to_conv(fused_cases.network(residual=True, bottleneck=32).float())
+    net = pruning.plan(dense, amount=0.3, align=8).apply(dense)
+    held = masks.compute(net, "modelopt")
+    masks.apply(net, held)
+    net = net.double().eval()
+    plan, tensors = compiled(net)
+    for name in held:
+        mask = held[name].to(torch.bool)
+        folded_weight = tensors[f"{name.removesuffix('.weight').removesuffix('.conv')}.weight"]
+        assert not folded_weight[~mask].any()
+    x = slices(1, 32, 32)
+    with torch.no_grad():
+        expected = net(x)
+    session = Session(plan, tensors, (1, 32, 32), kernels=False, dtype=torch.float64)
+    assert relative(session(x), expected) < 1e-12
+
+
+@pytest.mark.parametrize("size", [1, 5, 7])
+@pytest.mark.parametrize("shape", [(1, 1), (1, 6), (2, 3), (5, 4), (9, 12)])
+def test_batchnorm_is_folded_exactly_at_every_border(size, shape):
+    norm, conv = unit(3, 4, size, 0)
+    weight, table = folded(norm, conv)
+    x = torch.randn(2, 3, *shape, generator=torch.Generator().manual_seed(0)).double()
+    with torch.no_grad():
+        expected = torch.nn.functional.leaky_relu(conv(norm(x)), 0.01)
+    got = plain._unit(x, {"c.weight": weight, "c.bias": table}, "c", 0.01)
+    assert relative(got, expected) < 1e-13
+
+
+@pytest.mark.parametrize(("gy", "gx"), [(1, 1), (1, 4), (2, 2), (2, 4)])
+@pytest.mark.parametrize("slots", [(16,), (5, 9)])
+def test_the_matrix_of_a_group_is_the_convolution(gy, gx, slots):
+    """Windows cut out in PyTorch, times the matrix, are the convolution's outputs."""
+    inside, out = sum(padded(one) for one in slots), 8
+    weight = torch.randn(6, sum(slots), 5, 5, generator=torch.Generator().manual_seed(0))
+    wide = spread(weight, positions(slots), inside, out)
+    x = torch.randn(1, inside, 2 * gy, 3 * gx, generator=torch.Generator().manual_seed(1))
+    around = torch.nn.functional.pad(x, (2, 2, 2, 2))
+    cut = around.unfold(2, gy + 4, gy).unfold(3, gx + 4, gx)  # (1, C, 2, 3, rows, columns)
+    rows = cut.permute(0, 2, 3, 4, 5, 1).reshape(6, gy + 4, (gx + 4) * inside)
+    assert rows.shape[2] == row_length(inside, 5, gx)
+    matrix = grouped(wide, gy, gx, 64)
+    flat = torch.nn.functional.pad(rows.flatten(1), (0, len(matrix) - rows[0].numel()))
+    got = (flat @ matrix)[:, : gy * gx * out].reshape(2, 3, gy, gx, out)
+    expected = torch.nn.functional.conv2d(x, wide, padding=2)[0]
+    got = got.permute(4, 0, 2, 1, 3).reshape(expected.shape)
+    torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_the_cases_see_what_was_not_written():
+    op, case = conv_case(5, (16,), 16, (1, 4, 4))
+    assert np.isnan(error(op, case, lambda: None))
+    dense, case = dense_case((16,), 16, 16, (1, 4, 4))
+    assert np.isnan(error(dense, case, lambda: None))
+
+
+def test_a_file_holds_all_and_loads_in_a_fresh_process(tmp_path):
+    net, x = network("irregular"), slices(1, 32, 32).float()
+    plan, tensors = compiled(net)
+    cut = Tiling(gy=2, gx=2)
+    tilings = {"some GPU": Choices(conv={"a": cut}, pair={"b": cut})}
+    path = tmp_path / "engine.safetensors"
+    fused.save(plan, tensors, path, tilings)
+    here = fused.load(path, "cpu", kernels=False)
+    assert here.tilings == tilings
+    assert here.plan == plan
+    with torch.no_grad():
+        assert relative(here(x), net(x.double())) < 2e-3
+    np.save(tmp_path / "x.npy", x.numpy())
+    code = (
+        "import numpy as np, sys, torch; from compress.engines import fused;"
+        "e = fused.load(sys.argv[1], 'cpu', kernels=False);"
+        "np.save(sys.argv[3], e(torch.from_numpy(np.load(sys.argv[2]))).numpy());"
+        "assert 'pickle' not in fused.__dict__ and 'triton' not in sys.modules"
+    )
+    files = [str(tmp_path / name) for name in ("engine.safetensors", "x.npy", "y.npy")]
+    subprocess.run([sys.executable, "-c", code, *files], check=True, cwd=ROOT)
+    assert np.array_equal(np.load(tmp_path / "y.npy"), here(x).numpy())
+
+
+@pytest.mark.parametrize("part", ["plan", "tensor", "schema", "text"])
+def test_an_altered_file_is_refused(part, tmp_path):
+    path = tmp_path / "engine.safetensors"
+    fused.save(*compiled(network("flagship")), path)
+    tensors = load_file(path)
+    with safe_open(path, framework="pt") as file:
+        header = file.metadata()
+    if part == "plan":
+        header["plan"] = header["plan"].replace('"slope": 0.01', '"slope": 0.02')
+    elif part == "tensor":
+        tensors["stem.weight"][0, 0, 0, 0] += 1e-3
+    elif part == "schema":
+        header["schema"] = "0"
+    save_file(tensors, path, metadata=header)
+    if part == "text":
+        path.write_text("no engine")
+    with pytest.raises(UsageError, match="altered" if part in ("plan", "tensor") else "no fused"):
+        fused.load(path, "cpu", kernels=False)
+
+
+def test_an_engine_runs_any_shape_and_keeps_few(tmp_path):
+    plan, tensors = compiled(network("flagship"))
+    engine = fused.Engine(plan, tensors, {}, kernels=False)
+    for side in (16, 32, 48, 64, 80, 32):
+        assert engine(torch.rand(1, 1, side, 16)).shape == (1, 1, side, 16)
+    assert list(engine.sessions) == [(1, s, 16) for s in (48, 64, 80, 32)]
+    with pytest.raises(UsageError, match="multiples of 16, got 24 x 16"):
+        engine(torch.rand(1, 1, 24, 16))
+    with pytest.raises(UsageError, match=r"expected \(N, 1, H, W\)"):
+        engine(torch.rand(1, 2, 16, 16))
+    assert set(engine.facts["plain"]) >= {"stem", "blocks.0.0.growth", "decoders.3.wide"}
+
+
+def test_a_weight_beyond_half_precision_falls_back_to_pytorch():
+    net = network("flagship")
+    net.blocks[1][0].growth.norm.running_var[3] = 1e-30
+    net.blocks[1][0].growth.norm.eps = 0.0
+    plan, tensors = compiled(net)
+    engine = fused.Engine(plan, tensors, {}, kernels=True)
+    (name,) = engine.facts["plain"]
+    assert name == "blocks.1.0.growth"
+    assert "beyond float16" in engine.facts["plain"][name]
+
+
+def test_other_networks_are_refused():
+    with pytest.raises(UsageError, match="only DDnet has a plan, not RedCNN"):
+        compiled(RedCNN(channels=32))
+
+
+def test_the_format_is_not_offered_before_a_gpu_has_run_it():
+    assert "fused" not in formats()
+    assert fused.Fused().missing(torch.device("cpu")) is not None
+
+
+@pytest.mark.parametrize("shape", [(1, 16, 16), (1, 80, 16), (5, 64, 16), (5, 32, 1), (7, 1, 16)])
+def test_tilings_are_what_kernels_can_be(shape):
+    size, inside, out = shape
+    for side in (32, 64, 512):
+        first = default(size, inside, out, side)
+        tried = [first, *(one for step in range(3) for one in variations(step, first, size, out))]
+        for cut in tried:
+            powers = (cut.by, cut.bx, cut.bk, cut.warps)
+            assert all(one & (one - 1) == 0 for one in powers)
+            assert cut.by * cut.bx >= 16
+            assert inside != 1 or cut.gx % 8 == 0  # windows of the image begin on 16 bytes
+
+
+def run(arguments: list[str], **more: str) -> None:
+    done = subprocess.run(
+        [sys.executable, *arguments],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path]), **more},
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+
+
+@needs_triton
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_every_kernel_in_the_interpreter():
+    files = ["-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "tests/fused_kernels.py"]
+    run([*files, "-W", "ignore::UserWarning"], TRITON_INTERPRET="1")
+
+
+@needs_triton
+@pytest.mark.slow
+@pytest.mark.parametrize("capability", ["80", "90"])
+def test_every_kernel_compiles_for(capability, tmp_path):
+    run(["tests/fused_compile.py", capability], TRITON_CACHE_DIR=str(tmp_path))
