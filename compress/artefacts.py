@@ -70,15 +70,7 @@ class Artefact:
 
     def call(self, x: Tensor) -> tuple[Call, Row]:
         """Load it for the input `x`: what is to be timed, and whether it is a CUDA graph."""
-        runner = self.start()
-        if not self.graph:
-            return partial(runner, x), {"cuda_graph": False, "cuda_graph_why": ""}
-        try:
-            return captured(runner, x), {"cuda_graph": True, "cuda_graph_why": ""}
-        except RuntimeError as error:
-            torch.cuda.synchronize()
-            why = (str(error).splitlines() or ["it cannot be captured"])[0]
-            return partial(runner, x), {"cuda_graph": False, "cuda_graph_why": why}
+        return called(self.start(), x, graph=self.graph)
 
 
 def artefacts(
@@ -176,7 +168,19 @@ def network(net: nn.Module, mode: str, device: torch.device) -> Runner:
     return run
 
 
-def captured(runner: Runner, x: Tensor) -> Call:
+def called(runner: Runner, x: Tensor, *, graph: bool) -> tuple[Call, Row]:
+    """A call of `runner` on `x`, as one CUDA graph where asked for and possible, and which."""
+    if not graph:
+        return partial(runner, x), {"cuda_graph": False, "cuda_graph_why": ""}
+    try:
+        return _captured(runner, x), {"cuda_graph": True, "cuda_graph_why": ""}
+    except RuntimeError as error:
+        torch.cuda.synchronize()
+        why = (str(error).splitlines() or ["it cannot be captured"])[0]
+        return partial(runner, x), {"cuda_graph": False, "cuda_graph_why": why}
+
+
+def _captured(runner: Runner, x: Tensor) -> Call:
     """One CUDA graph of the runner on `x`; the runner has to be warm before it is captured."""
     side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
     side.wait_stream(torch.cuda.current_stream())

@@ -191,7 +191,7 @@ def sweep(
         data=data,
         device=device,
         fallback=not no_fallback,
-        without=() if no_baseline else tuple(without.split(",")),
+        without=() if no_baseline else tuple(word.strip() for word in without.split(",")),
         jobs=jobs,
     )
     click.echo(run(asked))

@@ -6,12 +6,14 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import get_args
 
 import click
 import pytest
 from click.testing import CliRunner
 
-from compress import cli, pipeline, plan
+from compress import artefacts, cli, cli_engines, pipeline, plan
+from compress.engines import FormatName
 from compress.errors import CompressError, QualityError, Stopped, UsageError
 from compress.sweep import run as sweeps
 
@@ -155,6 +157,11 @@ def test_check_prints_one_json_object(recipe, monkeypatch):
     monkeypatch.setattr(plan, "render", shown.append)
     assert call("check", recipe).exit_code == 0
     assert shown == [{"recipe": "tiny"}]
+
+
+def test_words_that_the_command_line_repeats_to_import_nothing_heavy():
+    assert cli_engines.MODES == artefacts.MODES
+    assert set(cli_engines.FORMATS) == set(get_args(FormatName))
 
 
 def test_sweep_hands_words_to_the_sweep(recipe, monkeypatch):

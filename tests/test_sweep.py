@@ -2,6 +2,7 @@
 
 import csv
 import json
+import logging
 import os
 import shutil
 import signal
@@ -11,11 +12,13 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 from pairs import data
 
 from compress import pipeline
 from compress.errors import CompressError, UsageError
 from compress.sweep import rows, work
+from compress.sweep.latency import latency
 from compress.sweep.run import Sweep, run
 
 TESTS = Path(__file__).parent
@@ -53,8 +56,6 @@ def started(caplog: pytest.LogCaptureFixture) -> list[str]:
 
 @pytest.fixture
 def log(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch):
-    import logging
-
     monkeypatch.setattr(logging.getLogger("compress"), "propagate", True)
     caplog.set_level("INFO", logger="compress")
     return caplog
@@ -178,6 +179,14 @@ def test_seconds_are_of_rows_that_had_the_device_alone() -> None:
     assert line["count"] == 3
     (line,) = rows.summary([row(2, 18.0), row(2, 20.0)])
     assert line["seconds_extra"]["mean"] == 19.0  # better than none
+
+
+def test_a_network_that_cannot_be_timed_keeps_its_point(caplog, monkeypatch) -> None:
+    monkeypatch.setattr(logging.getLogger("compress"), "propagate", True)
+    wrong = torch.nn.Conv2d(3, 3, 1)  # slices have one channel
+    found = latency(wrong, wrong, torch.device("cpu"))
+    assert found == {"latency_ms": None, "times_as_fast": None}
+    assert "no latency: " in caplog.text
 
 
 def test_of_two_rows_of_one_key_the_one_alone_counts(tmp_path: Path) -> None:

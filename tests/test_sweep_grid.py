@@ -83,5 +83,9 @@ def test_what_to_leave_out_of_the_baseline(path: Path) -> None:
     assert words == ["train", "prune", "retrain", "evaluate"]
     with pytest.raises(UsageError, match="--without sparsfy: the recipe has no such step"):
         baselines(grid, ["sparsfy"])
+    pruned = [replace(p, recipe=less(p.recipe, ["sparsify"])) for p in grid]
+    assert len(baselines(pruned)) == 2
+    with pytest.raises(UsageError, match="--without sparsify: the recipe has no such step"):
+        baselines(pruned, ["sparsify"])
     dense = [replace(p, recipe=less(p.recipe, COMPRESSING)) for p in grid]
     assert baselines(dense) == []

@@ -59,13 +59,14 @@ def baselines(points: Sequence[Point], without: Sequence[str] = COMPRESSING) -> 
 
     They are trained as long as the points. Points that differ in nothing else share one.
 
-    A recipe that compresses nothing has none.
+    By default a recipe may lack one of the steps; one that compresses nothing has no baseline.
 
     Raises:
         UsageError: a step is to be left out that no point has.
     """
     steps = {word for point in points for word, _ in point.recipe.steps}
-    if unknown := sorted({*without} - {*COMPRESSING} - steps):
+    unknown = sorted({*without} - steps)
+    if unknown and tuple(without) != COMPRESSING:
         raise UsageError(f"--without {unknown[0]}: the recipe has no such step")
     if not steps & {*without}:
         return []
