@@ -1,9 +1,11 @@
 #!/usr/bin/env bash
 # Everything that needs a GPU host, in one go: what a user with an A100 runs to prove the flagship.
 #
-#     docker/acceptance.sh OUT            hours; OUT becomes a folder and OUT.tar.gz
+#     docker/acceptance.sh OUT            an hour or so; OUT becomes a folder and OUT.tar.gz
+#     docker/acceptance.sh OUT PART...    these parts only, named as in the summary
 #     ACCEPTANCE_QUICK=1 docker/acceptance.sh OUT     minutes, on a CPU too: does the script work?
 #
+# With TENSORRT_RTX=FOLDER, where `lib` and `site` hold TensorRT-RTX, part `engines` builds for that.
 # Every part has a log and a line in OUT/summary.md. A part that cannot run here is said to be
 # missing, with the reason, and does not stop the rest. Exit status: 0 where no part failed, else 1.
 # Run again with the same OUT, the recipe goes on where it was stopped.
@@ -11,7 +13,17 @@
 # shellcheck disable=SC2329
 set -uo pipefail
 root=$(cd "$(dirname "$0")/.." && pwd)
-out=$(realpath -m "${1:?usage: docker/acceptance.sh OUT}")
+out=$(realpath -m "${1:?usage: docker/acceptance.sh OUT [PART...]}")
+shift
+parts=(machine doctor flagship eligible-picked bench-engines engines apex-masks precisions
+    bench-training gpu-tests)
+asked=("${@:-${parts[@]}}")
+for name in "${asked[@]}"; do
+    if [[ " ${parts[*]} " != *" $name "* ]]; then
+        echo "there is no part $name; there are $(printf "%s, " "${parts[@]}" | sed "s|, $||")" >&2
+        exit 2
+    fi
+done
 quick=${ACCEPTANCE_QUICK:-}
 mkdir -p "$out/logs" || exit 2
 cd "$root" || exit 2
@@ -19,7 +31,7 @@ cd "$root" || exit 2
 python=${PYTHON:-python}
 summary="$out/summary.md"
 failed=0
-recipe=recipes/ddnet_struct60_asp.yaml
+recipe=recipes/ddnet_struct60_gpu.yaml
 [ -z "$quick" ] || recipe=recipes/smoke.yaml
 
 # line NAME STATE SECONDS REMARK: one row of the summary, on the screen too.
@@ -43,20 +55,14 @@ part() {
     return "$code"
 }
 
-# needs NAME WHY COMMAND...: whether the part can run here; else a line that says why not.
-needs() {
-    local name=$1 why=$2
-    shift 2
-    "$@" >/dev/null 2>&1 && return 0
-    line "$name" missing 0 "$why"
-    return 1
-}
-
 compress() { "$python" -m compress "$@"; }
 
-gpu() { "$python" -c 'import sys, torch; sys.exit(not torch.cuda.is_available())'; }
+# wanted NAME: whether this part is to run.
+wanted() { [[ " ${asked[*]} " == *" $1 "* ]]; }
 
-describe() {
+gpu() { "$python" -c 'import sys, torch; sys.exit(not torch.cuda.is_available())' 2>&1; }
+
+machine() {
     nvidia-smi
     nvidia-smi --query-gpu=name,uuid,driver_version,clocks.max.sm,power.limit --format=csv
 }
@@ -64,14 +70,33 @@ describe() {
 # Doctor as a table for people and as JSON for programs.
 doctor() { compress doctor --json >"$out/doctor.json" && compress doctor "$recipe"; }
 
+# watched COMMAND...: run it; how busy the GPU was goes to OUT/gpu.csv, twice a second.
+watched() {
+    local watcher='' code
+    if command -v nvidia-smi; then
+        nvidia-smi -i "${CUDA_VISIBLE_DEVICES:-0}" --format=csv,noheader,nounits -lms 500 \
+            --query-gpu=timestamp,utilization.gpu,utilization.memory,power.draw,clocks.sm \
+            >>"$out/gpu.csv" &
+        watcher=$!
+    fi
+    "$@"
+    code=$?
+    [ -z "$watcher" ] || kill "$watcher"
+    return "$code"
+}
+
+# Trained under watch, then the rest; how busy the GPU was is the last word.
 flagship() {
-    local words=()
-    [ -n "$quick" ] || words=(--no-fallback)
-    compress run "$recipe" --out "$out/flagship" ${words[@]+"${words[@]}"}
+    local words=("$recipe" --out "$out/flagship")
+    [ -n "$quick" ] || words+=(--no-fallback)
+    watched compress run "${words[@]}" --until 04-retrain && compress run "${words[@]}" || return
+    [ ! -s "$out/gpu.csv" ] || awk -F', ' '{ busy += $2; watt += $4 } END {
+        printf "GPU busy %.1f %% while training, %.0f W, %d samples\n", busy / NR, watt / NR, NR
+    }' "$out/gpu.csv"
 }
 
 # Sidecars of the engines that were built: FILE.json beside FILE.
-engines() {
+sidecars() {
     local side
     for side in "$out"/flagship/*-export/*.json; do
         [ ! -e "${side%.json}" ] || echo "$side"
@@ -79,9 +104,9 @@ engines() {
 }
 
 # Layers of every engine: eligible for 2:4, and picked where the engine tells.
-inspect_engines() {
+eligible_picked() {
     local side count=0
-    for side in $(engines); do
+    for side in $(sidecars); do
         compress inspect --json "$side" >"$out/layers-$(basename "$side")" || return
         compress inspect "$side" || return
         count=$((count + 1))
@@ -95,7 +120,7 @@ bench_engines() {
     local paths=("$out"/flagship/*-train "$out"/flagship/*-retrain) side words=()
     paths=("${paths[0]}" "${paths[-1]}")
     [ -n "$quick" ] || words=(--mode "eager-fp32,eager-fp16,compiled")
-    for side in $(engines); do
+    for side in $(sidecars); do
         paths+=("${side%.json}")
     done
     # Batches are those of the engines.
@@ -103,12 +128,28 @@ bench_engines() {
         compress report "$out/flagship"
 }
 
+# Every format for the dense, the pruned and the 2:4 network of the flagship, beside PyTorch.
+engines() {
+    local pair words=(--out "$out/engines" --checkpoints "$out/networks" --data demo)
+    mkdir -p "$out/networks"
+    for pair in dense:00-train struct60:02-retrain struct60-24:04-retrain; do
+        ln -sfn "$out/flagship/${pair#*:}" "$out/networks/${pair%:*}" || return
+    done
+    [ -z "${TENSORRT_RTX:-}" ] || words+=(--rig "$TENSORRT_RTX")
+    "$python" tests/gpu/engines.py "${words[@]}" >"$out/engines.json" && echo engines.json
+}
+
 bench_training() {
-    "$python" tests/bench/train_step.py --size 512 >"$out/train_step.json" && echo train_step.json
+    "$python" tests/bench/train_step.py --size 512 --out "$out/train_step.json" && echo train_step.json
+}
+
+precisions() {
+    PYTHONPATH="$root/tests${PYTHONPATH:+:$PYTHONPATH}" \
+        "$python" tests/gpu/precisions.py --steps 200 >"$out/precisions.json" && echo precisions.json
 }
 
 apex_masks() {
-    local words=(--seeds 3 --epochs 20)
+    local words=(--seeds 3 --epochs 10 --jobs 4)
     if [ -n "$quick" ]; then
         words=(--seeds 1 --epochs 1 --crop 32 --size 64 --data phantom --device cpu)
         words+=(--precisions fp32 --backends modelopt)
@@ -116,7 +157,21 @@ apex_masks() {
     "$python" tests/gpu/apex_masks.py "${words[@]}" >"$out/apex_masks.json" && echo apex_masks.json
 }
 
-apex() { "$python" docker/check.py apex.amp "Apex ASP"; }
+apex() { "$python" docker/check.py apex.amp "Apex ASP" >/dev/null 2>&1; }
+
+# lacking PART: why it cannot run here; no word where it can.
+lacking() {
+    case "$1" in
+    machine) command -v nvidia-smi >/dev/null || echo "no nvidia-smi on this machine" ;;
+    apex-masks) [ -n "$quick" ] || apex || echo "apex.amp or ASP does not import" ;;
+    engines | precisions | bench-training | gpu-tests) gpu >/dev/null || echo "no GPU" ;;
+    esac
+    case "$1" in
+    eligible-picked | bench-engines | engines)
+        [ -e "$out/flagship/report.html" ] || echo "the flagship has not ended in $out"
+        ;;
+    esac
+}
 
 gpu_tests() { "$python" -m pytest -q -p no:cacheprovider tests/gpu; }
 
@@ -135,16 +190,17 @@ pack() {
     echo "|---|---|---:|---|"
 } >"$summary"
 
-if needs machine "no nvidia-smi on this machine" command -v nvidia-smi; then part machine describe; fi
-part doctor doctor
-if part flagship flagship; then
-    part eligible-picked inspect_engines
-    part bench-engines bench_engines
-fi
-if [ -n "$quick" ] || needs apex-masks "apex.amp or ASP does not import" apex; then
-    part apex-masks apex_masks
-fi
-if needs bench-training "no GPU" gpu; then part bench-training bench_training; fi
-if needs gpu-tests "no GPU" gpu; then part gpu-tests gpu_tests; fi
+for name in "${parts[@]}"; do
+    if ! wanted "$name"; then
+        line "$name" "not asked" 0 ""
+        continue
+    fi
+    why=$(lacking "$name" | paste -sd ';')
+    if [ -n "$why" ]; then
+        line "$name" missing 0 "$why"
+    else
+        part "$name" "${name//-/_}"
+    fi
+done
 pack || failed=1
 exit "$failed"

@@ -327,7 +327,8 @@ def test_with_an_image_the_work_is_done_inside_of_it(cluster):
 PRETENDS = """
 case "$*" in
   *"doctor --json"*) echo '{}' ;;
-  *"compress run"*) mkdir -p "$OUT/flagship/06-export" && cd "$_" && touch e.onnx e.onnx.json ;;
+  *"compress run"*)
+    mkdir -p "$OUT/flagship/06-export" && cd "$_" && touch e.onnx e.onnx.json ../report.html ;;
   *"inspect --json"*) echo '{"layers": []}' ;;
   *apex_masks*) echo "no such thing | here" >&2; exit 3 ;;
   *cuda*) exit 1 ;;
@@ -335,12 +336,12 @@ esac
 """
 
 
-def accept(out: Path, **env: str) -> tuple[int, dict[str, list[str]]]:
+def accept(out: Path, *parts: str, **env: str) -> tuple[int, dict[str, list[str]]]:
     """Run the script; its exit status, and the rows of its summary by part."""
-    words = ["bash", DOCKER / "acceptance.sh", out]
+    words = ["bash", DOCKER / "acceptance.sh", out, *parts]
     code = subprocess.run(words, env={**os.environ, **env}, capture_output=True).returncode
     text = (out / "summary.md").read_text("utf-8")
-    rows = re.findall(r"^\| ([\w-]+) \| (\w+) \| \d+ \| (.*) \|$", text, re.M)
+    rows = re.findall(r"^\| ([\w-]+) \| ([\w ]+) \| \d+ \| (.*) \|$", text, re.M)
     return code, {name: [state, remark] for name, state, remark in rows}
 
 
@@ -357,6 +358,30 @@ def test_a_part_that_fails_or_is_missing_does_not_stop_the_rest(tmp_path):
     packed = subprocess.run(["tar", "tzf", f"{out}.tar.gz"], capture_output=True, text=True).stdout
     assert "acc/summary.md" in packed
     assert "acc/flagship/06-export/e.onnx.json" in packed
+
+
+def test_only_the_parts_that_were_asked_for_run(tmp_path):
+    stand_in(tmp_path, "python", PRETENDS)
+    env = {"PYTHON": str(tmp_path / "python"), "OUT": str(tmp_path / "acc")}
+    code, rows = accept(tmp_path / "acc", "doctor", "bench-engines", **env, ACCEPTANCE_QUICK="1")
+    assert code == 0
+    assert rows.pop("doctor")[0] == "done"
+    assert rows.pop("bench-engines") == ["missing", f"the flagship has not ended in {tmp_path}/acc"]
+    assert {state for state, _ in rows.values()} == {"not asked"}
+    words = ["bash", DOCKER / "acceptance.sh", tmp_path / "other", "flagships"]
+    done = subprocess.run(words, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert done.stderr.startswith("there is no part flagships; there are machine, doctor, flagship")
+    assert not (tmp_path / "other").exists()
+
+
+def test_the_trained_part_says_how_busy_the_gpu_was(tmp_path):
+    stand_in(tmp_path, "python", PRETENDS)
+    stand_in(tmp_path, "nvidia-smi", "echo 't, 90, 40, 300.5, 1980'; echo 't, 99, 40, 500.5, 1980'")
+    out, path = tmp_path / "acc", f"{tmp_path}:{os.environ['PATH']}"
+    env = {"PYTHON": str(tmp_path / "python"), "OUT": str(out), "PATH": path}
+    _, rows = accept(out, "flagship", **env)
+    assert rows["flagship"] == ["done", "GPU busy 94.5 % while training, 400 W, 2 samples"]
 
 
 @pytest.mark.slow
