@@ -21,7 +21,7 @@ def deconv_to_conv(net: nn.Module) -> nn.Module:
     """
     net = copy.deepcopy(net)
     for name, module in list(net.named_modules()):
-        if isinstance(module, nn.ConvTranspose2d) and _is_plain(module):
+        if isinstance(module, nn.ConvTranspose2d) and is_plain(module):
             net.set_submodule(name, _as_conv(module))
     return net
 
@@ -53,18 +53,20 @@ def fold_batchnorm(net: nn.Module) -> tuple[nn.Module, tuple[str, ...]]:
 REWRITES: Mapping[str, Callable[[nn.Module], nn.Module]] = {"deconv_to_conv": deconv_to_conv}
 
 
-def _padding(module: nn.ConvTranspose2d) -> tuple[int, ...]:
+def equal_padding(module: nn.ConvTranspose2d) -> tuple[int, ...]:
+    """Padding of the convolution that a stride-1 deconvolution equals."""
     assert not isinstance(module.padding, str)  # ConvTranspose2d takes numbers only
     sizes = zip(module.kernel_size, module.dilation, module.padding, strict=True)
     return tuple(d * (k - 1) - p for k, d, p in sizes)
 
 
-def _is_plain(module: nn.ConvTranspose2d) -> bool:
+def is_plain(module: nn.ConvTranspose2d) -> bool:
+    """Whether a deconvolution equals a convolution."""
     return (
         set(module.stride) == {1}
         and set(module.output_padding) == {0}
         and module.groups == 1
-        and min(_padding(module)) >= 0
+        and min(equal_padding(module)) >= 0
     )
 
 
@@ -73,7 +75,7 @@ def _as_conv(module: nn.ConvTranspose2d) -> nn.Conv2d:
         module.in_channels,
         module.out_channels,
         module.kernel_size,  # type: ignore[arg-type]
-        padding=_padding(module),  # type: ignore[arg-type]
+        padding=equal_padding(module),  # type: ignore[arg-type]
         dilation=module.dilation,  # type: ignore[arg-type]
         bias=module.bias is not None,
         device=module.weight.device,

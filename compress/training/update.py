@@ -18,6 +18,7 @@ from compress.masks import Holder
 from compress.precision import Precision
 from compress.training.profiling import span
 from compress.training.stepper import Stepper, first_line
+from compress.training.twin import compilable
 from compress.world import World
 
 if TYPE_CHECKING:
@@ -194,12 +195,12 @@ class Update:
     def _compile(self, raw: Tensor) -> None:
         """Compile network and loss, else the network alone, else nothing."""
         plain = self._objective
+        twin, loss = compilable(self.net), losses.loss(self.options.loss)
         # Networks of earlier stages count, and after the eighth nothing would be compiled.
         torch.compiler.reset()
         try:
-            if failure := self._tried(_compiled(plain), raw):
-                # torch 2.11 expects another memory layout of the loss' gradient than cuDNN gives.
-                parts = Objective(_compiled(self.net), losses.loss(self.options.loss))
+            if failure := self._tried(_compiled(Objective(twin, loss)), raw):
+                parts = Objective(_compiled(twin), loss)
                 self.compiled_why = f"the network without the loss, which fails: {failure}"
                 failure = self._tried(parts, raw)
         except torch.OutOfMemoryError:
