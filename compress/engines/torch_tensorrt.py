@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from compress import sparsity
-from compress.engines import NotBuilt, Runner, Shape, giving_up, plan, tactics
+from compress.engines import ALL, NotBuilt, Runner, Shape, giving_up, plan, tactics
 
 COMMAND = "pip install 'torch-tensorrt=={}.*'"
 LOGGER = "torch_tensorrt [TensorRT Conversion Context]"
@@ -28,6 +28,7 @@ class TorchTensorRT:
     """TensorRT plans, and the same engine as a PyTorch program; 2:4 weights may run sparse."""
 
     suffix = ".engine"
+    precisions, casts = ALL, False
 
     def missing(self, device: torch.device) -> NotBuilt | None:
         """A GPU and both packages."""
@@ -140,10 +141,15 @@ def _listening() -> Iterator[list[str]]:
 
 
 def _compiled_runtime() -> bool:
-    """Whether this Torch-TensorRT has its C++ runtime, without which no program can be written."""
+    """Whether this Torch-TensorRT has its C++ runtime, without which no program can be written.
+
+    The one for TensorRT-RTX ends the process where its library is not the very one that it was
+    built with.
+    """
     from torch_tensorrt import _features
 
-    return bool(getattr(_features.ENABLED_FEATURES, "torch_tensorrt_runtime", True))
+    has = _features.ENABLED_FEATURES
+    return getattr(has, "torch_tensorrt_runtime", True) and not getattr(has, "tensorrt_rtx", False)
 
 
 def _input(shape: Shape) -> Any:
