@@ -8,7 +8,7 @@ import click
 
 from compress.cli_dicom import DEVICE
 
-FORMATS = ("torch_tensorrt", "aot_inductor", "onnx")
+FORMATS = ("torch_tensorrt", "aot_inductor", "fused", "onnx")
 MODES = ("eager-fp32", "eager-tf32", "eager-fp16", "eager-bf16", "compiled")
 JSON = click.option("as_json", "--json", is_flag=True, help="Print one JSON object instead.")
 

@@ -18,6 +18,7 @@ RECIPES = Path(__file__).parents[1] / "recipes"
 FORMATS: Mapping[str, tuple[str, ...]] = {
     "onnx": ("onnx", "onnxscript", "onnxruntime"),
     "aot_inductor": ("C++ compiler",),
+    "fused": ("triton", "GPU"),
     "torch_tensorrt": ("torch_tensorrt", "tensorrt", "GPU"),
 }
 """Parts that an export format needs."""

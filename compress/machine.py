@@ -58,7 +58,12 @@ def packages() -> tuple[Package, ...]:
         Package("onnxruntime", "onnxruntime", "export onnx, its check", onnx),
         Package("torch-tensorrt", "torch_tensorrt", "export torch_tensorrt", tensorrt),
         Package("tensorrt", "tensorrt", "export torch_tensorrt", tensorrt),
-        Package("triton", "triton", "kernels of torch.compile on GPUs", "pip install triton"),
+        Package(
+            "triton",
+            "triton",
+            "export fused, torch.compile on GPUs",
+            "pip install triton",
+        ),
     )
 
 

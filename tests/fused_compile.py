@@ -100,9 +100,11 @@ def main(capability: int) -> None:
     cut = Tiling(gy=2, gx=2, by=4, bx=16)
     for name, widths in PAIRS.items():
         check(name, ptx(pair_kernel, pair(*widths, cut), cut, capability), capability)
-    moves = {"X": 32, "Y": 80, "C": 16, "BLOCK": 1024}
+    moves = {"X": 32, "Y": 80, "C": 16, "BLOCK": 256}
     for kernel in (pool_kernel, upsample_kernel):
-        ptx(kernel, moves, Tiling(), capability)
+        text = ptx(kernel, moves, Tiling(), capability).asm["ptx"]
+        narrow = re.findall(r"(?:ld|st)\.global\S*\.b(?:16|32)", text.replace("v4.b32", ""))
+        assert not narrow, f"{kernel.__name__}: {len(narrow)} values moved one by one"
 
 
 if __name__ == "__main__":

@@ -15,18 +15,22 @@ import numpy as np
 import pytest
 import torch
 from fused_cases import conv_case, dense_case, error, unit
+from pairs import data
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from compress import masks, pruning
-from compress.engines import formats, fused
-from compress.engines.kernels import plain
+from compress.checkpoint import Model, ModelOptions
+from compress.engines import fused
+from compress.engines.kernels import plain, tune
 from compress.engines.kernels.packing import folded, grouped, padded, positions, row_length, spread
 from compress.engines.kernels.plan import compiled, from_json
 from compress.engines.kernels.session import Choices, Session
 from compress.engines.kernels.tiling import Tiling, default, variations
 from compress.errors import UsageError
 from compress.rewrite import deconv_to_conv
+from compress.steps.export import Export
+from compress.work import Work
 from models.redcnn import RedCNN
 
 ROOT = Path(__file__).parents[1]
@@ -156,7 +160,7 @@ def test_a_file_holds_all_and_loads_in_a_fresh_process(tmp_path):
     )
     files = [str(tmp_path / name) for name in ("engine.safetensors", "x.npy", "y.npy")]
     subprocess.run([sys.executable, "-c", code, *files], check=True, cwd=ROOT)
-    assert np.array_equal(np.load(tmp_path / "y.npy"), here(x).numpy())
+    np.testing.assert_allclose(np.load(tmp_path / "y.npy"), here(x).numpy(), rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("part", ["plan", "tensor", "schema", "text"])
@@ -208,9 +212,53 @@ def test_other_networks_are_refused():
         compiled(RedCNN(channels=32))
 
 
-def test_the_format_is_not_offered_before_a_gpu_has_run_it():
-    assert "fused" not in formats()
-    assert fused.Fused().missing(torch.device("cpu")) is not None
+def exported(folder: Path, net: torch.nn.Module, **options: object) -> dict:
+    model = Model(net=net.float(), origin=ModelOptions(name="ddnet"))
+    work = Work(stage=folder, device=torch.device("cpu"), data=data(), seed=0)
+    folder.mkdir()
+    Export(**{"formats": ("fused",), "size": 32, "precision": "fp16", **options}).run(model, work)
+    return work.facts["engines"][0]
+
+
+def test_where_there_is_no_gpu_it_is_not_built_and_the_reason_is_said(tmp_path):
+    row = exported(tmp_path / "e", network("flagship"))
+    assert row["status"] == "not built"
+    assert row["reason"] == "fused kernels need a GPU of compute capability 8.0 or newer"
+
+
+@pytest.fixture
+def as_on_a_gpu(monkeypatch):
+    """PyTorch in the place of the kernels, and no tiling measured."""
+
+    class Plain(fused.Engine):
+        def __init__(self, *arguments, **_):
+            super().__init__(*arguments, kernels=False)
+
+    monkeypatch.setattr(fused.Fused, "missing", lambda *_: None)
+    monkeypatch.setattr(tune, "tune", lambda *_: Choices())
+    monkeypatch.setattr(fused, "Engine", Plain)
+
+
+def test_what_the_kernels_cannot_do_is_said_and_nothing_is_left(tmp_path, as_on_a_gpu):
+    row = exported(tmp_path / "a", network("flagship"), precision="bf16")
+    assert row["reason"] == "it computes in fp16 only, not in bf16"
+    assert row["command"] == "--precision fp16"
+    row = exported(tmp_path / "b", RedCNN(channels=4))
+    assert row["reason"] == "fused: only DDnet has a plan, not RedCNN"
+    row = exported(tmp_path / "c", network("flagship"), size=40)
+    assert row["reason"] == "fused: sides must be multiples of 16, got 40 x 40"
+    assert not [path for one in "abc" for path in (tmp_path / one).iterdir()]
+
+
+def test_an_export_is_reloaded_compared_and_described(tmp_path, as_on_a_gpu):
+    row = exported(tmp_path / "e", network("flagship"), batch=(2,))
+    assert row["file"] == "fused-fp16-b2.safetensors"
+    assert row["parity"]["ok"]
+    side = json.loads((tmp_path / "e" / row["sidecar"]).read_text())
+    assert side["built"]["deconvolutions"] == "conv"
+    with safe_open(tmp_path / "e" / row["file"], framework="pt") as file:
+        stored = file.get_tensor("decoders.3.wide.weight")
+    assert not torch.equal(stored, stored.half().float())  # rounded by the engine, not before
 
 
 @pytest.mark.parametrize("shape", [(1, 16, 16), (1, 80, 16), (5, 64, 16), (5, 32, 1), (7, 1, 16)])

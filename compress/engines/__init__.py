@@ -4,6 +4,7 @@ torch_tensorrt.py  TensorRT through Torch-TensorRT, 2:4 weights included
 plan.py            a TensorRT plan, run
 tactics.py         which layers of a TensorRT engine run sparse kernels, by its own words
 aot_inductor.py    a compiled .pt2 package of PyTorch's own, for Python and C++
+fused.py           DDnet on Triton kernels of our own, see kernels/
 onnx.py            a portable model for trtexec and ONNX Runtime
 subject.py         the module that is compiled: half precision inside, float32 at its borders
 triton.py          engines as a model repository of Triton Inference Server
@@ -25,13 +26,14 @@ from typing import Any, Literal, Protocol
 import torch
 from torch import Tensor, nn
 
-FormatName = Literal["torch_tensorrt", "aot_inductor", "onnx"]
+FormatName = Literal["torch_tensorrt", "aot_inductor", "fused", "onnx"]
 Precision = Literal["fp32", "fp16", "bf16"]
 DTYPES: Mapping[Precision, torch.dtype] = {
     "fp32": torch.float32,
     "fp16": torch.float16,
     "bf16": torch.bfloat16,
 }
+ALL: tuple[Precision, ...] = tuple(DTYPES)
 Runner = Callable[[Tensor], Tensor]
 """(N, 1, H, W) float32 in network range -> the same shape and type."""
 
@@ -81,6 +83,10 @@ class Format(Protocol):
 
     suffix: str
     """Ending of its files, with the dot."""
+    precisions: tuple[Precision, ...]
+    """What it can compute in."""
+    casts: bool
+    """Whether it rounds to half precision itself, and so is given a subject in float32."""
 
     def missing(self, device: torch.device) -> NotBuilt | None:
         """Why it cannot be built for `device` here; None where it can."""
@@ -104,7 +110,13 @@ class Format(Protocol):
 def formats() -> Mapping[FormatName, Format]:
     """Every format by name."""
     from compress.engines.aot_inductor import AotInductor
+    from compress.engines.fused import Fused
     from compress.engines.onnx import Onnx
     from compress.engines.torch_tensorrt import TorchTensorRT
 
-    return {"torch_tensorrt": TorchTensorRT(), "aot_inductor": AotInductor(), "onnx": Onnx()}
+    return {
+        "torch_tensorrt": TorchTensorRT(),
+        "aot_inductor": AotInductor(),
+        "fused": Fused(),
+        "onnx": Onnx(),
+    }

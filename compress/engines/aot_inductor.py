@@ -8,13 +8,14 @@ import torch
 from torch import Tensor, nn
 
 from compress import machine
-from compress.engines import NotBuilt, Runner, Shape, giving_up
+from compress.engines import ALL, NotBuilt, Runner, Shape, giving_up
 
 
 class AotInductor:
     """`.pt2` packages, for the CPU or the GPU that they are built on."""
 
     suffix = ".pt2"
+    precisions, casts = ALL, False
 
     def missing(self, device: torch.device) -> NotBuilt | None:
         """A C++ compiler that turns one line into a library."""

@@ -66,6 +66,10 @@ class Job:
         format_, stage = formats()[self.name], self.work.stage
         if missing := format_.missing(self.work.device):
             raise missing
+        if self.precision not in format_.precisions:
+            can = " and ".join(format_.precisions)
+            why = f"it computes in {can} only, not in {self.precision}"
+            raise NotBuilt(why, f"--precision {can}")
         batch = f"b1-{self.shape.batch}" if self.shape.dynamic else f"b{self.shape.batch}"
         name = f"{self.name}-{self.precision}-{batch}{format_.suffix}"
         with tempfile.TemporaryDirectory(dir=stage, prefix=".building-") as folder:
@@ -89,11 +93,12 @@ class Job:
 
     def _measures(self) -> bool:
         """Whether a time measured here says something about where the engine will run."""
-        return self.work.device.type == "cuda" and self.name != "onnx"
+        return self.work.device.type == "cuda" and self.name not in ("onnx", "fused")
 
     def _compiled(self, format_: Format, choice: str, path: Path) -> dict[str, Any]:
         path.parent.mkdir()
-        subject, folded = prepared(self.model.net, self.precision, as_conv=choice == "conv")
+        precision = "fp32" if format_.casts else self.precision
+        subject, folded = prepared(self.model.net, precision, as_conv=choice == "conv")
         start = time.monotonic()
         built = format_.build(subject, self.shape, path, self.work.device)
         facts = {"deconvolutions": choice, "batchnorm_folded": folded}

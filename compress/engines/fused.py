@@ -4,7 +4,7 @@ An engine is one safetensors file: the folded tensors, and in its header the pla
 were measured for each kind of GPU, and a hash of all that. It loads without the checkpoint and runs
 any batch and size; each shape gets its own buffers and its own CUDA graph.
 
-Not among the formats of recipes yet: no GPU has run it. docs/fused.md says what is proven.
+docs/fused.md says how it works and how fast it is.
 """
 
 import functools
@@ -21,7 +21,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors import torch as safetensors
 from torch import Tensor, nn
 
-from compress.engines import NotBuilt, Runner, Shape
+from compress.engines import NotBuilt, Precision, Runner, Shape
 from compress.engines.kernels.plan import Plan, compiled, from_json
 from compress.engines.kernels.session import Choices, Session
 from compress.engines.kernels.tiling import Tiling
@@ -98,6 +98,8 @@ class Fused:
     """The engine format."""
 
     suffix = ".safetensors"
+    precisions: tuple[Precision, ...] = ("fp16",)
+    casts = True
 
     def missing(self, device: torch.device) -> NotBuilt | None:
         """Triton, and a GPU with asynchronous copies into shared memory."""
@@ -110,12 +112,19 @@ class Fused:
     def build(
         self, subject: nn.Module, shape: Shape, path: Path, device: torch.device
     ) -> dict[str, Any]:
-        """Fold, plan, measure tilings for the shape, write."""
+        """Fold, plan, measure tilings for the shape, write.
+
+        Raises:
+            NotBuilt: no DDnet, or the side is no multiple of 16.
+        """
         from compress.engines.kernels.tune import tune
 
-        plan, tensors = compiled(getattr(subject, "net", subject))
-        engine = Engine(plan, _on(tensors, device), {}, kernels=True)
-        session = engine.session(shape.batch, shape.size, shape.size)
+        try:
+            plan, tensors = compiled(getattr(subject, "net", subject))
+            engine = Engine(plan, _on(tensors, device), {}, kernels=True)
+            session = engine.session(shape.batch, shape.size, shape.size)
+        except UsageError as error:
+            raise NotBuilt(str(error)) from error
         choices = tune(session, SECONDS)
         save(plan, tensors, path, {gpu(device): choices})
         return {**engine.facts, "pairs": sorted(choices.pair), "memory": session.memory}

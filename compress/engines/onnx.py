@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from compress.engines import NotBuilt, Runner, Shape, giving_up
+from compress.engines import ALL, NotBuilt, Runner, Shape, giving_up
 from compress.sparsity import is_2to4
 
 PACKAGES = ("onnx", "onnxscript", "onnxruntime")
@@ -23,6 +23,7 @@ class Onnx:
     """`.onnx` files; the weights lie inside."""
 
     suffix = ".onnx"
+    precisions, casts = ALL, False
 
     def missing(self, device: torch.device) -> NotBuilt | None:
         """The packages that it takes; any device will do."""

@@ -38,10 +38,12 @@ from compress.engines import Shape
 from compress.timing import Budget
 
 NAMES = ("dense", "struct60", "struct60-24")
-FORMATS = ("aot_inductor", "torch_tensorrt", "onnx")
+FORMATS = ("aot_inductor", "torch_tensorrt", "fused", "onnx")
 MODES = ("eager-fp32", "eager-fp16", "compiled")
 MARK = "part: "
-LIMITS = {"aot_inductor": 200, "torch_tensorrt": 120, "onnx": 90, "warm": 150, "bench": 240}
+LIMITS = {
+    "aot_inductor": 200, "torch_tensorrt": 120, "fused": 300, "onnx": 90, "warm": 150, "bench": 240
+}  # fmt: skip
 """Seconds that a part may take."""
 
 
@@ -50,7 +52,7 @@ def network(narrow: bool, low: torch.Tensor) -> Model:
     torch.manual_seed(0)
     widths = {"trunk": 16, "bottleneck": 16, "decoder": 16} if narrow else {}
     origin = ModelOptions(name="ddnet", options={"residual": True, **widths})
-    net, last = origin.build(), "decoders.3.narrow.conv"
+    net, last = origin.build().to(low.device), "decoders.3.narrow.conv"
     conv = net.get_submodule(last)
     torch.nn.init.normal_(conv.weight)
     with torch.no_grad():
@@ -58,7 +60,7 @@ def network(narrow: bool, low: torch.Tensor) -> Model:
         for _ in range(20):  # BatchNorm's statistics become those of slices
             net(low)
         conv.weight.mul_(0.02 / net.eval().body(low).std())
-    model = Model(net=net, origin=origin)
+    model = Model(net=net.cpu(), origin=origin)
     return model.rewritten("deconv_to_conv") if narrow else model
 
 
@@ -74,7 +76,7 @@ def prepare(args: argparse.Namespace) -> None:
             np.save(path, image)
     if args.checkpoints:
         return
-    low = to_network(torch.tensor(data.test.low[0]))[None, None, :256, :256]
+    low = to_network(torch.tensor(data.test.low[0]).to(args.device))[None, None, :256, :256]
     for name in NAMES:
         model = network(name != "dense", low)
         if name.endswith("24"):
@@ -257,7 +259,7 @@ def arguments() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, required=True, help="folder for all that is made")
-    parser.add_argument("--formats", nargs="+", choices=FORMATS, default=FORMATS[:2])
+    parser.add_argument("--formats", nargs="+", choices=FORMATS, default=FORMATS[:3])
     parser.add_argument("--rig", default="", help="folder of TensorRT-RTX: lib and site")
     parser.add_argument("--checkpoints", default="", help=f"folder with {', '.join(NAMES)}")
     parser.add_argument("--data", choices=("demo", "phantom"), default="phantom")

@@ -4,13 +4,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from networks import Plain
 from pairs import data
 
 from compress import bench, checkpoint, timing
 from compress.artefacts import Artefact
 from compress.checkpoint import Model, ModelOptions
-from compress.engines import Shape, sidecar
+from compress.engines import Shape, fused, sidecar
 from compress.engines.torch_tensorrt import TorchTensorRT
 from compress.steps.export import Export
 from compress.timing import Budget
@@ -22,7 +21,9 @@ GPU = torch.device("cuda")
 @pytest.fixture(scope="module")
 def model() -> Model:
     torch.manual_seed(0)
-    return Model(net=Plain(16).eval(), origin=ModelOptions(name="ddnet"))
+    widths = {"trunk": 8, "bottleneck": 8, "decoder": 8, "residual": True}
+    origin = ModelOptions(name="ddnet", options=widths)
+    return Model(net=origin.build().eval(), origin=origin)
 
 
 def built(model: Model, folder: Path, format_: str) -> list[dict]:
@@ -39,8 +40,9 @@ def artefact(side: Path) -> Artefact:
     )  # fmt: skip
 
 
-@pytest.mark.parametrize("format_", ["aot_inductor", "torch_tensorrt"])
-def test_an_engine_agrees_alone_and_in_a_cuda_graph(model, tmp_path, format_) -> None:
+@pytest.mark.parametrize("format_", ["aot_inductor", "fused", "torch_tensorrt"])
+def test_an_engine_agrees_alone_and_in_a_cuda_graph(model, tmp_path, format_, monkeypatch) -> None:
+    monkeypatch.setattr(fused, "SECONDS", 20.0)
     if format_ == "torch_tensorrt" and (missing := TorchTensorRT().missing(GPU)):
         pytest.skip(missing.reason)
     for row in built(model, tmp_path, format_):

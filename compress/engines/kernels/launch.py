@@ -25,8 +25,8 @@ from models.ddnet import SLOPE
 Buffers = Mapping[str, Framed]
 Tensors = Mapping[str, Tensor]
 Call = Callable[[], object]
-BLOCK = 1024
-"""Values of a program that only moves."""
+BLOCK = 256
+"""Pieces of eight values in a program that only moves."""
 
 
 def conv(op: Conv, buffers: Buffers, tensors: Tensors, image: Tensor, cut: Tiling) -> Call:
@@ -100,7 +100,7 @@ def upsample(op: Upsample, buffers: Buffers) -> Call:
 
 def _move(kernel: object, buffers: Buffers, source: Slice, target: Slice, *more: float) -> Call:
     x, y = buffers[source.buffer], buffers[target.buffer]
-    total = len(y.whole) * y.height * y.width * target.channels
+    total = len(y.whole) * y.height * y.width * target.channels // 8
     return functools.partial(
         kernel[(-(-total // BLOCK),)],  # type: ignore[index]
         x.at(0, source.start), y.at(0, target.start),

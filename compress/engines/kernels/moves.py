@@ -5,14 +5,23 @@
 import triton
 import triton.language as tl
 
+EIGHT = tl.constexpr(8)
+"""Channels that a thread moves at once: 16 bytes."""
+
 
 @triton.jit
 def place(height, width, total, C: tl.constexpr, BLOCK: tl.constexpr):
-    """(slice, row, column, channel) of each value of this program, and which of them exist."""
+    """(slice, row, column, first of eight channels) of each piece here, and which of them exist."""
     at = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
-    c, pixel = at % C, at // C
+    c, pixel = at % (C // EIGHT) * EIGHT, at // (C // EIGHT)
     x, line = pixel % width, pixel // width
     return (line // height).to(tl.int64), line % height, x, c, at < total
+
+
+@triton.jit
+def pieces(start):
+    """Offsets of the eight channels from `start` on, which is where they are aligned."""
+    return tl.multiple_of(start, EIGHT)[:, None] + tl.arange(0, EIGHT)[None, :]
 
 
 @triton.jit
@@ -23,19 +32,20 @@ def pool_kernel(
     """Largest of 3x3, stride 2, padding 1 that no maximum sees.
 
     x is the first value of an (N, H, W) image with X values a pixel, of which C are read; y that of
-    the (N, high, wide) result with Y values a pixel; `total` counts the values of y. x_slice and
-    x_row are the values from slice to slice and from row to row of x; likewise y.
+    the (N, high, wide) result with Y values a pixel; `total` counts the pieces of eight channels in
+    y. x_slice and x_row are the values from slice to slice and from row to row of x; likewise y.
+    C, X, Y and all that is added to them are multiples of eight.
     """
     n, row, column, c, known = place(high, wide, total, C, BLOCK)
-    best = tl.full((BLOCK,), float("-inf"), tl.float32)
+    best = tl.full((BLOCK, EIGHT), float("-inf"), tl.float32)
     for tap in tl.static_range(9):
         yy, xx = row * 2 + tap // 3 - 1, column * 2 + tap % 3 - 1
         real = known & (yy >= 0) & (yy < H) & (xx >= 0) & (xx < W)
-        at = x + n * x_slice + yy * x_row + xx * X + c
-        value = tl.load(at, mask=real, other=float("-inf")).to(tl.float32)
+        at = tl.multiple_of(n * x_slice + yy * x_row + xx * X + c, EIGHT)
+        value = tl.load(x + pieces(at), mask=real[:, None], other=float("-inf")).to(tl.float32)
         best = tl.maximum(best, value, propagate_nan=tl.PropagateNan.ALL)
-    at = y + n * y_slice + row * y_row + column * Y + c
-    tl.store(at, best.to(y.dtype.element_ty), mask=known)
+    at = tl.multiple_of(n * y_slice + row * y_row + column * Y + c, EIGHT)
+    tl.store(y + pieces(at), best.to(y.dtype.element_ty), mask=known[:, None])
 
 
 @triton.jit
@@ -52,12 +62,16 @@ def upsample_kernel(
     top = tl.minimum(exact_y.to(tl.int32), H - 1)
     left = tl.minimum(exact_x.to(tl.int32), W - 1)
     down, right = tl.minimum(top + 1, H - 1), tl.minimum(left + 1, W - 1)
-    part_y, part_x = exact_y - top, exact_x - left
-    x += n * x_slice + c
-    a = tl.load(x + top * x_row + left * X, mask=known, other=0.0).to(tl.float32)
-    b = tl.load(x + top * x_row + right * X, mask=known, other=0.0).to(tl.float32)
-    p = tl.load(x + down * x_row + left * X, mask=known, other=0.0).to(tl.float32)
-    q = tl.load(x + down * x_row + right * X, mask=known, other=0.0).to(tl.float32)
+    part_y, part_x = (exact_y - top)[:, None], (exact_x - left)[:, None]
+    start, some = n * x_slice + c, known[:, None]
+    above = tl.multiple_of(start + top * x_row, EIGHT)
+    below = tl.multiple_of(start + down * x_row, EIGHT)
+    left, right = tl.multiple_of(left * X, EIGHT), tl.multiple_of(right * X, EIGHT)
+    a = tl.load(x + pieces(above + left), mask=some, other=0.0).to(tl.float32)
+    b = tl.load(x + pieces(above + right), mask=some, other=0.0).to(tl.float32)
+    p = tl.load(x + pieces(below + left), mask=some, other=0.0).to(tl.float32)
+    q = tl.load(x + pieces(below + right), mask=some, other=0.0).to(tl.float32)
     upper, lower = a + (b - a) * part_x, p + (q - p) * part_x
-    at = y + n * y_slice + row * y_row + column * Y + c
-    tl.store(at, (upper + (lower - upper) * part_y).to(y.dtype.element_ty), mask=known)
+    at = tl.multiple_of(n * y_slice + row * y_row + column * Y + c, EIGHT)
+    mixed = (upper + (lower - upper) * part_y).to(y.dtype.element_ty)
+    tl.store(y + pieces(at), mixed, mask=some)

@@ -131,9 +131,10 @@ class Session:
     def __call__(self, x: Tensor) -> Tensor:
         """(N, 1, H, W) float32 in network range -> the same shape and type."""
         self.image.copy_(x)
-        if self.image.is_cuda and self.graph is None:
+        captured = self.image.is_cuda and torch.cuda.is_current_stream_capturing()
+        if self.image.is_cuda and self.graph is None and not captured:
             self.capture()
-        if self.graph is None:
+        if self.graph is None or captured:  # a graph cannot be replayed into another
             self.run()
         else:
             self.graph.replay()

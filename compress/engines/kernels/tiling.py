@@ -25,7 +25,8 @@ class Tiling:
     warps: int = 4
     """Warps of a program."""
     stages: int = 3
-    """Steps whose loads are under way at once; 1 loads through registers."""
+    """Steps whose loads are under way at once; at least 2: at 1 Triton 3.6 computes something else
+    where the last step is masked."""
     copy: int = 8
     """Values in one copy: 8 are 16 bytes, which some versions of Triton take past the L1 cache
     whatever they are told; 4 go through it."""
@@ -84,5 +85,5 @@ _GROUPS = {
     5: [(1, 1), (1, 2), (2, 2), (1, 4), (2, 4)],
     7: [(1, 8), (2, 8), (1, 16)],
 }
-_TILES = [(8, 16, 4), (8, 16, 8), (4, 16, 4), (4, 32, 4), (8, 8, 4), (4, 8, 4)]
-_STEPS = [(64, 3, 4), (64, 2, 8), (64, 4, 8), (128, 2, 8), (128, 3, 4), (64, 1, 8), (32, 4, 8)]
+_TILES = [(8, 16, 4), (8, 16, 8), (4, 16, 4), (4, 32, 4), (16, 16, 8), (8, 8, 4), (4, 8, 4)]
+_STEPS = [(64, 3, 4), (64, 2, 8), (64, 4, 8), (128, 2, 8), (128, 3, 4), (32, 4, 8)]
