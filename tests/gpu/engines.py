@@ -183,14 +183,16 @@ def child(args: argparse.Namespace) -> None:
 def everything(args: argparse.Namespace) -> Iterator[tuple[str, list[dict[str, Any]]]]:
     """The parts by name, each as soon as it has ended."""
     pairs = [(name, str(batch)) for name in NAMES for batch in args.batch]
-    kinds = [kind for kind in args.formats if kind == "aot_inductor"]
+    # TensorRT times its kernels while it builds, TensorRT-RTX does not.
+    together = {"aot_inductor", "torch_tensorrt"} if args.rig else {"aot_inductor"}
+    kinds = [kind for kind in args.formats if kind in together]
     kinds += ["warm"] if args.device == "cuda" else []
     jobs = [(kind, *pair) for pair in pairs for kind in kinds]
     with ThreadPoolExecutor(args.jobs) as pool:
         done = list(pool.map(lambda job: part(args, *job), jobs))
     yield "at_once", done
     for kind in args.formats:
-        if kind != "aot_inductor":
+        if kind not in together:
             alone = [part(args, kind, *pair) for pair in pairs]
             done += alone
             yield kind, alone
