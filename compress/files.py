@@ -8,8 +8,14 @@ from pathlib import Path
 from typing import Any
 
 
-def write_atomic(path: Path, data: bytes) -> None:
+def write_atomic(path: Path, data: bytes, *, lasting: bool = True) -> None:
     """Write `data` to `path`; after a crash the old or the new content is there, never a part.
+
+    Args:
+        path: the file.
+        data: all of its content.
+        lasting: after a power cut the new content is there; False leaves that to one
+            `sync_folder` after many files.
 
     Raises:
         OSError: the folder is missing or not writable, or the disk is full; `path` is untouched.
@@ -27,7 +33,8 @@ def write_atomic(path: Path, data: bytes) -> None:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
-    _sync_folder(path.parent)
+    if lasting:
+        sync_folder(path.parent)
 
 
 def write_json(path: Path, value: object) -> None:
@@ -63,8 +70,8 @@ def _umask() -> int:
     return mask
 
 
-def _sync_folder(folder: Path) -> None:
-    """Make a rename in `folder` survive a power cut (POSIX: the folder is a file too)."""
+def sync_folder(folder: Path) -> None:
+    """Make all renames in `folder` survive a power cut (POSIX: the folder is a file too)."""
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)

@@ -90,7 +90,8 @@ def test_networks_know_nothing_of_compression(file):
 def test_the_command_line_imports_click_and_nothing_heavy(file):
     tops = {name.partition(".")[0] for name in at_import(TREES[file])}
     assert tops <= {
-        "click", "collections", "compress", "contextlib", "json", "logging", "pathlib", "typing",
+        "click", "collections", "compress", "contextlib", "gc", "json", "logging", "pathlib",
+        "typing",
     }  # fmt: skip
     inside = {n for n in at_import(TREES[file]) if n.startswith("compress.")}
     light = ("compress.__version__", "compress.cli_", "compress.errors.CompressError")
@@ -148,7 +149,7 @@ def test_nothing_prints_but_the_command_line_and_tables(file):
 
 
 def test_processes_that_read_dicom_import_no_torch():
-    modules = "compress.dicom.desk, compress.dicom.workers, sys"
+    modules = "compress.dicom.desk, compress.dicom.workers, compress.dicom.enhance, sys"
     code = f"import {modules}; print(*{{'torch', 'numba'}} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert not done.stdout.split()

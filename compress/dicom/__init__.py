@@ -8,17 +8,20 @@ reading.py     a CT image in HU, or the reason why not
 encoding.py    enhanced HU back to stored values
 writing.py     the derived object of an enhanced image
 desk.py        the tasks of a worker process: look, decode, encode
+forking.py     the server that they are forked from
 workers.py     the processes beside the network
 arena.py       the memory that they share with it
 network.py     a checkpoint or an engine that takes slices of any size
+look.py        the headers of all files
 stream.py      slices from the workers through the network and back, in order
 enhance.py     the command: from the input to the manifest
+clock.py       where its time went
 manifest.py    what became of every file
 simulate.py    low-dose partners of a series
 
 Nothing here logs, prints or names a file by what a header says of a patient: reasons are codes,
 UIDs and paths are shown as hashes, texts of exceptions from decoders are dropped.
-Only network.py, stream.py, enhance.py and simulate.py need torch: workers import all the others.
+Only network.py and simulate.py need torch: `enhance` starts its workers before it imports it.
 """
 
 import hashlib

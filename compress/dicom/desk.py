@@ -70,6 +70,8 @@ class Desk:
     def encode(self, number: int, slot: int, target: Path, process: Process) -> dict[str, Any]:
         """Write the derived object of a kept image out of what the network left in the slot.
 
+        Its folder is not synced: the command does that once, before the manifest names the files.
+
         Raises:
             Refused: as `writing.derive`.
             OSError: the disk is full or the folder not writable; nothing is left behind.
@@ -78,7 +80,7 @@ class Desk:
         enhanced = list(self.arena.view(slot, image.stored.shape))
         derived = derive(image, enhanced, process, datetime.now())
         target.parent.mkdir(parents=True, exist_ok=True)
-        write_atomic(target, derived.data)
+        write_atomic(target, derived.data, lasting=False)
         return {
             "output": target.name,
             "output_sha256": hashlib.sha256(derived.data).hexdigest(),

@@ -6,34 +6,34 @@ from the source's and from the model. A second run therefore finds what the firs
 
 import logging
 import os
-import time
 from collections import deque
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from threading import Event
-from typing import Any, Literal
-
-import torch
+from typing import TYPE_CHECKING, Any, Literal
 
 from compress import __version__
-from compress.dicom import Reason, Refused, manifest, network, series, sources
+from compress.dicom import Reason, manifest, series, sources
 from compress.dicom.arena import Arena
+from compress.dicom.clock import Clock
 from compress.dicom.desk import Desk
 from compress.dicom.headers import Header
-from compress.dicom.network import Network
+from compress.dicom.look import Look
 from compress.dicom.stream import Job, Result, Stream
-from compress.dicom.workers import Lost, Pool
+from compress.dicom.workers import Pool
 from compress.dicom.writing import Process
 from compress.errors import CompressError, Stopped, UsageError
-from compress.files import write_json
+from compress.files import sync_folder, write_json
 from compress.progress import meter
 from compress.signals import interruptible
 
+if TYPE_CHECKING:
+    from compress.dicom.network import Network
+
 log = logging.getLogger(__name__)
 
-CHUNK = 32
-"""Most files of one task of looking at headers."""
 MOST = 32
 """Most worker processes: one GPU does not need more."""
 
@@ -63,72 +63,50 @@ def run(options: Options) -> dict[str, Any]:
         CompressError: some files failed; all others are done, the manifest says which.
         Stopped: a signal came; `--skip-existing` goes on.
     """
-    start = time.perf_counter()
+    clock = Clock()
     source = sources.open_source(options.source)
     names = sources.names(source, options.out)
     pool = Pool(Desk, (source,), _processes())
+    clock.lap("workers")
     try:
         with interruptible() as stop:
-            look = _Look(pool, names)
-            net = network.load(options.model, device=options.device, batch=options.batch)
-            ready = time.perf_counter()
-            headers = _chosen(look.headers(), options, source)
-            log.debug("%d headers after %.2f s", len(headers), time.perf_counter() - start)
-            done = _Run(options, pool, net, headers, stop)
+            headers, net = _beside(Look(pool, names), options, clock)
+            done = _Run(options, pool, net, _chosen(headers, options, source), stop, clock)
+            clock.lap("choose")
             done.through()
-            seconds = {"load": ready - start, "work": time.perf_counter() - ready}
-            return done.close(seconds)
+            return done.close()
     finally:
         pool.close()
 
 
-class _Look:
-    """The headers of all files, looked at by the workers while the network is loaded."""
+def _beside(look: Look, options: Options, clock: Clock) -> tuple[list[Header], "Network"]:
+    """All headers and the network: the workers look while torch is imported and loads."""
+    with ThreadPoolExecutor(1) as thread:
+        looking = thread.submit(look.headers)
+        from compress.dicom import network
 
-    def __init__(self, pool: Pool, names: Sequence[str]) -> None:
-        size = max(1, min(CHUNK, -(-len(names) // pool.capacity)))
-        self.pool, self.found = pool, dict[str, Header]()
-        self.chunks = [names[k : k + size] for k in range(0, len(names), size)]
-        self.todo = deque(range(len(self.chunks)))
-        self.names = names
-        self._feed()
-
-    def headers(self) -> list[Header]:
-        """In the order of names."""
-        while self.pool.waiting:
-            answer = self.pool.answer(wait=True)
-            if answer is not None:
-                (_, number), outcome = answer
-                self._take(self.chunks[number], outcome)
-            self._feed()
-        return [self.found[name] for name in self.names]
-
-    def _take(self, chunk: Sequence[str], outcome: Any) -> None:
-        if isinstance(outcome, list):
-            self.found |= {header.name: header for header in outcome}
-        elif isinstance(outcome, Lost) and outcome.guilty and len(chunk) == 1:
-            self.found[chunk[0]] = Header(name=chunk[0], reason=Reason.CRASHED, failed=True)
-        elif isinstance(outcome, Refused):  # of the chunk as a whole: no memory
-            failed = {name: Header(name=name, reason=outcome.reason, failed=True) for name in chunk}
-            self.found |= failed
-        else:
-            for name in chunk:
-                self.todo.append(len(self.chunks))
-                self.chunks.append([name])
-
-    def _feed(self) -> None:
-        while self.todo and self.pool.waiting < self.pool.capacity:
-            number = self.todo.popleft()
-            self.pool.submit("scan", number, list(self.chunks[number]))
+        clock.lap("torch")
+        net = network.load(options.model, device=options.device, batch=options.batch)
+        clock.lap("load")
+        headers = looking.result()
+    clock.lap("scan")
+    return headers, net
 
 
 class _Run:
     """From the headers to the manifest."""
 
     def __init__(
-        self, options: Options, pool: Pool, net: Network, headers: Sequence[Header], stop: Event
+        self,
+        options: Options,
+        pool: Pool,
+        net: "Network",
+        headers: Sequence[Header],
+        stop: Event,
+        clock: Clock,
     ) -> None:
         self.options, self.pool, self.net, self.stop = options, pool, net, stop
+        self.clock = clock
         self.process = Process(
             model=net.model,
             precision=net.precision,
@@ -137,7 +115,6 @@ class _Run:
         )
         headers = [self._fitting(header) for header in headers]
         self.rows = [manifest.row(number, header) for number, header in enumerate(headers)]
-        self.network_seconds = 0.0
         self.jobs = {
             number: Job(header, self._target(header))
             for number, header in enumerate(headers)
@@ -162,22 +139,22 @@ class _Run:
 
             args = (self.pool, self.net, arena, jobs, self.process, self.stop, done)
             stream = Stream(*args)
-            try:
-                stream.run()
-            except torch.OutOfMemoryError as error:
-                raise CompressError("the GPU's memory is too small for a single slice") from error
-            self.network_seconds = stream.network_seconds
+            self.clock.lap("prepare")
+            stream.run()
+            self.clock.seconds |= stream.seconds
+        self.clock.lap("stream")
 
-    def close(self, seconds: dict[str, float]) -> dict[str, Any]:
+    def close(self) -> dict[str, Any]:
         """Write the manifest and say what became of the files."""
         counted = manifest.counts(self.rows)
-        seconds |= {"network": self.network_seconds}
+        self._sync()
+        seconds = self.clock.whole()
         content = {
             "schema": 1,
             "version": __version__,
             "model": self.net.model,
             "precision": self.net.precision,
-            "device": _device_name(self.net.device),
+            "device": self.net.place,
             "shard": list(self.options.shard),
             "counts": counted,
             "seconds": {name: round(value, 4) for name, value in seconds.items()},
@@ -192,6 +169,13 @@ class _Run:
             raise UsageError(f"OUT cannot be written: {error.strerror}") from error
         self._say(counted, seconds["work"], name)
         return content
+
+    def _sync(self) -> None:
+        """Make the names of the results last, before the manifest tells of them."""
+        for folder in {job.target.parent for job in self.jobs.values()}:
+            if folder.is_dir():
+                sync_folder(folder)
+        self.clock.lap("sync")
 
     def _say(self, counted: dict[str, Any], seconds: float, name: str) -> None:
         status = counted["status"]
@@ -272,7 +256,3 @@ def _processes() -> int:
     """One for each core but the network's own."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return max(1, min((cores or 1) - 1, MOST))
-
-
-def _device_name(device: torch.device) -> str:
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"

@@ -19,7 +19,7 @@ from compress.data.hu import to_hu, to_network
 from compress.dicom.rescale import HU
 from compress.engines import Runner, sidecar
 from compress.engines.subject import Subject
-from compress.errors import UsageError
+from compress.errors import CompressError, UsageError
 
 MULTIPLE = 16
 """Sides of what a network takes, see `models.ddnet`."""
@@ -78,6 +78,10 @@ class Flight:
     def __init__(self, output: Tensor, events: Sequence[torch.cuda.Event], seconds: float) -> None:
         self._output, self._events, self._seconds = output, events, seconds
 
+    def done(self) -> bool:
+        """Whether `land` would not wait."""
+        return not self._events or bool(self._events[-1].query())  # type: ignore[no-untyped-call]
+
     def land(self) -> tuple[HU, float]:
         """Wait for it: (N, H, W) HU, and the seconds that the network took."""
         if self._events:
@@ -98,6 +102,11 @@ class Network:
         precision: of its arithmetic.
     """
 
+    full: bool
+    """Whether a smaller batch is filled up. A GPU chooses and loads other kernels for each size of
+    batch, which takes longer than the slices that are computed in vain; and so all slices of a run
+    come from the same kernels."""
+
     def __init__(
         self, net: AnySize, device: torch.device, batch: int, model: str, precision: str
     ) -> None:
@@ -105,6 +114,12 @@ class Network:
         self.model, self.precision = model, precision
         self._staging: dict[tuple[int, ...], list[tuple[Tensor, Tensor]]] = {}
         self._turn = 0
+        self.full = device.type == "cuda"
+
+    @property
+    def place(self) -> str:
+        """The device in words: cpu, or the GPU's name."""
+        return torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else "cpu"
 
     @property
     def size(self) -> int | None:
@@ -112,15 +127,28 @@ class Network:
         return self.net.size
 
     def launch(self, slices: Sequence[HU]) -> Flight:
-        """Send slices of one shape, each (H, W) HU; at most one earlier flight is under way."""
+        """Send slices of one shape, each (H, W) HU; at most one earlier flight is under way.
+
+        Raises:
+            CompressError: the GPU's memory is too small for a single slice.
+        """
         low, high = self._buffers(slices[0].shape)
-        for place, hu in enumerate(slices):
-            low[place, 0].copy_(torch.from_numpy(hu))
-        x, y = low[: len(slices)], high[: len(slices)]
+        count = len(slices)
+        places = self.batch if self.full else count
+        staged = low.numpy()  # torch would copy with all cores' threads, which the workers need
+        for place in range(places):
+            np.copyto(staged[place, 0], slices[min(place, count - 1)])
+        try:
+            return Flight(high[:count], *self._sent(low[:places], high[:places]))
+        except torch.OutOfMemoryError as error:
+            raise CompressError("the GPU's memory is too small for a single slice") from error
+
+    def _sent(self, x: Tensor, y: Tensor) -> tuple[Sequence[torch.cuda.Event], float]:
+        """Have `y` made of `x`, both (N, 1, H, W) HU in staging memory: events, or seconds."""
         if self.device.type != "cuda":
             start = time.perf_counter()
             y.copy_(self._enhance(x))
-            return Flight(y, (), time.perf_counter() - start)
+            return (), time.perf_counter() - start
         events = [_event() for _ in range(3)]
         x = x.to(self.device, non_blocking=True)
         events[0].record()
@@ -128,7 +156,7 @@ class Network:
         events[1].record()
         y.copy_(enhanced, non_blocking=True)
         events[2].record()
-        return Flight(y, events, 0.0)
+        return events, 0.0
 
     def _enhance(self, hu: Tensor) -> Tensor:
         """(N, 1, H, W) HU -> HU; the batch is halved as long as the GPU's memory is too small."""

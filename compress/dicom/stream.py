@@ -5,22 +5,28 @@ shape, encoding follows. Which slices share a batch depends on their order alone
 quicker: a run repeats itself. While the GPU computes a batch the one before is handed back.
 """
 
+import time
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Event
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from compress.dicom import Reason, Refused
 from compress.dicom.arena import Arena
 from compress.dicom.headers import Header
-from compress.dicom.network import Flight, Network
 from compress.dicom.workers import Lost, Pool
 from compress.dicom.writing import Process
 
+if TYPE_CHECKING:  # the workers begin before torch is imported
+    from compress.dicom.network import Flight, Network
+
 TRIES = 3
 """How often a file is begun whose worker ended because of another file."""
+
+GLANCE = 0.001
+"""Seconds between two looks at the network while it is waited for."""
 
 Entry = tuple[int, int, int]
 """A slice on its way: number of the job, try, frame."""
@@ -58,7 +64,7 @@ class Stream:
     def __init__(
         self,
         pool: Pool,
-        network: Network,
+        network: "Network",
         arena: Arena,
         jobs: Sequence[Job],
         process: Process,
@@ -67,7 +73,8 @@ class Stream:
     ) -> None:
         self.pool, self.network, self.arena = pool, network, arena
         self.jobs, self.process, self.stop, self.done = jobs, process, stop, done
-        self.network_seconds = 0.0
+        self.seconds = dict.fromkeys(("first", "for_workers", "for_network", "network"), 0.0)
+        self.start = time.perf_counter()
         self.todo = deque(range(len(jobs)))
         self.free = list(range(arena.slots))
         self.slot: dict[int, int] = {}  # of the jobs under way
@@ -86,9 +93,10 @@ class Stream:
                 self.todo.clear()
             self._feed()
             self._advance()
-            if not self._launch():
-                self._land(0)
-            self._collect()
+            launched = self._launch()
+            if not launched:
+                self._land_done()
+            self._collect(idle=not launched)
 
     def _feed(self) -> None:
         """Have files decoded ahead, in order, as long as there are slots."""
@@ -111,8 +119,9 @@ class Stream:
     def _batch(self) -> list[Entry]:
         """The next batch: slices of one shape, as many as the network takes; [] to wait."""
         batch: list[Entry] = []
+        sides = self.jobs[self.line[0][0]].shape[1:] if self.line else ()
         for entry in self.line:
-            same = self.jobs[entry[0]].shape[1:] == self.jobs[self.line[0][0]].shape[1:]
+            same = self.jobs[entry[0]].shape[1:] == sides
             if not same or len(batch) == self.network.batch:
                 return batch
             batch.append(entry)
@@ -129,6 +138,7 @@ class Stream:
             return False
         for _ in batch:
             self.line.popleft()
+        self.seconds["first"] = self.seconds["first"] or time.perf_counter() - self.start
         views = [self._view(number)[frame] for number, _, frame in batch]
         self.flying.append((batch, self.network.launch(views)))
         self._land(1)
@@ -138,12 +148,19 @@ class Stream:
         """Take batches out of the network until so many are left in it."""
         while len(self.flying) > flying:
             batch, flight = self.flying.popleft()
+            start = time.perf_counter()
             output, seconds = flight.land()
-            self.network_seconds += seconds
+            self.seconds["for_network"] += time.perf_counter() - start
+            self.seconds["network"] += seconds
             for (number, attempt, frame), hu in zip(batch, output, strict=True):
                 if number in self.slot and attempt == self.tries[number]:
                     self._view(number)[frame] = hu
                     self._came_back(number)
+
+    def _land_done(self) -> None:
+        """Take batches out of the network that it has done, without waiting for it."""
+        while self.flying and self.flying[0][1].done():
+            self._land(len(self.flying) - 1)
 
     def _came_back(self, number: int) -> None:
         self.left[number] -= 1
@@ -152,9 +169,13 @@ class Stream:
             given = (self.slot[number], self.jobs[number].target, self.process)
             self.pool.submit("encode", number, *given)
 
-    def _collect(self) -> None:
+    def _collect(self, *, idle: bool) -> None:
         """Take in what the workers have done; wait for it where there is nothing else to do."""
-        answer = self.pool.answer(wait=self.pool.waiting > 0 and not self._batch())
+        start = time.perf_counter()
+        alone = idle and not self.flying and self.pool.waiting > 0
+        answer = self.pool.answer(wait=alone, seconds=GLANCE if idle else 0.0)
+        whom = "for_network" if self.flying else "for_workers"
+        self.seconds[whom] += time.perf_counter() - start
         while answer is not None:
             (task, number), outcome = answer
             if isinstance(outcome, Lost):

@@ -9,19 +9,18 @@ import this file and nothing heavier.
 """
 
 import contextlib
-import multiprocessing
 import os
 import resource
 import signal
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from multiprocessing import connection, reduction
 from multiprocessing.context import ForkServerProcess
 from typing import Any
 
-from compress.dicom import Reason, Refused
+from compress.dicom import Reason, Refused, forking
 from compress.dicom.arena import Arena
 from compress.dicom.headers import quiet
 
@@ -68,8 +67,7 @@ class Pool:
     """
 
     def __init__(self, make: Callable[..., Any], arguments: Sequence[Any], count: int) -> None:
-        self._context = multiprocessing.get_context("forkserver")
-        self._context.set_forkserver_preload([make.__module__])
+        forking.begin((make.__module__,))
         self._make, self._arguments = make, tuple(arguments)
         self._arena: Arena | None = None
         self._workers = [self._start() for _ in range(count)]
@@ -103,15 +101,16 @@ class Pool:
         with contextlib.suppress(OSError):  # it has ended; `answer` finds out
             worker.pipe.send((task, number, arguments))
 
-    def answer(self, *, wait: bool) -> tuple[Key, Any] | None:
+    def answer(self, *, wait: bool, seconds: float = 0.0) -> tuple[Key, Any] | None:
         """The next outcome: what a task returned, the Refused that it raised, or Lost.
 
         Args:
             wait: for an outcome; otherwise None is returned where there is none yet.
+            seconds: how long to look out for one without `wait`.
         """
         while not self._lost:
             pipes = {worker.pipe: worker for worker in self._workers if worker.queue}
-            ready = connection.wait(list(pipes), timeout=TICK if wait else 0)
+            ready = connection.wait(list(pipes), timeout=TICK if wait else seconds)
             if ready:
                 worker = pipes[ready[0]]  # type: ignore[index]
                 try:
@@ -133,11 +132,11 @@ class Pool:
             worker.process.join()
 
     def _start(self) -> _Worker:
-        ours, theirs = self._context.Pipe()
-        process = self._context.Process(
+        ours, theirs = forking.CONTEXT.Pipe()
+        process = forking.CONTEXT.Process(
             target=_serve, args=(theirs, self._make, self._arguments), daemon=True
         )
-        with _single_threaded():
+        with forking.single_threaded():  # a server that has died starts again here
             process.start()
         theirs.close()
         worker = _Worker(process, ours)
@@ -177,22 +176,6 @@ class Pool:
         for key in (*worker.queue, *held):
             self._lost.append((key, Lost(guilty=key == guilty)))
         self._workers[self._workers.index(worker)] = self._start()
-
-
-@contextlib.contextmanager
-def _single_threaded() -> Iterator[None]:
-    """The fork server starts with the first worker: without threads of numpy's libraries in it."""
-    names = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
-    before = {name: os.environ.get(name) for name in names}
-    os.environ.update(dict.fromkeys(names, "1"))
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
 
 
 def _serve(pipe: connection.Connection, make: Callable[..., Any], arguments: Sequence[Any]) -> None:

@@ -7,6 +7,23 @@ the disk's cache and then a few times, and prints one JSON object:
     slices_per_second       slices / seconds from the loaded network to the written manifest
     with_start              slices / seconds of the process, imports and loading included
     outside_the_network     share of the former in which the network did not compute
+
+With --phases also where the wall time of the process goes, in seconds; the first nine follow each
+other and, with `end`, add up to `wall`:
+
+    start       Python, and what is imported before the workers start
+    workers     listing INPUT, starting the workers
+    torch       importing torch, while the workers look at the headers
+    load        loading the network, likewise
+    scan        waiting for the rest of the headers
+    choose      table of the series, targets of the results
+    prepare     results that are there already, memory for the slices
+    stream      from the first file to the last
+    sync        making the names of the results last
+    end         the manifest, ending the workers and Python
+    first       of `stream`: until the first batch was sent into the network
+    for_workers, for_network    of `stream`: waiting
+    network     of `stream`: the network computes (on a GPU beside everything else)
 """
 
 import argparse
@@ -26,6 +43,9 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from dicom_files import dataset, packed
 
 from compress.data import Unavailable, demo, phantom
+
+PARTS = ("workers", "torch", "load", "scan", "choose", "prepare", "stream", "sync")
+WITHIN = ("first", "for_workers", "for_network", "network")
 
 
 def volume(count: int) -> tuple[str, list[np.ndarray]]:
@@ -48,6 +68,7 @@ def write(folder: Path, slices: list[np.ndarray]) -> None:
 def timed(source: Path, arguments: argparse.Namespace) -> dict[str, float]:
     """One run of the command."""
     with tempfile.TemporaryDirectory(dir=arguments.disk) as out:
+        began = time.time()
         command = [sys.executable, "-m", "compress", "enhance", str(source), "-o", out]
         command += ["-m", arguments.model]
         for option in ("device", "batch"):
@@ -57,8 +78,17 @@ def timed(source: Path, arguments: argparse.Namespace) -> dict[str, float]:
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
         wall = time.perf_counter() - start
         manifest = json.loads((Path(out) / "manifest.json").read_text())
-    return {**manifest["seconds"], "wall": wall, "device": manifest["device"],
-            "precision": manifest["precision"]}  # fmt: skip
+        written = (Path(out) / "manifest.json").stat().st_mtime - began
+    seconds = manifest["seconds"]
+    start = written - sum(seconds[part] for part in PARTS)
+    return {**seconds, "start": start, "end": wall - written, "wall": wall,
+            "device": manifest["device"], "precision": manifest["precision"]}  # fmt: skip
+
+
+def phases(runs: list[dict[str, float]]) -> dict[str, float]:
+    """The median of each part, see above."""
+    names = ("start", *PARTS, "end", "wall", *WITHIN)
+    return {name: round(statistics.median(run[name] for run in runs), 3) for name in names}
 
 
 def main() -> None:
@@ -70,6 +100,7 @@ def main() -> None:
     parser.add_argument("--slices", type=int, default=133)
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--disk", help="folder to write to, such as /dev/shm")
+    parser.add_argument("--phases", action="store_true", help="where the wall time goes")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=arguments.disk) as folder:
         name, slices = volume(arguments.slices)
@@ -87,6 +118,7 @@ def main() -> None:
         "with_start": round(len(slices) / middle["wall"], 1),
         "outside_the_network": round(1 - middle["network"] / middle["work"], 3),
         "seconds": {key: round(value, 3) for key, value in middle.items()},
+        **({"phases": phases(runs)} if arguments.phases else {}),
     }, indent=1))  # fmt: skip
 
 

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import threading
+import time
 import zipfile
 from contextlib import contextmanager
 from pathlib import Path
@@ -113,6 +114,82 @@ def test_any_size_and_several_frames(model, tmp_path):
         expected = draw.integers(-900, 900, size) + 1024
         assert np.array_equal(found[".", index + 1].pixel_array, expected)
     assert np.array_equal(found[".", 99].pixel_array, stack.astype(int) + 1024)
+
+
+def test_the_seconds_of_the_parts_are_in_the_manifest(model, tmp_path):
+    write_series(tmp_path / "in", 3)
+    before = time.perf_counter()
+    seconds = enhance_all(tmp_path / "in", model, tmp_path / "out")["seconds"]
+    whole = time.perf_counter() - before
+    parts = ("workers", "torch", "load", "scan", "choose", "prepare", "stream", "sync")
+    assert set(seconds) == {*parts, "work", "first", "for_workers", "for_network", "network"}
+    assert sum(seconds[part] for part in parts) < whole
+    work = sum(seconds[part] for part in parts[3:])
+    assert seconds["work"] == pytest.approx(work, abs=0.001)
+    waiting = seconds["for_workers"] + seconds["for_network"]
+    assert 0 < seconds["first"] < seconds["stream"]
+    assert 0 < waiting < seconds["stream"]
+
+
+def test_names_of_results_last_before_the_manifest_tells_of_them(model, tmp_path, monkeypatch):
+    write_series(tmp_path / "in/a", 2)
+    write_series(tmp_path / "in/b", 2, series="T")
+    synced = []
+
+    def sync(folder):
+        assert not (tmp_path / "out/manifest.json").exists()
+        synced.append((folder.name, len(list(folder.glob("*.dcm")))))
+
+    monkeypatch.setattr(enhance, "sync_folder", sync)
+    enhance_all(tmp_path / "in", model, tmp_path / "out", series=("all",))
+    assert sorted(synced) == [("a", 2), ("b", 2)]
+
+
+def test_the_workers_server_starts_before_anything_heavy_is_imported():
+    code = """
+import sys
+from compress import cli
+from compress.dicom import forking
+heavy = {"torch", "pydicom", "numpy"}
+forking.begin = lambda: print(heavy & set(sys.modules))
+cli.main(["enhance", "nowhere", "-m", "x", "-o", "y"], standalone_mode=False)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout == "set()\n", done.stderr
+    assert "INPUT does not exist" in done.stderr
+
+
+class Slow:
+    """A flight that takes a while, as on a GPU."""
+
+    def __init__(self, output):
+        self.output, self.end = output, time.perf_counter() + 0.05
+
+    def done(self):
+        return time.perf_counter() >= self.end
+
+    def land(self):
+        time.sleep(max(0.0, self.end - time.perf_counter()))
+        return self.output, 0.05
+
+
+def test_workers_are_heard_while_the_network_computes(tmp_path, monkeypatch):
+    net = dicom_desks.identity(4)
+    flown = []
+
+    def launch(slices):
+        flown.append(len(slices))
+        return Slow(np.stack(slices))
+
+    monkeypatch.setattr(net, "launch", launch)
+    monkeypatch.setattr(network, "load", lambda *_a, **_k: net)
+    write_series(tmp_path / "in", 10, side=16)
+    content = enhance_all(tmp_path / "in", Path(), tmp_path / "out")
+    assert content["counts"]["status"] == {"enhanced": 10}
+    assert flown == [4, 4, 2]
+    assert content["seconds"]["for_network"] > 0.05
+    for (_, number), ds in images(tmp_path / "out").items():
+        assert np.array_equal(ds.pixel_array, body(16, number - 1).astype(int) + 1024)
 
 
 class Plus(torch.nn.Module):

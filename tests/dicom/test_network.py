@@ -11,7 +11,7 @@ from torch import nn
 from compress import checkpoint
 from compress.checkpoint import Model, ModelOptions
 from compress.dicom.enhance import Options, run
-from compress.dicom.network import AnySize, Network, load, mirrored
+from compress.dicom.network import AnySize, Flight, Network, load, mirrored
 from compress.engines import Shape, onnx, sidecar
 from compress.errors import CompressError, UsageError
 
@@ -72,6 +72,34 @@ def test_two_flights_do_not_share_memory():
     output, seconds = second.land()
     np.testing.assert_allclose(output, b[None], atol=1e-3)
     assert seconds > 0
+
+
+def test_a_full_batch_is_sent_where_its_size_must_not_change():
+    seen = Seen()
+    net = Network(AnySize(seen), CPU, 4, "0", "fp32")
+    assert not net.full, "on the CPU every slice takes its time"
+    net.full = True
+    slices = [np.full((16, 16), k, np.float32) for k in range(2)]
+    net.launch([np.full((16, 16), np.nan, np.float32)] * 4).land()
+    flight = net.launch(slices)
+    assert flight.done()
+    output, _ = flight.land()
+    np.testing.assert_allclose(output, np.stack(slices), atol=1e-3)
+    assert seen.shapes == [(4, 1, 16, 16)] * 2
+
+
+def test_a_flight_is_done_when_its_last_event_is():
+    class Event:
+        over = False
+
+        def query(self):
+            return self.over
+
+    first, last = Event(), Event()
+    flight = Flight(torch.zeros(1, 1, 2, 2), (first, last), 0.0)
+    assert not flight.done()
+    last.over = True
+    assert flight.done()
 
 
 def test_outputs_are_clipped_to_the_network_range():

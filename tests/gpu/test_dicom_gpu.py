@@ -12,6 +12,7 @@ from compress.data import fanbeam, phantom
 from compress.data.fanbeam import FanBeam
 from compress.data.fanbeam_torch import TorchScanner
 from compress.data.lowdose import Exposure, insert_noise
+from compress.dicom import network
 from compress.dicom.enhance import Options, run
 
 pytestmark = [
@@ -39,6 +40,21 @@ def test_identity_gives_the_sources_pixels(residual, tmp_path):
     for ds in found:
         expected = body(72, int(ds.InstanceNumber) - 1).astype(int) + 1024
         assert np.array_equal(ds.pixel_array, expected)
+
+
+def test_a_smaller_batch_gives_the_same_bits():
+    """It is filled up, so the kernels are those of the others."""
+    torch.manual_seed(0)
+    net = torch.nn.Conv2d(1, 1, 3, padding=1).eval().to("cuda", torch.half)
+    half = network.AnySize(lambda x: net(x.half()))
+    flights = network.Network(half, torch.device("cuda"), 8, "0" * 64, "fp16")
+    slices = [body(64, k).astype(np.float32) for k in range(8)]
+    whole = flights.launch(slices).land()[0].copy()
+    few = flights.launch(slices[:3])
+    output, seconds = few.land()
+    assert few.done()
+    assert seconds > 0
+    assert np.array_equal(output, whole[:3])
 
 
 @pytest.mark.parametrize("fan", [FanBeam(), FanBeam.parallel()], ids=("fan", "parallel"))
