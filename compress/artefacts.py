@@ -181,7 +181,10 @@ def called(runner: Runner, x: Tensor, *, graph: bool) -> tuple[Call, Row]:
 
 
 def _captured(runner: Runner, x: Tensor) -> Call:
-    """One CUDA graph of the runner on `x`; the runner has to be warm before it is captured."""
+    """One CUDA graph of the runner on `x`; the runner has to be warm before it is captured.
+
+    A graph reads weights and buffers where they were. The call therefore keeps the runner and `x`.
+    """
     side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
     side.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(side):
@@ -192,8 +195,8 @@ def _captured(runner: Runner, x: Tensor) -> Call:
     with torch.cuda.graph(graph):
         kept = runner(x)
 
-    def replay() -> Tensor:
+    def replay(*_alive: object) -> Tensor:
         graph.replay()
         return kept
 
-    return replay
+    return partial(replay, runner, x)

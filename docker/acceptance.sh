@@ -85,13 +85,13 @@ watched() {
     return "$code"
 }
 
-# Trained under watch, then the rest; how busy the GPU was is the last word.
+# Trained under watch, then the rest; how busy the GPU was from its first kernel on is the last word.
 flagship() {
     local words=("$recipe" --out "$out/flagship")
     [ -n "$quick" ] || words+=(--no-fallback)
     watched compress run "${words[@]}" --until 04-retrain && compress run "${words[@]}" || return
-    [ ! -s "$out/gpu.csv" ] || awk -F', ' '{ busy += $2; watt += $4 } END {
-        printf "GPU busy %.1f %% while training, %.0f W, %d samples\n", busy / NR, watt / NR, NR
+    [ ! -s "$out/gpu.csv" ] || awk -F', ' '$2 > 0 { begun = 1 } begun { busy += $2; watt += $4; n++ } END {
+        if (n) printf "GPU busy %.1f %% while training, %.0f W, %d samples\n", busy / n, watt / n, n
     }' "$out/gpu.csv"
 }
 

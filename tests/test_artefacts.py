@@ -1,6 +1,9 @@
 """compress bench: what is timed beside what, and what is said of it; a fake clock tells time."""
 
+import contextlib
+import gc
 import json
+import weakref
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,7 +13,7 @@ from click.testing import CliRunner
 from pairs import data
 
 from compress import bench, checkpoint, cli, machine, masks, timing
-from compress.artefacts import MODES, artefacts
+from compress.artefacts import MODES, artefacts, called
 from compress.checkpoint import Model, ModelOptions
 from compress.cli_engines import MODES as OFFERED
 from compress.engines import onnx, sidecar
@@ -152,6 +155,32 @@ def test_on_the_command_line(folder, told) -> None:
     table = CliRunner().invoke(cli.main, words).stdout
     assert "slices/s" in table
     assert "1.00 (1.00-1.00)" in table
+
+
+def test_a_captured_call_keeps_alive_what_its_graph_reads(monkeypatch) -> None:
+    class Stream:
+        def wait_stream(self, _other: object) -> None:
+            pass
+
+    class Graph:
+        def replay(self) -> None:
+            pass
+
+    for name in ("Stream", "current_stream"):
+        monkeypatch.setattr(torch.cuda, name, Stream)
+    for name in ("stream", "graph"):
+        monkeypatch.setattr(torch.cuda, name, lambda _: contextlib.nullcontext())
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", Graph)
+    net, x = torch.nn.Conv2d(1, 1, 1), torch.rand(1, 1, 8, 8)
+    with torch.inference_mode():
+        call, facts = called(net, x, graph=True)
+    assert facts["cuda_graph"]
+    weight, image = weakref.ref(net.weight), weakref.ref(x)
+    assert call().shape == x.shape
+    del net, x
+    gc.collect()
+    assert weight() is not None
+    assert image() is not None
 
 
 def test_modes_on_offer_are_those_that_exist() -> None:

@@ -377,7 +377,11 @@ def test_only_the_parts_that_were_asked_for_run(tmp_path):
 
 def test_the_trained_part_says_how_busy_the_gpu_was(tmp_path):
     stand_in(tmp_path, "python", PRETENDS)
-    stand_in(tmp_path, "nvidia-smi", "echo 't, 90, 40, 300.5, 1980'; echo 't, 99, 40, 500.5, 1980'")
+    stand_in(
+        tmp_path,
+        "nvidia-smi",
+        "echo 't, 0, 0, 90, 210'; echo 't, 90, 40, 300.5, 1980'; echo 't, 99, 40, 500.5, 1980'",
+    )
     out, path = tmp_path / "acc", f"{tmp_path}:{os.environ['PATH']}"
     env = {"PYTHON": str(tmp_path / "python"), "OUT": str(out), "PATH": path}
     _, rows = accept(out, "flagship", **env)

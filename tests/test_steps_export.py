@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from networks import Plain, randomise
+from packaging.version import Version
 from pairs import data
 
 from compress import checkpoint, cost, dependencies, masks, pruning
@@ -268,6 +269,21 @@ def test_an_engine_for_a_gpu_where_there_is_none(copied: Path, monkeypatch) -> N
         sidecar.load(copied)
 
 
+@pytest.mark.parametrize("answers", [False, True])
+def test_a_fresh_process_that_crashes_says_where(answers, tmp_path, monkeypatch) -> None:
+    python = tmp_path / "python"
+    crash = "import ctypes, sys; {}ctypes.string_at(0)"
+    code = crash.format("open(sys.argv[6], 'w'); " if answers else "")
+    python.write_text(f'#!/bin/sh\nexec {sys.executable} -X faulthandler -c "{code}" x "$@"\n')
+    python.chmod(0o755)
+    monkeypatch.setattr(fresh.sys, "executable", str(python))
+    with pytest.raises(QualityError) as caught:
+        fresh.run(tmp_path / "e.onnx.json", torch.zeros(1, 1, 8, 8))
+    said = str(caught.value)
+    assert "e.onnx does not run in a fresh process: it was ended by SIGSEGV at File" in said
+    assert said.endswith(", after it had answered") == answers
+
+
 def test_a_fresh_process_that_fails_is_quoted(copied: Path) -> None:
     copied.with_suffix("").write_bytes(b"")
     with pytest.raises(QualityError, match=r"does not run in a fresh process: .*altered"):
@@ -318,8 +334,17 @@ class Undecided(Plain):
         return super().forward(x) if x.sum() > 0 else x
 
 
+TRACES = pytest.mark.skipif(
+    Version(torch.__version__) < Version("2.9"), reason="this torch traces one way, without a word"
+)
+
+
 @pytest.mark.parametrize(
-    ("name", "who"), [("onnx", "the ONNX exporter"), ("aot_inductor", "AOTInductor")]
+    ("name", "who"),
+    [
+        pytest.param("onnx", "the ONNX exporter", marks=TRACES),
+        ("aot_inductor", "AOTInductor"),
+    ],
 )
 def test_a_network_that_cannot_be_compiled_is_reported_not_raised(name, who, tmp_path) -> None:
     place = work(tmp_path / "e")
@@ -362,6 +387,7 @@ class Copies:
     """A format whose files hold the kind of their last deconvolution, and run as long as told."""
 
     suffix = ".copy"
+    precisions, casts = ("fp32",), False
 
     def missing(self, _device: torch.device) -> None:
         return None
