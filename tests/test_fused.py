@@ -274,6 +274,16 @@ def test_tilings_are_what_kernels_can_be(shape):
             assert inside != 1 or cut.gx % 8 == 0  # windows of the image begin on 16 bytes
 
 
+@pytest.mark.parametrize(("batch", "least"), [(16, 128), (1, 64)])
+def test_defaults_leave_no_gpu_idle(batch, least):
+    for side in (128, 256, 512):
+        for inside, out in ((64, 16), (32, 32), (16, 16)):
+            cut = default(5, inside, out, side, batch)
+            tiles = batch * -(-side // (cut.gy * cut.by)) * -(-side // (cut.gx * cut.bx))
+            assert tiles >= least
+            assert cut.by * cut.bx * cut.gy * cut.gx * out <= 128 * 128
+
+
 def run(arguments: list[str], **more: str) -> None:
     done = subprocess.run(
         [sys.executable, *arguments],

@@ -104,9 +104,9 @@ class Session:
     def _conv(self, op: Conv) -> launch.Call:
         if not self.kernels or op.plain:
             return functools.partial(plain.conv, op, self.buffers, self.tensors, self.image)
-        side = self.buffers[op.source.buffer].height
+        at = self.buffers[op.source.buffer]
         cut = self.choices.conv.get(self.key(op)) or default(
-            op.size, op.source.channels, op.out, side
+            op.size, op.source.channels, op.out, at.height, len(at.whole)
         )
         return launch.conv(op, self.buffers, self.tensors, self.image, cut)
 

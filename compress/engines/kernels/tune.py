@@ -135,8 +135,8 @@ def _conv(session: Session, op: Conv) -> Job:
     def make(cut: Tiling) -> launch.Call:
         return launch.conv(op, session.buffers, session.tensors, session.image, cut)
 
-    side = session.buffers[op.source.buffer].height
-    first = default(op.size, op.source.channels, op.out, side)
+    at = session.buffers[op.source.buffer]
+    first = default(op.size, op.source.channels, op.out, at.height, len(at.whole))
     return Job(make, first, op.size, op.out, _written(session, op.target))
 
 
