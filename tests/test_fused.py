@@ -274,6 +274,43 @@ def test_tilings_are_what_kernels_can_be(shape):
             assert inside != 1 or cut.gx % 8 == 0  # windows of the image begin on 16 bytes
 
 
+def tuned(monkeypatch, ms, seconds: float = 60.0) -> Choices:
+    """Choices for the flagship in 32 x 32, every call taking `ms` of its tiling."""
+    plan, tensors = compiled(network("flagship"))
+    session = Session(plan, tensors, (1, 32, 32), kernels=False)
+    monkeypatch.setattr(tune.launch, "conv", lambda *a: ("conv", *a))
+    monkeypatch.setattr(tune.launch, "pair", lambda *a: ("pair", *a))
+
+    def milliseconds(call, _device: torch.device) -> float:
+        kind, op, buffers, *_, cut = call
+        target = (op.growth if kind == "pair" else op).target
+        inside = buffers[target.buffer].inside
+        inside[..., target.start : target.start + target.channels] = 1 + wrong * (cut.gx == 4)
+        return ms(kind, cut)
+
+    wrong = 1.0
+    monkeypatch.setattr(tune, "milliseconds", milliseconds)
+    return tune.tune(session, seconds)
+
+
+def test_the_tuner_takes_the_fastest_and_leaves_out_what_computes_something_else(monkeypatch):
+    found = tuned(monkeypatch, lambda kind, cut: 5 - cut.gx + (cut.stages != 4) + (kind == "pair"))
+    plan, _ = compiled(network("flagship"))
+    sizes = {op.size for op in plan.convs()}
+    assert sizes == {1, 5, 7}
+    fives = {key: cut for key, cut in found.conv.items() if key.startswith("5x5")}
+    assert fives
+    assert {cut.gx for cut in fives.values()} == {2}  # those with 4 are faster, but wrong
+    assert {cut.stages for cut in fives.values()} == {4}
+
+
+def test_a_dense_layer_is_one_kernel_where_that_is_faster_than_two(monkeypatch):
+    faster = tuned(monkeypatch, lambda kind, _: 1.9 if kind == "pair" else 1.0)
+    assert len(faster.pair) == 16
+    assert not tuned(monkeypatch, lambda kind, _: 2.1 if kind == "pair" else 1.0).pair
+    assert not tuned(monkeypatch, lambda *_: 1.0, seconds=-1.0).conv
+
+
 @pytest.mark.parametrize(("batch", "least"), [(16, 128), (1, 64)])
 def test_defaults_leave_no_gpu_idle(batch, least):
     for side in (128, 256, 512):

@@ -33,7 +33,7 @@ SESSIONS = 4
 """Shapes that an engine keeps buffers for; the one that waited longest goes."""
 LEVELS = 4
 """Sides must be multiples of 2 to this power."""
-SECONDS = 240.0
+SECONDS = 120.0
 """Time for measuring tilings in a build."""
 Tilings = Mapping[str, Choices]
 """GPU's name -> what was measured on it."""

@@ -6,7 +6,7 @@ most of DDnet's layers.
 
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -106,6 +106,8 @@ def _close(found: Tensor, expected: Tensor, cut: Tiling) -> bool:
 def tune(session: Session, seconds: float) -> Choices:
     """Measured choices for every convolution of a session; the costliest ones first.
 
+    A dense layer is tried as one kernel as soon as both of its parts have been measured.
+
     Args:
         session: on a GPU; its buffers are used.
         seconds: when to stop; what was not measured keeps its default.
@@ -120,14 +122,12 @@ def tune(session: Session, seconds: float) -> Choices:
             continue
         convs[key], times[key] = search(_conv(session, op), until)
         log.info("fused: %s %.4f ms, %s", key, times[key], convs[key])
-    for dense in _dense(session):
-        key, parts = session.key(dense), _parts(session, dense)
-        if key in times or not all(part in times for part in parts):
-            continue
-        if time.monotonic() < until:
-            cut, times[key] = search(_pair(session, dense), until)
-            if times[key] < sum(times[part] for part in parts):
-                pairs[key] = cut
+        for dense in _ready(session, times):
+            if time.monotonic() < until:
+                key, parts = session.key(dense), _parts(session, dense)
+                cut, times[key] = search(_pair(session, dense), until)
+                if times[key] < sum(times[part] for part in parts):
+                    pairs[key] = cut
     return Choices(conv=convs, pair=pairs)
 
 
@@ -154,9 +154,12 @@ def _written(session: Session, target: Slice) -> Tensor:
     return inside[..., target.start : target.start + target.channels]
 
 
-def _dense(session: Session) -> Iterator[Dense]:
+def _ready(session: Session, times: Mapping[Key, float]) -> Iterator[Dense]:
+    """Dense layers, one of each shape, whose parts have been timed and they themselves not yet."""
     for op in session.plan.operations:
-        if isinstance(op, Dense) and not op.bottleneck.plain and not op.growth.plain:
+        if not isinstance(op, Dense) or op.bottleneck.plain or op.growth.plain:
+            continue
+        if session.key(op) not in times and all(part in times for part in _parts(session, op)):
             yield op
 
 
