@@ -53,7 +53,7 @@ def conv(size: int, inside: int, whole: int, out: int, then: int, cut: Tiling) -
         "NP": width, "CO": out, "ACT": True, "THEN": then > 0, "CO2": then or out,
         "NP2": power(cut.gy * cut.gx * then) if then else width, "ACT2": then != 1,
         "RESIDUAL": then == 1, "SLOPE": 0.01,
-        "COPY": cut.copy,
+        "COPY": cut.copy, "EARLY": False,
     }  # fmt: skip
 
 
@@ -62,7 +62,7 @@ def pair(inside: int, middle: int, out: int, cut: Tiling) -> dict[str, Any]:
         "X": 80, "Y": 80, "C": inside, "CP": power(inside), "B": power(middle), "PAD": 2,
         "GY": cut.gy, "GX": cut.gx, "BY": cut.by, "BX": cut.bx,
         "NP": power(cut.gy * cut.gx * out), "CO": out, "SLOPE": 0.01,
-        "COPY": cut.copy,
+        "COPY": cut.copy, "EARLY": False,
     }  # fmt: skip
 
 
@@ -100,11 +100,31 @@ def main(capability: int) -> None:
     cut = Tiling(gy=2, gx=2, by=4, bx=16)
     for name, widths in PAIRS.items():
         check(name, ptx(pair_kernel, pair(*widths, cut), cut, capability), capability)
-    moves = {"X": 32, "Y": 80, "C": 16, "BLOCK": 256}
+    moves = {"X": 32, "Y": 80, "C": 16, "BLOCK": 256, "EARLY": False}
     for kernel in (pool_kernel, upsample_kernel):
         text = ptx(kernel, moves, Tiling(), capability).asm["ptx"]
         narrow = re.findall(r"(?:ld|st)\.global\S*\.b(?:16|32)", text.replace("v4.b32", ""))
         assert not narrow, f"{kernel.__name__}: {len(narrow)} values moved one by one"
+    if capability >= 90:
+        early(capability, moves)
+
+
+def early(capability: int, moves: dict[str, Any]) -> None:
+    """A kernel that begins early lets the next one do so, and waits before it reads or writes."""
+    cut = Tiling(gy=2, gx=2, by=4, bx=16)
+    kernels = [(conv_kernel, conv(*shape, cut)) for shape in CONVS.values() if shape[0] == 5]
+    kernels += [(pair_kernel, pair(*widths, cut)) for widths in PAIRS.values()]
+    kernels += [(pool_kernel, moves), (upsample_kernel, moves)]
+    for kernel, constants in kernels:
+        text = ptx(kernel, {**constants, "EARLY": True}, cut, capability).asm["ptx"]
+        assert text.count("griddepcontrol.launch_dependents") == 1
+        before, _, after = text.partition("griddepcontrol.wait")
+        assert after
+        assert "st.global" not in before
+        if kernel is not pair_kernel:  # which loads its weights before it waits
+            assert "ld.global" not in before
+            assert "cp.async" not in before
+    print(f"sm_{capability}: {len(kernels)} kernels that begin early wait before they read")
 
 
 if __name__ == "__main__":

@@ -127,7 +127,8 @@ class Fused:
             raise NotBuilt(str(error)) from error
         choices = tune(session, SECONDS)
         save(plan, tensors, path, {gpu(device): choices})
-        return {**engine.facts, "pairs": sorted(choices.pair), "memory": session.memory}
+        taken = {"pairs": sorted(choices.pair), "early": choices.early}
+        return {**engine.facts, **taken, "memory": session.memory}
 
     def load(self, path: Path, device: torch.device) -> Runner:
         """The engine; PyTorch computes it where there are no kernels."""
@@ -180,10 +181,9 @@ def load(path: Path, device: torch.device | str, *, kernels: bool = True) -> Eng
     return Engine(plan, _on(tensors, torch.device(device)), tilings, kernels=kernels)
 
 
-def _choices(value: Mapping[str, Mapping[str, Any]]) -> Choices:
-    return Choices(
-        **{kind: {k: Tiling(**t) for k, t in one.items()} for kind, one in value.items()}
-    )
+def _choices(value: Mapping[str, Any]) -> Choices:
+    conv, pair = ({k: Tiling(**t) for k, t in value[kind].items()} for kind in ("conv", "pair"))
+    return Choices(conv=conv, pair=pair, early=value.get("early", False))
 
 
 def _on(tensors: Mapping[str, Tensor], device: torch.device) -> dict[str, Tensor]:

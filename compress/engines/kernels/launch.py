@@ -29,8 +29,11 @@ BLOCK = 256
 """Pieces of eight values in a program that only moves."""
 
 
-def conv(op: Conv, buffers: Buffers, tensors: Tensors, image: Tensor, cut: Tiling) -> Call:
-    """A convolution; arguments as `plain.conv` has them, and how it is cut."""
+def conv(
+    op: Conv, buffers: Buffers, tensors: Tensors, image: Tensor, cut: Tiling, *,
+    early: bool = False,
+) -> Call:  # fmt: skip
+    """A convolution; arguments as `plain.conv` has them, how it is cut, and see `overlap.py`."""
     from compress.engines.kernels.conv import conv_kernel
 
     x, y = buffers[op.source.buffer], buffers[op.target.buffer]
@@ -50,11 +53,13 @@ def conv(op: Conv, buffers: Buffers, tensors: Tensors, image: Tensor, cut: Tilin
         GY=cut.gy, GX=cut.gx, BY=cut.by, BX=cut.bx, BK=cut.bk, NP=matrix.shape[1], CO=out,
         ACT=op.activate, THEN=bool(op.then), CO2=op.target.channels, NP2=w2.shape[1],
         ACT2=op.then_activate, RESIDUAL=op.residual, SLOPE=SLOPE, COPY=cut.copy,
-        num_warps=cut.warps, num_stages=cut.stages,
+        num_warps=cut.warps, num_stages=cut.stages, **_launched(early),
     )  # fmt: skip
 
 
-def pair(op: Dense, buffers: Buffers, tensors: Tensors, cut: Tiling) -> Call:
+def pair(
+    op: Dense, buffers: Buffers, tensors: Tensors, cut: Tiling, *, early: bool = False
+) -> Call:
     """A dense layer in one kernel."""
     from compress.engines.kernels.pair import pair_kernel
 
@@ -77,36 +82,43 @@ def pair(op: Dense, buffers: Buffers, tensors: Tensors, cut: Tiling) -> Call:
         X=x.strides[2], Y=y.strides[2], C=inside, CP=power(inside), B=hidden, PAD=2,
         GY=cut.gy, GX=cut.gx, BY=cut.by, BX=cut.bx, NP=matrix.shape[1], CO=out, SLOPE=SLOPE,
         COPY=cut.copy,
-        num_warps=cut.warps, num_stages=cut.stages,
+        num_warps=cut.warps, num_stages=cut.stages, **_launched(early),
     )  # fmt: skip
 
 
-def pool(op: Pool, buffers: Buffers) -> Call:
+def pool(op: Pool, buffers: Buffers, *, early: bool = False) -> Call:
     """Max-pool."""
     from compress.engines.kernels.moves import pool_kernel
 
-    return _move(pool_kernel, buffers, op.source, op.target)
+    return _move(pool_kernel, buffers, op.source, op.target, early=early)
 
 
-def upsample(op: Upsample, buffers: Buffers) -> Call:
+def upsample(op: Upsample, buffers: Buffers, *, early: bool = False) -> Call:
     """Bilinear x2."""
     from compress.engines.kernels.moves import upsample_kernel
 
     x, y = buffers[op.source.buffer], buffers[op.target.buffer]
     ratio_y = (x.height - 1) / max(y.height - 1, 1)
     ratio_x = (x.width - 1) / max(y.width - 1, 1)
-    return _move(upsample_kernel, buffers, op.source, op.target, ratio_y, ratio_x)
+    return _move(upsample_kernel, buffers, op.source, op.target, ratio_y, ratio_x, early=early)
 
 
-def _move(kernel: object, buffers: Buffers, source: Slice, target: Slice, *more: float) -> Call:
+def _move(
+    kernel: object, buffers: Buffers, source: Slice, target: Slice, *more: float, early: bool
+) -> Call:
     x, y = buffers[source.buffer], buffers[target.buffer]
     total = len(y.whole) * y.height * y.width * target.channels // 8
     return functools.partial(
         kernel[(-(-total // BLOCK),)],  # type: ignore[index]
         x.at(0, source.start), y.at(0, target.start),
         x.height, x.width, y.height, y.width, total, *x.strides[:2], *y.strides[:2], *more,
-        X=x.strides[2], Y=y.strides[2], C=target.channels, BLOCK=BLOCK,
+        X=x.strides[2], Y=y.strides[2], C=target.channels, BLOCK=BLOCK, **_launched(early),
     )  # fmt: skip
+
+
+def _launched(early: bool) -> dict[str, bool]:
+    """Arguments of a kernel that may begin early; older Triton knows one of them only."""
+    return {"EARLY": True, "launch_pdl": True} if early else {"EARLY": False}
 
 
 def _grid(x: Framed, cut: Tiling) -> tuple[tuple[int], tuple[int, int]]:

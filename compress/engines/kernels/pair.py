@@ -13,6 +13,7 @@ import triton
 import triton.language as tl
 
 from compress.engines.kernels.conv import add_bias, group_origin, leaky, store
+from compress.engines.kernels.overlap import gdc_launch_dependents, gdc_wait
 
 
 @triton.jit
@@ -22,7 +23,7 @@ def pair_kernel(
     X: tl.constexpr, Y: tl.constexpr, C: tl.constexpr, CP: tl.constexpr, B: tl.constexpr,
     PAD: tl.constexpr, GY: tl.constexpr, GX: tl.constexpr, BY: tl.constexpr, BX: tl.constexpr,
     NP: tl.constexpr, CO: tl.constexpr, SLOPE: tl.constexpr,
-    COPY: tl.constexpr,
+    COPY: tl.constexpr, EARLY: tl.constexpr,
 ):  # fmt: skip
     """One tile, cut as in conv.py.
 
@@ -41,6 +42,8 @@ def pair_kernel(
         tiles_x: tiles in a row of it.
         x_slice: values from slice to slice in x; x_row from row to row; likewise y.
     """
+    if EARLY:
+        gdc_launch_dependents()
     n, tile_y, tile_x, oy, ox = group_origin(H, W, tiles_y, tiles_x, GY, GX, BY, BX)
     known = (oy < H) & (ox < W)
     window = tl.multiple_of(tl.where(known, oy * x_row + ox * X, 0), [COPY])
@@ -51,6 +54,8 @@ def pair_kernel(
     first = tl.load(w1 + c[:, None] * B + hidden[None, :])
     offset = tl.load(bias1 + hidden)[None, :]
     acc = tl.zeros((BY * BX, NP), dtype=tl.float32)
+    if EARLY:
+        gdc_wait()
     for position in range((GY + 2 * PAD) * (GX + 2 * PAD)):
         r = position // (GX + 2 * PAD)
         j = position % (GX + 2 * PAD)

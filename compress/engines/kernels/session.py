@@ -23,6 +23,8 @@ class Choices:
     conv: Mapping[Key, Tiling] = field(default_factory=dict)
     pair: Mapping[Key, Tiling] = field(default_factory=dict)
     """Dense layers that one kernel computes; the others take two."""
+    early: bool = False
+    """Whether kernels begin before the one before them has ended, see overlap.py."""
 
 
 def key(op: Conv | Dense, batch: int, height: int, width: int) -> Key:
@@ -82,7 +84,8 @@ class Session:
         if isinstance(op, Dense):
             cut = self.choices.pair.get(self.key(op))
             if cut and self.kernels and not op.bottleneck.plain and not op.growth.plain:
-                yield launch.pair(op, self.buffers, self.tensors, cut)
+                early = self.choices.early
+                yield launch.pair(op, self.buffers, self.tensors, cut, early=early)
             else:
                 yield from (self._conv(op.bottleneck), self._conv(op.growth))
         elif isinstance(op, Conv):
@@ -91,9 +94,9 @@ class Session:
             move = plain.pool if isinstance(op, Pool) else plain.upsample
             yield functools.partial(move, op, self.buffers)  # type: ignore[arg-type]
         elif isinstance(op, Pool):
-            yield launch.pool(op, self.buffers)
+            yield launch.pool(op, self.buffers, early=self.choices.early)
         else:
-            yield launch.upsample(op, self.buffers)
+            yield launch.upsample(op, self.buffers, early=self.choices.early)
 
     def key(self, op: Conv | Dense) -> Key:
         """See `key`."""
@@ -108,7 +111,8 @@ class Session:
         cut = self.choices.conv.get(self.key(op)) or default(
             op.size, op.source.channels, op.out, at.height, len(at.whole)
         )
-        return launch.conv(op, self.buffers, self.tensors, self.image, cut)
+        early = self.choices.early
+        return launch.conv(op, self.buffers, self.tensors, self.image, cut, early=early)
 
     def run(self) -> None:
         """Compute `output` from `image`, call by call."""
