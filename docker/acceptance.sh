@@ -72,16 +72,18 @@ doctor() { compress doctor --json >"$out/doctor.json" && compress doctor "$recip
 
 # watched COMMAND...: run it; how busy the GPU was goes to OUT/gpu.csv, twice a second.
 watched() {
-    local watcher='' code
+    local watcher='' code device=${CUDA_VISIBLE_DEVICES:-0}
     if command -v nvidia-smi; then
-        nvidia-smi -i "${CUDA_VISIBLE_DEVICES:-0}" --format=csv,noheader,nounits -lms 500 \
+        nvidia-smi -i "${device%%,*}" --format=csv,noheader,nounits -lms 500 \
             --query-gpu=timestamp,utilization.gpu,utilization.memory,power.draw,clocks.sm \
-            >>"$out/gpu.csv" &
+            >"$out/gpu.csv" &
         watcher=$!
+        trap 'kill "$watcher"' EXIT
     fi
     "$@"
     code=$?
     [ -z "$watcher" ] || kill "$watcher"
+    trap - EXIT
     return "$code"
 }
 
@@ -128,7 +130,7 @@ bench_engines() {
         compress report "$out/flagship"
 }
 
-# Every format for the dense, the pruned and the 2:4 network of the flagship, beside PyTorch.
+# AOTInductor, TensorRT and fused engines for the dense, the pruned and the 2:4 network of the flagship, beside PyTorch.
 engines() {
     local pair words=(--out "$out/engines" --checkpoints "$out/networks" --data demo)
     mkdir -p "$out/networks"
@@ -168,7 +170,7 @@ lacking() {
     esac
     case "$1" in
     eligible-picked | bench-engines | engines)
-        [ -e "$out/flagship/report.html" ] || echo "the flagship has not ended in $out"
+        compgen -G "$out/flagship/*-report/report.html" >/dev/null || echo "the flagship has not ended in $out"
         ;;
     esac
 }
@@ -195,7 +197,7 @@ for name in "${parts[@]}"; do
         line "$name" "not asked" 0 ""
         continue
     fi
-    why=$(lacking "$name" | paste -sd ';')
+    why=$(lacking "$name" | paste -sd ';' | sed 's/;/; /')
     if [ -n "$why" ]; then
         line "$name" missing 0 "$why"
     else

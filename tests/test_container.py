@@ -328,7 +328,8 @@ PRETENDS = """
 case "$*" in
   *"doctor --json"*) echo '{}' ;;
   *"compress run"*)
-    mkdir -p "$OUT/flagship/06-export" && cd "$_" && touch e.onnx e.onnx.json ../report.html ;;
+    mkdir -p "$OUT/flagship/06-export" "$OUT/flagship/07-report" && cd "$_" && touch report.html
+    cd ../06-export && touch e.onnx e.onnx.json ;;
   *"inspect --json"*) echo '{"layers": []}' ;;
   *apex_masks*) echo "no such thing | here" >&2; exit 3 ;;
   *cuda*) exit 1 ;;
@@ -376,12 +377,10 @@ def test_only_the_parts_that_were_asked_for_run(tmp_path):
 
 
 def test_the_trained_part_says_how_busy_the_gpu_was(tmp_path):
-    stand_in(tmp_path, "python", PRETENDS)
-    stand_in(
-        tmp_path,
-        "nvidia-smi",
-        "echo 't, 0, 0, 90, 210'; echo 't, 90, 40, 300.5, 1980'; echo 't, 99, 40, 500.5, 1980'",
-    )
+    wait = 'until [ "$(wc -l <"$OUT/gpu.csv")" = 3 ]; do sleep 0.05; done'
+    stand_in(tmp_path, "python", PRETENDS.replace("mkdir", f"{wait}; mkdir", 1))
+    samples = ("t, 0, 0, 90, 210", "t, 90, 40, 300.5, 1980", "t, 99, 40, 500.5, 1980")
+    stand_in(tmp_path, "nvidia-smi", "; ".join(f"echo '{sample}'" for sample in samples))
     out, path = tmp_path / "acc", f"{tmp_path}:{os.environ['PATH']}"
     env = {"PYTHON": str(tmp_path / "python"), "OUT": str(out), "PATH": path}
     _, rows = accept(out, "flagship", **env)

@@ -21,7 +21,7 @@ from safetensors.torch import load_file, save_file
 
 from compress import masks, pruning
 from compress.checkpoint import Model, ModelOptions
-from compress.engines import fused
+from compress.engines import NotBuilt, fused
 from compress.engines.kernels import plain, tune
 from compress.engines.kernels.packing import folded, grouped, padded, positions, row_length, spread
 from compress.engines.kernels.plan import compiled, from_json
@@ -283,12 +283,16 @@ def tuned(monkeypatch, ms, seconds: float = 60.0) -> Choices:
 
     def milliseconds(call, _device: torch.device) -> float:
         kind, op, buffers, *_, cut = call
-        target = (op.growth if kind == "pair" else op).target
-        inside = buffers[target.buffer].inside
-        inside[..., target.start : target.start + target.channels] = 1 + wrong * (cut.gx == 4)
-        return ms(kind, cut)
+        ops = (op.bottleneck, op.growth) if kind == "pair" else (op,)
+        target = ops[-1].target
+        written = buffers[target.buffer].inside[..., target.start : target.start + target.channels]
+        written.zero_()
+        for one in ops:
+            plain.conv(one, session.buffers, session.tensors, session.image)
+        if cut.gx == 4:
+            written.mul_(1.1)
+        return ms(kind if kind == "pair" else f"{op.size}x{op.size}", cut)
 
-    wrong = 1.0
     monkeypatch.setattr(tune, "milliseconds", milliseconds)
     return tune.tune(session, seconds)
 
@@ -310,6 +314,27 @@ def test_a_dense_layer_is_one_kernel_where_that_is_faster_than_two(monkeypatch):
     assert not tuned(monkeypatch, lambda kind, _: 2.1 if kind == "pair" else 1.0).pair
     assert not tuned(monkeypatch, lambda *_: 1.0, seconds=-1.0).conv
     assert not faster.early  # there is no GPU of capability 9.0 here
+
+
+def test_where_the_first_tiling_does_not_run_another_is_taken(monkeypatch):
+    first = default(5, 16, 16, 32, 1)
+    fails = ("5x5", first.gx)
+    found = tuned(monkeypatch, lambda kind, cut: float("inf") if (kind, cut.gx) == fails else 1.0)
+    fives = [cut for key, cut in found.conv.items() if key.startswith("5x5 16-16 ")]
+    assert fives
+    assert first.gx not in {cut.gx for cut in fives}
+    with pytest.raises(NotBuilt, match=r"no tiling of a .* convolution runs on this GPU"):
+        tuned(monkeypatch, lambda *_: float("inf"))
+
+
+def test_an_engine_without_its_kernels_says_that_it_is_slow(tmp_path, caplog):
+    path = tmp_path / "e.safetensors"
+    fused.save(*compiled(network("flagship")), path)
+    fused.Fused().load(path, torch.device("cpu"))
+    assert caplog.messages == [
+        "e.safetensors is computed by PyTorch, slowly: "
+        "fused kernels need a GPU of compute capability 8.0 or newer"
+    ]
 
 
 @pytest.mark.parametrize(("batch", "least"), [(16, 128), (1, 64)])

@@ -156,6 +156,8 @@ def test_the_network_is_compiled_alone_where_the_loss_cannot_be(monkeypatch, cap
             raise AssertionError("expected size 32==32, stride 262144==1\nat dim=1")
 
     def compiled(module, **_):
+        narrow = [m for m in module.modules() if type(m) is torch.nn.ConvTranspose2d]
+        assert not narrow  # it is the twin that is compiled
         return Layout() if isinstance(module, update.Objective) else module
 
     monkeypatch.setattr(update.torch, "compile", compiled)

@@ -7,7 +7,7 @@ from the source's and from the model. A second run therefore finds what the firs
 import logging
 import os
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
@@ -83,12 +83,16 @@ def _beside(look: Look, options: Options, clock: Clock) -> tuple[list[Header], "
     """All headers and the network: the workers look while torch is imported and loads."""
     with ThreadPoolExecutor(1) as thread:
         looking = thread.submit(look.headers)
-        from compress.dicom import network
+        try:
+            from compress.dicom import network
 
-        clock.lap("torch")
-        net = network.load(options.model, device=options.device, batch=options.batch)
-        clock.lap("load")
-        headers = looking.result()
+            clock.lap("torch")
+            net = network.load(options.model, device=options.device, batch=options.batch)
+            clock.lap("load")
+            headers = looking.result()
+        except BaseException:
+            look.stop()  # else the thread would look at the whole archive first
+            raise
     clock.lap("scan")
     return headers, net
 
@@ -120,12 +124,21 @@ class _Run:
             for number, header in enumerate(headers)
             if header.reason is None
         }
+        self.folders = {folder for job in self.jobs.values() for folder in self._above(job.target)}
+
+    def _above(self, target: Path) -> Iterator[Path]:
+        """The folders that a result's name depends on, up to the one that OUT lies in."""
+        for folder in target.parents:
+            yield folder
+            if folder == self.options.out.parent:
+                return
 
     def through(self) -> None:
         """All files that are not there yet."""
         self._meet_existing()
         numbers = list(self.jobs)
         if not numbers:
+            self.clock.lap("prepare")
             return
         jobs = [self.jobs[number] for number in numbers]
         largest = 4 * max(job.header.pixels for job in jobs)
@@ -172,7 +185,7 @@ class _Run:
 
     def _sync(self) -> None:
         """Make the names of the results last, before the manifest tells of them."""
-        for folder in {job.target.parent for job in self.jobs.values()}:
+        for folder in self.folders:
             if folder.is_dir():
                 sync_folder(folder)
         self.clock.lap("sync")

@@ -20,8 +20,12 @@ class Look:
         self.pool, self.found = pool, dict[str, Header]()
         self.chunks = [names[k : k + size] for k in range(0, len(names), size)]
         self.todo = deque(range(len(self.chunks)))
-        self.names = names
+        self.names, self.stopped = names, False
         self._feed()
+
+    def stop(self) -> None:
+        """Look at nothing more than what is under way; the headers are no longer wanted."""
+        self.stopped = True
 
     def headers(self) -> list[Header]:
         """In the order of names."""
@@ -31,7 +35,7 @@ class Look:
                 (_, number), outcome = answer
                 self._take(self.chunks[number], outcome)
             self._feed()
-        return [self.found[name] for name in self.names]
+        return [self.found[name] for name in self.names if not self.stopped]
 
     def _take(self, chunk: Sequence[str], outcome: Any) -> None:
         if isinstance(outcome, list):
@@ -47,6 +51,6 @@ class Look:
                 self.chunks.append([name])
 
     def _feed(self) -> None:
-        while self.todo and self.pool.waiting < self.pool.capacity:
+        while self.todo and not self.stopped and self.pool.waiting < self.pool.capacity:
             number = self.todo.popleft()
             self.pool.submit("scan", number, list(self.chunks[number]))

@@ -136,8 +136,7 @@ class Pool:
         process = forking.CONTEXT.Process(
             target=_serve, args=(theirs, self._make, self._arguments), daemon=True
         )
-        with forking.single_threaded():  # a server that has died starts again here
-            process.start()
+        process.start()  # a server that has died starts again here
         theirs.close()
         worker = _Worker(process, ours)
         if self._arena is not None:

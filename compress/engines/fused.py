@@ -11,6 +11,7 @@ import functools
 import hashlib
 import importlib.util
 import json
+import logging
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -25,9 +26,10 @@ from compress.engines import NotBuilt, Precision, Runner, Shape
 from compress.engines.kernels.plan import Plan, compiled, from_json
 from compress.engines.kernels.session import Choices, Session
 from compress.engines.kernels.tiling import Tiling
-from compress.errors import UsageError
+from compress.errors import CompressError, UsageError
 from compress.files import write_atomic
 
+log = logging.getLogger(__name__)
 SCHEMA = "1"
 SESSIONS = 4
 """Shapes that an engine keeps buffers for; the one that waited longest goes."""
@@ -115,9 +117,10 @@ class Fused:
         """Fold, plan, measure tilings for the shape, write.
 
         Raises:
-            NotBuilt: no DDnet, or the side is no multiple of 16.
+            NotBuilt: no DDnet, the side is no multiple of 16, or a layer has no tiling here.
+            CompressError: the GPU failed while tilings were measured.
         """
-        from compress.engines.kernels.tune import tune
+        from compress.engines.kernels.tune import LOST, tune
 
         try:
             plan, tensors = compiled(getattr(subject, "net", subject))
@@ -125,14 +128,20 @@ class Fused:
             session = engine.session(shape.batch, shape.size, shape.size)
         except UsageError as error:
             raise NotBuilt(str(error)) from error
-        choices = tune(session, SECONDS)
+        try:
+            choices = tune(session, SECONDS)
+        except LOST as error:
+            said = "fused: the GPU failed while tilings were measured; run the command again"
+            raise CompressError(said) from error
         save(plan, tensors, path, {gpu(device): choices})
         taken = {"pairs": sorted(choices.pair), "early": choices.early}
         return {**engine.facts, **taken, "memory": session.memory}
 
     def load(self, path: Path, device: torch.device) -> Runner:
-        """The engine; PyTorch computes it where there are no kernels."""
-        return load(path, device, kernels=self.missing(device) is None)
+        """The engine; PyTorch computes it, slowly, where there are no kernels, which is said."""
+        if lack := self.missing(device):
+            log.warning("%s is computed by PyTorch, slowly: %s", path.name, lack.reason)
+        return load(path, device, kernels=lack is None)
 
 
 def gpu(device: torch.device) -> str:

@@ -23,7 +23,7 @@ SCHEMA = 1
 NEEDS: Mapping[FormatName, tuple[str, ...]] = {
     "torch_tensorrt": ("gpu", "sm", "tensorrt", "torch"),
     "aot_inductor": ("gpu", "sm", "cpu", "torch"),
-    "fused": ("device",),  # its kernels are compiled where it is loaded
+    "fused": ("device",),  # any GPU: its kernels are compiled where it is loaded
     "onnx": (),
 }
 """Facts of a place that must be the same where an engine of that format is loaded."""

@@ -34,7 +34,7 @@ from pydicom.uid import MRImageStorage
 
 from compress import checkpoint, cli
 from compress.checkpoint import Model, ModelOptions
-from compress.dicom import enhance, network, short, workers
+from compress.dicom import enhance, look, network, short, workers
 from compress.dicom.enhance import Options, run
 from compress.errors import CompressError, Stopped, UsageError
 
@@ -142,7 +142,51 @@ def test_names_of_results_last_before_the_manifest_tells_of_them(model, tmp_path
 
     monkeypatch.setattr(enhance, "sync_folder", sync)
     enhance_all(tmp_path / "in", model, tmp_path / "out", series=("all",))
-    assert sorted(synced) == [("a", 2), ("b", 2)]
+    assert sorted(synced) == sorted([("a", 2), ("b", 2), ("out", 0), (tmp_path.name, 0)])
+
+
+def test_folders_of_results_that_were_there_are_synced_too(model, tmp_path, monkeypatch):
+    write_series(tmp_path / "in/a", 2)
+    enhance_all(tmp_path / "in", model, tmp_path / "out")
+    synced = []
+    monkeypatch.setattr(enhance, "sync_folder", lambda folder: synced.append(folder.name))
+    content = enhance_all(tmp_path / "in", model, tmp_path / "out", existing="skip")
+    assert content["counts"]["status"] == {"existing": 2}
+    assert "a" in synced
+    assert {"prepare", "sync"} <= content["seconds"].keys()
+
+
+def test_a_wrong_model_is_said_before_a_large_archive_is_looked_at(tmp_path, monkeypatch):
+    write_series(tmp_path / "in", 200, side=16)
+    monkeypatch.setattr(look, "CHUNK", 1)
+    looked = []
+    take = look.Look._take
+
+    def slow(self, chunk, outcome):
+        time.sleep(0.02)
+        looked.extend(chunk)
+        take(self, chunk, outcome)
+
+    monkeypatch.setattr(look.Look, "_take", slow)
+    with pytest.raises(UsageError, match="neither a checkpoint folder nor an engine"):
+        enhance_all(tmp_path / "in", tmp_path / "no-model", tmp_path / "out")
+    assert len(looked) < 150
+
+
+def test_workers_have_one_thread_each_and_the_command_all_of_its_own(tmp_path):
+    code = """
+import os
+from compress.dicom import forking
+forking.begin()
+name = "OMP_NUM_THREADS"
+before = os.environ.get(name)
+with forking.CONTEXT.Pool(1) as pool:
+    print(before, pool.apply(os.getenv, (name,)), os.environ.get(name))
+"""
+    clean = {key: value for key, value in os.environ.items() if key != "OMP_NUM_THREADS"}
+    words = [sys.executable, "-c", code]
+    done = subprocess.run(words, capture_output=True, text=True, env=clean)
+    assert done.stdout == "None 1 None\n", done.stderr
 
 
 def test_the_workers_server_starts_before_anything_heavy_is_imported():
@@ -173,7 +217,7 @@ class Slow:
         return self.output, 0.05
 
 
-def test_workers_are_heard_while_the_network_computes(tmp_path, monkeypatch):
+def test_a_network_that_takes_its_time_is_waited_for_and_the_order_kept(tmp_path, monkeypatch):
     net = dicom_desks.identity(4)
     flown = []
 
