@@ -16,6 +16,7 @@ from triton.compiler import ASTSource, compile
 
 from compress.engines.kernels.conv import conv_kernel
 from compress.engines.kernels.moves import pool_kernel, upsample_kernel
+from compress.engines.kernels.overlap import SERVED
 from compress.engines.kernels.packing import power, row_length
 from compress.engines.kernels.pair import pair_kernel
 from compress.engines.kernels.tiling import Tiling, default
@@ -111,6 +112,9 @@ def main(capability: int) -> None:
 
 def early(capability: int, moves: dict[str, Any]) -> None:
     """A kernel that begins early lets the next one do so, and waits before it reads or writes."""
+    if not SERVED:
+        print("kernels cannot begin early with this Triton")
+        return
     cut = Tiling(gy=2, gx=2, by=4, bx=16)
     kernels = [(conv_kernel, conv(*shape, cut)) for shape in CONVS.values() if shape[0] == 5]
     kernels += [(pair_kernel, pair(*widths, cut)) for widths in PAIRS.values()]

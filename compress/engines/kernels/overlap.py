@@ -7,6 +7,8 @@ good part of the time. `tune.py` takes it where it is measured to be faster.
 
 # mypy: allow-untyped-defs, allow-untyped-decorators, allow-incomplete-defs, ignore-errors
 
+import inspect
+
 import triton
 
 __all__ = ["SERVED", "gdc_launch_dependents", "gdc_wait"]
@@ -14,8 +16,9 @@ __all__ = ["SERVED", "gdc_launch_dependents", "gdc_wait"]
 try:
     from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
-    SERVED = True
-except ImportError:  # before Triton 3.4
+    # Triton 3.4 has them and cannot call them.
+    SERVED = "_semantic" in inspect.signature(gdc_wait).parameters
+except ImportError:  # older still
     SERVED = False
 
     @triton.jit
