@@ -312,6 +312,9 @@ def test_a_dense_layer_is_one_kernel_where_that_is_faster_than_two(monkeypatch):
     faster = tuned(monkeypatch, lambda kind, _: 1.9 if kind == "pair" else 1.0)
     assert len(faster.pair) == 16
     assert not tuned(monkeypatch, lambda kind, _: 2.1 if kind == "pair" else 1.0).pair
+    apart = tuned(monkeypatch, lambda kind, _: float("inf") if kind == "pair" else 1.0)
+    assert apart.conv  # where one kernel has no room on a GPU, two do
+    assert not apart.pair
     assert not tuned(monkeypatch, lambda *_: 1.0, seconds=-1.0).conv
     assert not faster.early  # there is no GPU of capability 9.0 here
 

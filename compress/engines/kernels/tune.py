@@ -86,8 +86,8 @@ def search(job: Job, until: float) -> tuple[Tiling, float]:
         job: what is cut; its input must hold more than zeros.
         until: when to stop, on the clock of time.monotonic.
 
-    Raises:
-        NotBuilt: no tiling that was tried runs here.
+    Returns:
+        The tiling and its milliseconds: infinite where none of them runs here.
     """
     job.result.zero_()
     job.plain()
@@ -100,8 +100,6 @@ def search(job: Job, until: float) -> tuple[Tiling, float]:
             ms = _measured(job, cut, expected, least)
             if ms < least:
                 best, least = cut, ms
-    if least == float("inf"):
-        raise NotBuilt(f"no tiling of a {job.size}x{job.size} convolution runs on this GPU")
     job.result.copy_(expected)  # the next layer reads it
     return best, least
 
@@ -127,6 +125,9 @@ def tune(session: Session, seconds: float) -> Choices:
     Args:
         session: on a GPU; its buffers are used.
         seconds: when to stop; what was not measured keeps its default.
+
+    Raises:
+        NotBuilt: a convolution has no tiling that runs here.
     """
     until = time.monotonic() + seconds
     convs, pairs, times = dict[Key, Tiling](), dict[Key, Tiling](), dict[Key, float]()
@@ -138,6 +139,8 @@ def tune(session: Session, seconds: float) -> Choices:
         if key in convs or op.plain or time.monotonic() > until:
             continue
         convs[key], times[key] = search(_conv(session, op), until)
+        if times[key] == float("inf"):
+            raise NotBuilt(f"no tiling of a {op.size}x{op.size} convolution runs on this GPU")
         log.info("fused: %s %.4f ms, %s", key, times[key], convs[key])
         for dense in _ready(session, times):
             if time.monotonic() < until:
