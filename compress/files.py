@@ -8,6 +8,17 @@ from pathlib import Path
 from typing import Any
 
 
+def cache_folder() -> Path:
+    """Where what can be made or fetched again is kept: COMPRESS_CACHE or the user's cache folder.
+
+    Raises:
+        RuntimeError: there is no such folder.
+    """
+    if named := os.environ.get("COMPRESS_CACHE"):
+        return Path(named)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "compress"
+
+
 def write_atomic(path: Path, data: bytes, *, lasting: bool = True) -> None:
     """Write `data` to `path`; after a crash the old or the new content is there, never a part.
 

@@ -8,6 +8,8 @@ import json
 import os
 import subprocess
 import sys
+import time
+from dataclasses import replace
 from pathlib import Path
 
 import fused_cases
@@ -22,7 +24,7 @@ from safetensors.torch import load_file, save_file
 from compress import masks, pruning
 from compress.checkpoint import Model, ModelOptions
 from compress.engines import NotBuilt, fused
-from compress.engines.kernels import plain, tune
+from compress.engines.kernels import plain, remembered, tune
 from compress.engines.kernels.packing import folded, grouped, padded, positions, row_length, spread
 from compress.engines.kernels.plan import compiled, from_json
 from compress.engines.kernels.session import Choices, Session
@@ -274,7 +276,7 @@ def test_tilings_are_what_kernels_can_be(shape):
             assert inside != 1 or cut.gx % 8 == 0  # windows of the image begin on 16 bytes
 
 
-def tuned(monkeypatch, ms, seconds: float = 60.0) -> Choices:
+def tuned(monkeypatch, ms, seconds: float = 60.0, known=None) -> Choices:
     """Choices for the flagship in 32 x 32, every call taking `ms` of its tiling."""
     plan, tensors = compiled(network("flagship"))
     session = Session(plan, tensors, (1, 32, 32), kernels=False)
@@ -294,7 +296,7 @@ def tuned(monkeypatch, ms, seconds: float = 60.0) -> Choices:
         return ms(kind if kind == "pair" else f"{op.size}x{op.size}", cut)
 
     monkeypatch.setattr(tune, "milliseconds", milliseconds)
-    return tune.tune(session, seconds)
+    return tune.tune(session, seconds, known)
 
 
 def test_the_tuner_takes_the_fastest_and_leaves_out_what_computes_something_else(monkeypatch):
@@ -328,6 +330,62 @@ def test_where_the_first_tiling_does_not_run_another_is_taken(monkeypatch):
     assert first.gx not in {cut.gx for cut in fives}
     with pytest.raises(NotBuilt, match=r"no tiling of a .* convolution runs on this GPU"):
         tuned(monkeypatch, lambda *_: float("inf"))
+
+
+def test_what_was_found_is_taken_again_and_only_checked(monkeypatch):
+    tried, known = [], {}
+
+    def ms(_kind, cut):
+        tried.append(cut)
+        return 5 - cut.gx + (cut.stages != 4)
+
+    first = tuned(monkeypatch, ms, known=known)
+    times = len(tried)
+    assert known == {**first.conv, **known}  # dense layers in one kernel, too
+    tried.clear()
+    assert tuned(monkeypatch, ms, known=known) == first
+    assert len(tried) == len(known) < times / 10
+    # One that computes something else here, gx = 4 as above, is searched for anew.
+    wrong = {key: replace(cut, gx=4) for key, cut in known.items() if key.startswith("5x5")}
+    assert tuned(monkeypatch, ms, known={**known, **wrong}) == first
+
+
+def test_a_search_that_was_cut_short_is_not_remembered(monkeypatch):
+    known = {}
+    assert tuned(monkeypatch, lambda *_: time.sleep(0.02) or 1.0, seconds=0.05, known=known).conv
+    assert not known
+
+
+def test_tilings_are_remembered_for_a_gpu_and_a_version_of_the_kernels(monkeypatch, tmp_path):
+    monkeypatch.setenv("COMPRESS_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(remembered.importlib.metadata, "version", lambda _: "3.6.0")
+    cut, other = Tiling(gx=2, warps=8), Tiling(gy=2)
+    with remembered.tilings("NVIDIA H100 80GB HBM3") as known:
+        assert not known
+        known["a"] = cut
+        with remembered.tilings("NVIDIA H100 80GB HBM3") as beside:
+            beside["b"] = other
+    with remembered.tilings("NVIDIA H100 80GB HBM3") as known:
+        assert known == {"a": cut, "b": other}
+    with remembered.tilings("NVIDIA A100") as known:
+        assert not known
+    (file,) = (tmp_path / "cache" / "tilings").iterdir()
+    for broken in ("{", "[1]", '{"a": {"gz": 1}}'):
+        file.write_text(broken)
+        with remembered.tilings("NVIDIA H100 80GB HBM3") as known:
+            assert not known
+    monkeypatch.setattr(remembered.importlib.metadata, "version", lambda _: "3.7.0")
+    with remembered.tilings("NVIDIA H100 80GB HBM3") as known:
+        known["c"] = cut
+    assert len(list((tmp_path / "cache" / "tilings").iterdir())) == 2
+
+
+def test_a_cache_that_cannot_be_written_costs_no_engine(monkeypatch, tmp_path):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("COMPRESS_CACHE", str(tmp_path / "file"))
+    monkeypatch.setattr(remembered.importlib.metadata, "version", lambda _: "3.6.0")
+    with remembered.tilings("any") as known:
+        known["a"] = Tiling()
 
 
 def test_an_engine_without_its_kernels_says_that_it_is_slow(tmp_path, caplog):

@@ -9,7 +9,6 @@ import gzip
 import hashlib
 import io
 import logging
-import os
 import tarfile
 import tempfile
 import zipfile
@@ -24,6 +23,7 @@ from compress.data.fetch import Package, download
 from compress.data.hu import HU_MIN
 from compress.data.lowdose import Exposure, Slice, simulate
 from compress.errors import UsageError
+from compress.files import cache_folder as folder
 from compress.files import write_atomic, write_json
 
 log = logging.getLogger(__name__)
@@ -127,10 +127,8 @@ def cache_folder() -> Path:
     Raises:
         Unavailable: there is no such folder.
     """
-    if named := os.environ.get("COMPRESS_CACHE"):
-        return Path(named)
     try:
-        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "compress"
+        return folder()
     except RuntimeError as error:
         raise Unavailable("there is no home folder, COMPRESS_CACHE can name another") from error
 

@@ -23,6 +23,7 @@ from safetensors import torch as safetensors
 from torch import Tensor, nn
 
 from compress.engines import NotBuilt, Precision, Runner, Shape
+from compress.engines.kernels import remembered
 from compress.engines.kernels.plan import Plan, compiled, from_json
 from compress.engines.kernels.session import Choices, Session
 from compress.engines.kernels.tiling import Tiling
@@ -36,7 +37,7 @@ SESSIONS = 4
 LEVELS = 4
 """Sides must be multiples of 2 to this power."""
 SECONDS = 120.0
-"""Time for measuring tilings in a build."""
+"""Time for measuring tilings in a build; those remembered from earlier builds take next to none."""
 Tilings = Mapping[str, Choices]
 """GPU's name -> what was measured on it."""
 
@@ -129,7 +130,8 @@ class Fused:
         except UsageError as error:
             raise NotBuilt(str(error)) from error
         try:
-            choices = tune(session, SECONDS)
+            with remembered.tilings(gpu(device)) as known:
+                choices = tune(session, SECONDS, known)
         except LOST as error:
             said = "fused: the GPU failed while tilings were measured; run the command again"
             raise CompressError(said) from error

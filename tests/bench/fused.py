@@ -28,6 +28,7 @@ import torch
 from torch import nn
 
 from compress.engines import fused
+from compress.engines.kernels import remembered
 from compress.engines.kernels.plan import Conv, Dense, Plan, Pool, Upsample, compiled
 from compress.engines.kernels.session import Choices, Session
 from compress.files import write_json
@@ -44,7 +45,9 @@ PARTS = {
     "parity": 60,
     "layers-dense-16": 150,
     "engine-dense-16": 120,
+    "layers-dense-1": 150,
     "layers-16-16-16-16": 150,
+    "layers-16-16-16-1": 150,
     "engine-16-16-16-16": 120,
     "engine-dense-1": 120,
     "engine-16-16-16-1": 120,
@@ -184,14 +187,20 @@ def parity() -> dict[str, Any]:
     return {"seed": seed, "errors": found, "ok": good}
 
 
-def layers(name: str, batch: int, seconds: float, engine: Path) -> dict[str, Any]:
-    """Tune, write the engine's file, and time every layer beside its floor."""
+def tuned(session: Session, seconds: float) -> Choices:
+    """Tilings measured now, or in an earlier part or build."""
     from compress.engines.kernels.tune import tune
 
+    with remembered.tilings(fused.gpu(torch.device("cuda"))) as known:
+        return tune(session, seconds, known)
+
+
+def layers(name: str, batch: int, seconds: float, engine: Path) -> dict[str, Any]:
+    """Tune, write the engine's file, and time every layer beside its floor."""
     plan, tensors = compiled(network(name).cuda())
     shape = (batch, SIDE, SIDE)
     start = time.monotonic()
-    choices = tune(Session(plan, tensors, shape), seconds)
+    choices = tuned(Session(plan, tensors, shape), seconds)
     took = time.monotonic() - start
     fused.save(plan, tensors, engine, {fused.gpu(torch.device("cuda")): choices})
     session = Session(plan, tensors, shape, choices=choices)
@@ -214,17 +223,12 @@ def layers(name: str, batch: int, seconds: float, engine: Path) -> dict[str, Any
 
 def whole(name: str, batch: int, seconds: float, engine: Path) -> dict[str, Any]:
     """The engine and torch.compile, each one CUDA graph, in turns."""
-    from compress.engines.kernels.tune import tune
-
     net, shape = network(name).cuda(), (batch, SIDE, SIDE)
     x = torch.rand(batch, 1, SIDE, SIDE, device="cuda")
     plan, tensors = compiled(net)
+    choices = tuned(Session(plan, tensors, shape), seconds)
     kind = fused.gpu(torch.device("cuda"))
-    tilings = fused.load(engine, "cuda").tilings if engine.exists() else {}
-    choices = tilings.get(kind, Choices())
-    if batch == 1 or kind not in tilings:
-        choices = tune(Session(plan, tensors, shape), seconds / 2)
-        fused.save(plan, tensors, engine.with_suffix(f".b{batch}.safetensors"), {kind: choices})
+    fused.save(plan, tensors, engine.with_suffix(f".b{batch}.safetensors"), {kind: choices})
     session = Session(plan, tensors, shape, choices=choices)
     session.image.copy_(x)
     session.capture()
@@ -240,6 +244,8 @@ def whole(name: str, batch: int, seconds: float, engine: Path) -> dict[str, Any]
         "speed_up": ms["torch.compile"] / ms["fused"],
         "floor_ms_a_slice": sum(r["floor_us"] for r in floors(plan)) / 1e3,
         "pairs": sorted(choices.pair),
+        "early": choices.early,
+        "kernels": len(session.calls),
         "buffers_MB": session.memory / 1e6,
     }
 
@@ -307,7 +313,7 @@ def part_of(part: str, out: Path, seconds: float) -> dict[str, Any]:
 @click.option("--floor", is_flag=True, help="Print the tables of docs/fused.md and end.")
 @click.option("--out", type=click.Path(path_type=Path), help="JSON file of all results.")
 @click.option("--part", type=click.Choice(list(PARTS)), help="Run this part in this process.")
-@click.option("--seconds", default=40.0, help="For measuring tilings; half of it at batch 1.")
+@click.option("--seconds", default=40.0, help="For measuring tilings, in each part.")
 def main(floor: bool, out: Path | None, part: str | None, seconds: float) -> None:
     """Measure the fused engine."""
     if floor:

@@ -6,8 +6,8 @@ most of DDnet's layers.
 
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping, MutableMapping
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -31,6 +31,8 @@ CLOSE = 1e-2
 """How far a tiling's result may be from PyTorch's, in units of its largest value."""
 Make = Callable[[Tiling], launch.Call]
 """A tiling -> the call to be timed."""
+Known = MutableMapping[Key, Tiling]
+"""The shape of a convolution or dense layer -> the tiling that was fastest."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +50,17 @@ class Job:
     """Output channels in memory."""
     result: Tensor
     """What it writes, a view of its buffer."""
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a search has found."""
+
+    cut: Tiling
+    ms: float
+    """Its time; infinite where no tiling runs here."""
+    whole: bool = False
+    """Whether all there is was tried; the time may have been up before."""
 
 
 def milliseconds(call: launch.Call, device: torch.device) -> float:
@@ -76,8 +89,8 @@ def _replayed(graph: torch.cuda.CUDAGraph) -> float:
     return float(start.elapsed_time(end))
 
 
-def search(job: Job, until: float) -> tuple[Tiling, float]:
-    """The fastest tiling found, and its time in ms; of the first one where nothing else was tried.
+def search(job: Job, until: float, known: Tiling | None = None) -> Found:
+    """The fastest tiling found; the first one where nothing else was tried.
 
     One that this GPU has no room for is left out, and one that computes something else than
     PyTorch, which is the compiler's fault.
@@ -85,23 +98,32 @@ def search(job: Job, until: float) -> tuple[Tiling, float]:
     Args:
         job: what is cut; its input must hold more than zeros.
         until: when to stop, on the clock of time.monotonic.
-
-    Returns:
-        The tiling and its milliseconds: infinite where none of them runs here.
+        known: what an earlier search of this shape found: nothing else is tried if it still runs.
     """
     job.result.zero_()
     job.plain()
     expected = job.result.clone()
-    best, least = job.first, _measured(job, job.first, expected, float("inf"))
+    found = Found(known or job.first, float("inf"))
+    if known:
+        found = Found(known, _measured(job, known, expected, float("inf")), whole=True)
+    if found.ms == float("inf"):
+        found = _tried(job, until, expected)
+    job.result.copy_(expected)  # the next layer reads it
+    return found
+
+
+def _tried(job: Job, until: float, expected: Tensor) -> Found:
+    """The search in three steps, each from the best so far."""
+    best, least, whole = job.first, _measured(job, job.first, expected, float("inf")), True
     for step in range(STEPS):
         for cut in variations(step, best, job.size, job.out):
             if time.monotonic() > until and least < float("inf"):
+                whole = False
                 break
             ms = _measured(job, cut, expected, least)
             if ms < least:
                 best, least = cut, ms
-    job.result.copy_(expected)  # the next layer reads it
-    return best, least
+    return Found(best, least, whole)
 
 
 def _measured(job: Job, cut: Tiling, expected: Tensor, least: float) -> float:
@@ -117,7 +139,7 @@ def _measured(job: Job, cut: Tiling, expected: Tensor, least: float) -> float:
     return float("inf")
 
 
-def tune(session: Session, seconds: float) -> Choices:
+def tune(session: Session, seconds: float, known: Known | None = None) -> Choices:
     """Measured choices for every convolution of a session; the costliest ones first.
 
     A dense layer is tried as one kernel as soon as both of its parts have been measured.
@@ -125,12 +147,15 @@ def tune(session: Session, seconds: float) -> Choices:
     Args:
         session: on a GPU; its buffers are used.
         seconds: when to stop; what was not measured keeps its default.
+        known: tilings of earlier searches on this kind of GPU, which are taken again; whole
+            searches are added.
 
     Raises:
         NotBuilt: a convolution has no tiling that runs here.
     """
     until = time.monotonic() + seconds
-    convs, pairs, times = dict[Key, Tiling](), dict[Key, Tiling](), dict[Key, float]()
+    done = _Log(until, {} if known is None else known)
+    convs, pairs = dict[Key, Tiling](), dict[Key, Tiling]()
     session.image.normal_(std=0.1)
     for buffer in session.buffers.values():
         buffer.inside.normal_(std=0.1)
@@ -138,18 +163,42 @@ def tune(session: Session, seconds: float) -> Choices:
         key = session.key(op)
         if key in convs or op.plain or time.monotonic() > until:
             continue
-        convs[key], times[key] = search(_conv(session, op), until)
-        if times[key] == float("inf"):
+        convs[key] = done.best(key, _conv(session, op))
+        if done.times[key] == float("inf"):
             raise NotBuilt(f"no tiling of a {op.size}x{op.size} convolution runs on this GPU")
-        log.info("fused: %s %.4f ms, %s", key, times[key], convs[key])
-        for dense in _ready(session, times):
-            if time.monotonic() < until:
-                key, parts = session.key(dense), _parts(session, dense)
-                cut, times[key] = search(_pair(session, dense), until)
-                if times[key] < sum(times[part] for part in parts):
-                    pairs[key] = cut
+        pairs |= _pairs(session, done)
     choices = Choices(conv=convs, pair=pairs)
     return replace(choices, early=_early(session, choices))
+
+
+@dataclass
+class _Log:
+    """What the searches of one build have found."""
+
+    until: float
+    known: Known
+    times: dict[Key, float] = field(default_factory=dict)
+
+    def best(self, key: Key, job: Job) -> Tiling:
+        """Search, and write down the time; a whole search is remembered."""
+        found = search(job, self.until, self.known.get(key))
+        self.times[key] = found.ms
+        if found.whole and found.ms < float("inf"):
+            self.known[key] = found.cut
+        log.info("fused: %s %.4f ms, %s", key, found.ms, found.cut)
+        return found.cut
+
+
+def _pairs(session: Session, done: _Log) -> dict[Key, Tiling]:
+    """Tilings of the dense layers that can be timed now, where one kernel is faster than two."""
+    pairs, times = {}, done.times
+    for dense in _ready(session, times):
+        if time.monotonic() < done.until:
+            key, parts = session.key(dense), _parts(session, dense)
+            cut = done.best(key, _pair(session, dense))
+            if times[key] < sum(times[part] for part in parts):
+                pairs[key] = cut
+    return pairs
 
 
 def _conv(session: Session, op: Conv) -> Job:

@@ -1,0 +1,69 @@
+"""Tilings that earlier builds measured, kept in the user's cache: one file a kind of GPU.
+
+A file counts for one version of Triton and of the kernels. What it says is no matter of trust:
+`tune.py` compares the result of every remembered tiling with PyTorch's before it takes it.
+"""
+
+import hashlib
+import importlib.metadata
+import logging
+import re
+from collections.abc import Iterator, MutableMapping
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+
+from compress.engines.kernels.session import Key
+from compress.engines.kernels.tiling import Tiling
+from compress.files import cache_folder, read_json, write_json
+
+log = logging.getLogger(__name__)
+KERNELS = ("conv.py", "pair.py", "launch.py", "packing.py", "memory.py", "tiling.py")
+"""Files that decide what a tiling costs."""
+
+
+@contextmanager
+def tilings(gpu: str) -> Iterator[MutableMapping[Key, Tiling]]:
+    """What is known of a kind of GPU; what the block adds is written at its end, if it can be.
+
+    Args:
+        gpu: its name.
+    """
+    path = _path(gpu)
+    known = _read(path)
+    before = dict(known)
+    try:
+        yield known
+    finally:
+        new = {key: cut for key, cut in known.items() if before.get(key) != cut}
+        if new and path is not None:
+            _write(path, _read(path) | new)  # another build may have added its own meanwhile
+
+
+def _path(gpu: str) -> Path | None:
+    """None where there is no cache folder."""
+    try:
+        triton = importlib.metadata.version("triton")
+        folder = cache_folder() / "tilings"
+    except (importlib.metadata.PackageNotFoundError, RuntimeError):
+        return None
+    total = hashlib.sha256(triton.encode())
+    for name in KERNELS:
+        total.update((Path(__file__).parent / name).read_bytes())
+    return folder / f"{re.sub(r'[^0-9A-Za-z]+', '-', gpu)}-{total.hexdigest()[:12]}.json"
+
+
+def _read(path: Path | None) -> dict[Key, Tiling]:
+    """Nothing where the file is missing or is not understood."""
+    try:
+        return {key: Tiling(**cut) for key, cut in read_json(path).items()} if path else {}
+    except (OSError, ValueError, TypeError, AttributeError):
+        return {}
+
+
+def _write(path: Path, known: dict[Key, Tiling]) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_json(path, {key: asdict(known[key]) for key in sorted(known)})
+    except OSError as error:  # a cache that cannot be written costs time, not the engine
+        log.debug("tilings are not remembered: %s", error)
