@@ -142,7 +142,7 @@ engines() {
 }
 
 bench_training() {
-    "$python" tests/bench/train_step.py --size 512 --out "$out/train_step.json" && echo train_step.json
+    "$python" tests/bench/train_step.py --size 512 --steps 20 --rounds 3 --out "$out/train_step.json" && echo train_step.json
 }
 
 precisions() {

@@ -6,12 +6,14 @@ The interpreter is chosen when the kernels are imported, for the whole process.
 """
 
 import os
+import time
+from dataclasses import replace
 
 import pytest
 import torch
 from fused_cases import conv_case, dense_case, error, limit, move_case, network
 
-from compress.engines.kernels import launch
+from compress.engines.kernels import ahead, launch, tune
 from compress.engines.kernels.plan import Dense, Pool, Upsample, compiled
 from compress.engines.kernels.session import Choices, Session
 from compress.engines.kernels.tiling import Tiling
@@ -131,3 +133,16 @@ def test_the_whole_network(name, dtype):
     off = float((session(x) - expected).abs().max() / expected.abs().max())
     most = limit(net, x, expected) if dtype == torch.float16 else LIMITS[dtype]
     assert off < most
+
+
+def test_workers_make_the_same_calls():
+    plan, tensors = compiled(network(trunk=13, bottleneck=20, decoder=27))
+    session = Session(plan, tensors, (2, 16, 16), dtype=torch.float32)
+    cuts = {key: [job.first] for key, job in tune.jobs(session).items()}
+    kernels = {key.rsplit(" ", 2)[0] for key in cuts}
+    with ahead.compilers(session, workers=2) as compiled_:
+        assert compiled_(cuts, time.monotonic() + 120) == len(kernels) < len(cuts)
+        no_room = {key: [replace(cut, by=3)] for key, (cut,) in cuts.items() if key[0] == "5"}
+        assert compiled_(no_room, time.monotonic() + 120) == 0
+    with ahead.compilers(session) as compiled_:
+        assert compiled_(cuts, time.monotonic()) == 0  # without a GPU nothing is started

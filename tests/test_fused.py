@@ -280,8 +280,8 @@ def tuned(monkeypatch, ms, seconds: float = 60.0, known=None) -> Choices:
     """Choices for the flagship in 32 x 32, every call taking `ms` of its tiling."""
     plan, tensors = compiled(network("flagship"))
     session = Session(plan, tensors, (1, 32, 32), kernels=False)
-    monkeypatch.setattr(tune.launch, "conv", lambda *a: ("conv", *a))
-    monkeypatch.setattr(tune.launch, "pair", lambda *a: ("pair", *a))
+    monkeypatch.setattr(tune.launch, "conv", lambda *a, early=False: ("conv", *a))
+    monkeypatch.setattr(tune.launch, "pair", lambda *a, early=False: ("pair", *a))
 
     def milliseconds(call, _device: torch.device) -> float:
         kind, op, buffers, *_, cut = call

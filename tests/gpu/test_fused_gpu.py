@@ -1,5 +1,6 @@
 """The fused engine on a GPU: every kernel and the whole network against float64."""
 
+import os
 import random
 import subprocess
 import sys
@@ -127,6 +128,39 @@ def test_a_layer_that_no_kernel_serves_runs_in_pytorch_inside_the_graph():
     engine = fused.Engine(plan, tensors, {}, kernels=True)
     assert list(engine.facts["plain"]) == ["blocks.1.0.growth"]
     assert engine(torch.rand(1, 1, 64, 64).cuda()).shape == (1, 1, 64, 64)
+
+
+def test_kernels_compiled_ahead_are_found(tmp_path):
+    """In a process of its own, where Triton's cache is another one."""
+    code = """
+import pathlib, time, torch
+from fused_cases import network
+from compress.engines.kernels import ahead, tune
+from compress.engines.kernels.plan import compiled
+from compress.engines.kernels.session import Session
+
+if __name__ == "__main__":
+    session = Session(*compiled(network(bottleneck=16, decoder=16).cuda()), (4, 128, 128))
+    cuts = {key: [job.first] for key, job in tune.jobs(session).items()}
+    with ahead.compilers(session, workers=4) as compiled_:
+        assert compiled_(cuts, time.monotonic() + 300) > 5
+    files = lambda: sorted(pathlib.Path(CACHE).rglob("*.cubin"))
+    before = files()
+    for job in tune.jobs(session).values():
+        job.make(job.first)()
+    torch.cuda.synchronize()
+    assert before and files() == before
+    choices = tune.tune(session, 60.0)
+    assert choices.conv
+"""
+    file = tmp_path / "ahead_of_time.py"
+    file.write_text(code.replace("CACHE", repr(str(tmp_path / "cache"))))
+    path = os.pathsep.join([str(ROOT), str(ROOT / "tests"), *sys.path])
+    more = {"PYTHONPATH": path, "TRITON_CACHE_DIR": str(tmp_path / "cache")}
+    done = subprocess.run(
+        [sys.executable, file], env=os.environ | more, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
 
 
 def test_build_save_load_in_a_fresh_process(tmp_path, monkeypatch):

@@ -80,7 +80,8 @@ def add_bias(
     return acc
 
 
-@triton.jit
+# Tiles differ from size to size; one kernel shall serve all of them.
+@triton.jit(do_not_specialize=["tiles_y", "tiles_x"])
 def conv_kernel(
     x, w, table, w2, bias2, y, image,
     H, W, tiles_y, tiles_x, x_slice, x_row, y_slice, y_row, image_row,

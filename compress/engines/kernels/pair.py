@@ -16,7 +16,8 @@ from compress.engines.kernels.conv import add_bias, group_origin, leaky, store
 from compress.engines.kernels.overlap import gdc_launch_dependents, gdc_wait
 
 
-@triton.jit
+# Tiles differ from size to size; one kernel shall serve all of them.
+@triton.jit(do_not_specialize=["tiles_y", "tiles_x"])
 def pair_kernel(
     x, w1, bias1, w2, table, y,
     H, W, tiles_y, tiles_x, x_slice, x_row, y_slice, y_row,

@@ -1,21 +1,22 @@
 """Which tiling of each convolution is fastest on this GPU, measured; and one kernel or two.
 
 Kernels are timed inside CUDA graphs, as the engine runs them: a call from Python costs more than
-most of DDnet's layers.
+most of DDnet's layers. The search goes through all layers in steps, see tiling.py, so that what a
+step needs can be compiled by several processes before it is measured by this one, see ahead.py.
 """
 
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping, MutableMapping
+from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from compress.engines import NotBuilt
-from compress.engines.kernels import launch, plain
+from compress.engines.kernels import ahead, launch, plain
 from compress.engines.kernels.plan import Conv, Dense, Slice
 from compress.engines.kernels.session import Choices, Key, Session
 from compress.engines.kernels.tiling import Tiling, default, variations
@@ -29,10 +30,16 @@ LOST: Any = getattr(torch, "AcceleratorError", ())
 """Raised where memory was touched that is not there; nothing runs in this process after it."""
 CLOSE = 1e-2
 """How far a tiling's result may be from PyTorch's, in units of its largest value."""
-Make = Callable[[Tiling], launch.Call]
-"""A tiling -> the call to be timed."""
+NEVER = float("inf")
+"""The time of what does not run."""
 Known = MutableMapping[Key, Tiling]
 """The shape of a convolution or dense layer -> the tiling that was fastest."""
+
+
+class Make(Protocol):
+    """A tiling, and whether the kernel may begin early -> the call to be timed."""
+
+    def __call__(self, cut: Tiling, *, early: bool = False) -> launch.Call: ...  # noqa: D102
 
 
 @dataclass(frozen=True)
@@ -50,17 +57,66 @@ class Job:
     """Output channels in memory."""
     result: Tensor
     """What it writes, a view of its buffer."""
+    work: int
+    """Multiply-accumulates, for one slice."""
+    parts: tuple[Key, ...] = ()
+    """Of a dense layer: the two convolutions that do the same."""
 
 
-@dataclass(frozen=True)
-class Found:
-    """What a search has found."""
+@dataclass
+class Search:
+    """How far the search for a job's tiling has come."""
 
-    cut: Tiling
-    ms: float
-    """Its time; infinite where no tiling runs here."""
-    whole: bool = False
-    """Whether all there is was tried; the time may have been up before."""
+    job: Job
+    known: Tiling | None
+    """What an earlier search found; taken if it still runs."""
+    best: Tiling = field(init=False)
+    ms: float = NEVER
+    tried: bool = False
+    short: bool = False
+    """Whether the time was up before all was tried."""
+
+    def __post_init__(self) -> None:
+        self.best = self.known or self.job.first
+
+    def cuts(self, step: int) -> list[Tiling]:
+        """What a step measures: where the search starts, then what tiling.py has."""
+        if step == 0:
+            return [self.best]
+        if self.known:
+            return []
+        again = [self.job.first] if step == 1 and self.ms == NEVER else []
+        return again + variations(step - 1, self.best, self.job.size, self.job.out)
+
+    def measure(self, cuts: Sequence[Tiling], until: float) -> None:
+        """Measure some tilings and keep the fastest; buffers must hold more than zeros.
+
+        One that this GPU has no room for is left out, and one that computes something else than
+        PyTorch, which is the compiler's fault.
+
+        Args:
+            cuts: to be measured.
+            until: when to stop, on the clock of time.monotonic; a convolution that was begun goes
+                on until some tiling runs, which it cannot do without.
+        """
+        if not cuts:
+            return
+        job = self.job
+        job.result.zero_()
+        job.plain()
+        expected = job.result.clone()
+        for cut in cuts:
+            stuck = self.tried and self.ms == NEVER and not job.parts
+            if time.monotonic() > until and not stuck:
+                self.short = True
+                break
+            self.tried = True
+            ms = _measured(job, cut, expected, self.ms)
+            if ms < self.ms:
+                self.best, self.ms = cut, ms
+        if self.ms == NEVER:
+            self.known, self.best = None, job.first
+        job.result.copy_(expected)  # the next layer reads it
 
 
 def milliseconds(call: launch.Call, device: torch.device) -> float:
@@ -77,7 +133,7 @@ def milliseconds(call: launch.Call, device: torch.device) -> float:
         raise
     except Exception as error:  # out of shared memory or registers: Triton has types of its own
         log.debug("a tiling does not run: %s", error)
-        return float("inf")
+        return NEVER
 
 
 def _replayed(graph: torch.cuda.CUDAGraph) -> float:
@@ -87,43 +143,6 @@ def _replayed(graph: torch.cuda.CUDAGraph) -> float:
     end.record()
     end.synchronize()
     return float(start.elapsed_time(end))
-
-
-def search(job: Job, until: float, known: Tiling | None = None) -> Found:
-    """The fastest tiling found; the first one where nothing else was tried.
-
-    One that this GPU has no room for is left out, and one that computes something else than
-    PyTorch, which is the compiler's fault.
-
-    Args:
-        job: what is cut; its input must hold more than zeros.
-        until: when to stop, on the clock of time.monotonic.
-        known: what an earlier search of this shape found: nothing else is tried if it still runs.
-    """
-    job.result.zero_()
-    job.plain()
-    expected = job.result.clone()
-    found = Found(known or job.first, float("inf"))
-    if known:
-        found = Found(known, _measured(job, known, expected, float("inf")), whole=True)
-    if found.ms == float("inf"):
-        found = _tried(job, until, expected)
-    job.result.copy_(expected)  # the next layer reads it
-    return found
-
-
-def _tried(job: Job, until: float, expected: Tensor) -> Found:
-    """The search in three steps, each from the best so far."""
-    best, least, whole = job.first, _measured(job, job.first, expected, float("inf")), True
-    for step in range(STEPS):
-        for cut in variations(step, best, job.size, job.out):
-            if time.monotonic() > until and least < float("inf"):
-                whole = False
-                break
-            ms = _measured(job, cut, expected, least)
-            if ms < least:
-                best, least = cut, ms
-    return Found(best, least, whole)
 
 
 def _measured(job: Job, cut: Tiling, expected: Tensor, least: float) -> float:
@@ -136,13 +155,11 @@ def _measured(job: Job, cut: Tiling, expected: Tensor, least: float) -> float:
     if off <= CLOSE * float(expected.abs().max()):
         return ms
     log.warning("fused: a tiling is off by %.2g and is left out: %s", off, cut)
-    return float("inf")
+    return NEVER
 
 
 def tune(session: Session, seconds: float, known: Known | None = None) -> Choices:
     """Measured choices for every convolution of a session; the costliest ones first.
-
-    A dense layer is tried as one kernel as soon as both of its parts have been measured.
 
     Args:
         session: on a GPU; its buffers are used.
@@ -154,71 +171,94 @@ def tune(session: Session, seconds: float, known: Known | None = None) -> Choice
         NotBuilt: a convolution has no tiling that runs here.
     """
     until = time.monotonic() + seconds
-    done = _Log(until, {} if known is None else known)
-    convs, pairs = dict[Key, Tiling](), dict[Key, Tiling]()
+    known = {} if known is None else known
+    searches = {key: Search(job, known.get(key)) for key, job in jobs(session).items()}
     session.image.normal_(std=0.1)
     for buffer in session.buffers.values():
         buffer.inside.normal_(std=0.1)
-    for op in sorted(session.plan.convs(), key=lambda one: -_work(session, one)):
-        key = session.key(op)
-        if key in convs or op.plain or time.monotonic() > until:
-            continue
-        convs[key] = done.best(key, _conv(session, op))
-        if done.times[key] == float("inf"):
-            raise NotBuilt(f"no tiling of a {op.size}x{op.size} convolution runs on this GPU")
-        pairs |= _pairs(session, done)
-    choices = Choices(conv=convs, pair=pairs)
-    return replace(choices, early=_early(session, choices))
+    with ahead.compilers(session) as compiled:
+        for step in range(STEPS + 1):
+            cuts = {key: one.cuts(step) for key, one in searches.items()}
+            compiled(cuts, until)
+            for key, one in searches.items():
+                one.measure(cuts[key], until)
+        known.update(_whole(searches))
+        choices = _choices(searches)
+        if _may_begin_early(session.image.device):
+            taken = {**choices.conv, **choices.pair}
+            compiled({key: [cut] for key, cut in taken.items()}, until, early=True)
+            choices = replace(choices, early=_early(session, choices))
+    return choices
 
 
-@dataclass
-class _Log:
-    """What the searches of one build have found."""
-
-    until: float
-    known: Known
-    times: dict[Key, float] = field(default_factory=dict)
-
-    def best(self, key: Key, job: Job) -> Tiling:
-        """Search, and write down the time; a whole search is remembered."""
-        found = search(job, self.until, self.known.get(key))
-        self.times[key] = found.ms
-        if found.whole and found.ms < float("inf"):
-            self.known[key] = found.cut
-        log.info("fused: %s %.4f ms, %s", key, found.ms, found.cut)
-        return found.cut
+def jobs(session: Session) -> dict[Key, Job]:
+    """What is to be cut, by shape, the costliest first; the order depends on the plan alone."""
+    layers = [one for one in session.plan.operations if isinstance(one, Dense)]
+    ops: list[Conv | Dense] = [
+        *(op for op in session.plan.convs() if not op.plain),
+        *(one for one in layers if not (one.bottleneck.plain or one.growth.plain)),
+    ]
+    first = {session.key(op): op for op in reversed(ops)}
+    made = {
+        key: _pair(session, op) if isinstance(op, Dense) else _conv(session, op)
+        for key, op in first.items()
+    }
+    return dict(sorted(made.items(), key=lambda item: -item[1].work))
 
 
-def _pairs(session: Session, done: _Log) -> dict[Key, Tiling]:
-    """Tilings of the dense layers that can be timed now, where one kernel is faster than two."""
-    pairs, times = {}, done.times
-    for dense in _ready(session, times):
-        if time.monotonic() < done.until:
-            key, parts = session.key(dense), _parts(session, dense)
-            cut = done.best(key, _pair(session, dense))
-            if times[key] < sum(times[part] for part in parts):
-                pairs[key] = cut
-    return pairs
+def _whole(searches: Mapping[Key, Search]) -> dict[Key, Tiling]:
+    """What is worth being remembered."""
+    for key, one in searches.items():
+        log.info("fused: %s %.4f ms, %s", key, one.ms, one.best)
+    return {key: one.best for key, one in searches.items() if one.ms < NEVER and not one.short}
+
+
+def _choices(searches: Mapping[Key, Search]) -> Choices:
+    """The fastest tilings, and one kernel for a dense layer where it beats its two parts.
+
+    Raises:
+        NotBuilt: nothing runs.
+    """
+    convs, pairs = dict[Key, Tiling](), dict[Key, Tiling]()
+    for key, one in searches.items():
+        if one.job.parts:
+            if one.ms < sum(searches[part].ms for part in one.job.parts) < NEVER:
+                pairs[key] = one.best
+        elif one.tried:
+            convs[key] = one.best
+            if one.ms == NEVER:
+                raise NotBuilt(
+                    f"no tiling of a {one.job.size}x{one.job.size} convolution runs on this GPU"
+                )
+    return Choices(conv=convs, pair=pairs)
 
 
 def _conv(session: Session, op: Conv) -> Job:
-    def make(cut: Tiling) -> launch.Call:
-        return launch.conv(op, session.buffers, session.tensors, session.image, cut)
-
     at = session.buffers[op.source.buffer]
-    first = default(op.size, op.source.channels, op.out, at.height, len(at.whole))
-    return Job(make, _plain(session, op), first, op.size, op.out, _written(session, op.target))
+    return Job(
+        make=partial(launch.conv, op, session.buffers, session.tensors, session.image),
+        plain=_plain(session, op),
+        first=default(op.size, op.source.channels, op.out, at.height, len(at.whole)),
+        size=op.size,
+        out=op.out,
+        result=_written(session, op.target),
+        work=_work(session, op),
+    )
 
 
 def _pair(session: Session, op: Dense) -> Job:
-    def make(cut: Tiling) -> launch.Call:
-        return launch.pair(op, session.buffers, session.tensors, cut)
-
-    first = Tiling(gy=2, gx=2, by=4, bx=16, warps=4)
-    growth = op.growth
-    halves = _plain(session, op.bottleneck), _plain(session, growth)
-    result = _written(session, growth.target)
-    return Job(make, lambda: [half() for half in halves], first, growth.size, growth.out, result)
+    first, growth = op.bottleneck, op.growth
+    halves = _plain(session, first), _plain(session, growth)
+    return Job(
+        make=partial(launch.pair, op, session.buffers, session.tensors),
+        plain=lambda: [half() for half in halves],
+        first=Tiling(gy=2, gx=2, by=4, bx=16, warps=4),
+        size=growth.size,
+        out=growth.out,
+        result=_written(session, growth.target),
+        work=_work(session, first) + _work(session, growth),
+        parts=(session.key(first), session.key(growth)),
+    )
 
 
 def _plain(session: Session, op: Conv) -> Callable[[], object]:
@@ -230,18 +270,26 @@ def _written(session: Session, target: Slice) -> Tensor:
     return inside[..., target.start : target.start + target.channels]
 
 
-def _early(session: Session, choices: Choices) -> bool:
-    """Whether the network is faster with kernels that begin early, and gives the same bits."""
-    device = session.image.device
+def _work(session: Session, op: Conv) -> int:
+    at = session.buffers[op.source.buffer]
+    return op.size**2 * op.source.channels * op.out * at.height * at.width
+
+
+def _may_begin_early(device: torch.device) -> bool:
     if device.type != "cuda" or torch.cuda.get_device_capability(device) < (9, 0):
         return False
     from compress.engines.kernels.overlap import SERVED
 
+    return SERVED
+
+
+def _early(session: Session, choices: Choices) -> bool:
+    """Whether the network is faster with kernels that begin early, and gives the same bits."""
     x = torch.rand_like(session.image)
     shape = (len(x), *x.shape[2:])
     graphs, outputs = [], []
     try:
-        for early in (False, True) if SERVED else ():
+        for early in (False, True):
             made = replace(choices, early=early)
             one = Session(session.plan, session.tensors, shape, choices=made)
             outputs.append(one(x))
@@ -251,7 +299,7 @@ def _early(session: Session, choices: Choices) -> bool:
     except Exception as error:
         log.debug("kernels cannot begin early: %s", error)
         return False
-    return bool(graphs) and torch.equal(*outputs) and _faster(graphs[1], graphs[0])
+    return torch.equal(*outputs) and _faster(graphs[1], graphs[0])
 
 
 def _faster(one: Session, other: Session) -> bool:
@@ -260,22 +308,3 @@ def _faster(one: Session, other: Session) -> bool:
     assert other.graph is not None
     turns = [(_replayed(one.graph), _replayed(other.graph)) for _ in range(4 * REPEATS)]
     return min(mine for mine, _ in turns) < min(its for _, its in turns)
-
-
-def _ready(session: Session, times: Mapping[Key, float]) -> Iterator[Dense]:
-    """Dense layers, one of each shape, whose parts have been timed and they themselves not yet."""
-    for op in session.plan.operations:
-        if not isinstance(op, Dense) or op.bottleneck.plain or op.growth.plain:
-            continue
-        if session.key(op) not in times and all(part in times for part in _parts(session, op)):
-            yield op
-
-
-def _parts(session: Session, op: Dense) -> tuple[Key, Key]:
-    return session.key(op.bottleneck), session.key(op.growth)
-
-
-def _work(session: Session, op: Conv) -> int:
-    """Multiply-accumulates of a convolution, for one slice."""
-    at = session.buffers[op.source.buffer]
-    return op.size**2 * op.source.channels * op.out * at.height * at.width
