@@ -141,8 +141,13 @@ engines() {
     "$python" tests/gpu/engines.py "${words[@]}" >"$out/engines.json" && echo engines.json
 }
 
+# The dense network in every loop; the pruned and the 2:4 one in those that tell how much faster they train.
 bench_training() {
-    "$python" tests/bench/train_step.py --size 512 --steps 20 --rounds 3 --out "$out/train_step.json" && echo train_step.json
+    local words=(tests/bench/train_step.py --size 512 --steps 20 --rounds 3)
+    "$python" "${words[@]}" --network dense --out "$out/train_step.json" || return
+    words+=(--network pruned --network sparse --loop ours --loop ours_compiled --loop study)
+    "$python" "${words[@]}" --out "$out/train_step_pruned.json" &&
+        echo "train_step.json, train_step_pruned.json"
 }
 
 precisions() {
@@ -175,7 +180,8 @@ lacking() {
     esac
 }
 
-gpu_tests() { "$python" -m pytest -q -p no:cacheprovider tests/gpu; }
+# Versions that warn of what this one does not are no fault of the GPU.
+gpu_tests() { "$python" -m pytest -q -W default -p no:cacheprovider tests/gpu; }
 
 pack() {
     # Without what can be made again: training states, and checkpoints of the stages between.

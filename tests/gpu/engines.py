@@ -45,6 +45,7 @@ LIMITS = {
     "aot_inductor": 200, "torch_tensorrt": 120, "fused": 300, "onnx": 90, "warm": 150, "bench": 240
 }  # fmt: skip
 """Seconds that a part may take."""
+JOBS = max(2, len(os.sched_getaffinity(0)) * 9 // 16)
 
 
 def network(narrow: bool, low: torch.Tensor) -> Model:
@@ -269,7 +270,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--batch", type=int, nargs="+", default=[1, 16])
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--seconds", type=float, default=1.0, help="for each artefact and batch")
-    parser.add_argument("--jobs", type=int, default=12, help="compilations at once")
+    parser.add_argument("--jobs", type=int, default=JOBS, help="compilations at once")
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--part", nargs="+", help=argparse.SUPPRESS)
     return parser.parse_args()
