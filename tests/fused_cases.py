@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from compress.engines.kernels import plain
 from compress.engines.kernels.memory import Framed, framed
 from compress.engines.kernels.packing import folded, padded
-from compress.engines.kernels.plan import IMAGE, OUTPUT, Conv, Dense, Pool, Slice, Upsample
+from compress.engines.kernels.plan import IMAGE, OUTPUT, Chain, Conv, Pool, Slice, Upsample
 from models.ddnet import DDnet
 
 BEFORE = 8
@@ -139,25 +139,28 @@ def conv_case(
     return op, Case(buffers, made, image)
 
 
-def dense_case(
+def chain_case(
     slots: tuple[int, ...],
-    middle: int,
+    new: int,
     out: int,
     shape: tuple[int, int, int],
     dtype: torch.dtype = torch.float32,
-) -> tuple[Dense, Case]:
-    """A dense layer."""
-    between = Slice(buffer="middle", slots=(middle,))
-    source = Slice(buffer="x", slots=slots)
-    first = Conv(name="a", size=1, source=source, target=between, out=middle)
-    second = Conv(name="b", size=5, source=between, target=target(out), out=out)
-    made = tensors("a", sum(slots), middle, 1, 4) | tensors("b", middle, out, 5, 5)
+) -> tuple[Chain, Case]:
+    """A 5x5 of 16 channels that adds `new` ones behind `slots`, and the 1x1 that reads them all."""
+    old = Slice(buffer="x", slots=slots)
+    whole = Slice(buffer="x", slots=(*slots, new))
+    between = Slice(buffer="middle", slots=(16,))
+    part = Slice(buffer="x", start=old.channels, slots=(new,))
+    first = Conv(name="a", size=5, source=between, target=part, out=new)
+    second = Conv(name="b", size=1, source=whole, target=target(out), out=out)
+    made = tensors("a", 16, new, 5, 4) | tensors("b", sum(slots) + new, out, 1, 5)
     buffers = {
-        "x": filled("x", shape, source, dtype),
-        "middle": framed(*shape, between.channels, dtype=dtype, poison=True),
+        "x": filled("x", shape, whole, dtype),
+        "middle": filled("middle", shape, between, dtype),
         "y": empty(shape, padded(out), dtype),
     }
-    return Dense(bottleneck=first, growth=second), Case(buffers, made, torch.zeros(0))
+    buffers["x"].nchw(part.start, part.channels).fill_(float("nan"))
+    return Chain(first=first, second=second), Case(buffers, made, torch.zeros(0))
 
 
 def move_case(
@@ -177,15 +180,15 @@ def move_case(
     return kind(source=source, target=target(channels)), Case(buffers, {}, torch.zeros(0))
 
 
-def exact(op: Conv | Dense | Pool | Upsample, case: Case) -> Tensor:
+def exact(op: Conv | Chain | Pool | Upsample, case: Case) -> Tensor:
     """What the operation gives in float64 from the same inputs, (N, C, H, W)."""
     wide = {}
     for name, one in case.buffers.items():
         wide[name] = Framed(one.whole.double(), one.top, one.left, one.height, one.width)
     image = case.image.double()
-    if isinstance(op, Dense):
-        plain.conv(op.bottleneck, wide, case.tensors, image)
-        op = op.growth
+    if isinstance(op, Chain):
+        plain.conv(op.first, wide, case.tensors, image)
+        op = op.second
     if isinstance(op, Conv):
         plain.conv(op, wide, case.tensors, image)
     elif isinstance(op, Pool):
@@ -196,14 +199,14 @@ def exact(op: Conv | Dense | Pool | Upsample, case: Case) -> Tensor:
     return wide[at.buffer].nchw(at.start, at.channels)
 
 
-def error(op: Conv | Dense | Pool | Upsample, case: Case, call: Callable[[], object]) -> float:
+def error(op: Conv | Chain | Pool | Upsample, case: Case, call: Callable[[], object]) -> float:
     """Largest difference of a call's result from float64, as a share of the largest value.
 
     NaN where an element was not written; neighbouring channels and the frame must be as before.
     """
     expected = exact(op, case)
     call()
-    at = (op.growth if isinstance(op, Dense) else op).target
+    at = (op.second if isinstance(op, Chain) else op).target
     buffer = case.buffers[at.buffer]
     got = buffer.nchw(at.start, at.channels).double()
     if at.buffer != OUTPUT:

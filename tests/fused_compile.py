@@ -14,15 +14,15 @@ from typing import Any
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource, compile
 
+from compress.engines.kernels.chain import chain_kernel
 from compress.engines.kernels.conv import conv_kernel
 from compress.engines.kernels.moves import pool_kernel, upsample_kernel
 from compress.engines.kernels.overlap import SERVED
 from compress.engines.kernels.packing import power, row_length
-from compress.engines.kernels.pair import pair_kernel
 from compress.engines.kernels.tiling import Tiling, default
 
-POINTERS = {"x": "*fp16", "y": "*fp16", "w": "*fp16", "w1": "*fp16", "w2": "*fp16"}
-FLOATS = {"table": "*fp32", "bias1": "*fp32", "bias2": "*fp32", "image": "*fp32"}
+POINTERS = dict.fromkeys(("x", "y", "z", "old", "w", "w2", "w_old", "w_new"), "*fp16")
+FLOATS = {"table": "*fp32", "bias2": "*fp32", "image": "*fp32"}
 RATIOS = {"ratio_y": "fp32", "ratio_x": "fp32"}
 ODD = {"tiles_y", "tiles_x", "total", *RATIOS}
 """Arguments that need not be multiples of 16."""
@@ -58,12 +58,14 @@ def conv(size: int, inside: int, whole: int, out: int, then: int, cut: Tiling) -
     }  # fmt: skip
 
 
-def pair(inside: int, middle: int, out: int, cut: Tiling) -> dict[str, Any]:
+def chain(inside: int, new: int, old: int, out: int, cut: Tiling) -> dict[str, Any]:
+    row = row_length(inside, 5, cut.gx)
     return {
-        "X": 80, "Y": 80, "C": inside, "CP": power(inside), "B": power(middle), "PAD": 2,
-        "GY": cut.gy, "GX": cut.gx, "BY": cut.by, "BX": cut.bx,
-        "NP": power(cut.gy * cut.gx * out), "CO": out, "SLOPE": 0.01,
-        "COPY": cut.copy, "EARLY": False,
+        "X": inside, "Y": 80, "Z": out, "C": inside, "ROW": row, "K": (cut.gy + 4) * row, "PAD": 2,
+        "OLD": old, "OLD_BK": min(cut.bk, power(cut.gy * cut.gx * old)),
+        "GY": cut.gy, "GX": cut.gx, "BY": cut.by, "BX": cut.bx, "BK": cut.bk,
+        "NP": power(cut.gy * cut.gx * new), "CO": new, "NP2": power(cut.gy * cut.gx * out),
+        "CO2": out, "ACT": True, "ACT2": True, "SLOPE": 0.01, "COPY": cut.copy, "EARLY": False,
     }  # fmt: skip
 
 
@@ -75,7 +77,7 @@ CONVS = {  # k, channels read, channels a pixel, out, out of the 1x1 behind it
     "1x1 48-64": (1, 48, 80, 64, 0),
     "7x7 1-16": (7, 1, 1, 16, 0),
 }
-PAIRS = {"pair 48-64-16": (48, 64, 16), "pair 16-16-16": (16, 16, 16)}
+CHAINS = {"chain 64-16 48-64": (64, 16, 48, 64), "chain 16-16 64-16": (16, 16, 64, 16)}
 
 
 def check(name: str, made: Any, capability: int) -> int:
@@ -99,8 +101,8 @@ def main(capability: int) -> None:
     halves = ptx(conv_kernel, conv(*shape, cut), cut, capability)
     assert check("5x5 64-16, copies of 8 bytes", halves, capability) > 0
     cut = Tiling(gy=2, gx=2, by=4, bx=16)
-    for name, widths in PAIRS.items():
-        check(name, ptx(pair_kernel, pair(*widths, cut), cut, capability), capability)
+    for name, widths in CHAINS.items():
+        check(name, ptx(chain_kernel, chain(*widths, cut), cut, capability), capability)
     moves = {"X": 32, "Y": 80, "C": 16, "BLOCK": 256, "EARLY": False}
     for kernel in (pool_kernel, upsample_kernel):
         text = ptx(kernel, moves, Tiling(), capability).asm["ptx"]
@@ -117,7 +119,7 @@ def early(capability: int, moves: dict[str, Any]) -> None:
         return
     cut = Tiling(gy=2, gx=2, by=4, bx=16)
     kernels = [(conv_kernel, conv(*shape, cut)) for shape in CONVS.values() if shape[0] == 5]
-    kernels += [(pair_kernel, pair(*widths, cut)) for widths in PAIRS.values()]
+    kernels += [(chain_kernel, chain(*widths, cut)) for widths in CHAINS.values()]
     kernels += [(pool_kernel, moves), (upsample_kernel, moves)]
     for kernel, constants in kernels:
         text = ptx(kernel, {**constants, "EARLY": True}, cut, capability).asm["ptx"]
@@ -125,9 +127,8 @@ def early(capability: int, moves: dict[str, Any]) -> None:
         before, _, after = text.partition("griddepcontrol.wait")
         assert after
         assert "st.global" not in before
-        if kernel is not pair_kernel:  # which loads its weights before it waits
-            assert "ld.global" not in before
-            assert "cp.async" not in before
+        assert "ld.global" not in before
+        assert "cp.async" not in before
     print(f"sm_{capability}: {len(kernels)} kernels that begin early wait before they read")
 
 

@@ -11,10 +11,10 @@ from dataclasses import replace
 
 import pytest
 import torch
-from fused_cases import conv_case, dense_case, error, limit, move_case, network
+from fused_cases import chain_case, conv_case, error, exact, limit, move_case, network
 
 from compress.engines.kernels import ahead, launch, tune
-from compress.engines.kernels.plan import Dense, Pool, Upsample, compiled
+from compress.engines.kernels.plan import Chain, Pool, Upsample, compiled
 from compress.engines.kernels.session import Choices, Session
 from compress.engines.kernels.tiling import Tiling
 
@@ -72,12 +72,17 @@ def test_the_last_layer_adds_the_image_in_float32(shape, gx):
 
 
 @pytest.mark.parametrize("shape", ODD)
-@pytest.mark.parametrize(("gy", "gx"), [(1, 1), (2, 2)])
-@pytest.mark.parametrize(("slots", "middle"), [((16, 16), 64), ((9, 4, 4), 13)])
-def test_a_dense_layer_in_one_kernel(shape, gy, gx, slots, middle):
-    op, case = dense_case(slots, middle, 16, shape)
-    call = launch.pair(op, case.buffers, case.tensors, Tiling(gy=gy, gx=gx, by=2, bx=8))
+@pytest.mark.parametrize(("gy", "gx"), [(1, 1), (1, 4), (2, 2)])
+@pytest.mark.parametrize(("slots", "new", "out"), [((16, 16), 16, 64), ((9, 4, 4), 13, 11)])
+def test_a_5x5_and_the_1x1_that_reads_what_it_adds(shape, gy, gx, slots, new, out):
+    op, case = chain_case(slots, new, out, shape)
+    call = launch.chain(op, case.buffers, case.tensors, Tiling(gy=gy, gx=gx, by=2, bx=8, bk=32))
+    part, before = op.first.target, op.second.source.channels - op.first.target.channels
+    old = case.buffers["x"].nchw(0, before).clone()
     assert error(op, case, call) < LIMITS[torch.float32]
+    added = case.buffers["x"].nchw(part.start, part.channels)
+    assert (added - exact(op.first, case)).abs().max() < 1e-5 * added.abs().max()
+    assert torch.equal(case.buffers["x"].nchw(0, before), old)
 
 
 @pytest.mark.parametrize("shape", [*ODD, (2, 16, 32)])
@@ -99,9 +104,9 @@ def test_half_precision_and_batch_32():
     cut = Tiling(gy=1, gx=2, by=4, bx=4, bk=64)
     call = launch.conv(op, case.buffers, case.tensors, case.image, cut)
     assert error(op, case, call) < LIMITS[torch.float16]
-    dense, case = dense_case((16, 16), 64, 16, (32, 6, 7), torch.float16)
-    call = launch.pair(dense, case.buffers, case.tensors, Tiling(gy=2, gx=2, by=4, bx=4))
-    assert error(dense, case, call) < LIMITS[torch.float16]
+    chain, case = chain_case((16, 16), 16, 16, (32, 6, 7), torch.float16)
+    call = launch.chain(chain, case.buffers, case.tensors, Tiling(gy=2, gx=2, by=4, bx=4))
+    assert error(chain, case, call) < LIMITS[torch.float16]
 
 
 NETWORKS = {
@@ -124,9 +129,9 @@ def test_the_whole_network(name, dtype):
     shape = (2, 16, 16)
     x = torch.rand(2, 1, 16, 16, generator=torch.Generator().manual_seed(1))
     session = Session(plan, tensors, shape, dtype=dtype)
-    keys = [session.key(op) for op in plan.operations if isinstance(op, Dense)]
+    keys = [session.key(op) for op in plan.operations if isinstance(op, Chain)]
     cuts = dict.fromkeys(keys[::2], Tiling(gy=1, gx=2, by=4, bx=4))  # half of them in one kernel
-    choices = Choices(pair=cuts)
+    choices = Choices(chain=cuts)
     session = Session(plan, tensors, shape, dtype=dtype, choices=choices, poison=True)
     with torch.no_grad():
         expected = net(x.double())
@@ -139,7 +144,7 @@ def test_workers_make_the_same_calls():
     plan, tensors = compiled(network(trunk=13, bottleneck=20, decoder=27))
     session = Session(plan, tensors, (2, 16, 16), dtype=torch.float32)
     cuts = {key: [job.first] for key, job in tune.jobs(session).items()}
-    kernels = {key.rsplit(" ", 2)[0] for key in cuts}
+    kernels = {job.kernel for job in tune.jobs(session).values()}
     with ahead.compilers(session, workers=2) as compiled_:
         assert compiled_(cuts, time.monotonic() + 120) == len(kernels) < len(cuts)
         no_room = {key: [replace(cut, by=3)] for key, (cut,) in cuts.items() if key[0] == "5"}

@@ -16,7 +16,7 @@ import fused_cases
 import numpy as np
 import pytest
 import torch
-from fused_cases import conv_case, dense_case, error, unit
+from fused_cases import chain_case, conv_case, error, unit
 from pairs import data
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
@@ -137,15 +137,15 @@ def test_the_matrix_of_a_group_is_the_convolution(gy, gx, slots):
 def test_the_cases_see_what_was_not_written():
     op, case = conv_case(5, (16,), 16, (1, 4, 4))
     assert np.isnan(error(op, case, lambda: None))
-    dense, case = dense_case((16,), 16, 16, (1, 4, 4))
-    assert np.isnan(error(dense, case, lambda: None))
+    chain, case = chain_case((16,), 16, 16, (1, 4, 4))
+    assert np.isnan(error(chain, case, lambda: None))
 
 
 def test_a_file_holds_all_and_loads_in_a_fresh_process(tmp_path):
     net, x = network("irregular"), slices(1, 32, 32).float()
     plan, tensors = compiled(net)
     cut = Tiling(gy=2, gx=2)
-    tilings = {"some GPU": Choices(conv={"a": cut}, pair={"b": cut}, early=True)}
+    tilings = {"some GPU": Choices(conv={"a": cut}, chain={"b": cut}, early=True)}
     path = tmp_path / "engine.safetensors"
     fused.save(plan, tensors, path, tilings)
     here = fused.load(path, "cpu", kernels=False)
@@ -281,11 +281,11 @@ def tuned(monkeypatch, ms, seconds: float = 60.0, known=None) -> Choices:
     plan, tensors = compiled(network("flagship"))
     session = Session(plan, tensors, (1, 32, 32), kernels=False)
     monkeypatch.setattr(tune.launch, "conv", lambda *a, early=False: ("conv", *a))
-    monkeypatch.setattr(tune.launch, "pair", lambda *a, early=False: ("pair", *a))
+    monkeypatch.setattr(tune.launch, "chain", lambda *a, early=False: ("chain", *a))
 
     def milliseconds(call, _device: torch.device) -> float:
         kind, op, buffers, *_, cut = call
-        ops = (op.bottleneck, op.growth) if kind == "pair" else (op,)
+        ops = (op.first, op.second) if kind == "chain" else (op,)
         target = ops[-1].target
         written = buffers[target.buffer].inside[..., target.start : target.start + target.channels]
         written.zero_()
@@ -293,14 +293,14 @@ def tuned(monkeypatch, ms, seconds: float = 60.0, known=None) -> Choices:
             plain.conv(one, session.buffers, session.tensors, session.image)
         if cut.gx == 4:
             written.mul_(1.1)
-        return ms(kind if kind == "pair" else f"{op.size}x{op.size}", cut)
+        return ms(kind if kind == "chain" else f"{op.size}x{op.size}", cut)
 
     monkeypatch.setattr(tune, "milliseconds", milliseconds)
     return tune.tune(session, seconds, known)
 
 
 def test_the_tuner_takes_the_fastest_and_leaves_out_what_computes_something_else(monkeypatch):
-    found = tuned(monkeypatch, lambda kind, cut: 5 - cut.gx + (cut.stages != 4) + (kind == "pair"))
+    found = tuned(monkeypatch, lambda kind, cut: 5 - cut.gx + (cut.stages != 4) + (kind == "chain"))
     plan, _ = compiled(network("flagship"))
     sizes = {op.size for op in plan.convs()}
     assert sizes == {1, 5, 7}
@@ -310,13 +310,13 @@ def test_the_tuner_takes_the_fastest_and_leaves_out_what_computes_something_else
     assert {cut.stages for cut in fives.values()} == {4}
 
 
-def test_a_dense_layer_is_one_kernel_where_that_is_faster_than_two(monkeypatch):
-    faster = tuned(monkeypatch, lambda kind, _: 1.9 if kind == "pair" else 1.0)
-    assert len(faster.pair) == 16
-    assert not tuned(monkeypatch, lambda kind, _: 2.1 if kind == "pair" else 1.0).pair
-    apart = tuned(monkeypatch, lambda kind, _: float("inf") if kind == "pair" else 1.0)
+def test_a_chain_is_one_kernel_where_that_is_faster_than_two(monkeypatch):
+    faster = tuned(monkeypatch, lambda kind, _: 1.9 if kind == "chain" else 1.0)
+    assert len(faster.chain) == 16
+    assert not tuned(monkeypatch, lambda kind, _: 2.1 if kind == "chain" else 1.0).chain
+    apart = tuned(monkeypatch, lambda kind, _: float("inf") if kind == "chain" else 1.0)
     assert apart.conv  # where one kernel has no room on a GPU, two do
-    assert not apart.pair
+    assert not apart.chain
     assert not tuned(monkeypatch, lambda *_: 1.0, seconds=-1.0).conv
     assert not faster.early  # there is no GPU of capability 9.0 here
 
@@ -341,7 +341,7 @@ def test_what_was_found_is_taken_again_and_only_checked(monkeypatch):
 
     first = tuned(monkeypatch, ms, known=known)
     times = len(tried)
-    assert known == {**first.conv, **known}  # dense layers in one kernel, too
+    assert known == {**first.conv, **known}  # chains, too
     tried.clear()
     assert tuned(monkeypatch, ms, known=known) == first
     assert len(tried) == len(known) < times / 10

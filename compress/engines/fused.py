@@ -31,7 +31,7 @@ from compress.errors import CompressError, UsageError
 from compress.files import write_atomic
 
 log = logging.getLogger(__name__)
-SCHEMA = "1"
+SCHEMA = "2"
 SESSIONS = 4
 """Shapes that an engine keeps buffers for; the one that waited longest goes."""
 LEVELS = 4
@@ -136,7 +136,7 @@ class Fused:
             said = "fused: the GPU failed while tilings were measured; run the command again"
             raise CompressError(said) from error
         save(plan, tensors, path, {gpu(device): choices})
-        taken = {"pairs": sorted(choices.pair), "early": choices.early}
+        taken = {"chains": sorted(choices.chain), "early": choices.early}
         return {**engine.facts, **taken, "memory": session.memory}
 
     def load(self, path: Path, device: torch.device) -> Runner:
@@ -193,8 +193,8 @@ def load(path: Path, device: torch.device | str, *, kernels: bool = True) -> Eng
 
 
 def _choices(value: Mapping[str, Any]) -> Choices:
-    conv, pair = ({k: Tiling(**t) for k, t in value[kind].items()} for kind in ("conv", "pair"))
-    return Choices(conv=conv, pair=pair, early=value.get("early", False))
+    conv, chain = ({k: Tiling(**t) for k, t in value[kind].items()} for kind in ("conv", "chain"))
+    return Choices(conv=conv, chain=chain, early=value["early"])
 
 
 def _on(tensors: Mapping[str, Tensor], device: torch.device) -> dict[str, Tensor]:

@@ -20,6 +20,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ from torch import nn
 
 from compress.engines import fused
 from compress.engines.kernels import remembered
-from compress.engines.kernels.plan import Conv, Dense, Plan, Pool, Upsample, compiled
+from compress.engines.kernels.plan import Chain, Conv, Plan, Pool, Upsample, compiled
 from compress.engines.kernels.session import Choices, Session
 from compress.files import write_json
 from models.ddnet import DDnet
@@ -72,9 +73,9 @@ def network(name: str) -> nn.Module:
 def floors(plan: Plan) -> Iterator[dict[str, Any]]:
     """Bytes, operations and the least time of each operation, for one slice of 512x512."""
     for op in plan.operations:
-        if isinstance(op, Dense):
-            yield _conv(plan, op.bottleneck)
-            yield _conv(plan, op.growth)
+        if isinstance(op, Chain):
+            yield _conv(plan, op.first)
+            yield _conv(plan, op.second)
         elif isinstance(op, Conv):
             yield _conv(plan, op)
         else:
@@ -195,6 +196,13 @@ def tuned(session: Session, seconds: float) -> Choices:
         return tune(session, seconds, known)
 
 
+def joined(first: dict[str, Any], second: dict[str, Any]) -> dict[str, Any]:
+    """The row of a chain in one kernel; its floor is the sum of both, which it may undercut."""
+    names = {key: f"{first[key]} + {second[key]}" for key in ("layer", "what")}
+    sums = {key: first[key] + second[key] for key in ("MB", "GFLOP", "floor_us", "floor24_us")}
+    return {**first, **names, **sums}
+
+
 def layers(name: str, batch: int, seconds: float, engine: Path) -> dict[str, Any]:
     """Tune, write the engine's file, and time every layer beside its floor."""
     plan, tensors = compiled(network(name).cuda())
@@ -207,16 +215,15 @@ def layers(name: str, batch: int, seconds: float, engine: Path) -> dict[str, Any
     rows = iter(floors(plan))
     found = []
     for op in plan.operations:
-        ours = [next(rows), next(rows)] if isinstance(op, Dense) else [next(rows)]
+        ours = [next(rows), next(rows)] if isinstance(op, Chain) else [next(rows)]
         calls = list(session.prepare(op))
-        if len(calls) == 1 and len(ours) == 2:  # one kernel: the middle never moves
-            joined = ours[0]["GFLOP"] + ours[1]["GFLOP"]
-            ours = [{**ours[1], "what": f"{ours[0]['what']}, {ours[1]['what']}", "GFLOP": joined}]
+        if len(calls) == 1 and len(ours) == 2:
+            ours = [joined(*ours)]
         for row, call in zip(ours, calls, strict=True):
             graph = graphed(call, 10)
             us = milliseconds({"it": graph.replay}, 10)["it"] * 1e3 / 10 / batch
             found.append({**row, "us": us, "distance": us / row["floor_us"]})
-    cuts = {key: str(cut) for key, cut in {**choices.conv, **choices.pair}.items()}
+    cuts = {key: str(cut) for key, cut in {**choices.conv, **choices.chain}.items()}
     sums = {"us": sum(r["us"] for r in found), "floor_us": sum(r["floor_us"] for r in floors(plan))}
     return {"tuning_seconds": took, "rows": found, "sums": sums, "cuts": cuts}
 
@@ -237,13 +244,22 @@ def whole(name: str, batch: int, seconds: float, engine: Path) -> dict[str, Any]
     compiled_net = torch.compile(half)
     graph = graphed(lambda: compiled_net(low))
     assert session.graph is not None
-    ms = milliseconds({"fused": session.graph.replay, "torch.compile": graph.replay}, 30)
+    other = Session(plan, tensors, shape, choices=replace(choices, early=not choices.early))
+    other.image.copy_(x)
+    other.capture()
+    assert other.graph is not None
+    replays = {
+        "fused": session.graph,
+        "torch.compile": graph,
+        "fused, the other start": other.graph,
+    }
+    ms = milliseconds({key: one.replay for key, one in replays.items()}, 30)
     return {
         "ms": ms,
         "ms_a_slice": {key: value / batch for key, value in ms.items()},
         "speed_up": ms["torch.compile"] / ms["fused"],
         "floor_ms_a_slice": sum(r["floor_us"] for r in floors(plan)) / 1e3,
-        "pairs": sorted(choices.pair),
+        "chains": sorted(choices.chain),
         "early": choices.early,
         "kernels": len(session.calls),
         "buffers_MB": session.memory / 1e6,

@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from fused_cases import conv_case, dense_case, error, limit, move_case, network
+from fused_cases import chain_case, conv_case, error, limit, move_case, network
 
 from compress.engines import fused
 from compress.engines.kernels import launch
-from compress.engines.kernels.plan import Dense, Pool, Upsample, compiled
+from compress.engines.kernels.plan import Chain, Pool, Upsample, compiled
 from compress.engines.kernels.session import Choices, Session
 from compress.engines.kernels.tiling import Tiling, default, variations
 
@@ -64,14 +64,14 @@ def test_convolutions_with_every_tiling(size, slots, out, then):
             assert off < LIMIT, (shape, cut)
 
 
-@pytest.mark.parametrize(("slots", "middle"), [((16,), 64), ((16,) * 4, 64), ((9, 4), 13)])
-def test_dense_layers_in_one_kernel(slots, middle):
-    for shape in shapes(middle, 150):
+@pytest.mark.parametrize(("slots", "out"), [((16,), 64), ((16,) * 4, 16), ((9, 4), 13)])
+def test_chains_in_one_kernel(slots, out):
+    for shape in shapes(out, 150):
         for gy, gx in [(1, 1), (1, 2), (2, 2), (1, 4)]:
-            op, case = dense_case(slots, middle, 16, shape, torch.float16)
+            op, case = chain_case(slots, 16, out, shape, torch.float16)
             case = case.to("cuda")
             cut = Tiling(gy=gy, gx=gx, by=4, bx=16)
-            call = launch.pair(op, case.buffers, case.tensors, cut)
+            call = launch.chain(op, case.buffers, case.tensors, cut)
             assert error(op, case, call) < LIMIT, (shape, cut)
 
 
@@ -88,13 +88,14 @@ def test_moves(channels):
 
 @pytest.mark.parametrize("name", NETWORKS)
 @pytest.mark.parametrize("shape", [(1, 512, 512), (2, 176, 368), (16, 64, 64), (32, 32, 16)])
-@pytest.mark.parametrize("paired", [False, True])
-def test_the_whole_network_in_a_graph(name, shape, paired):
+@pytest.mark.parametrize("chained", [False, True])
+def test_the_whole_network_in_a_graph(name, shape, chained):
     net = network(**NETWORKS[name]).cuda()
     plan, tensors = compiled(net)
     keys = Session(plan, tensors, shape)
-    dense = {keys.key(op) for op in plan.operations if isinstance(op, Dense)}
-    choices = Choices(pair=dict.fromkeys(dense, Tiling(gy=2, gx=2, by=4, bx=16)) if paired else {})
+    chains = {keys.key(op) for op in plan.operations if isinstance(op, Chain)}
+    cuts = dict.fromkeys(chains, Tiling(gy=1, gx=2, by=4, bx=16)) if chained else {}
+    choices = Choices(chain=cuts)
     session = Session(plan, tensors, shape, choices=choices, poison=True)
     for seed in range(2):  # the second run replays the graph on other slices
         draw = torch.Generator().manual_seed(seed)
@@ -112,8 +113,13 @@ def test_kernels_that_begin_early_give_the_same_bits(name, shape):
     if torch.cuda.get_device_capability() < (9, 0):
         pytest.skip("needs compute capability 9.0")
     plan, tensors = compiled(network(**NETWORKS[name]).cuda())
-    late = Session(plan, tensors, shape, poison=True)
-    early = Session(plan, tensors, shape, choices=Choices(early=True), poison=True)
+    keys = Session(plan, tensors, shape)
+    chains = [keys.key(op) for op in plan.operations if isinstance(op, Chain)]
+    cuts = dict.fromkeys(chains[::2], Tiling(gy=1, gx=2, by=4, bx=16))
+    late, early = (
+        Session(plan, tensors, shape, choices=Choices(chain=cuts, early=one), poison=True)
+        for one in (False, True)
+    )
     for _ in range(20):
         x = torch.rand(shape[0], 1, *shape[1:], device="cuda")
         assert torch.equal(early(x), late(x))

@@ -6,11 +6,14 @@ tiling.py    how a convolution is cut into programs, and which cuts are tried
 memory.py    buffers with a frame of zeros, made once per shape
 plain.py     every operation in PyTorch: the fall-back, and what the kernels are compared with
 conv.py      convolution, also followed by a 1x1                                       (Triton)
-pair.py      the 1x1 and 5x5 of a dense layer in one kernel                            (Triton)
+chain.py     a 5x5 and the 1x1 that reads what it adds, in one kernel                  (Triton)
 moves.py     max-pool and bilinear x2 between slices of buffers                        (Triton)
 launch.py    from operations and buffers to the arguments of kernels                   (Triton)
 session.py   a plan bound to one shape: buffers, chosen tilings, one CUDA graph
 tune.py      which tiling is fastest, measured
+ahead.py     kernels compiled by worker processes before they are measured
+remembered.py    tilings of earlier builds
+overlap.py   kernels that begin while the one before them ends                         (Triton)
 
 Layout: N slices, H rows, W columns, C channels last ("NHWC"), float16 in memory, float32 sums.
 Files marked (Triton) are imported late: torch for the CPU comes without Triton.

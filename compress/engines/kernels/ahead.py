@@ -10,13 +10,17 @@ import logging
 import multiprocessing
 import multiprocessing.connection
 import os
+import pickle
 import signal
+import tempfile
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
@@ -58,15 +62,33 @@ def compilers(session: Session, workers: int | None = None) -> Iterator[Compile]
     if count < 2:
         yield _nothing
         return
-    arrays = {name: one.cpu().numpy() for name, one in session.tensors.items()}
-    _, _, height, width = session.image.shape
-    about = (session.plan, arrays, (height, width), str(session.image.device))
     spawn = multiprocessing.get_context("spawn")  # CUDA does not survive a fork
-    pool = ProcessPoolExecutor(count, spawn, initializer=functools.partial(_start, *about))
-    try:
-        yield _Pool(pool, session)
-    finally:
-        pool.shutdown(cancel_futures=True)
+    with tempfile.TemporaryDirectory() as folder:
+        # By file: what a new process is told through its pipe keeps this one waiting for its start.
+        about = Path(folder) / "session.pickle"
+        about.write_bytes(pickle.dumps(_About.of(session)))
+        begin = functools.partial(_start, about)
+        pool = ProcessPoolExecutor(count, spawn, initializer=begin)
+        try:
+            yield _Pool(pool, session)
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+@dataclass(frozen=True)
+class _About:
+    """What a worker makes its own session of."""
+
+    plan: Plan
+    tensors: dict[str, np.ndarray]
+    sides: tuple[int, int]
+    device: str
+
+    @classmethod
+    def of(cls, session: Session) -> "_About":
+        _, _, height, width = session.image.shape
+        arrays = {name: one.cpu().numpy() for name, one in session.tensors.items()}
+        return cls(session.plan, arrays, (height, width), str(session.image.device))
 
 
 class _Pool:
@@ -74,17 +96,16 @@ class _Pool:
         from compress.engines.kernels.tune import jobs
 
         self.pool = pool
-        self.place = {key: at for at, key in enumerate(jobs(session))}
+        self.jobs = {key: (at, job.kernel) for at, (key, job) in enumerate(jobs(session).items())}
 
     def __call__(
         self, cuts: Mapping[Key, Sequence[Tiling]], until: float, *, early: bool = False
     ) -> int:
-        # One kernel serves all sizes and batches.
-        wanted = {(_kernel(key), cut): key for key, some in cuts.items() for cut in some}
+        asked = [(*self.jobs[key], cut) for key, some in cuts.items() for cut in some]
+        wanted = {(kernel, cut): at for at, kernel, cut in asked}
         try:
             futures = [
-                self.pool.submit(_compile, self.place[key], cut, early)
-                for (_, cut), key in wanted.items()
+                self.pool.submit(_compile, at, cut, early) for (_, cut), at in wanted.items()
             ]
             done, late = wait(futures, max(0.0, until - time.monotonic()))
             for future in late:
@@ -93,11 +114,6 @@ class _Pool:
         except BrokenProcessPool as error:
             log.debug("kernels are not compiled ahead: %s", error)
             return 0
-
-
-def _kernel(key: Key) -> str:
-    """A shape's name without height, width and batch."""
-    return key.rsplit(" ", 2)[0]
 
 
 def _nothing(
@@ -116,15 +132,16 @@ def _count(device: torch.device) -> int:
     return min(WORKERS, len(os.sched_getaffinity(0)) - 1, free // ROOM)
 
 
-def _start(plan: Plan, arrays: dict[str, np.ndarray], sides: tuple[int, int], device: str) -> None:
+def _start(file: Path) -> None:
     """In a worker: the same jobs for one slice, which have the same kernels."""
     from compress.engines.kernels.tune import jobs
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent's business
     threading.Thread(target=_die_with_parent, daemon=True).start()
     torch.set_num_threads(1)
-    tensors = {name: torch.from_numpy(one).to(device) for name, one in arrays.items()}
-    _jobs.extend(jobs(Session(plan, tensors, (1, *sides))).values())
+    about: _About = pickle.loads(file.read_bytes())
+    tensors = {name: torch.from_numpy(one).to(about.device) for name, one in about.tensors.items()}
+    _jobs.extend(jobs(Session(about.plan, tensors, (1, *about.sides))).values())
 
 
 def _die_with_parent() -> None:

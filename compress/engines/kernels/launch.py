@@ -18,7 +18,7 @@ from compress.engines.kernels.packing import (
     row_length,
     spread,
 )
-from compress.engines.kernels.plan import Conv, Dense, Pool, Slice, Upsample
+from compress.engines.kernels.plan import Chain, Conv, Pool, Slice, Upsample
 from compress.engines.kernels.tiling import Tiling
 from models.ddnet import SLOPE
 
@@ -57,32 +57,36 @@ def conv(
     )  # fmt: skip
 
 
-def pair(
-    op: Dense, buffers: Buffers, tensors: Tensors, cut: Tiling, *, early: bool = False
+def chain(
+    op: Chain, buffers: Buffers, tensors: Tensors, cut: Tiling, *, early: bool = False
 ) -> Call:
-    """A dense layer in one kernel."""
-    from compress.engines.kernels.pair import pair_kernel
+    """A convolution and the 1x1 behind it in one kernel."""
+    from compress.engines.kernels.chain import chain_kernel
 
-    first, second = op.bottleneck, op.growth
-    x, y = buffers[first.source.buffer], buffers[second.target.buffer]
-    inside, out = first.source.channels, second.target.channels
-    hidden = power(first.out)
-    weight = tensors[f"{first.name}.weight"]
-    w1 = spread(weight, first.source.positions, inside, hidden)[:, :, 0, 0].T
-    w1 = torch.nn.functional.pad(w1, (0, 0, 0, power(inside) - inside))
-    wide = spread(tensors[f"{second.name}.weight"], second.source.positions, hidden, out)
-    matrix = grouped(wide, cut.gy, cut.gx, hidden).to(x.whole.dtype).contiguous()
+    first, second = op.first, op.second
+    x, y = buffers[first.source.buffer], buffers[first.target.buffer]
+    z = buffers[second.target.buffer]
+    pad, inside, out = first.size // 2, first.source.channels, first.target.channels
+    old, out2 = second.source.channels - out, second.target.channels
+    weight = spread(tensors[f"{first.name}.weight"], first.source.positions, inside, out)
+    matrix = grouped(weight, cut.gy, cut.gx, cut.bk).to(x.whole.dtype).contiguous()
+    behind = spread(tensors[f"{second.name}.weight"], second.source.positions, old + out, out2)
+    block = min(cut.bk, power(cut.gy * cut.gx * old))
+    before = grouped(behind[:, :old], cut.gy, cut.gx, block).to(matrix).contiguous()
+    new = diagonal(behind[:, old:], cut.gy * cut.gx, matrix.shape[1]).to(matrix).contiguous()
+    row = row_length(inside, first.size, cut.gx)
     grid, tiles = _grid(x, cut)
     return functools.partial(
-        pair_kernel[grid],
-        x.at(2, first.source.start), w1.to(x.whole.dtype).contiguous(),
-        _table(tensors, first.name, hidden)[0, 0].contiguous(), matrix,
-        _table(tensors, second.name, out), y.at(0, second.target.start),
-        x.height, x.width, *tiles, *x.strides[:2], *y.strides[:2],
-        X=x.strides[2], Y=y.strides[2], C=inside, CP=power(inside), B=hidden, PAD=2,
-        GY=cut.gy, GX=cut.gx, BY=cut.by, BX=cut.bx, NP=matrix.shape[1], CO=out, SLOPE=SLOPE,
-        COPY=cut.copy,
-        num_warps=cut.warps, num_stages=cut.stages, **_launched(early),
+        chain_kernel[grid],
+        x.at(pad, first.source.start), matrix, _table(tensors, first.name, out),
+        y.at(0, first.target.start), y.at(0), before, new,
+        _table(tensors, second.name, out2)[0, 0].contiguous(), z.at(0, second.target.start),
+        x.height, x.width, *tiles, *x.strides[:2], *y.strides[:2], *z.strides[:2],
+        X=x.strides[2], Y=y.strides[2], Z=z.strides[2], C=inside, ROW=row,
+        K=(cut.gy + 2 * pad) * row, PAD=pad, OLD=old, OLD_BK=block,
+        GY=cut.gy, GX=cut.gx, BY=cut.by, BX=cut.bx, BK=cut.bk, NP=matrix.shape[1], CO=out,
+        NP2=new.shape[1], CO2=out2, ACT=first.activate, ACT2=second.activate, SLOPE=SLOPE,
+        COPY=cut.copy, num_warps=cut.warps, num_stages=cut.stages, **_launched(early),
     )  # fmt: skip
 
 

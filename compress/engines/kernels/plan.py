@@ -70,11 +70,20 @@ class Conv:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Dense:
-    """A dense layer: two convolutions that one kernel may compute."""
+class Chain:
+    """Two convolutions that one kernel may compute.
 
-    bottleneck: Conv
-    growth: Conv
+    The second is a 1x1 that reads what the first writes, as the last part of its source, and the
+    channels of the same buffer before that.
+    """
+
+    first: Conv
+    second: Conv
+
+    @property
+    def plain(self) -> str:
+        """Why one kernel cannot compute both; empty where it can."""
+        return self.first.plain or self.second.plain
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,8 +102,8 @@ class Upsample:
     target: Slice
 
 
-Operation = Conv | Dense | Pool | Upsample
-KINDS: Mapping[str, type[Any]] = {"conv": Conv, "dense": Dense, "pool": Pool, "upsample": Upsample}
+Operation = Conv | Chain | Pool | Upsample
+KINDS: Mapping[str, type[Any]] = {"conv": Conv, "chain": Chain, "pool": Pool, "upsample": Upsample}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,10 +126,10 @@ class Plan:
     operations: tuple[Operation, ...] = ()
 
     def convs(self) -> Iterator[Conv]:
-        """Every convolution, those of dense layers included."""
+        """Every convolution, those of chains included."""
         for one in self.operations:
-            if isinstance(one, Dense):
-                yield from (one.bottleneck, one.growth)
+            if isinstance(one, Chain):
+                yield from (one.first, one.second)
             elif isinstance(one, Conv):
                 yield one
 
@@ -151,7 +160,7 @@ def from_json(value: Mapping[str, Any]) -> Plan:
 def _value(key: str, value: Any) -> Any:
     if key in ("source", "target"):
         return Slice(**{**value, "slots": tuple(value["slots"])})
-    if key in ("bottleneck", "growth"):
+    if key in ("first", "second"):
         return Conv(**{k: _value(k, v) for k, v in value.items()})
     return value
 
@@ -209,17 +218,21 @@ class _Compiler:
         widest = max(layer.bottleneck.conv.out_channels for layer in block)
         slots = (*skip.slots, *growths)
         parts = self.buffer(f"block{number}", level, slots)
-        (middle,) = self.buffer(f"middle{number}", level, (widest,))
+        # Two in turns: the kernel of a chain writes one while it reads the other around its pixels.
+        middles = [self.buffer(f"middle{number}{at}", level, (widest,))[0].buffer for at in "ab"]
         self.operations.append(Pool(source=skip, target=parts[0]))
+        convs = []
         for at, layer in enumerate(block, start=1):
             whole = Slice(buffer=f"block{number}", slots=slots[:at])
             width = layer.bottleneck.conv.out_channels
-            between = Slice(buffer=middle.buffer, slots=(width,))
-            first = self.conv(layer.bottleneck, whole, between)
-            second = self.conv(layer.growth, between, parts[at])
-            self.operations.append(Dense(bottleneck=first, growth=second))
+            between = Slice(buffer=middles[at % 2], slots=(width,))
+            convs += [self.conv(layer.bottleneck, whole, between)]
+            convs += [self.conv(layer.growth, between, parts[at])]
         whole = Slice(buffer=f"block{number}", slots=slots)
-        self.operations.append(self.conv(self.net.transitions[number], whole, target))
+        convs.append(self.conv(self.net.transitions[number], whole, target))
+        self.operations.append(convs[0])
+        for growth, behind in zip(convs[1::2], convs[2::2], strict=True):
+            self.operations.append(Chain(first=growth, second=behind))
 
     def decoder(self, number: int, low: Slice, target: Slice, slots: tuple[int, ...]) -> None:
         """Upsampling, 5x5 and 1x1: from `low`, one level below, and the skip to `target`."""

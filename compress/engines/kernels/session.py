@@ -9,7 +9,7 @@ from torch import Tensor
 
 from compress.engines.kernels import launch, plain
 from compress.engines.kernels.memory import Framed, framed
-from compress.engines.kernels.plan import IMAGE, OUTPUT, Conv, Dense, Operation, Plan, Pool
+from compress.engines.kernels.plan import IMAGE, OUTPUT, Chain, Conv, Operation, Plan, Pool
 from compress.engines.kernels.tiling import Tiling, default
 
 Key = str
@@ -21,18 +21,18 @@ class Choices:
     """What was measured to be fastest, by `key`; defaults stand in for what was not."""
 
     conv: Mapping[Key, Tiling] = field(default_factory=dict)
-    pair: Mapping[Key, Tiling] = field(default_factory=dict)
-    """Dense layers that one kernel computes; the others take two."""
+    chain: Mapping[Key, Tiling] = field(default_factory=dict)
+    """Chains that one kernel computes; the others take two."""
     early: bool = False
     """Whether kernels begin before the one before them has ended, see overlap.py."""
 
 
-def key(op: Conv | Dense, batch: int, height: int, width: int) -> Key:
+def key(op: Conv | Chain, batch: int, height: int, width: int) -> Key:
     """What the time of a convolution depends on, in a word."""
-    if isinstance(op, Dense):
-        first, second = op.bottleneck, op.growth
-        parts = (first.source.channels, first.out, second.out)
-        return f"dense {'-'.join(map(str, parts))} {height}x{width} b{batch}"
+    if isinstance(op, Chain):
+        first, second = op.first, op.second
+        parts = f"{first.source.channels}-{first.out} {second.source.channels}-{second.out}"
+        return f"chain {parts} {height}x{width} b{batch}"
     behind = f"-{op.target.channels}" if op.then else ""
     widths = f"{op.source.channels}-{op.out}{behind}"
     return f"{op.size}x{op.size} {widths} {height}x{width} b{batch}"
@@ -81,13 +81,13 @@ class Session:
 
     def prepare(self, op: Operation) -> Iterator[launch.Call]:
         """The calls that compute an operation."""
-        if isinstance(op, Dense):
-            cut = self.choices.pair.get(self.key(op))
-            if cut and self.kernels and not op.bottleneck.plain and not op.growth.plain:
+        if isinstance(op, Chain):
+            cut = self.choices.chain.get(self.key(op))
+            if cut and self.kernels and not op.plain:
                 early = self.choices.early
-                yield launch.pair(op, self.buffers, self.tensors, cut, early=early)
+                yield launch.chain(op, self.buffers, self.tensors, cut, early=early)
             else:
-                yield from (self._conv(op.bottleneck), self._conv(op.growth))
+                yield from (self._conv(op.first), self._conv(op.second))
         elif isinstance(op, Conv):
             yield self._conv(op)
         elif not self.kernels:
@@ -98,9 +98,9 @@ class Session:
         else:
             yield launch.upsample(op, self.buffers, early=self.choices.early)
 
-    def key(self, op: Conv | Dense) -> Key:
+    def key(self, op: Conv | Chain) -> Key:
         """See `key`."""
-        source = op.bottleneck.source if isinstance(op, Dense) else op.source
+        source = op.first.source if isinstance(op, Chain) else op.source
         at = self.buffers[source.buffer]
         return key(op, len(at.whole), at.height, at.width)
 

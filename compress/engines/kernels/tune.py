@@ -17,7 +17,7 @@ from torch import Tensor
 
 from compress.engines import NotBuilt
 from compress.engines.kernels import ahead, launch, plain
-from compress.engines.kernels.plan import Conv, Dense, Slice
+from compress.engines.kernels.plan import Chain, Conv, Slice
 from compress.engines.kernels.session import Choices, Key, Session
 from compress.engines.kernels.tiling import Tiling, default, variations
 
@@ -44,7 +44,7 @@ class Make(Protocol):
 
 @dataclass(frozen=True)
 class Job:
-    """A convolution, or a dense layer in one kernel, to be cut."""
+    """A convolution, or a chain of two in one kernel, to be cut."""
 
     make: Make
     plain: Callable[[], object]
@@ -55,12 +55,14 @@ class Job:
     """k of the convolution."""
     out: int
     """Output channels in memory."""
-    result: Tensor
-    """What it writes, a view of its buffer."""
+    results: tuple[Tensor, ...]
+    """What it writes, views of buffers."""
     work: int
     """Multiply-accumulates, for one slice."""
+    kernel: str
+    """Jobs of one name are computed by the same compiled kernels, whatever the size and batch."""
     parts: tuple[Key, ...] = ()
-    """Of a dense layer: the two convolutions that do the same."""
+    """Of a chain: the two convolutions that do the same."""
 
 
 @dataclass
@@ -102,9 +104,10 @@ class Search:
         if not cuts:
             return
         job = self.job
-        job.result.zero_()
+        for one in job.results:
+            one.zero_()
         job.plain()
-        expected = job.result.clone()
+        expected = [one.clone() for one in job.results]
         for cut in cuts:
             stuck = self.tried and self.ms == NEVER and not job.parts
             if time.monotonic() > until and not stuck:
@@ -116,7 +119,8 @@ class Search:
                 self.best, self.ms = cut, ms
         if self.ms == NEVER:
             self.known, self.best = None, job.first
-        job.result.copy_(expected)  # the next layer reads it
+        for one, value in zip(job.results, expected, strict=True):
+            one.copy_(value)  # the next layer reads it
 
 
 def milliseconds(call: launch.Call, device: torch.device) -> float:
@@ -145,17 +149,24 @@ def _replayed(graph: torch.cuda.CUDAGraph) -> float:
     return float(start.elapsed_time(end))
 
 
-def _measured(job: Job, cut: Tiling, expected: Tensor, least: float) -> float:
+def _measured(job: Job, cut: Tiling, expected: Sequence[Tensor], least: float) -> float:
     """The time of a tiling; infinity where it computes something else."""
-    job.result.fill_(float("nan"))
-    ms = milliseconds(job.make(cut), job.result.device)
+    for one in job.results:
+        one.fill_(float("nan"))
+    ms = milliseconds(job.make(cut), job.results[0].device)
     if ms >= least:
         return ms
-    off = float((job.result - expected).abs().max())
-    if off <= CLOSE * float(expected.abs().max()):
+    off = max(_off(one, value) for one, value in zip(job.results, expected, strict=True))
+    if off <= CLOSE:
         return ms
     log.warning("fused: a tiling is off by %.2g and is left out: %s", off, cut)
     return NEVER
+
+
+def _off(found: Tensor, expected: Tensor) -> float:
+    """Largest difference in units of the largest value; infinite where something is no number."""
+    off = float((found - expected).abs().max() / expected.abs().max())
+    return off if off == off else float("inf")
 
 
 def tune(session: Session, seconds: float, known: Known | None = None) -> Choices:
@@ -185,7 +196,7 @@ def tune(session: Session, seconds: float, known: Known | None = None) -> Choice
         known.update(_whole(searches))
         choices = _choices(searches)
         if _may_begin_early(session.image.device):
-            taken = {**choices.conv, **choices.pair}
+            taken = {**choices.conv, **choices.chain}
             compiled({key: [cut] for key, cut in taken.items()}, until, early=True)
             choices = replace(choices, early=_early(session, choices))
     return choices
@@ -193,14 +204,11 @@ def tune(session: Session, seconds: float, known: Known | None = None) -> Choice
 
 def jobs(session: Session) -> dict[Key, Job]:
     """What is to be cut, by shape, the costliest first; the order depends on the plan alone."""
-    layers = [one for one in session.plan.operations if isinstance(one, Dense)]
-    ops: list[Conv | Dense] = [
-        *(op for op in session.plan.convs() if not op.plain),
-        *(one for one in layers if not (one.bottleneck.plain or one.growth.plain)),
-    ]
-    first = {session.key(op): op for op in reversed(ops)}
+    ops: list[Conv | Chain] = list(session.plan.convs())
+    ops += [one for one in session.plan.operations if isinstance(one, Chain)]
+    first = {session.key(op): op for op in reversed(ops) if not op.plain}
     made = {
-        key: _pair(session, op) if isinstance(op, Dense) else _conv(session, op)
+        key: _chain(session, op) if isinstance(op, Chain) else _conv(session, op)
         for key, op in first.items()
     }
     return dict(sorted(made.items(), key=lambda item: -item[1].work))
@@ -214,23 +222,23 @@ def _whole(searches: Mapping[Key, Search]) -> dict[Key, Tiling]:
 
 
 def _choices(searches: Mapping[Key, Search]) -> Choices:
-    """The fastest tilings, and one kernel for a dense layer where it beats its two parts.
+    """The fastest tilings, and one kernel for a chain where it beats its two parts.
 
     Raises:
         NotBuilt: nothing runs.
     """
-    convs, pairs = dict[Key, Tiling](), dict[Key, Tiling]()
+    convs, chains = dict[Key, Tiling](), dict[Key, Tiling]()
     for key, one in searches.items():
         if one.job.parts:
             if one.ms < sum(searches[part].ms for part in one.job.parts) < NEVER:
-                pairs[key] = one.best
+                chains[key] = one.best
         elif one.tried:
             convs[key] = one.best
             if one.ms == NEVER:
                 raise NotBuilt(
                     f"no tiling of a {one.job.size}x{one.job.size} convolution runs on this GPU"
                 )
-    return Choices(conv=convs, pair=pairs)
+    return Choices(conv=convs, chain=chains)
 
 
 def _conv(session: Session, op: Conv) -> Job:
@@ -241,24 +249,33 @@ def _conv(session: Session, op: Conv) -> Job:
         first=default(op.size, op.source.channels, op.out, at.height, len(at.whole)),
         size=op.size,
         out=op.out,
-        result=_written(session, op.target),
+        results=(_written(session, op.target),),
         work=_work(session, op),
+        kernel=_kernel(session, op, op.source, op.target),
     )
 
 
-def _pair(session: Session, op: Dense) -> Job:
-    first, growth = op.bottleneck, op.growth
-    halves = _plain(session, first), _plain(session, growth)
+def _chain(session: Session, op: Chain) -> Job:
+    first, second = op.first, op.second
+    halves = _plain(session, first), _plain(session, second)
+    out, at = max(first.out, second.out), session.buffers[first.source.buffer]
     return Job(
-        make=partial(launch.pair, op, session.buffers, session.tensors),
+        make=partial(launch.chain, op, session.buffers, session.tensors),
         plain=lambda: [half() for half in halves],
-        first=Tiling(gy=2, gx=2, by=4, bx=16, warps=4),
-        size=growth.size,
-        out=growth.out,
-        result=_written(session, growth.target),
-        work=_work(session, first) + _work(session, growth),
-        parts=(session.key(first), session.key(growth)),
+        first=default(first.size, first.source.channels, out, at.height, len(at.whole)),
+        size=first.size,
+        out=out,
+        results=(_written(session, first.target), _written(session, second.target)),
+        work=_work(session, first) + _work(session, second),
+        kernel=_kernel(session, op, first.source, first.target, second.target),
+        parts=(session.key(first), session.key(second)),
     )
+
+
+def _kernel(session: Session, op: Conv | Chain, *slices: Slice) -> str:
+    """A shape's name without height, width and batch, and how far its pixels lie apart."""
+    apart = [session.buffers[one.buffer].strides[2] for one in slices]
+    return f"{session.key(op).rsplit(' ', 2)[0]} {apart}"
 
 
 def _plain(session: Session, op: Conv) -> Callable[[], object]:

@@ -1,0 +1,63 @@
+"""A convolution and the 1x1 behind it in one kernel, where the 1x1 reads more than that.
+
+In a dense block every 5x5 adds channels to those that are there, and a 1x1 reads all of them: the
+next layer's bottleneck, or the transition. For its own pixels a program has the new channels in
+registers and reads the old ones as they lie in memory, so nothing is computed twice; a kernel's
+start and its reading of the new channels are saved. session.py takes it where it measured faster
+than two kernels.
+"""
+
+# mypy: allow-untyped-defs, allow-untyped-decorators, allow-incomplete-defs
+
+import triton
+import triton.language as tl
+
+from compress.engines.kernels.conv import add_bias, group_origin, leaky, products, store
+from compress.engines.kernels.overlap import gdc_launch_dependents, gdc_wait
+
+
+# Tiles differ from size to size; one kernel shall serve all of them.
+@triton.jit(do_not_specialize=["tiles_y", "tiles_x"])
+def chain_kernel(
+    x, w, table, y, old, w_old, w_new, bias2, z,
+    H, W, tiles_y, tiles_x, x_slice, x_row, y_slice, y_row, z_slice, z_row,
+    X: tl.constexpr, Y: tl.constexpr, Z: tl.constexpr, C: tl.constexpr, ROW: tl.constexpr,
+    K: tl.constexpr, PAD: tl.constexpr, OLD: tl.constexpr, OLD_BK: tl.constexpr,
+    GY: tl.constexpr, GX: tl.constexpr, BY: tl.constexpr, BX: tl.constexpr, BK: tl.constexpr,
+    NP: tl.constexpr, CO: tl.constexpr, NP2: tl.constexpr, CO2: tl.constexpr,
+    ACT: tl.constexpr, ACT2: tl.constexpr, SLOPE: tl.constexpr, COPY: tl.constexpr,
+    EARLY: tl.constexpr,
+):  # fmt: skip
+    """One tile, cut as in conv.py, whose `conv_kernel` explains most arguments.
+
+    What is not said there:
+
+        y: where the new channels go; the old ones lie in the same buffer from `old` on.
+        old: first pixel's first channel; OLD channels are read, all of them before `y`.
+        w_old: (GY GX OLD padded to OLD_BK, NP2) of packing.grouped.
+        w_new: (NP, NP2) of packing.diagonal.
+        bias2: (CO2,) float32.
+        z: where the first pixel's first channel of the 1x1 goes; Z values a pixel.
+    """
+    if EARLY:
+        gdc_launch_dependents()
+    n, tile_y, tile_x, oy, ox = group_origin(H, W, tiles_y, tiles_x, GY, GX, BY, BX)
+    known = (oy < H) & (ox < W)
+    window = tl.multiple_of(tl.where(known, oy * x_row + ox * X, 0), [COPY])
+    pixels = tl.multiple_of(tl.where(known, oy * y_row + ox * Y, 0), [COPY])
+    if EARLY:
+        gdc_wait()
+    acc = products(x + n * x_slice, w, window, x_row, X, C, ROW, K, COPY, BY * BX, BK, NP)
+    acc = add_bias(acc, table, tile_y, tile_x, oy, ox, H, W,
+                   PAD, GY, GX, BY, BX, NP, CO)  # fmt: skip
+    if ACT:
+        acc = leaky(acc, SLOPE)
+    store(acc, table, y, table, n, oy, ox, H, W, y_slice, y_row, 0,
+          Y, GY, GX, NP, CO, False, False, False, SLOPE)  # fmt: skip
+    new = acc.to(w_new.dtype.element_ty)  # as it was stored
+    acc = products(old + n * y_slice, w_old, pixels, y_row, Y, OLD, GX * OLD, GY * GX * OLD, COPY,
+                   BY * BX, OLD_BK, NP2)  # fmt: skip
+    weights = tl.load(w_new + tl.arange(0, NP)[:, None] * NP2 + tl.arange(0, NP2)[None, :])
+    acc = tl.dot(new, weights, acc, input_precision="ieee")
+    store(acc, bias2, z, table, n, oy, ox, H, W, z_slice, z_row, 0,
+          Z, GY, GX, NP2, CO2, True, ACT2, False, SLOPE)  # fmt: skip
