@@ -17,6 +17,7 @@ Shapes: N slices, H and W their sides.
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -136,24 +137,61 @@ def _float64(image: ArrayLike | Tensor) -> Tensor:
 def _similarity(a: Tensor, b: Tensor, data_range: float) -> tuple[Tensor, Tensor]:
     """The maps of SSIM and of its contrast-structure term, both (N, 1, H, W)."""
     c1, c2 = (K1 * data_range) ** 2, (K2 * data_range) ** 2
-    maps = torch.cat((a, b, a * a, b * b, a * b), dim=1)  # (N, 5, H, W)
-    mean_a, mean_b, aa, bb, ab = torch.split(_local_means(maps), 1, 1)
+    mean_a, mean_b, aa, bb, ab = _local_means(a, b, a * a, b * b, a * b)
     variances = (aa - mean_a**2).clamp(min=0) + (bb - mean_b**2).clamp(min=0)
     contrast = (2 * (ab - mean_a * mean_b) + c2) / (variances + c2)
     luminance = (2 * mean_a * mean_b + c1) / (mean_a**2 + mean_b**2 + c1)
     return luminance * contrast, contrast
 
 
-def _local_means(maps: Tensor) -> Tensor:
-    """Gaussian means around every pixel, borders mirrored: (N, C, H, W) -> (N, C, H, W).
+def _local_means(*maps: Tensor) -> tuple[Tensor, ...]:
+    """Gaussian means around every pixel, borders mirrored: (N, 1, H, W) each, in and out.
 
     A depthwise convolution, because CUDA computes those in full float32: TF32, which ordinary ones
-    may use, rounds squares and squared means so much that their difference drowns.
+    may use, rounds squares and squared means so much that their difference drowns. torch.compile
+    gets sums of shifted maps instead, which it makes one kernel of with all that surrounds them.
     """
-    offset = torch.arange(-RADIUS, RADIUS + 1, dtype=maps.dtype, device=maps.device)
+    if torch.compiler.is_compiling():
+        padded = [F.pad(one, (RADIUS,) * 4, mode="reflect") for one in maps]
+        return tuple(_smoothed(_smoothed(one, 3), 2) for one in padded)
+    offset = torch.arange(-RADIUS, RADIUS + 1, dtype=maps[0].dtype, device=maps[0].device)
     weights = torch.exp(-((offset / SIGMA) ** 2) / 2)
-    channels = maps.shape[1]
-    kernel = (weights / weights.sum()).expand(channels, 1, 1, -1)
-    padded = F.pad(maps, (RADIUS,) * 4, mode="reflect").contiguous()
-    rows = F.conv2d(padded, kernel, groups=channels)
-    return F.conv2d(rows, kernel.transpose(2, 3), groups=channels)
+    kernel = (weights / weights.sum()).expand(len(maps), 1, 1, -1)
+    together = F.pad(torch.cat(maps, dim=1), (RADIUS,) * 4, mode="reflect").contiguous()
+    rows = F.conv2d(together, kernel, groups=len(maps))
+    return torch.split(F.conv2d(rows, kernel.transpose(2, 3), groups=len(maps)), 1, 1)
+
+
+def _smoothed(x: Tensor, dim: int) -> Tensor:
+    y: Tensor = _Smooth.apply(x, dim)  # type: ignore[no-untyped-call]
+    return y
+
+
+class _Smooth(torch.autograd.Function):
+    """Gaussian means along `dim`, 2 or 3, of (N, 1, H, W), where the Gaussian lies inside.
+
+    The gradient is of the same form, as the Gaussian is symmetric, and so compiles as well.
+    """
+
+    @staticmethod
+    def forward(x: Tensor, dim: int) -> Tensor:
+        return _shifts(x, dim)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, int], output: Tensor) -> None:
+        ctx.dim = inputs[1]
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        beyond = (2 * RADIUS,) * 2
+        return _shifts(F.pad(grad, (0, 0, *beyond) if ctx.dim == 2 else beyond), ctx.dim), None
+
+
+def _shifts(x: Tensor, dim: int) -> Tensor:
+    """The Gaussian sum along `dim`, which becomes shorter by 2 `RADIUS`."""
+    weights = [math.exp(-((offset / SIGMA) ** 2) / 2) for offset in range(-RADIUS, RADIUS + 1)]
+    side, total = x.shape[dim] - 2 * RADIUS, math.fsum(weights)
+    parts = [x.narrow(dim, k, side) * (w / total) for k, w in enumerate(weights)]
+    # In two halves, because the compiler stores a sum as soon as it reads more than eight values:
+    # thus it stores the whole one, and does not repeat its end for every value of the next pass.
+    return sum(parts[1:RADIUS], parts[0]) + sum(parts[RADIUS + 1 :], parts[RADIUS])

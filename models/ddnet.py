@@ -60,13 +60,13 @@ class Decoder(nn.Module):
 
     def __init__(self, channels: int, wide: int, narrow: int, *, activate: bool = True) -> None:
         super().__init__()
+        self.enlarge = nn.Upsample(scale_factor=2.0, mode="bilinear", align_corners=True)
         self.wide = Unit(nn.ConvTranspose2d(channels, wide, 5, padding=2))
         self.narrow = Unit(nn.ConvTranspose2d(wide, narrow, 1), activate=activate)
 
     def forward(self, x: Tensor, skip: Tensor) -> Tensor:
         """(N, C, H, W) and the skip (N, S, 2H, 2W) -> (N, narrow, 2H, 2W)."""
-        x = F.interpolate(x, scale_factor=2.0, mode="bilinear", align_corners=True)
-        y: Tensor = self.narrow(self.wide(torch.cat((x, skip), dim=1)))
+        y: Tensor = self.narrow(self.wide(torch.cat((self.enlarge(x), skip), dim=1)))
         return y
 
 

@@ -71,3 +71,30 @@ def test_small_sides_are_refused_in_a_sentence() -> None:
     x, y = batch(175)
     with pytest.raises(UsageError, match="at least 176 pixels, got 175x175; enlarge crop"):
         MIX(x, y)
+
+
+@pytest.mark.parametrize(("dtype", "near"), [(torch.float32, 1e-6), (torch.float64, 1e-12)])
+@pytest.mark.parametrize("compiled", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_compiled_it_is_the_same(
+    dtype: torch.dtype, near: float, compiled: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The filter has another form there, which also runs uncompiled."""
+    one, full = (t.to(dtype) for t in batch(181))
+    other = one.clone().requires_grad_()
+    expected = MIX(other, full)
+    expected.backward()  # type: ignore[no-untyped-call]
+    if not compiled:
+        monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
+    mix = torch.compile(MIX, backend="aot_eager", fullgraph=True) if compiled else MIX
+    found = mix(one.requires_grad_(), full)
+    found.backward()  # type: ignore[no-untyped-call]
+    torch.testing.assert_close(found, expected, rtol=0, atol=near)
+    assert one.grad is not None
+    assert other.grad is not None
+    scale = float(other.grad.abs().max())
+    torch.testing.assert_close(one.grad, other.grad, rtol=0, atol=100 * near * scale)
+
+
+def test_gradient_is_the_derivative_in_the_compiled_form(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
+    test_gradient_is_the_derivative()

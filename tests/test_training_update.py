@@ -181,6 +181,26 @@ def test_a_compiled_step_gives_the_same_loss() -> None:
     torch.testing.assert_close(one.total, plain.total, rtol=1e-4, atol=0)
 
 
+@pytest.mark.parametrize("frozen", [False, True])
+def test_compiled_steps_count_as_others_do(frozen, monkeypatch) -> None:
+    """Batches go through in two parts, each of which counts, unless the norms are frozen."""
+
+    def compiled(module: torch.nn.Module) -> torch.nn.Module:
+        return torch.compile(module, dynamic=False, backend="aot_eager", fullgraph=True)
+
+    monkeypatch.setattr(update, "_compiled", compiled)
+    options = replace(OPTIONS, freeze_norm=frozen)
+    one, plain = made(replace(options, compile=True)), made(options)
+    one.micro = plain.micro = 1
+    for raw in raws(3):
+        one(raw, 1e-3)
+        plain(raw, 1e-3)
+    assert one.facts()["compiled"]
+    assert int(one.net.norm.num_batches_tracked) == (0 if frozen else 6)
+    for found, expected in zip(one.net.buffers(), plain.net.buffers(), strict=True):
+        torch.testing.assert_close(found, expected)
+
+
 def test_where_compiling_fails_it_is_said_and_left(monkeypatch, caplog) -> None:
     def broken(objective: torch.nn.Module, **_: object) -> torch.nn.Module:
         class Broken(torch.nn.Module):

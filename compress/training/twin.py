@@ -1,15 +1,20 @@
-"""A network's twin for torch.compile: the same parameters, in modules whose layouts it can tell.
+"""A network's twin for torch.compile: the same parameters, in modules that it compiles well.
 
 At batch 1 a convolution with one output channel has a gradient of shape (1, 1, H, W), for which
 channels-last and contiguous are the same strides. torch 2.11 then expects another layout than the
 one that cuDNN gives, and refuses the whole network. With eight output channels, seven of them zero
 and cut off, nothing is left to be guessed; tensor cores fill up to eight anyway. A stride-1
 deconvolution is computed as the convolution that it equals, as in rewrite.py.
+
+Bilinear enlarging scatters its gradient with atomic additions, which take longer than many
+convolutions; the twin gathers it. The counters of the BatchNorms, a kernel each, are added to at
+once.
 """
 
 import copy
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -22,12 +27,19 @@ WIDTH = 8
 def compilable(net: nn.Module) -> nn.Module:
     """The twin of `net`, with its very parameters, buffers and hooks: training it trains `net`."""
     twin = _shared(net, {})
+    seen: list[Tensor] = []
     for module in twin.modules():
         if type(module) is nn.Conv2d and _is_narrow(module):
             module.__class__ = _Conv
         elif type(module) is nn.ConvTranspose2d and is_plain(module):
             module.__class__ = _Deconv
-    return twin
+        elif type(module) is nn.Upsample and _doubles(module):
+            module.__class__ = _Upsample
+        elif type(module) is nn.BatchNorm2d and module.momentum is not None:
+            # Without a momentum the statistics are weighted by the counter: it must be read there.
+            module.__class__ = _Norm
+            module.seen = seen  # type: ignore[assignment]  # a plain attribute
+    return _Counted(twin, seen)
 
 
 def _shared(module: nn.Module, made: dict[nn.Module, nn.Module]) -> nn.Module:
@@ -42,6 +54,92 @@ def _shared(module: nn.Module, made: dict[nn.Module, nn.Module]) -> nn.Module:
 
 def _is_narrow(conv: nn.Conv2d) -> bool:
     return conv.out_channels == 1 and conv.groups == 1 and conv.padding_mode == "zeros"
+
+
+def _doubles(module: nn.Upsample) -> bool:
+    how = (module.mode, module.align_corners, module.size, bool(module.recompute_scale_factor))
+    return how == ("bilinear", True, None, False) and module.scale_factor in (2.0, (2.0, 2.0))
+
+
+class _Counted(nn.Module):
+    """The twin, which adds to the counters of all BatchNorms that were used.
+
+    Args:
+        net: what is computed.
+        seen: where its BatchNorms leave their counters, () int64.
+    """
+
+    def __init__(self, net: nn.Module, seen: list[Tensor]) -> None:
+        super().__init__()
+        self.net, self.seen = net, seen
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.seen.clear()  # a pass that failed may have left some
+        y: Tensor = self.net(x)
+        if self.seen:
+            torch._foreach_add_(self.seen, 1)
+        # Empty again, or the next pass would begin otherwise than this one and be compiled anew.
+        self.seen.clear()
+        return y
+
+
+class _Norm(nn.BatchNorm2d):
+    """Leaves its counter to be added to with the others'."""
+
+    num_batches_tracked = None  # hides the buffer from torch's forward, which would add to it
+    seen: list[Tensor]
+
+    def forward(self, x: Tensor) -> Tensor:
+        counter = self._buffers["num_batches_tracked"]
+        if self.training and self.track_running_stats and counter is not None:
+            if any(counter is other for other in self.seen):
+                counter.add_(1)  # used twice in one pass; together each tensor may stand once
+            else:
+                self.seen.append(counter)
+        return super().forward(x)
+
+
+class _Upsample(nn.Upsample):
+    """Bilinear x2 with aligned corners, whose gradient is gathered."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = _Double.apply(x)  # type: ignore[no-untyped-call]
+        return y
+
+
+class _Double(torch.autograd.Function):
+    """Bilinear x2 with aligned corners: (N, C, H, W) -> (N, C, 2H, 2W)."""
+
+    @staticmethod
+    def forward(x: Tensor) -> Tensor:
+        return F.interpolate(x, scale_factor=2.0, mode="bilinear", align_corners=True)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor], output: Tensor) -> None:
+        ctx.dtype = inputs[0].dtype
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        wide = grad.to(torch.promote_types(grad.dtype, torch.float32))  # sums, as torch's own
+        return _halved(_halved(wide, 3), 2).to(ctx.dtype)
+
+
+def _halved(grad: Tensor, dim: int) -> Tensor:
+    """What flows back along `dim`, 2 or 3, of (N, C, H, W): that side is halved.
+
+    Output j lies at j (n - 1) / (2n - 1) between inputs, so input i reaches outputs 2i - 1 to
+    2i + 2 and no others, output 2i + k with weight 1 - |k (n - 1) - i| / (2n - 1).
+    """
+    side = grad.shape[dim] // 2
+    shape = (-1, 1) if dim == 2 else (-1,)
+    place = torch.arange(side, dtype=grad.dtype, device=grad.device).view(shape)
+    padded = F.pad(grad, (0, 0, 1, 1) if dim == 2 else (1, 1))  # outputs -1 and 2n: nothing
+    total = torch.zeros_like(place)
+    for k in range(-1, 3):
+        part = padded.narrow(dim, k + 1, 2 * side - 1)
+        part = part[:, :, ::2] if dim == 2 else part[..., ::2]  # outputs 2i + k
+        total = total + (1 - (k * (side - 1) - place).abs() / (2 * side - 1)) * part
+    return total
 
 
 class _Conv(nn.Conv2d):
