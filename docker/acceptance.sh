@@ -141,11 +141,11 @@ engines() {
     "$python" tests/gpu/engines.py "${words[@]}" >"$out/engines.json" && echo engines.json
 }
 
-# The dense network in every loop; the pruned and the 2:4 one in those that tell how much faster they train.
+# The dense network in every loop; the pruned and the 2:4 one in ours, which tells how much faster they train.
 bench_training() {
     local words=(tests/bench/train_step.py --size 512 --steps 20 --rounds 3)
     "$python" "${words[@]}" --network dense --out "$out/train_step.json" || return
-    words+=(--network pruned --network sparse --loop ours --loop ours_compiled --loop study)
+    words+=(--network pruned --network sparse --loop ours --loop ours_compiled)
     "$python" "${words[@]}" --out "$out/train_step_pruned.json" &&
         echo "train_step.json, train_step_pruned.json"
 }

@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -163,6 +163,26 @@ def chain_case(
     return Chain(first=first, second=second), Case(buffers, made, torch.zeros(0))
 
 
+def pool_chain_case(
+    channels: int, out: int, shape: tuple[int, int, int], dtype: torch.dtype = torch.float32
+) -> tuple[Chain, Case]:
+    """A max-pool of the second part of a buffer, and the 1x1 that reads what it gives."""
+    pool, case = move_case(Pool, channels, shape, dtype)
+    assert isinstance(pool, Pool)
+    batch, high, wide = shape[0], (shape[1] + 1) // 2, (shape[2] + 1) // 2
+    whole = Slice(buffer="p", slots=(channels,))
+    second = Conv(name="b", size=1, source=whole, target=target(out), out=out)
+    buffers = {
+        "x": case.buffers["x"],
+        "p": framed(batch, high, wide, whole.channels + 24, dtype=dtype, poison=True),
+        "y": empty((batch, high, wide), padded(out), dtype),
+    }
+    made = tensors("b", channels, out, 1, 5)
+    return Chain(first=replace(pool, target=whole), second=second), replace(
+        case, buffers=buffers, tensors=made
+    )
+
+
 def move_case(
     kind: type[Pool] | type[Upsample],
     channels: int,
@@ -187,7 +207,10 @@ def exact(op: Conv | Chain | Pool | Upsample, case: Case) -> Tensor:
         wide[name] = Framed(one.whole.double(), one.top, one.left, one.height, one.width)
     image = case.image.double()
     if isinstance(op, Chain):
-        plain.conv(op.first, wide, case.tensors, image)
+        if isinstance(op.first, Pool):
+            plain.pool(op.first, wide)
+        else:
+            plain.conv(op.first, wide, case.tensors, image)
         op = op.second
     if isinstance(op, Conv):
         plain.conv(op, wide, case.tensors, image)

@@ -14,7 +14,7 @@ from typing import Any
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource, compile
 
-from compress.engines.kernels.chain import chain_kernel
+from compress.engines.kernels.chain import chain_kernel, pool_chain_kernel
 from compress.engines.kernels.conv import conv_kernel
 from compress.engines.kernels.moves import pool_kernel, upsample_kernel
 from compress.engines.kernels.overlap import SERVED
@@ -22,7 +22,7 @@ from compress.engines.kernels.packing import power, row_length
 from compress.engines.kernels.tiling import Tiling, default
 
 POINTERS = dict.fromkeys(("x", "y", "z", "old", "w", "w2", "w_old", "w_new"), "*fp16")
-FLOATS = {"table": "*fp32", "bias2": "*fp32", "image": "*fp32"}
+FLOATS = dict.fromkeys(("table", "bias", "bias2", "image"), "*fp32")
 RATIOS = {"ratio_y": "fp32", "ratio_x": "fp32"}
 ODD = {"tiles_y", "tiles_x", "total", *RATIOS}
 """Arguments that need not be multiples of 16."""
@@ -69,6 +69,13 @@ def chain(inside: int, new: int, old: int, out: int, cut: Tiling) -> dict[str, A
     }  # fmt: skip
 
 
+def pool_chain(channels: int, out: int, cut: Tiling) -> dict[str, Any]:
+    return {
+        "X": 32, "Y": 80, "Z": out, "C": channels, "CP": power(channels), "BY": cut.by,
+        "BX": cut.bx, "NP": power(out), "CO": out, "ACT": True, "SLOPE": 0.01, "EARLY": False,
+    }  # fmt: skip
+
+
 CONVS = {  # k, channels read, channels a pixel, out, out of the 1x1 behind it
     "5x5 64-16": (5, 64, 64, 16, 0),
     "5x5 32-32-16": (5, 32, 32, 32, 16),
@@ -103,6 +110,9 @@ def main(capability: int) -> None:
     cut = Tiling(gy=2, gx=2, by=4, bx=16)
     for name, widths in CHAINS.items():
         check(name, ptx(chain_kernel, chain(*widths, cut), cut, capability), capability)
+    pooled = pool_chain(16, 64, Tiling(by=4, bx=16))
+    made = ptx(pool_chain_kernel, pooled, Tiling(), capability)
+    check("max-pool 16 + 1x1 16-64", made, capability)
     moves = {"X": 32, "Y": 80, "C": 16, "BLOCK": 256, "EARLY": False}
     for kernel in (pool_kernel, upsample_kernel):
         text = ptx(kernel, moves, Tiling(), capability).asm["ptx"]
@@ -120,6 +130,7 @@ def early(capability: int, moves: dict[str, Any]) -> None:
     cut = Tiling(gy=2, gx=2, by=4, bx=16)
     kernels = [(conv_kernel, conv(*shape, cut)) for shape in CONVS.values() if shape[0] == 5]
     kernels += [(chain_kernel, chain(*widths, cut)) for widths in CHAINS.values()]
+    kernels += [(pool_chain_kernel, pool_chain(16, 64, cut))]
     kernels += [(pool_kernel, moves), (upsample_kernel, moves)]
     for kernel, constants in kernels:
         text = ptx(kernel, {**constants, "EARLY": True}, cut, capability).asm["ptx"]

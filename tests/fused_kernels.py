@@ -11,7 +11,16 @@ from dataclasses import replace
 
 import pytest
 import torch
-from fused_cases import chain_case, conv_case, error, exact, limit, move_case, network
+from fused_cases import (
+    chain_case,
+    conv_case,
+    error,
+    exact,
+    limit,
+    move_case,
+    network,
+    pool_chain_case,
+)
 
 from compress.engines.kernels import ahead, launch, tune
 from compress.engines.kernels.plan import Chain, Pool, Upsample, compiled
@@ -83,6 +92,16 @@ def test_a_5x5_and_the_1x1_that_reads_what_it_adds(shape, gy, gx, slots, new, ou
     added = case.buffers["x"].nchw(part.start, part.channels)
     assert (added - exact(op.first, case)).abs().max() < 1e-5 * added.abs().max()
     assert torch.equal(case.buffers["x"].nchw(0, before), old)
+
+
+@pytest.mark.parametrize("shape", [*ODD, (2, 16, 32)])
+@pytest.mark.parametrize(("channels", "out"), [(16, 64), (5, 11), (24, 16)])
+def test_max_pool_and_the_1x1_behind_it(shape, channels, out):
+    op, case = pool_chain_case(channels, out, shape)
+    call = launch.chain(op, case.buffers, case.tensors, Tiling(by=4, bx=8))
+    assert error(op, case, call) < LIMITS[torch.float32]
+    pooled = case.buffers["p"].nchw(0, channels)
+    assert torch.equal(pooled, exact(op.first, case)[:, :channels].float())
 
 
 @pytest.mark.parametrize("shape", [*ODD, (2, 16, 32)])

@@ -26,7 +26,7 @@ from compress.checkpoint import Model, ModelOptions
 from compress.engines import NotBuilt, fused
 from compress.engines.kernels import plain, remembered, tune
 from compress.engines.kernels.packing import folded, grouped, padded, positions, row_length, spread
-from compress.engines.kernels.plan import compiled, from_json
+from compress.engines.kernels.plan import Pool, compiled, from_json
 from compress.engines.kernels.session import Choices, Session
 from compress.engines.kernels.tiling import Tiling, default, variations
 from compress.errors import UsageError
@@ -277,23 +277,27 @@ def test_tilings_are_what_kernels_can_be(shape):
 
 
 def tuned(monkeypatch, ms, seconds: float = 60.0, known=None) -> Choices:
-    """Choices for the flagship in 32 x 32, every call taking `ms` of its tiling."""
+    """Choices for the flagship in 32 x 32, every call taking `ms` of its kind and tiling."""
     plan, tensors = compiled(network("flagship"))
     session = Session(plan, tensors, (1, 32, 32), kernels=False)
     monkeypatch.setattr(tune.launch, "conv", lambda *a, early=False: ("conv", *a))
     monkeypatch.setattr(tune.launch, "chain", lambda *a, early=False: ("chain", *a))
+    monkeypatch.setattr(
+        tune.launch, "pool", lambda *a, early=False: ("pool", *a, Tiling()), raising=True
+    )
 
     def milliseconds(call, _device: torch.device) -> float:
         kind, op, buffers, *_, cut = call
-        ops = (op.first, op.second) if kind == "chain" else (op,)
-        target = ops[-1].target
-        written = buffers[target.buffer].inside[..., target.start : target.start + target.channels]
-        written.zero_()
-        for one in ops:
-            plain.conv(one, session.buffers, session.tensors, session.image)
-        if cut.gx == 4:
-            written.mul_(1.1)
-        return ms(kind if kind == "chain" else f"{op.size}x{op.size}", cut)
+        for one in (op.first, op.second) if kind == "chain" else (op,):
+            at = one.target
+            buffers[at.buffer].inside[..., at.start : at.start + at.channels].zero_()
+            if isinstance(one, Pool):
+                plain.pool(one, buffers)
+            else:
+                plain.conv(one, session.buffers, session.tensors, session.image)
+            if cut.gx == 4:
+                buffers[at.buffer].inside[..., at.start : at.start + at.channels].mul_(1.1)
+        return ms(f"{op.size}x{op.size}" if kind == "conv" else kind, cut)
 
     monkeypatch.setattr(tune, "milliseconds", milliseconds)
     return tune.tune(session, seconds, known)
@@ -312,7 +316,7 @@ def test_the_tuner_takes_the_fastest_and_leaves_out_what_computes_something_else
 
 def test_a_chain_is_one_kernel_where_that_is_faster_than_two(monkeypatch):
     faster = tuned(monkeypatch, lambda kind, _: 1.9 if kind == "chain" else 1.0)
-    assert len(faster.chain) == 16
+    assert len(faster.chain) == 20
     assert not tuned(monkeypatch, lambda kind, _: 2.1 if kind == "chain" else 1.0).chain
     apart = tuned(monkeypatch, lambda kind, _: float("inf") if kind == "chain" else 1.0)
     assert apart.conv  # where one kernel has no room on a GPU, two do

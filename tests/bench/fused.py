@@ -73,13 +73,8 @@ def network(name: str) -> nn.Module:
 def floors(plan: Plan) -> Iterator[dict[str, Any]]:
     """Bytes, operations and the least time of each operation, for one slice of 512x512."""
     for op in plan.operations:
-        if isinstance(op, Chain):
-            yield _conv(plan, op.first)
-            yield _conv(plan, op.second)
-        elif isinstance(op, Conv):
-            yield _conv(plan, op)
-        else:
-            yield _move(plan, op)
+        for one in (op.first, op.second) if isinstance(op, Chain) else (op,):
+            yield _conv(plan, one) if isinstance(one, Conv) else _move(plan, one)
 
 
 def pixels(plan: Plan, buffer: str) -> int:

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from fused_cases import chain_case, conv_case, error, limit, move_case, network
+from fused_cases import chain_case, conv_case, error, limit, move_case, network, pool_chain_case
 
 from compress.engines import fused
 from compress.engines.kernels import launch
@@ -73,6 +73,15 @@ def test_chains_in_one_kernel(slots, out):
             cut = Tiling(gy=gy, gx=gx, by=4, bx=16)
             call = launch.chain(op, case.buffers, case.tensors, cut)
             assert error(op, case, call) < LIMIT, (shape, cut)
+
+
+@pytest.mark.parametrize(("channels", "out"), [(16, 64), (16, 16), (5, 11), (40, 24)])
+def test_max_pool_and_the_1x1_behind_it(channels, out):
+    for shape in shapes(channels, 200):
+        for cut in [Tiling(by=4, bx=16), Tiling(by=16, bx=16, warps=8)]:
+            op, case = pool_chain_case(channels, out, shape, torch.float16)
+            case = case.to("cuda")
+            assert error(op, case, launch.chain(op, case.buffers, case.tensors, cut)) < LIMIT
 
 
 @pytest.mark.parametrize("channels", [16, 5, 40])

@@ -1,10 +1,10 @@
-"""A convolution and the 1x1 behind it in one kernel, where the 1x1 reads more than that.
+"""An operation and the 1x1 behind it in one kernel, where the 1x1 may read more than that.
 
-In a dense block every 5x5 adds channels to those that are there, and a 1x1 reads all of them: the
-next layer's bottleneck, or the transition. For its own pixels a program has the new channels in
-registers and reads the old ones as they lie in memory, so nothing is computed twice; a kernel's
-start and its reading of the new channels are saved. session.py takes it where it measured faster
-than two kernels.
+In a dense block every 5x5, and the max-pool at its start, adds channels to those that are there,
+and a 1x1 reads all of them: the next layer's bottleneck, or the transition. For its own pixels a
+program has the new channels in registers and reads the old ones as they lie in memory, so nothing
+is computed twice; a kernel's start and its reading of the new channels are saved. session.py takes
+it where it measured faster than two kernels.
 """
 
 # mypy: allow-untyped-defs, allow-untyped-decorators, allow-incomplete-defs
@@ -61,3 +61,41 @@ def chain_kernel(
     acc = tl.dot(new, weights, acc, input_precision="ieee")
     store(acc, bias2, z, table, n, oy, ox, H, W, z_slice, z_row, 0,
           Z, GY, GX, NP2, CO2, True, ACT2, False, SLOPE)  # fmt: skip
+
+
+@triton.jit(do_not_specialize=["tiles_y", "tiles_x"])
+def pool_chain_kernel(
+    x, y, w, bias, z,
+    H, W, high, wide, tiles_y, tiles_x, x_slice, x_row, y_slice, y_row, z_slice, z_row,
+    X: tl.constexpr, Y: tl.constexpr, Z: tl.constexpr, C: tl.constexpr, CP: tl.constexpr,
+    BY: tl.constexpr, BX: tl.constexpr, NP: tl.constexpr, CO: tl.constexpr, ACT: tl.constexpr,
+    SLOPE: tl.constexpr, EARLY: tl.constexpr,
+):  # fmt: skip
+    """Max-pool 3x3 / 2 as in moves.py, and a 1x1 of what it gives; by x bx pixels a program.
+
+    x, y and their sides and strides are as in `pool_kernel`; w is (CP, NP), CP = C padded to a
+    power of two; bias (CO,) float32; z where the first pixel's first channel of the 1x1 goes.
+    """
+    if EARLY:
+        gdc_launch_dependents()
+    n, _, _, row, column = group_origin(high, wide, tiles_y, tiles_x, 1, 1, BY, BX)
+    c = tl.arange(0, CP)
+    known, real = (row < high) & (column < wide), c < C
+    if EARLY:
+        gdc_wait()
+    best = tl.full((BY * BX, CP), float("-inf"), tl.float32)
+    for tap in tl.static_range(9):
+        yy, xx = row * 2 + tap // 3 - 1, column * 2 + tap % 3 - 1
+        seen = known & (yy >= 0) & (yy < H) & (xx >= 0) & (xx < W)
+        at = tl.multiple_of(n * x_slice + yy * x_row + xx * X, 8)
+        value = tl.load(x + at[:, None] + c[None, :], mask=seen[:, None] & real[None, :],
+                        other=float("-inf")).to(tl.float32)  # fmt: skip
+        best = tl.maximum(best, value, propagate_nan=tl.PropagateNan.ALL)
+    here = known[:, None] & real[None, :]
+    new = tl.where(here, best, 0.0).to(w.dtype.element_ty)
+    at = tl.multiple_of(n * y_slice + row * y_row + column * Y, 8)
+    tl.store(y + at[:, None] + c[None, :], new, mask=here)
+    weights = tl.load(w + c[:, None] * NP + tl.arange(0, NP)[None, :])
+    acc = tl.dot(new, weights, input_precision="ieee")
+    store(acc, bias, z, bias, n, row, column, high, wide, z_slice, z_row, 0,
+          Z, 1, 1, NP, CO, True, ACT, False, SLOPE)  # fmt: skip

@@ -5,6 +5,7 @@ Each function prepares everything once and returns a call without arguments.
 
 import functools
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -60,10 +61,12 @@ def conv(
 def chain(
     op: Chain, buffers: Buffers, tensors: Tensors, cut: Tiling, *, early: bool = False
 ) -> Call:
-    """A convolution and the 1x1 behind it in one kernel."""
+    """A convolution or max-pool, and the 1x1 behind it, in one kernel."""
     from compress.engines.kernels.chain import chain_kernel
 
     first, second = op.first, op.second
+    if isinstance(first, Pool):
+        return _pool_chain(first, second, buffers, tensors, cut, early=early)
     x, y = buffers[first.source.buffer], buffers[first.target.buffer]
     z = buffers[second.target.buffer]
     pad, inside, out = first.size // 2, first.source.channels, first.target.channels
@@ -87,6 +90,28 @@ def chain(
         GY=cut.gy, GX=cut.gx, BY=cut.by, BX=cut.bx, BK=cut.bk, NP=matrix.shape[1], CO=out,
         NP2=new.shape[1], CO2=out2, ACT=first.activate, ACT2=second.activate, SLOPE=SLOPE,
         COPY=cut.copy, num_warps=cut.warps, num_stages=cut.stages, **_launched(early),
+    )  # fmt: skip
+
+
+def _pool_chain(
+    first: Pool, second: Conv, buffers: Buffers, tensors: Tensors, cut: Tiling, *, early: bool
+) -> Call:
+    from compress.engines.kernels.chain import pool_chain_kernel
+
+    x, y, z = (buffers[one.buffer] for one in (first.source, first.target, second.target))
+    inside, out = first.source.channels, second.target.channels
+    weight = spread(tensors[f"{second.name}.weight"], second.source.positions, inside, out)
+    matrix = diagonal(weight, 1, power(inside)).to(x.whole.dtype).contiguous()
+    grid, tiles = _grid(y, replace(cut, gy=1, gx=1))
+    return functools.partial(
+        pool_chain_kernel[grid],
+        x.at(0, first.source.start), y.at(0, first.target.start), matrix,
+        _table(tensors, second.name, out)[0, 0].contiguous(), z.at(0, second.target.start),
+        x.height, x.width, y.height, y.width, *tiles,
+        *x.strides[:2], *y.strides[:2], *z.strides[:2],
+        X=x.strides[2], Y=y.strides[2], Z=z.strides[2], C=inside, CP=power(inside),
+        BY=cut.by, BX=cut.bx, NP=matrix.shape[1], CO=out, ACT=second.activate, SLOPE=SLOPE,
+        num_warps=cut.warps, **_launched(early),
     )  # fmt: skip
 
 

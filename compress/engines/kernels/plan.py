@@ -70,28 +70,28 @@ class Conv:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Chain:
-    """Two convolutions that one kernel may compute.
-
-    The second is a 1x1 that reads what the first writes, as the last part of its source, and the
-    channels of the same buffer before that.
-    """
-
-    first: Conv
-    second: Conv
-
-    @property
-    def plain(self) -> str:
-        """Why one kernel cannot compute both; empty where it can."""
-        return self.first.plain or self.second.plain
-
-
-@dataclass(frozen=True, kw_only=True)
 class Pool:
     """Max-pool 3x3, stride 2, padding 1."""
 
     source: Slice
     target: Slice
+
+
+@dataclass(frozen=True, kw_only=True)
+class Chain:
+    """Two operations that one kernel may compute.
+
+    The second is a 1x1 that reads what the first writes, as the last part of its source, and the
+    channels of the same buffer before that; behind a max-pool there are none.
+    """
+
+    first: Conv | Pool
+    second: Conv
+
+    @property
+    def plain(self) -> str:
+        """Why one kernel cannot compute both; empty where it can."""
+        return (isinstance(self.first, Conv) and self.first.plain) or self.second.plain
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,10 +128,8 @@ class Plan:
     def convs(self) -> Iterator[Conv]:
         """Every convolution, those of chains included."""
         for one in self.operations:
-            if isinstance(one, Chain):
-                yield from (one.first, one.second)
-            elif isinstance(one, Conv):
-                yield one
+            both = (one.first, one.second) if isinstance(one, Chain) else (one,)
+            yield from (op for op in both if isinstance(op, Conv))
 
     def to_json(self) -> dict[str, Any]:
         """Plain values."""
@@ -161,7 +159,8 @@ def _value(key: str, value: Any) -> Any:
     if key in ("source", "target"):
         return Slice(**{**value, "slots": tuple(value["slots"])})
     if key in ("first", "second"):
-        return Conv(**{k: _value(k, v) for k, v in value.items()})
+        kind = Conv if "name" in value else Pool
+        return kind(**{k: _value(k, v) for k, v in value.items()})
     return value
 
 
@@ -220,19 +219,17 @@ class _Compiler:
         parts = self.buffer(f"block{number}", level, slots)
         # Two in turns: the kernel of a chain writes one while it reads the other around its pixels.
         middles = [self.buffer(f"middle{number}{at}", level, (widest,))[0].buffer for at in "ab"]
-        self.operations.append(Pool(source=skip, target=parts[0]))
-        convs = []
+        chained: list[Any] = [Pool(source=skip, target=parts[0])]
         for at, layer in enumerate(block, start=1):
             whole = Slice(buffer=f"block{number}", slots=slots[:at])
             width = layer.bottleneck.conv.out_channels
             between = Slice(buffer=middles[at % 2], slots=(width,))
-            convs += [self.conv(layer.bottleneck, whole, between)]
-            convs += [self.conv(layer.growth, between, parts[at])]
+            chained += [self.conv(layer.bottleneck, whole, between)]
+            chained += [self.conv(layer.growth, between, parts[at])]
         whole = Slice(buffer=f"block{number}", slots=slots)
-        convs.append(self.conv(self.net.transitions[number], whole, target))
-        self.operations.append(convs[0])
-        for growth, behind in zip(convs[1::2], convs[2::2], strict=True):
-            self.operations.append(Chain(first=growth, second=behind))
+        chained.append(self.conv(self.net.transitions[number], whole, target))
+        for first, second in zip(chained[::2], chained[1::2], strict=True):
+            self.operations.append(Chain(first=first, second=second))
 
     def decoder(self, number: int, low: Slice, target: Slice, slots: tuple[int, ...]) -> None:
         """Upsampling, 5x5 and 1x1: from `low`, one level below, and the skip to `target`."""

@@ -27,12 +27,13 @@ class Choices:
     """Whether kernels begin before the one before them has ended, see overlap.py."""
 
 
-def key(op: Conv | Chain, batch: int, height: int, width: int) -> Key:
-    """What the time of a convolution depends on, in a word."""
+def key(op: Conv | Chain | Pool, batch: int, height: int, width: int) -> Key:
+    """What the time of an operation depends on, in a word; sides are those of what it reads."""
+    if isinstance(op, Pool):
+        return f"pool {op.source.channels} {height}x{width} b{batch}"
     if isinstance(op, Chain):
-        first, second = op.first, op.second
-        parts = f"{first.source.channels}-{first.out} {second.source.channels}-{second.out}"
-        return f"chain {parts} {height}x{width} b{batch}"
+        first, second = (key(one, batch, height, width) for one in (op.first, op.second))
+        return f"{first.rsplit(' ', 2)[0]} + {second}"
     behind = f"-{op.target.channels}" if op.then else ""
     widths = f"{op.source.channels}-{op.out}{behind}"
     return f"{op.size}x{op.size} {widths} {height}x{width} b{batch}"
@@ -87,7 +88,7 @@ class Session:
                 early = self.choices.early
                 yield launch.chain(op, self.buffers, self.tensors, cut, early=early)
             else:
-                yield from (self._conv(op.first), self._conv(op.second))
+                yield from (*self.prepare(op.first), *self.prepare(op.second))
         elif isinstance(op, Conv):
             yield self._conv(op)
         elif not self.kernels:
@@ -98,7 +99,7 @@ class Session:
         else:
             yield launch.upsample(op, self.buffers, early=self.choices.early)
 
-    def key(self, op: Conv | Chain) -> Key:
+    def key(self, op: Conv | Chain | Pool) -> Key:
         """See `key`."""
         source = op.first.source if isinstance(op, Chain) else op.source
         at = self.buffers[source.buffer]

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from compress.engines import NotBuilt
 from compress.engines.kernels import ahead, launch, plain
-from compress.engines.kernels.plan import Chain, Conv, Slice
+from compress.engines.kernels.plan import Chain, Conv, Pool, Slice
 from compress.engines.kernels.session import Choices, Key, Session
 from compress.engines.kernels.tiling import Tiling, default, variations
 
@@ -44,7 +44,7 @@ class Make(Protocol):
 
 @dataclass(frozen=True)
 class Job:
-    """A convolution, or a chain of two in one kernel, to be cut."""
+    """A convolution, or a chain of two in one kernel, to be cut; a max-pool, which has one cut."""
 
     make: Make
     plain: Callable[[], object]
@@ -52,7 +52,7 @@ class Job:
     first: Tiling
     """Where the search starts."""
     size: int
-    """k of the convolution."""
+    """k of the convolution; 0 where there is nothing to be searched."""
     out: int
     """Output channels in memory."""
     results: tuple[Tensor, ...]
@@ -62,7 +62,7 @@ class Job:
     kernel: str
     """Jobs of one name are computed by the same compiled kernels, whatever the size and batch."""
     parts: tuple[Key, ...] = ()
-    """Of a chain: the two convolutions that do the same."""
+    """Of a chain: the two that do the same."""
 
 
 @dataclass
@@ -85,7 +85,7 @@ class Search:
         """What a step measures: where the search starts, then what tiling.py has."""
         if step == 0:
             return [self.best]
-        if self.known:
+        if self.known or not self.job.size:
             return []
         again = [self.job.first] if step == 1 and self.ms == NEVER else []
         return again + variations(step - 1, self.best, self.job.size, self.job.out)
@@ -187,7 +187,8 @@ def tune(session: Session, seconds: float, known: Known | None = None) -> Choice
     session.image.normal_(std=0.1)
     for buffer in session.buffers.values():
         buffer.inside.normal_(std=0.1)
-    with ahead.compilers(session) as compiled:
+    all_known = all(one.known for one in searches.values())
+    with ahead.compilers(session, 0 if all_known else None) as compiled:
         for step in range(STEPS + 1):
             cuts = {key: one.cuts(step) for key, one in searches.items()}
             compiled(cuts, until)
@@ -204,13 +205,14 @@ def tune(session: Session, seconds: float, known: Known | None = None) -> Choice
 
 def jobs(session: Session) -> dict[Key, Job]:
     """What is to be cut, by shape, the costliest first; the order depends on the plan alone."""
-    ops: list[Conv | Chain] = list(session.plan.convs())
-    ops += [one for one in session.plan.operations if isinstance(one, Chain)]
-    first = {session.key(op): op for op in reversed(ops) if not op.plain}
-    made = {
-        key: _chain(session, op) if isinstance(op, Chain) else _conv(session, op)
-        for key, op in first.items()
-    }
+    ops: list[Conv | Chain | Pool] = []
+    for one in session.plan.operations:
+        if isinstance(one, Chain):
+            ops += [one.first, one.second, one]
+        elif isinstance(one, Conv):
+            ops.append(one)
+    first = {session.key(op): op for op in reversed(ops) if isinstance(op, Pool) or not op.plain}
+    made = {key: _job(session, op) for key, op in first.items()}
     return dict(sorted(made.items(), key=lambda item: -item[1].work))
 
 
@@ -232,13 +234,19 @@ def _choices(searches: Mapping[Key, Search]) -> Choices:
         if one.job.parts:
             if one.ms < sum(searches[part].ms for part in one.job.parts) < NEVER:
                 chains[key] = one.best
-        elif one.tried:
+        elif one.tried and one.job.size:
             convs[key] = one.best
             if one.ms == NEVER:
                 raise NotBuilt(
                     f"no tiling of a {one.job.size}x{one.job.size} convolution runs on this GPU"
                 )
     return Choices(conv=convs, chain=chains)
+
+
+def _job(session: Session, op: Conv | Chain | Pool) -> Job:
+    if isinstance(op, Chain):
+        return _chain(session, op)
+    return _pool(session, op) if isinstance(op, Pool) else _conv(session, op)
 
 
 def _conv(session: Session, op: Conv) -> Job:
@@ -250,46 +258,60 @@ def _conv(session: Session, op: Conv) -> Job:
         size=op.size,
         out=op.out,
         results=(_written(session, op.target),),
-        work=_work(session, op),
+        work=op.size**2 * op.source.channels * op.out * at.height * at.width,
+        kernel=_kernel(session, op, op.source, op.target),
+    )
+
+
+def _pool(session: Session, op: Pool) -> Job:
+    def make(cut: Tiling, *, early: bool = False) -> launch.Call:
+        return launch.pool(op, session.buffers, early=early)
+
+    return Job(
+        make=make,
+        plain=_plain(session, op),
+        first=Tiling(),
+        size=0,
+        out=op.target.channels,
+        results=(_written(session, op.target),),
+        work=0,
         kernel=_kernel(session, op, op.source, op.target),
     )
 
 
 def _chain(session: Session, op: Chain) -> Job:
-    first, second = op.first, op.second
-    halves = _plain(session, first), _plain(session, second)
-    out, at = max(first.out, second.out), session.buffers[first.source.buffer]
+    one, other = _job(session, op.first), _job(session, op.second)
+    pooled = isinstance(op.first, Pool)
+    out, at = max(one.out, other.out), session.buffers[op.first.source.buffer]
+    cut = default(one.size, op.first.source.channels, out, at.height, len(at.whole))
     return Job(
         make=partial(launch.chain, op, session.buffers, session.tensors),
-        plain=lambda: [half() for half in halves],
-        first=default(first.size, first.source.channels, out, at.height, len(at.whole)),
-        size=first.size,
+        plain=lambda: (one.plain(), other.plain()),
+        first=Tiling(by=4, bx=16) if pooled else cut,
+        size=1 if pooled else one.size,
         out=out,
-        results=(_written(session, first.target), _written(session, second.target)),
-        work=_work(session, first) + _work(session, second),
-        kernel=_kernel(session, op, first.source, first.target, second.target),
-        parts=(session.key(first), session.key(second)),
+        results=(*one.results, *other.results),
+        work=one.work + other.work,
+        kernel=_kernel(session, op, op.first.source, op.first.target, op.second.target),
+        parts=(session.key(op.first), session.key(op.second)),
     )
 
 
-def _kernel(session: Session, op: Conv | Chain, *slices: Slice) -> str:
+def _kernel(session: Session, op: Conv | Chain | Pool, *slices: Slice) -> str:
     """A shape's name without height, width and batch, and how far its pixels lie apart."""
     apart = [session.buffers[one.buffer].strides[2] for one in slices]
     return f"{session.key(op).rsplit(' ', 2)[0]} {apart}"
 
 
-def _plain(session: Session, op: Conv) -> Callable[[], object]:
+def _plain(session: Session, op: Conv | Pool) -> Callable[[], object]:
+    if isinstance(op, Pool):
+        return partial(plain.pool, op, session.buffers)
     return partial(plain.conv, op, session.buffers, session.tensors, session.image)
 
 
 def _written(session: Session, target: Slice) -> Tensor:
     inside = session.buffers[target.buffer].inside
     return inside[..., target.start : target.start + target.channels]
-
-
-def _work(session: Session, op: Conv) -> int:
-    at = session.buffers[op.source.buffer]
-    return op.size**2 * op.source.channels * op.out * at.height * at.width
 
 
 def _may_begin_early(device: torch.device) -> bool:
