@@ -9,7 +9,6 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from compress.training.twin import WIDTH, compilable
-from compress.training.update import Objective
 from models.ddnet import DDnet
 from models.redcnn import RedCNN
 
@@ -176,15 +175,14 @@ def test_compiled_as_a_whole_it_is_the_network():
     torch.manual_seed(0)
     net = nets()["ddnet"].double().train()
     alone = copy.deepcopy(net)
-    loss = nn.functional.mse_loss
-    whole = torch.compile(Objective(compilable(net), loss), backend="aot_eager", fullgraph=True)
+    whole = torch.compile(compilable(net), backend="aot_eager", fullgraph=True)
     for _ in range(2):
         low, full = (torch.rand(1, 1, 32, 48, dtype=torch.float64) for _ in "ab")
-        found, expected = whole(low, full), Objective(alone, loss)(low, full)
-        torch.testing.assert_close(found, expected, rtol=1e-6, atol=0)  # Objective ends in float32
+        found, expected = (F.mse_loss(one(low), full) for one in (whole, alone))
+        torch.testing.assert_close(found, expected, rtol=1e-12, atol=0)
         found.backward()
         expected.backward()
     for (key, one), other in zip(net.named_parameters(), alone.parameters(), strict=True):
-        torch.testing.assert_close(one.grad, other.grad, rtol=1e-5, atol=1e-7, msg=key)
+        torch.testing.assert_close(one.grad, other.grad, rtol=1e-10, atol=1e-12, msg=key)
     for one, other in zip(net.buffers(), alone.buffers(), strict=True):
         torch.testing.assert_close(one, other, rtol=1e-10, atol=1e-12)

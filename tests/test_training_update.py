@@ -181,6 +181,26 @@ def test_a_compiled_step_gives_the_same_loss() -> None:
     torch.testing.assert_close(one.total, plain.total, rtol=1e-4, atol=0)
 
 
+def test_what_is_compiled_wrongly_is_not_used(monkeypatch, caplog) -> None:
+    class Wrong(torch.nn.Module):
+        def __init__(self, module: torch.nn.Module) -> None:
+            super().__init__()
+            self.module = module
+
+        def forward(self, *given: torch.Tensor) -> torch.Tensor:
+            return self.module(*given) + 1
+
+    monkeypatch.setattr(update.torch, "compile", lambda module, **_: Wrong(module))
+    one, plain = made(replace(OPTIONS, compile=True)), made()
+    for raw in raws(3):
+        one(raw, 1e-3)
+        plain(raw, 1e-3)
+    assert torch.equal(one.total, plain.total)
+    assert not one.facts()["compiled"]
+    assert "it makes the loss" in one.facts()["compiled_why"]
+    assert "instead of" in caplog.text
+
+
 @pytest.mark.parametrize("frozen", [False, True])
 def test_compiled_steps_count_as_others_do(frozen, monkeypatch) -> None:
     """Batches go through in two parts, each of which counts, unless the norms are frozen."""

@@ -35,8 +35,7 @@ def compilable(net: nn.Module) -> nn.Module:
             module.__class__ = _Deconv
         elif type(module) is nn.Upsample and _doubles(module):
             module.__class__ = _Upsample
-        elif type(module) is nn.BatchNorm2d and module.momentum is not None:
-            # Without a momentum the statistics are weighted by the counter: it must be read there.
+        elif type(module) is nn.BatchNorm2d and _is_usual(module):
             module.__class__ = _Norm
             module.seen = seen  # type: ignore[assignment]  # a plain attribute
     return _Counted(twin, seen)
@@ -59,6 +58,13 @@ def _is_narrow(conv: nn.Conv2d) -> bool:
 def _doubles(module: nn.Upsample) -> bool:
     how = (module.mode, module.align_corners, module.size, bool(module.recompute_scale_factor))
     return how == ("bilinear", True, None, False) and module.scale_factor in (2.0, (2.0, 2.0))
+
+
+def _is_usual(norm: nn.BatchNorm2d) -> bool:
+    # Without a momentum the counter weights the statistics and must be read where they are.
+    kept = (norm.running_mean, norm.running_var, norm.num_batches_tracked)
+    usual = norm.track_running_stats and norm.momentum is not None
+    return usual and all(buffer is not None for buffer in kept)
 
 
 class _Counted(nn.Module):
@@ -84,19 +90,25 @@ class _Counted(nn.Module):
 
 
 class _Norm(nn.BatchNorm2d):
-    """Leaves its counter to be added to with the others'."""
+    """With a momentum and all statistics; leaves its counter to be added to with the others'."""
 
-    num_batches_tracked = None  # hides the buffer from torch's forward, which would add to it
+    momentum: float
+    num_batches_tracked: Tensor
     seen: list[Tensor]
 
     def forward(self, x: Tensor) -> Tensor:
-        counter = self._buffers["num_batches_tracked"]
-        if self.training and self.track_running_stats and counter is not None:
-            if any(counter is other for other in self.seen):
-                counter.add_(1)  # used twice in one pass; together each tensor may stand once
-            else:
-                self.seen.append(counter)
-        return super().forward(x)
+        self._check_input_dim(x)
+        if self.training:
+            self._count()
+        kept, affine = (self.running_mean, self.running_var), (self.weight, self.bias)
+        return F.batch_norm(x, *kept, *affine, self.training, self.momentum, self.eps)
+
+    def _count(self) -> None:
+        counter = self.num_batches_tracked
+        if any(counter is other for other in self.seen):
+            counter.add_(1)  # used twice in one pass; together each tensor may stand once
+        else:
+            self.seen.append(counter)
 
 
 class _Upsample(nn.Upsample):
