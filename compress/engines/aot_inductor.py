@@ -1,5 +1,7 @@
 """AOTInductor: a .pt2 package that PyTorch compiles ahead of time, for Python and for C++."""
 
+import contextlib
+import ctypes
 import warnings
 from pathlib import Path
 from typing import Any
@@ -44,6 +46,7 @@ class AotInductor:
         thread at a time. The loader is the one inside `aoti_load_package`, which imports PyTorch's
         whole compiler first: 2 s on a fast machine, more than 20 s seen beside a GPU.
         """
+        _share_standard_library()
         gpu = device.type == "cuda"
         index = (device.index or 0) if gpu else -1
         loader = torch._C._aoti.AOTIModelPackageLoader(str(path), "model", gpu, 1, index)
@@ -54,3 +57,13 @@ class AotInductor:
             return y
 
         return run
+
+
+def _share_standard_library() -> None:
+    """Let a package use the C++ standard library of this process.
+
+    A compiler that links it statically, as some containers' do, puts a second one into the package.
+    The two mix where one of them is not visible to all: `std::bad_cast`, or the process crashes.
+    """
+    with contextlib.suppress(OSError):  # another system's name for it, and then no second one seen
+        ctypes.CDLL("libstdc++.so.6", mode=ctypes.RTLD_GLOBAL)
