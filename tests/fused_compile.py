@@ -17,14 +17,13 @@ from triton.compiler import ASTSource, compile
 from compress.engines.kernels.chain import chain_kernel, pool_chain_kernel
 from compress.engines.kernels.conv import conv_kernel
 from compress.engines.kernels.moves import pool_kernel, upsample_kernel
-from compress.engines.kernels.overlap import SERVED
 from compress.engines.kernels.packing import power, row_length
 from compress.engines.kernels.tiling import Tiling, default
 
 POINTERS = dict.fromkeys(("x", "y", "z", "old", "w", "w2", "w_old", "w_new"), "*fp16")
 FLOATS = dict.fromkeys(("table", "bias", "bias2", "image"), "*fp32")
 RATIOS = {"ratio_y": "fp32", "ratio_x": "fp32"}
-ODD = {"tiles_y", "tiles_x", "total", *RATIOS}
+ODD = {"H", "W", "high", "wide", "tiles_y", "tiles_x", "total", *RATIOS}
 """Arguments that need not be multiples of 16."""
 
 
@@ -54,7 +53,7 @@ def conv(size: int, inside: int, whole: int, out: int, then: int, cut: Tiling) -
         "NP": width, "CO": out, "ACT": True, "THEN": then > 0, "CO2": then or out,
         "NP2": power(cut.gy * cut.gx * then) if then else width, "ACT2": then != 1,
         "RESIDUAL": then == 1, "SLOPE": 0.01,
-        "COPY": cut.copy, "EARLY": False,
+        "COPY": cut.copy,
     }  # fmt: skip
 
 
@@ -65,14 +64,14 @@ def chain(inside: int, new: int, old: int, out: int, cut: Tiling) -> dict[str, A
         "OLD": old, "OLD_BK": min(cut.bk, power(cut.gy * cut.gx * old)),
         "GY": cut.gy, "GX": cut.gx, "BY": cut.by, "BX": cut.bx, "BK": cut.bk,
         "NP": power(cut.gy * cut.gx * new), "CO": new, "NP2": power(cut.gy * cut.gx * out),
-        "CO2": out, "ACT": True, "ACT2": True, "SLOPE": 0.01, "COPY": cut.copy, "EARLY": False,
+        "CO2": out, "ACT": True, "ACT2": True, "SLOPE": 0.01, "COPY": cut.copy,
     }  # fmt: skip
 
 
 def pool_chain(channels: int, out: int, cut: Tiling) -> dict[str, Any]:
     return {
         "X": 32, "Y": 80, "Z": out, "C": channels, "CP": power(channels), "BY": cut.by,
-        "BX": cut.bx, "NP": power(out), "CO": out, "ACT": True, "SLOPE": 0.01, "EARLY": False,
+        "BX": cut.bx, "NP": power(out), "CO": out, "ACT": True, "SLOPE": 0.01,
     }  # fmt: skip
 
 
@@ -113,34 +112,11 @@ def main(capability: int) -> None:
     pooled = pool_chain(16, 64, Tiling(by=4, bx=16))
     made = ptx(pool_chain_kernel, pooled, Tiling(), capability)
     check("max-pool 16 + 1x1 16-64", made, capability)
-    moves = {"X": 32, "Y": 80, "C": 16, "BLOCK": 256, "EARLY": False}
+    moves = {"X": 32, "Y": 80, "C": 16, "BLOCK": 256}
     for kernel in (pool_kernel, upsample_kernel):
         text = ptx(kernel, moves, Tiling(), capability).asm["ptx"]
         narrow = re.findall(r"(?:ld|st)\.global\S*\.b(?:16|32)", text.replace("v4.b32", ""))
         assert not narrow, f"{kernel.__name__}: {len(narrow)} values moved one by one"
-    if capability >= 90:
-        early(capability, moves)
-
-
-def early(capability: int, moves: dict[str, Any]) -> None:
-    """A kernel that begins early lets the next one do so, and waits before it reads or writes."""
-    if not SERVED:
-        print("kernels cannot begin early with this Triton")
-        return
-    cut = Tiling(gy=2, gx=2, by=4, bx=16)
-    kernels = [(conv_kernel, conv(*shape, cut)) for shape in CONVS.values() if shape[0] == 5]
-    kernels += [(chain_kernel, chain(*widths, cut)) for widths in CHAINS.values()]
-    kernels += [(pool_chain_kernel, pool_chain(16, 64, cut))]
-    kernels += [(pool_kernel, moves), (upsample_kernel, moves)]
-    for kernel, constants in kernels:
-        text = ptx(kernel, {**constants, "EARLY": True}, cut, capability).asm["ptx"]
-        assert text.count("griddepcontrol.launch_dependents") == 1
-        before, _, after = text.partition("griddepcontrol.wait")
-        assert after
-        assert "st.global" not in before
-        assert "ld.global" not in before
-        assert "cp.async" not in before
-    print(f"sm_{capability}: {len(kernels)} kernels that begin early wait before they read")
 
 
 if __name__ == "__main__":

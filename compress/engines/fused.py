@@ -136,7 +136,7 @@ class Fused:
             said = "fused: the GPU failed while tilings were measured; run the command again"
             raise CompressError(said) from error
         save(plan, tensors, path, {gpu(device): choices})
-        taken = {"chains": sorted(choices.chain), "early": choices.early}
+        taken = {"chains": sorted(choices.chain)}
         return {**engine.facts, **taken, "memory": session.memory}
 
     def load(self, path: Path, device: torch.device) -> Runner:
@@ -194,7 +194,7 @@ def load(path: Path, device: torch.device | str, *, kernels: bool = True) -> Eng
 
 def _choices(value: Mapping[str, Any]) -> Choices:
     conv, chain = ({k: Tiling(**t) for k, t in value[kind].items()} for kind in ("conv", "chain"))
-    return Choices(conv=conv, chain=chain, early=value["early"])
+    return Choices(conv=conv, chain=chain)
 
 
 def _on(tensors: Mapping[str, Tensor], device: torch.device) -> dict[str, Tensor]:

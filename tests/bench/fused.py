@@ -20,7 +20,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -239,15 +238,7 @@ def whole(name: str, batch: int, seconds: float, engine: Path) -> dict[str, Any]
     compiled_net = torch.compile(half)
     graph = graphed(lambda: compiled_net(low))
     assert session.graph is not None
-    other = Session(plan, tensors, shape, choices=replace(choices, early=not choices.early))
-    other.image.copy_(x)
-    other.capture()
-    assert other.graph is not None
-    replays = {
-        "fused": session.graph,
-        "torch.compile": graph,
-        "fused, the other start": other.graph,
-    }
+    replays = {"fused": session.graph, "torch.compile": graph}
     ms = milliseconds({key: one.replay for key, one in replays.items()}, 30)
     return {
         "ms": ms,
@@ -255,7 +246,6 @@ def whole(name: str, batch: int, seconds: float, engine: Path) -> dict[str, Any]
         "speed_up": ms["torch.compile"] / ms["fused"],
         "floor_ms_a_slice": sum(r["floor_us"] for r in floors(plan)) / 1e3,
         "chains": sorted(choices.chain),
-        "early": choices.early,
         "kernels": len(session.calls),
         "buffers_MB": session.memory / 1e6,
     }

@@ -116,24 +116,6 @@ def test_the_whole_network_in_a_graph(name, shape, chained):
     assert session.graph is not None
 
 
-@pytest.mark.parametrize("name", ["dense", "flagship"])
-@pytest.mark.parametrize("shape", [(1, 512, 512), (16, 128, 64)])
-def test_kernels_that_begin_early_give_the_same_bits(name, shape):
-    if torch.cuda.get_device_capability() < (9, 0):
-        pytest.skip("needs compute capability 9.0")
-    plan, tensors = compiled(network(**NETWORKS[name]).cuda())
-    keys = Session(plan, tensors, shape)
-    chains = [keys.key(op) for op in plan.operations if isinstance(op, Chain)]
-    cuts = dict.fromkeys(chains[::2], Tiling(gy=1, gx=2, by=4, bx=16))
-    late, early = (
-        Session(plan, tensors, shape, choices=Choices(chain=cuts, early=one), poison=True)
-        for one in (False, True)
-    )
-    for _ in range(20):
-        x = torch.rand(shape[0], 1, *shape[1:], device="cuda")
-        assert torch.equal(early(x), late(x))
-
-
 def test_a_layer_that_no_kernel_serves_runs_in_pytorch_inside_the_graph():
     net = network(bottleneck=16, decoder=16)
     net.blocks[1][0].growth.norm.running_var[3] = 1e-12

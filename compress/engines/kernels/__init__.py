@@ -13,7 +13,6 @@ session.py   a plan bound to one shape: buffers, chosen tilings, one CUDA graph
 tune.py      which tiling is fastest, measured
 ahead.py     kernels compiled by worker processes before they are measured
 remembered.py    tilings of earlier builds
-overlap.py   kernels that begin while the one before them ends                         (Triton)
 
 Layout: N slices, H rows, W columns, C channels last ("NHWC"), float16 in memory, float32 sums.
 Files marked (Triton) are imported late: torch for the CPU comes without Triton.

@@ -46,7 +46,7 @@ class Compile(Protocol):
     """Tilings to be compiled by shape, until a time of time.monotonic -> how many were."""
 
     def __call__(  # noqa: D102
-        self, cuts: Mapping[Key, Sequence[Tiling]], until: float, *, early: bool = False
+        self, cuts: Mapping[Key, Sequence[Tiling]], until: float
     ) -> int: ...
 
 
@@ -98,15 +98,11 @@ class _Pool:
         self.pool = pool
         self.jobs = {key: (at, job.kernel) for at, (key, job) in enumerate(jobs(session).items())}
 
-    def __call__(
-        self, cuts: Mapping[Key, Sequence[Tiling]], until: float, *, early: bool = False
-    ) -> int:
+    def __call__(self, cuts: Mapping[Key, Sequence[Tiling]], until: float) -> int:
         asked = [(*self.jobs[key], cut) for key, some in cuts.items() for cut in some]
         wanted = {(kernel, cut): at for at, kernel, cut in asked}
         try:
-            futures = [
-                self.pool.submit(_compile, at, cut, early) for (_, cut), at in wanted.items()
-            ]
+            futures = [self.pool.submit(_compile, at, cut) for (_, cut), at in wanted.items()]
             done, late = wait(futures, max(0.0, until - time.monotonic()))
             for future in late:
                 future.cancel()
@@ -119,8 +115,6 @@ class _Pool:
 def _nothing(
     cuts: Mapping[Key, Sequence[Tiling]],
     until: float,
-    *,
-    early: bool = False,
 ) -> int:
     return 0
 
@@ -151,9 +145,9 @@ def _die_with_parent() -> None:
     os._exit(1)
 
 
-def _compile(at: int, cut: Tiling, early: bool) -> bool:
+def _compile(at: int, cut: Tiling) -> bool:
     try:
-        _jobs[at].make(cut, early=early)()
+        _jobs[at].make(cut)()
     except Exception as error:  # no room on this GPU: the search finds that out, too
         log.debug("a tiling does not compile: %s", error)
         return False

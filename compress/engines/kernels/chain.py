@@ -13,11 +13,10 @@ import triton
 import triton.language as tl
 
 from compress.engines.kernels.conv import add_bias, group_origin, leaky, products, store
-from compress.engines.kernels.overlap import gdc_launch_dependents, gdc_wait
 
 
-# Tiles differ from size to size; one kernel shall serve all of them.
-@triton.jit(do_not_specialize=["tiles_y", "tiles_x"])
+# One kernel shall serve all sizes, odd ones, too.
+@triton.jit(do_not_specialize=["H", "W", "tiles_y", "tiles_x"])
 def chain_kernel(
     x, w, table, y, old, w_old, w_new, bias2, z,
     H, W, tiles_y, tiles_x, x_slice, x_row, y_slice, y_row, z_slice, z_row,
@@ -26,7 +25,6 @@ def chain_kernel(
     GY: tl.constexpr, GX: tl.constexpr, BY: tl.constexpr, BX: tl.constexpr, BK: tl.constexpr,
     NP: tl.constexpr, CO: tl.constexpr, NP2: tl.constexpr, CO2: tl.constexpr,
     ACT: tl.constexpr, ACT2: tl.constexpr, SLOPE: tl.constexpr, COPY: tl.constexpr,
-    EARLY: tl.constexpr,
 ):  # fmt: skip
     """One tile, cut as in conv.py, whose `conv_kernel` explains most arguments.
 
@@ -39,14 +37,10 @@ def chain_kernel(
         bias2: (CO2,) float32.
         z: where the first pixel's first channel of the 1x1 goes; Z values a pixel.
     """
-    if EARLY:
-        gdc_launch_dependents()
     n, tile_y, tile_x, oy, ox = group_origin(H, W, tiles_y, tiles_x, GY, GX, BY, BX)
     known = (oy < H) & (ox < W)
     window = tl.multiple_of(tl.where(known, oy * x_row + ox * X, 0), [COPY])
     pixels = tl.multiple_of(tl.where(known, oy * y_row + ox * Y, 0), [COPY])
-    if EARLY:
-        gdc_wait()
     acc = products(x + n * x_slice, w, window, x_row, X, C, ROW, K, COPY, BY * BX, BK, NP)
     acc = add_bias(acc, table, tile_y, tile_x, oy, ox, H, W,
                    PAD, GY, GX, BY, BX, NP, CO)  # fmt: skip
@@ -63,26 +57,22 @@ def chain_kernel(
           Z, GY, GX, NP2, CO2, True, ACT2, False, SLOPE)  # fmt: skip
 
 
-@triton.jit(do_not_specialize=["tiles_y", "tiles_x"])
+@triton.jit(do_not_specialize=["H", "W", "high", "wide", "tiles_y", "tiles_x"])
 def pool_chain_kernel(
     x, y, w, bias, z,
     H, W, high, wide, tiles_y, tiles_x, x_slice, x_row, y_slice, y_row, z_slice, z_row,
     X: tl.constexpr, Y: tl.constexpr, Z: tl.constexpr, C: tl.constexpr, CP: tl.constexpr,
     BY: tl.constexpr, BX: tl.constexpr, NP: tl.constexpr, CO: tl.constexpr, ACT: tl.constexpr,
-    SLOPE: tl.constexpr, EARLY: tl.constexpr,
+    SLOPE: tl.constexpr,
 ):  # fmt: skip
     """Max-pool 3x3 / 2 as in moves.py, and a 1x1 of what it gives; by x bx pixels a program.
 
     x, y and their sides and strides are as in `pool_kernel`; w is (CP, NP), CP = C padded to a
     power of two; bias (CO,) float32; z where the first pixel's first channel of the 1x1 goes.
     """
-    if EARLY:
-        gdc_launch_dependents()
     n, _, _, row, column = group_origin(high, wide, tiles_y, tiles_x, 1, 1, BY, BX)
     c = tl.arange(0, CP)
     known, real = (row < high) & (column < wide), c < C
-    if EARLY:
-        gdc_wait()
     best = tl.full((BY * BX, CP), float("-inf"), tl.float32)
     for tap in tl.static_range(9):
         yy, xx = row * 2 + tap // 3 - 1, column * 2 + tap % 3 - 1

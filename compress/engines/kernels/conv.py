@@ -11,8 +11,6 @@ a halo tile in shared memory would do. packing.py says why groups, and how borde
 import triton
 import triton.language as tl
 
-from compress.engines.kernels.overlap import gdc_launch_dependents, gdc_wait
-
 
 @triton.jit
 def leaky(x, SLOPE: tl.constexpr):
@@ -80,8 +78,8 @@ def add_bias(
     return acc
 
 
-# Tiles differ from size to size; one kernel shall serve all of them.
-@triton.jit(do_not_specialize=["tiles_y", "tiles_x"])
+# One kernel shall serve all sizes, odd ones, too.
+@triton.jit(do_not_specialize=["H", "W", "tiles_y", "tiles_x"])
 def conv_kernel(
     x, w, table, w2, bias2, y, image,
     H, W, tiles_y, tiles_x, x_slice, x_row, y_slice, y_row, image_row,
@@ -89,7 +87,7 @@ def conv_kernel(
     PAD: tl.constexpr, GY: tl.constexpr, GX: tl.constexpr, BY: tl.constexpr, BX: tl.constexpr,
     BK: tl.constexpr, NP: tl.constexpr, CO: tl.constexpr, ACT: tl.constexpr, THEN: tl.constexpr,
     CO2: tl.constexpr, NP2: tl.constexpr, ACT2: tl.constexpr, RESIDUAL: tl.constexpr,
-    SLOPE: tl.constexpr, COPY: tl.constexpr, EARLY: tl.constexpr,
+    SLOPE: tl.constexpr, COPY: tl.constexpr,
 ):  # fmt: skip
     """One tile: sums, bias, LeakyReLU, perhaps 1x1 + bias + LeakyReLU, store.
 
@@ -110,18 +108,13 @@ def conv_kernel(
         X: values a pixel in x; C of them are read: the first ones.
         ROW: values in one row of a window, K in all of them.
         COPY: how many of them can be copied at once; what they begin at is a multiple of it.
-        EARLY: whether it may have been launched before the kernel before it has ended.
     """
-    if EARLY:
-        gdc_launch_dependents()
     n, tile_y, tile_x, oy, ox = group_origin(H, W, tiles_y, tiles_x, GY, GX, BY, BX)
     # A group outside of the image reads the first one's window and is not stored.
     window = tl.where((oy < H) & (ox < W), oy * x_row + ox * X, 0)
     # The compiler does not see by itself that loads may be as wide as this; it must be told here,
     # where the value is made.
     window = tl.multiple_of(window, [COPY])
-    if EARLY:
-        gdc_wait()
     acc = products(x + n * x_slice, w, window, x_row, X, C, ROW, K, COPY, BY * BX, BK, NP)
     acc = add_bias(acc, table, tile_y, tile_x, oy, ox, H, W,
                    PAD, GY, GX, BY, BX, NP, CO)  # fmt: skip

@@ -31,10 +31,9 @@ BLOCK = 256
 
 
 def conv(
-    op: Conv, buffers: Buffers, tensors: Tensors, image: Tensor, cut: Tiling, *,
-    early: bool = False,
+    op: Conv, buffers: Buffers, tensors: Tensors, image: Tensor, cut: Tiling,
 ) -> Call:  # fmt: skip
-    """A convolution; arguments as `plain.conv` has them, how it is cut, and see `overlap.py`."""
+    """A convolution; arguments as `plain.conv` has them, and how it is cut."""
     from compress.engines.kernels.conv import conv_kernel
 
     x, y = buffers[op.source.buffer], buffers[op.target.buffer]
@@ -54,19 +53,17 @@ def conv(
         GY=cut.gy, GX=cut.gx, BY=cut.by, BX=cut.bx, BK=cut.bk, NP=matrix.shape[1], CO=out,
         ACT=op.activate, THEN=bool(op.then), CO2=op.target.channels, NP2=w2.shape[1],
         ACT2=op.then_activate, RESIDUAL=op.residual, SLOPE=SLOPE, COPY=cut.copy,
-        num_warps=cut.warps, num_stages=cut.stages, **_launched(early),
+        num_warps=cut.warps, num_stages=cut.stages,
     )  # fmt: skip
 
 
-def chain(
-    op: Chain, buffers: Buffers, tensors: Tensors, cut: Tiling, *, early: bool = False
-) -> Call:
+def chain(op: Chain, buffers: Buffers, tensors: Tensors, cut: Tiling) -> Call:
     """A convolution or max-pool, and the 1x1 behind it, in one kernel."""
     from compress.engines.kernels.chain import chain_kernel
 
     first, second = op.first, op.second
     if isinstance(first, Pool):
-        return _pool_chain(first, second, buffers, tensors, cut, early=early)
+        return _pool_chain(first, second, buffers, tensors, cut)
     x, y = buffers[first.source.buffer], buffers[first.target.buffer]
     z = buffers[second.target.buffer]
     pad, inside, out = first.size // 2, first.source.channels, first.target.channels
@@ -89,13 +86,11 @@ def chain(
         K=(cut.gy + 2 * pad) * row, PAD=pad, OLD=old, OLD_BK=block,
         GY=cut.gy, GX=cut.gx, BY=cut.by, BX=cut.bx, BK=cut.bk, NP=matrix.shape[1], CO=out,
         NP2=new.shape[1], CO2=out2, ACT=first.activate, ACT2=second.activate, SLOPE=SLOPE,
-        COPY=cut.copy, num_warps=cut.warps, num_stages=cut.stages, **_launched(early),
+        COPY=cut.copy, num_warps=cut.warps, num_stages=cut.stages,
     )  # fmt: skip
 
 
-def _pool_chain(
-    first: Pool, second: Conv, buffers: Buffers, tensors: Tensors, cut: Tiling, *, early: bool
-) -> Call:
+def _pool_chain(first: Pool, second: Conv, buffers: Buffers, tensors: Tensors, cut: Tiling) -> Call:
     from compress.engines.kernels.chain import pool_chain_kernel
 
     x, y, z = (buffers[one.buffer] for one in (first.source, first.target, second.target))
@@ -111,43 +106,36 @@ def _pool_chain(
         *x.strides[:2], *y.strides[:2], *z.strides[:2],
         X=x.strides[2], Y=y.strides[2], Z=z.strides[2], C=inside, CP=power(inside),
         BY=cut.by, BX=cut.bx, NP=matrix.shape[1], CO=out, ACT=second.activate, SLOPE=SLOPE,
-        num_warps=cut.warps, **_launched(early),
+        num_warps=cut.warps,
     )  # fmt: skip
 
 
-def pool(op: Pool, buffers: Buffers, *, early: bool = False) -> Call:
+def pool(op: Pool, buffers: Buffers) -> Call:
     """Max-pool."""
     from compress.engines.kernels.moves import pool_kernel
 
-    return _move(pool_kernel, buffers, op.source, op.target, early=early)
+    return _move(pool_kernel, buffers, op.source, op.target)
 
 
-def upsample(op: Upsample, buffers: Buffers, *, early: bool = False) -> Call:
+def upsample(op: Upsample, buffers: Buffers) -> Call:
     """Bilinear x2."""
     from compress.engines.kernels.moves import upsample_kernel
 
     x, y = buffers[op.source.buffer], buffers[op.target.buffer]
     ratio_y = (x.height - 1) / max(y.height - 1, 1)
     ratio_x = (x.width - 1) / max(y.width - 1, 1)
-    return _move(upsample_kernel, buffers, op.source, op.target, ratio_y, ratio_x, early=early)
+    return _move(upsample_kernel, buffers, op.source, op.target, ratio_y, ratio_x)
 
 
-def _move(
-    kernel: object, buffers: Buffers, source: Slice, target: Slice, *more: float, early: bool
-) -> Call:
+def _move(kernel: object, buffers: Buffers, source: Slice, target: Slice, *more: float) -> Call:
     x, y = buffers[source.buffer], buffers[target.buffer]
     total = len(y.whole) * y.height * y.width * target.channels // 8
     return functools.partial(
         kernel[(-(-total // BLOCK),)],  # type: ignore[index]
         x.at(0, source.start), y.at(0, target.start),
         x.height, x.width, y.height, y.width, total, *x.strides[:2], *y.strides[:2], *more,
-        X=x.strides[2], Y=y.strides[2], C=target.channels, BLOCK=BLOCK, **_launched(early),
+        X=x.strides[2], Y=y.strides[2], C=target.channels, BLOCK=BLOCK,
     )  # fmt: skip
-
-
-def _launched(early: bool) -> dict[str, bool]:
-    """Arguments of a kernel that may begin early; older Triton knows one of them only."""
-    return {"EARLY": True, "launch_pdl": True} if early else {"EARLY": False}
 
 
 def _grid(x: Framed, cut: Tiling) -> tuple[tuple[int], tuple[int, int]]:

@@ -5,8 +5,6 @@
 import triton
 import triton.language as tl
 
-from compress.engines.kernels.overlap import gdc_launch_dependents, gdc_wait
-
 EIGHT = tl.constexpr(8)
 """Channels that a thread moves at once: 16 bytes."""
 
@@ -26,11 +24,10 @@ def pieces(start):
     return tl.multiple_of(start, EIGHT)[:, None] + tl.arange(0, EIGHT)[None, :]
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["H", "W", "high", "wide", "total"])
 def pool_kernel(
     x, y, H, W, high, wide, total, x_slice, x_row, y_slice, y_row,
     X: tl.constexpr, Y: tl.constexpr, C: tl.constexpr, BLOCK: tl.constexpr,
-    EARLY: tl.constexpr,
 ):  # fmt: skip
     """Largest of 3x3, stride 2, padding 1 that no maximum sees.
 
@@ -39,11 +36,7 @@ def pool_kernel(
     y. x_slice and x_row are the values from slice to slice and from row to row of x; likewise y.
     C, X, Y and all that is added to them are multiples of eight.
     """
-    if EARLY:
-        gdc_launch_dependents()
     n, row, column, c, known = place(high, wide, total, C, BLOCK)
-    if EARLY:
-        gdc_wait()
     best = tl.full((BLOCK, EIGHT), float("-inf"), tl.float32)
     for tap in tl.static_range(9):
         yy, xx = row * 2 + tap // 3 - 1, column * 2 + tap % 3 - 1
@@ -55,18 +48,15 @@ def pool_kernel(
     tl.store(y + pieces(at), best.to(y.dtype.element_ty), mask=known[:, None])
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["H", "W", "high", "wide", "total"])
 def upsample_kernel(
     x, y, H, W, high, wide, total, x_slice, x_row, y_slice, y_row, ratio_y, ratio_x,
     X: tl.constexpr, Y: tl.constexpr, C: tl.constexpr, BLOCK: tl.constexpr,
-    EARLY: tl.constexpr,
 ):  # fmt: skip
     """Bilinear, corners on corners ("align_corners"); arguments as `pool_kernel`.
 
     ratio_y = (H - 1) / (high - 1) is the rows of x per row of y; ratio_x that of columns.
     """
-    if EARLY:
-        gdc_launch_dependents()
     n, row, column, c, known = place(high, wide, total, C, BLOCK)
     exact_y, exact_x = row * ratio_y, column * ratio_x
     top = tl.minimum(exact_y.to(tl.int32), H - 1)
@@ -77,8 +67,6 @@ def upsample_kernel(
     above = tl.multiple_of(start + top * x_row, EIGHT)
     below = tl.multiple_of(start + down * x_row, EIGHT)
     left, right = tl.multiple_of(left * X, EIGHT), tl.multiple_of(right * X, EIGHT)
-    if EARLY:
-        gdc_wait()
     a = tl.load(x + pieces(above + left), mask=some, other=0.0).to(tl.float32)
     b = tl.load(x + pieces(above + right), mask=some, other=0.0).to(tl.float32)
     p = tl.load(x + pieces(below + left), mask=some, other=0.0).to(tl.float32)

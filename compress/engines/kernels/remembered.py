@@ -18,7 +18,7 @@ from compress.engines.kernels.tiling import Tiling
 from compress.files import cache_folder, read_json, write_json
 
 log = logging.getLogger(__name__)
-KERNELS = ("conv.py", "chain.py", "launch.py", "packing.py", "memory.py", "tiling.py")
+KERNELS = ("conv.py", "chain.py", "launch.py", "packing.py", "memory.py", "moves.py", "tiling.py")
 """Files that decide what a tiling costs."""
 
 

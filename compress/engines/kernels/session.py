@@ -23,8 +23,6 @@ class Choices:
     conv: Mapping[Key, Tiling] = field(default_factory=dict)
     chain: Mapping[Key, Tiling] = field(default_factory=dict)
     """Chains that one kernel computes; the others take two."""
-    early: bool = False
-    """Whether kernels begin before the one before them has ended, see overlap.py."""
 
 
 def key(op: Conv | Chain | Pool, batch: int, height: int, width: int) -> Key:
@@ -85,8 +83,7 @@ class Session:
         if isinstance(op, Chain):
             cut = self.choices.chain.get(self.key(op))
             if cut and self.kernels and not op.plain:
-                early = self.choices.early
-                yield launch.chain(op, self.buffers, self.tensors, cut, early=early)
+                yield launch.chain(op, self.buffers, self.tensors, cut)
             else:
                 yield from (*self.prepare(op.first), *self.prepare(op.second))
         elif isinstance(op, Conv):
@@ -95,9 +92,9 @@ class Session:
             move = plain.pool if isinstance(op, Pool) else plain.upsample
             yield functools.partial(move, op, self.buffers)  # type: ignore[arg-type]
         elif isinstance(op, Pool):
-            yield launch.pool(op, self.buffers, early=self.choices.early)
+            yield launch.pool(op, self.buffers)
         else:
-            yield launch.upsample(op, self.buffers, early=self.choices.early)
+            yield launch.upsample(op, self.buffers)
 
     def key(self, op: Conv | Chain | Pool) -> Key:
         """See `key`."""
@@ -112,8 +109,7 @@ class Session:
         cut = self.choices.conv.get(self.key(op)) or default(
             op.size, op.source.channels, op.out, at.height, len(at.whole)
         )
-        early = self.choices.early
-        return launch.conv(op, self.buffers, self.tensors, self.image, cut, early=early)
+        return launch.conv(op, self.buffers, self.tensors, self.image, cut)
 
     def run(self) -> None:
         """Compute `output` from `image`, call by call."""

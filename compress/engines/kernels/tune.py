@@ -8,9 +8,9 @@ step needs can be compiled by several processes before it is measured by this on
 import logging
 import time
 from collections.abc import Callable, Mapping, MutableMapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -32,14 +32,10 @@ CLOSE = 1e-2
 """How far a tiling's result may be from PyTorch's, in units of its largest value."""
 NEVER = float("inf")
 """The time of what does not run."""
+Make = Callable[[Tiling], launch.Call]
+"""A tiling -> the call to be timed."""
 Known = MutableMapping[Key, Tiling]
 """The shape of a convolution or dense layer -> the tiling that was fastest."""
-
-
-class Make(Protocol):
-    """A tiling, and whether the kernel may begin early -> the call to be timed."""
-
-    def __call__(self, cut: Tiling, *, early: bool = False) -> launch.Call: ...  # noqa: D102
 
 
 @dataclass(frozen=True)
@@ -194,13 +190,8 @@ def tune(session: Session, seconds: float, known: Known | None = None) -> Choice
             compiled(cuts, until)
             for key, one in searches.items():
                 one.measure(cuts[key], until)
-        known.update(_whole(searches))
-        choices = _choices(searches)
-        if _may_begin_early(session.image.device):
-            taken = {**choices.conv, **choices.chain}
-            compiled({key: [cut] for key, cut in taken.items()}, until, early=True)
-            choices = replace(choices, early=_early(session, choices))
-    return choices
+    known.update(_whole(searches))
+    return _choices(searches)
 
 
 def jobs(session: Session) -> dict[Key, Job]:
@@ -264,11 +255,8 @@ def _conv(session: Session, op: Conv) -> Job:
 
 
 def _pool(session: Session, op: Pool) -> Job:
-    def make(cut: Tiling, *, early: bool = False) -> launch.Call:
-        return launch.pool(op, session.buffers, early=early)
-
     return Job(
-        make=make,
+        make=lambda _: launch.pool(op, session.buffers),
         plain=_plain(session, op),
         first=Tiling(),
         size=0,
@@ -312,38 +300,3 @@ def _plain(session: Session, op: Conv | Pool) -> Callable[[], object]:
 def _written(session: Session, target: Slice) -> Tensor:
     inside = session.buffers[target.buffer].inside
     return inside[..., target.start : target.start + target.channels]
-
-
-def _may_begin_early(device: torch.device) -> bool:
-    if device.type != "cuda" or torch.cuda.get_device_capability(device) < (9, 0):
-        return False
-    from compress.engines.kernels.overlap import SERVED
-
-    return SERVED
-
-
-def _early(session: Session, choices: Choices) -> bool:
-    """Whether the network is faster with kernels that begin early, and gives the same bits."""
-    x = torch.rand_like(session.image)
-    shape = (len(x), *x.shape[2:])
-    graphs, outputs = [], []
-    try:
-        for early in (False, True):
-            made = replace(choices, early=early)
-            one = Session(session.plan, session.tensors, shape, choices=made)
-            outputs.append(one(x))
-            graphs.append(one)
-    except LOST:
-        raise
-    except Exception as error:
-        log.debug("kernels cannot begin early: %s", error)
-        return False
-    return torch.equal(*outputs) and _faster(graphs[1], graphs[0])
-
-
-def _faster(one: Session, other: Session) -> bool:
-    """Whether one session takes less time than the other, in turns; the least counts."""
-    assert one.graph is not None
-    assert other.graph is not None
-    turns = [(_replayed(one.graph), _replayed(other.graph)) for _ in range(4 * REPEATS)]
-    return min(mine for mine, _ in turns) < min(its for _, its in turns)
