@@ -137,7 +137,7 @@ from compress.engines.kernels.plan import compiled
 from compress.engines.kernels.session import Session
 
 if __name__ == "__main__":
-    session = Session(*compiled(network(bottleneck=16, decoder=16).cuda()), (4, 128, 128))
+    session = Session(*compiled(network(bottleneck=16, decoder=16).cuda()), (2, 256, 256))
     cuts = {key: [job.first] for key, job in tune.jobs(session).items()}
     with ahead.compilers(session, workers=4) as compiled_:
         assert compiled_(cuts, time.monotonic() + 300) > 5

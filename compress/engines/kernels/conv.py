@@ -78,8 +78,9 @@ def add_bias(
     return acc
 
 
-# One kernel shall serve all sizes, odd ones, too.
-@triton.jit(do_not_specialize=["H", "W", "tiles_y", "tiles_x"])
+# Tiles differ from size to size; one kernel shall serve all of them. W stays: that it is a multiple
+# of 16 makes the loads of the image wide.
+@triton.jit(do_not_specialize=["H", "tiles_y", "tiles_x"])
 def conv_kernel(
     x, w, table, w2, bias2, y, image,
     H, W, tiles_y, tiles_x, x_slice, x_row, y_slice, y_row, image_row,
