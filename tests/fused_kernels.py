@@ -22,7 +22,8 @@ from fused_cases import (
     pool_chain_case,
 )
 
-from compress.engines.kernels import ahead, launch, tune
+from compress.engines.kernels import ahead, launch
+from compress.engines.kernels.jobs import jobs
 from compress.engines.kernels.plan import Chain, Pool, Upsample, compiled
 from compress.engines.kernels.session import Choices, Session
 from compress.engines.kernels.tiling import Tiling
@@ -162,8 +163,8 @@ def test_the_whole_network(name, dtype):
 def test_workers_make_the_same_calls():
     plan, tensors = compiled(network(trunk=13, bottleneck=20, decoder=27))
     session = Session(plan, tensors, (2, 16, 16), dtype=torch.float32)
-    cuts = {key: [job.first] for key, job in tune.jobs(session).items()}
-    kernels = {job.kernel for job in tune.jobs(session).values()}
+    cuts = {key: [job.first] for key, job in jobs(session).items()}
+    kernels = {job.kernel for job in jobs(session).values()}
     with ahead.compilers(session, workers=2) as compiled_:
         assert compiled_(cuts, time.monotonic() + 120) == len(kernels) < len(cuts)
         no_room = {key: [replace(cut, by=3)] for key, (cut,) in cuts.items() if key[0] == "5"}

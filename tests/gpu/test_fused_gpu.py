@@ -133,17 +133,18 @@ def test_kernels_compiled_ahead_are_found(tmp_path):
 import pathlib, time, torch
 from fused_cases import network
 from compress.engines.kernels import ahead, tune
+from compress.engines.kernels.jobs import jobs
 from compress.engines.kernels.plan import compiled
 from compress.engines.kernels.session import Session
 
 if __name__ == "__main__":
     session = Session(*compiled(network(bottleneck=16, decoder=16).cuda()), (2, 256, 256))
-    cuts = {key: [job.first] for key, job in tune.jobs(session).items()}
+    cuts = {key: [job.first] for key, job in jobs(session).items()}
     with ahead.compilers(session, workers=4) as compiled_:
         assert compiled_(cuts, time.monotonic() + 300) > 5
     files = lambda: sorted(pathlib.Path(CACHE).rglob("*.cubin"))
     before = files()
-    for job in tune.jobs(session).values():
+    for job in jobs(session).values():
         job.make(job.first)()
     torch.cuda.synchronize()
     assert before and files() == before

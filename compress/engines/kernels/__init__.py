@@ -10,6 +10,7 @@ chain.py     a 5x5 and the 1x1 that reads what it adds, in one kernel           
 moves.py     max-pool and bilinear x2 between slices of buffers                        (Triton)
 launch.py    from operations and buffers to the arguments of kernels                   (Triton)
 session.py   a plan bound to one shape: buffers, chosen tilings, one CUDA graph
+jobs.py      what is to be cut: each shape of a convolution or chain once
 tune.py      which tiling is fastest, measured
 ahead.py     kernels compiled by worker processes before they are measured
 remembered.py    tilings of earlier builds

@@ -21,24 +21,22 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 import numpy as np
 import torch
 
+from compress.engines.kernels.jobs import Job, jobs
 from compress.engines.kernels.plan import Plan
 from compress.engines.kernels.session import Key, Session
 from compress.engines.kernels.tiling import Tiling
-
-if TYPE_CHECKING:
-    from compress.engines.kernels.tune import Job
 
 log = logging.getLogger(__name__)
 WORKERS = 16
 """At most; each takes a CUDA context."""
 ROOM = 2 * 2**30
 """Bytes of free GPU memory for each worker."""
-_jobs: "list[Job]" = []
+_jobs: list[Job] = []
 """Of a worker process."""
 
 
@@ -55,7 +53,7 @@ def compilers(session: Session, workers: int | None = None) -> Iterator[Compile]
     """Worker processes for the kernels of a session; none where they would not help.
 
     Args:
-        session: what `tune.jobs` makes jobs of.
+        session: what `jobs` makes jobs of.
         workers: how many; by cores and free GPU memory if None.
     """
     count = _count(session.image.device) if workers is None else workers
@@ -93,8 +91,6 @@ class _About:
 
 class _Pool:
     def __init__(self, pool: ProcessPoolExecutor, session: Session) -> None:
-        from compress.engines.kernels.tune import jobs
-
         self.pool = pool
         self.jobs = {key: (at, job.kernel) for at, (key, job) in enumerate(jobs(session).items())}
 
@@ -128,8 +124,6 @@ def _count(device: torch.device) -> int:
 
 def _start(file: Path) -> None:
     """In a worker: the same jobs for one slice, which have the same kernels."""
-    from compress.engines.kernels.tune import jobs
-
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent's business
     threading.Thread(target=_die_with_parent, daemon=True).start()
     torch.set_num_threads(1)
