@@ -351,6 +351,13 @@ def test_what_was_found_is_taken_again_and_only_checked(monkeypatch):
     assert tuned(monkeypatch, ms, known={**known, **wrong}) == first
 
 
+def test_a_layer_that_gives_nothing_but_zeros_is_no_wrong_tiling():
+    zeros, nan = torch.zeros(3), torch.full((3,), float("nan"))
+    assert tune._off(zeros, zeros) == 0
+    assert tune._off(nan, zeros) == tune._off(zeros + 1, zeros) == float("inf")
+    assert tune._off(torch.tensor([1.0, 2.1]), torch.tensor([1.0, 2.0])) == pytest.approx(0.05)
+
+
 def test_a_search_that_was_cut_short_is_not_remembered(monkeypatch):
     known = {}
     assert tuned(monkeypatch, lambda *_: time.sleep(0.02) or 1.0, seconds=0.05, known=known).conv

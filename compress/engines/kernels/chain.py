@@ -3,7 +3,7 @@
 In a dense block every 5x5, and the max-pool at its start, adds channels to those that are there,
 and a 1x1 reads all of them: the next layer's bottleneck, or the transition. For its own pixels a
 program has the new channels in registers and reads the old ones as they lie in memory, so nothing
-is computed twice; a kernel's start and its reading of the new channels are saved. session.py takes
+is computed twice; a kernel's start and its reading of the new channels are saved. tune.py takes
 it where it measured faster than two kernels.
 """
 

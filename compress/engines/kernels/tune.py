@@ -32,7 +32,7 @@ CLOSE = 1e-2
 NEVER = float("inf")
 """The time of what does not run."""
 Known = MutableMapping[Key, Tiling]
-"""The shape of a convolution or dense layer -> the tiling that was fastest."""
+"""The shape of a convolution or chain -> the tiling that was fastest."""
 
 
 @dataclass
@@ -134,9 +134,11 @@ def _measured(job: Job, cut: Tiling, expected: Sequence[Tensor], least: float) -
 
 
 def _off(found: Tensor, expected: Tensor) -> float:
-    """Largest difference in units of the largest value; infinite where something is no number."""
+    """Largest difference in units of the largest value, 0 for equals; infinite where one is NaN."""
+    if torch.equal(found, expected):  # zeros, too
+        return 0.0
     off = float((found - expected).abs().max() / expected.abs().max())
-    return off if off == off else float("inf")
+    return off if off == off else NEVER
 
 
 def tune(session: Session, seconds: float, known: Known | None = None) -> Choices:
