@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from compress.engines.kernels import plain
 from compress.engines.kernels.memory import Framed, framed
-from compress.engines.kernels.packing import folded, padded
+from compress.engines.kernels.packing import border, folded, padded
 from compress.engines.kernels.plan import IMAGE, OUTPUT, Chain, Conv, Pool, Slice, Upsample
 from models.ddnet import DDnet
 
@@ -69,19 +69,37 @@ def unit(inside: int, out: int, size: int, seed: int) -> tuple[nn.BatchNorm2d, n
     with torch.no_grad():
         for one in (norm.weight, norm.bias, norm.running_mean, conv.weight, conv.bias):
             one.copy_(torch.randn(one.shape, generator=draw) / max(1, one[0].numel()) ** 0.5)
+        norm.weight.add_(norm.weight.sign())  # zero has no border
         norm.running_var.copy_(0.5 + torch.rand(inside, generator=draw))
     return norm, conv
 
 
-def tensors(name: str, inside: int, out: int, size: int, seed: int) -> dict[str, Tensor]:
-    weight, table = folded(*unit(inside, out, size, seed))
-    return {f"{name}.weight": weight, f"{name}.bias": table}
+def tensors(
+    name: str, inside: int, out: int, size: int, seed: int, table: bool = False
+) -> dict[str, Tensor]:
+    """Weights and biases; without `table` the border, too."""
+    norm, conv = unit(inside, out, size, seed)
+    weight, biases = folded(norm, conv)
+    around = None if table or size == 1 else border(norm, conv)
+    found = {f"{name}.weight": weight, f"{name}.bias": biases}
+    assert table or size == 1 or around is not None
+    return found if around is None else {**found, f"{name}.border": around}
 
 
-def filled(name: str, shape: tuple[int, int, int], at: Slice, dtype: torch.dtype) -> Framed:
-    """A buffer whose true channels are random and whose padding is zero."""
+def filled(
+    name: str,
+    shape: tuple[int, int, int],
+    at: Slice,
+    dtype: torch.dtype,
+    around: Tensor | None = None,
+) -> Framed:
+    """A buffer whose true channels are random, whose padding is zero, and what is around it."""
     batch, height, width = shape
-    buffer = framed(batch, height, width, at.start + at.channels, dtype=dtype, poison=True)
+    channels = at.start + at.channels
+    frame = torch.zeros(channels)
+    if around is not None:
+        frame[[at.start + one for one in at.positions]] = around.float()
+    buffer = framed(batch, height, width, channels, dtype=dtype, border=frame, poison=True)
     view = buffer.nchw(at.start, at.channels)
     view.zero_()
     values = torch.randn(batch, sum(at.slots), height, width, generator=generator(len(name)))
@@ -110,8 +128,12 @@ def conv_case(
     then: int = 0,
     dtype: torch.dtype = torch.float32,
     residual: bool = False,
+    table: bool = False,
 ) -> tuple[Conv, Case]:
-    """A convolution; `then` output channels of a 1x1 behind it; `residual` writes the output."""
+    """A convolution; `then` output channels of a 1x1 behind it; `residual` writes the output.
+
+    With `table` borders are seen to by the bias, else by the frame.
+    """
     name = IMAGE if size == 7 else "x"
     source = Slice(buffer=name, slots=slots)
     into = Slice(buffer=OUTPUT, slots=(1,)) if residual else target(then or out)
@@ -124,13 +146,14 @@ def conv_case(
         then="n" if then else "",
         then_activate=not residual,
         residual=residual,
+        table=table,
     )
-    made = tensors("c", sum(slots), out, size, 1)
+    made = tensors("c", sum(slots), out, size, 1, table)
     if then:
         made |= tensors("n", out, then, 1, 2)
     batch, height, width = shape
     image = torch.rand(batch, 1, height, width, generator=generator(3))
-    buffers = {name: filled(name, shape, source, dtype)}
+    buffers = {name: filled(name, shape, source, dtype, made.get("c.border"))}
     if residual:
         flat = torch.full((batch, height, width, 1), float("nan"))
         buffers[OUTPUT] = Framed(flat, 0, 0, height, width)
@@ -145,18 +168,19 @@ def chain_case(
     out: int,
     shape: tuple[int, int, int],
     dtype: torch.dtype = torch.float32,
+    table: bool = False,
 ) -> tuple[Chain, Case]:
     """A 5x5 of 16 channels that adds `new` ones behind `slots`, and the 1x1 that reads them all."""
     old = Slice(buffer="x", slots=slots)
     whole = Slice(buffer="x", slots=(*slots, new))
     between = Slice(buffer="middle", slots=(16,))
     part = Slice(buffer="x", start=old.channels, slots=(new,))
-    first = Conv(name="a", size=5, source=between, target=part, out=new)
+    first = Conv(name="a", size=5, source=between, target=part, out=new, table=table)
     second = Conv(name="b", size=1, source=whole, target=target(out), out=out)
-    made = tensors("a", 16, new, 5, 4) | tensors("b", sum(slots) + new, out, 1, 5)
+    made = tensors("a", 16, new, 5, 4, table) | tensors("b", sum(slots) + new, out, 1, 5)
     buffers = {
         "x": filled("x", shape, whole, dtype),
-        "middle": filled("middle", shape, between, dtype),
+        "middle": filled("middle", shape, between, dtype, made.get("a.border")),
         "y": empty(shape, padded(out), dtype),
     }
     buffers["x"].nchw(part.start, part.channels).fill_(float("nan"))

@@ -49,7 +49,8 @@ def conv(size: int, inside: int, whole: int, out: int, then: int, cut: Tiling) -
     return {
         "X": whole, "Y": 1 if then == 1 else 16, "C": inside, "ROW": row,
         "K": (cut.gy + size - 1) * row,
-        "PAD": size // 2, "GY": cut.gy, "GX": cut.gx, "BY": cut.by, "BX": cut.bx, "BK": cut.bk,
+        "PAD": size // 2, "TABLE": False, "GY": cut.gy, "GX": cut.gx, "BY": cut.by,
+        "BX": cut.bx, "BK": cut.bk,
         "NP": width, "CO": out, "ACT": True, "THEN": then > 0, "CO2": then or out,
         "NP2": power(cut.gy * cut.gx * then) if then else width, "ACT2": then != 1,
         "RESIDUAL": then == 1, "SLOPE": 0.01,
@@ -61,7 +62,7 @@ def chain(inside: int, new: int, old: int, out: int, cut: Tiling) -> dict[str, A
     row = row_length(inside, 5, cut.gx)
     return {
         "X": inside, "Y": 80, "Z": out, "C": inside, "ROW": row, "K": (cut.gy + 4) * row, "PAD": 2,
-        "OLD": old, "OLD_BK": min(cut.bk, power(cut.gy * cut.gx * old)),
+        "TABLE": False, "OLD": old, "OLD_BK": min(cut.bk, power(cut.gy * cut.gx * old)),
         "GY": cut.gy, "GX": cut.gx, "BY": cut.by, "BX": cut.bx, "BK": cut.bk,
         "NP": power(cut.gy * cut.gx * new), "CO": new, "NP2": power(cut.gy * cut.gx * out),
         "CO2": out, "ACT": True, "ACT2": True, "SLOPE": 0.01, "COPY": cut.copy,

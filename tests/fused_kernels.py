@@ -38,8 +38,9 @@ GROUPS = [(1, 1), (1, 4), (2, 2)]
 
 @pytest.mark.parametrize("shape", ODD)
 @pytest.mark.parametrize(("gy", "gx"), GROUPS)
-def test_5x5_from_parts_of_any_width(shape, gy, gx):
-    op, case = conv_case(5, (13, 5, 16), 9, shape)
+@pytest.mark.parametrize("table", [False, True])
+def test_5x5_from_parts_of_any_width(shape, gy, gx, table):
+    op, case = conv_case(5, (13, 5, 16), 9, shape, table=table)
     cut = Tiling(gy=gy, gx=gx, by=2, bx=8, bk=64)
     call = launch.conv(op, case.buffers, case.tensors, case.image, cut)
     assert error(op, case, call) < LIMITS[torch.float32]
@@ -47,8 +48,9 @@ def test_5x5_from_parts_of_any_width(shape, gy, gx):
 
 @pytest.mark.parametrize("shape", ODD)
 @pytest.mark.parametrize(("gy", "gx"), [(1, 8), (2, 8), (1, 16)])
-def test_the_stem_reads_one_channel(shape, gy, gx):
-    op, case = conv_case(7, (1,), 16, shape)
+@pytest.mark.parametrize("table", [False, True])
+def test_the_stem_reads_one_channel(shape, gy, gx, table):
+    op, case = conv_case(7, (1,), 16, shape, table=table)
     cut = Tiling(gy=gy, gx=gx, by=4, bx=4, bk=64)
     call = launch.conv(op, case.buffers, case.tensors, case.image, cut)
     assert error(op, case, call) < LIMITS[torch.float32]
@@ -82,10 +84,10 @@ def test_the_last_layer_adds_the_image_in_float32(shape, gx):
 
 
 @pytest.mark.parametrize("shape", ODD)
-@pytest.mark.parametrize(("gy", "gx"), [(1, 1), (1, 4), (2, 2)])
+@pytest.mark.parametrize(("gy", "gx", "table"), [(1, 1, False), (1, 4, False), (2, 2, True)])
 @pytest.mark.parametrize(("slots", "new", "out"), [((16, 16), 16, 64), ((9, 4, 4), 13, 11)])
-def test_a_5x5_and_the_1x1_that_reads_what_it_adds(shape, gy, gx, slots, new, out):
-    op, case = chain_case(slots, new, out, shape)
+def test_a_5x5_and_the_1x1_that_reads_what_it_adds(shape, gy, gx, table, slots, new, out):
+    op, case = chain_case(slots, new, out, shape, table=table)
     call = launch.chain(op, case.buffers, case.tensors, Tiling(gy=gy, gx=gx, by=2, bx=8, bk=32))
     part, before = op.first.target, op.second.source.channels - op.first.target.channels
     old = case.buffers["x"].nchw(0, before).clone()
@@ -158,6 +160,21 @@ def test_the_whole_network(name, dtype):
     off = float((session(x) - expected).abs().max() / expected.abs().max())
     most = limit(net, x, expected) if dtype == torch.float16 else LIMITS[dtype]
     assert off < most
+
+
+def test_a_layer_without_a_border_takes_the_table():
+    """Where BatchNorm multiplies by zero and adds something, no value becomes zero."""
+    net = network(bottleneck=16, decoder=16, residual=True)
+    with torch.no_grad():
+        net.blocks[1][2].growth.norm.weight[3] = 0
+        net.decoders[2].wide.norm.bias[5] = 1e5
+    plan, tensors = compiled(net)
+    assert [op.name for op in plan.convs() if op.table] == ["blocks.1.2.growth", "decoders.2.wide"]
+    x = torch.rand(1, 1, 16, 32, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        expected = net(x.double())
+    session = Session(plan, tensors, (1, 16, 32), dtype=torch.float32, poison=True)
+    assert (session(x) - expected).abs().max() / expected.abs().max() < LIMITS[torch.float32]
 
 
 def test_workers_make_the_same_calls():

@@ -25,7 +25,15 @@ from compress import masks, pruning
 from compress.checkpoint import Model, ModelOptions
 from compress.engines import NotBuilt, fused
 from compress.engines.kernels import plain, remembered, tune
-from compress.engines.kernels.packing import folded, grouped, padded, positions, row_length, spread
+from compress.engines.kernels.packing import (
+    border,
+    folded,
+    grouped,
+    padded,
+    positions,
+    row_length,
+    spread,
+)
 from compress.engines.kernels.plan import Pool, compiled, from_json
 from compress.engines.kernels.session import Choices, Session
 from compress.engines.kernels.tiling import Tiling, default, variations
@@ -112,6 +120,54 @@ def test_batchnorm_is_folded_exactly_at_every_border(size, shape):
         expected = torch.nn.functional.leaky_relu(conv(norm(x)), 0.01)
     got = plain._unit(x, {"c.weight": weight, "c.bias": table}, "c", 0.01)
     assert relative(got, expected) < 1e-13
+
+
+@pytest.mark.parametrize("size", [5, 7])
+@pytest.mark.parametrize("shape", [(1, 1), (2, 3), (9, 12)])
+def test_with_its_border_around_it_an_image_needs_one_bias(size, shape):
+    norm, conv = unit(3, 4, size, 0)
+    weight, table = folded(norm, conv)
+    around = border(norm, conv)
+    assert around is not None
+    pad = size // 2
+    height, width = shape
+    x = torch.randn(2, 3, height, width, generator=torch.Generator().manual_seed(0)).double()
+    wide = around[:, None, None].repeat(2, 1, height + 2 * pad, width + 2 * pad)
+    wide = wide.view(2, 3, height + 2 * pad, width + 2 * pad)
+    wide[..., pad : pad + height, pad : pad + width] = x
+    with torch.no_grad():
+        expected = conv(norm(x))
+    assert relative(torch.nn.functional.conv2d(wide, weight, table[0, 0]), expected) < 1e-13
+
+
+def test_a_border_is_a_value_that_float16_holds_as_well_as_the_layers_own():
+    norm, conv = unit(3, 4, 5, 0)
+    assert border(torch.nn.Identity(), conv).tolist() == [0, 0, 0]
+    with torch.no_grad():
+        norm.bias[0], norm.weight[0] = 7.9, 1
+        near = border(norm, conv)
+        assert near[0] == pytest.approx(float(norm.running_mean[0]) - 7.9 * near_std(norm))
+        norm.weight[1] = norm.bias[1] = 0  # nothing of this channel is left
+        assert border(norm, conv) is not None
+        norm.bias[1] = 0.1  # nothing but its bias: no value becomes zero
+        assert border(norm, conv) is None
+        norm.bias[1], norm.bias[0] = 0, 8.1
+        assert border(norm, conv) is None
+        norm.bias[0], norm.running_mean[0] = 0, 7e4
+        assert border(norm, conv) is None
+
+
+def near_std(norm: torch.nn.BatchNorm2d) -> float:
+    return float((norm.running_var[0] + norm.eps).sqrt())
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_one_padded_convolution_reads_a_frame(name):
+    """Two would want two borders in it."""
+    plan, tensors = compiled(network(name))
+    padded_ones = [op for op in plan.convs() if op.size > 1]
+    assert len({op.source.buffer for op in padded_ones}) == len(padded_ones) == 21
+    assert all(op.table != (f"{op.name}.border" in tensors) for op in padded_ones)
 
 
 @pytest.mark.parametrize(("gy", "gx"), [(1, 1), (1, 4), (2, 2), (2, 4)])

@@ -31,7 +31,7 @@ from compress.errors import CompressError, UsageError
 from compress.files import write_atomic
 
 log = logging.getLogger(__name__)
-SCHEMA = "2"
+SCHEMA = "3"
 SESSIONS = 4
 """Shapes that an engine keeps buffers for; the one that waited longest goes."""
 LEVELS = 4

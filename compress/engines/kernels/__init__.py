@@ -3,7 +3,7 @@
 plan.py      a network as a list of operations on a few buffers; what an engine file stores
 packing.py   weights as the kernels read them, BatchNorm folded with exact borders
 tiling.py    how a convolution is cut into programs, and which cuts are tried
-memory.py    buffers with a frame of zeros, made once per shape
+memory.py    buffers with a frame around each slice, made once per shape
 plain.py     every operation in PyTorch: the fall-back, and what the kernels are compared with
 conv.py      convolution, also followed by a 1x1                                       (Triton)
 chain.py     a 5x5 and the 1x1 that reads what it adds, in one kernel                  (Triton)

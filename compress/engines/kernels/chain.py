@@ -12,7 +12,15 @@ it where it measured faster than two kernels.
 import triton
 import triton.language as tl
 
-from compress.engines.kernels.conv import add_bias, group_origin, leaky, products, store
+from compress.engines.kernels.conv import (
+    EARLY,
+    add_border_bias,
+    group_bias,
+    group_origin,
+    leaky,
+    products,
+    store,
+)
 
 
 # One kernel shall serve all sizes, odd ones, too.
@@ -21,9 +29,9 @@ def chain_kernel(
     x, w, table, y, old, w_old, w_new, bias2, z,
     H, W, tiles_y, tiles_x, x_slice, x_row, y_slice, y_row, z_slice, z_row,
     X: tl.constexpr, Y: tl.constexpr, Z: tl.constexpr, C: tl.constexpr, ROW: tl.constexpr,
-    K: tl.constexpr, PAD: tl.constexpr, OLD: tl.constexpr, OLD_BK: tl.constexpr,
-    GY: tl.constexpr, GX: tl.constexpr, BY: tl.constexpr, BX: tl.constexpr, BK: tl.constexpr,
-    NP: tl.constexpr, CO: tl.constexpr, NP2: tl.constexpr, CO2: tl.constexpr,
+    K: tl.constexpr, PAD: tl.constexpr, TABLE: tl.constexpr, OLD: tl.constexpr,
+    OLD_BK: tl.constexpr, GY: tl.constexpr, GX: tl.constexpr, BY: tl.constexpr, BX: tl.constexpr,
+    BK: tl.constexpr, NP: tl.constexpr, CO: tl.constexpr, NP2: tl.constexpr, CO2: tl.constexpr,
     ACT: tl.constexpr, ACT2: tl.constexpr, SLOPE: tl.constexpr, COPY: tl.constexpr,
 ):  # fmt: skip
     """One tile, cut as in conv.py, whose `conv_kernel` explains most arguments.
@@ -41,20 +49,28 @@ def chain_kernel(
     known = (oy < H) & (ox < W)
     window = tl.multiple_of(tl.where(known, oy * x_row + ox * X, 0), [COPY])
     pixels = tl.multiple_of(tl.where(known, oy * y_row + ox * Y, 0), [COPY])
+    usual, usual2 = group_bias(table, GY, GX, NP, CO), group_bias(bias2, GY, GX, NP2, CO2)
+    w_new += tl.arange(0, NP)[:, None] * NP2 + tl.arange(0, NP2)[None, :]
+    if NP * NP2 <= EARLY:
+        weights = tl.load(w_new)
     acc = products(x + n * x_slice, w, window, x_row, X, C, ROW, K, COPY, BY * BX, BK, NP)
-    acc = add_bias(acc, table, tile_y, tile_x, oy, ox, H, W,
-                   PAD, GY, GX, BY, BX, NP, CO)  # fmt: skip
+    if TABLE:
+        acc = add_border_bias(acc, usual, table, tile_y, tile_x, oy, ox, H, W,
+                              PAD, GY, GX, BY, BX, NP, CO)  # fmt: skip
+    else:
+        acc += usual[None, :]
     if ACT:
         acc = leaky(acc, SLOPE)
-    store(acc, table, y, table, n, oy, ox, H, W, y_slice, y_row, 0,
-          Y, GY, GX, NP, CO, False, False, False, SLOPE)  # fmt: skip
-    new = acc.to(w_new.dtype.element_ty)  # as it was stored
+    store(acc, y, table, n, oy, ox, H, W, y_slice, y_row, 0, Y, GY, GX, NP, CO, False)
+    new = acc.to(w_old.dtype.element_ty)  # as it was stored
     acc = products(old + n * y_slice, w_old, pixels, y_row, Y, OLD, GX * OLD, GY * GX * OLD, COPY,
                    BY * BX, OLD_BK, NP2)  # fmt: skip
-    weights = tl.load(w_new + tl.arange(0, NP)[:, None] * NP2 + tl.arange(0, NP2)[None, :])
-    acc = tl.dot(new, weights, acc, input_precision="ieee")
-    store(acc, bias2, z, table, n, oy, ox, H, W, z_slice, z_row, 0,
-          Z, GY, GX, NP2, CO2, True, ACT2, False, SLOPE)  # fmt: skip
+    if NP * NP2 > EARLY:
+        weights = tl.load(w_new)
+    acc = tl.dot(new, weights, acc, input_precision="ieee") + usual2[None, :]
+    if ACT2:
+        acc = leaky(acc, SLOPE)
+    store(acc, z, table, n, oy, ox, H, W, z_slice, z_row, 0, Z, GY, GX, NP2, CO2, False)
 
 
 @triton.jit(do_not_specialize=["H", "W", "high", "wide", "tiles_y", "tiles_x"])
@@ -72,6 +88,8 @@ def pool_chain_kernel(
     """
     n, _, _, row, column = group_origin(high, wide, tiles_y, tiles_x, 1, 1, BY, BX)
     c = tl.arange(0, CP)
+    usual = group_bias(bias, 1, 1, NP, CO)
+    weights = tl.load(w + c[:, None] * NP + tl.arange(0, NP)[None, :])
     known, real = (row < high) & (column < wide), c < C
     best = tl.full((BY * BX, CP), float("-inf"), tl.float32)
     for tap in tl.static_range(9):
@@ -85,7 +103,7 @@ def pool_chain_kernel(
     new = tl.where(here, best, 0.0).to(w.dtype.element_ty)
     at = tl.multiple_of(n * y_slice + row * y_row + column * Y, 8)
     tl.store(y + at[:, None] + c[None, :], new, mask=here)
-    weights = tl.load(w + c[:, None] * NP + tl.arange(0, NP)[None, :])
-    acc = tl.dot(new, weights, input_precision="ieee")
-    store(acc, bias, z, bias, n, row, column, high, wide, z_slice, z_row, 0,
-          Z, 1, 1, NP, CO, True, ACT, False, SLOPE)  # fmt: skip
+    acc = tl.dot(new, weights, input_precision="ieee") + usual[None, :]
+    if ACT:
+        acc = leaky(acc, SLOPE)
+    store(acc, z, bias, n, row, column, high, wide, z_slice, z_row, 0, Z, 1, 1, NP, CO, False)

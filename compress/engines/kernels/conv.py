@@ -11,6 +11,10 @@ a halo tile in shared memory would do. packing.py says why groups, and how borde
 import triton
 import triton.language as tl
 
+EARLY = tl.constexpr(64 * 64)
+"""Weights of a 1x1 behind a convolution that are read before the convolution's products: where a
+GPU has few programs, nothing else hides the wait. More take registers that the products want."""
+
 
 @triton.jit
 def leaky(x, SLOPE: tl.constexpr):
@@ -55,25 +59,34 @@ def products(
 
 
 @triton.jit
-def add_bias(
-    acc, table, tile_y, tile_x, oy, ox, H, W, PAD: tl.constexpr, GY: tl.constexpr,
+def group_bias(bias, GY: tl.constexpr, GX: tl.constexpr, NP: tl.constexpr, CO: tl.constexpr):
+    """A bias by channel, (CO,) or what a table begins with, for all pixels of a group: (NP,).
+
+    To be called before the products, see `EARLY`.
+    """
+    column = tl.arange(0, NP)
+    return tl.load(bias + column % CO, mask=column // CO < GY * GX, other=0.0)
+
+
+@triton.jit
+def add_border_bias(
+    acc, usual, table, tile_y, tile_x, oy, ox, H, W, PAD: tl.constexpr, GY: tl.constexpr,
     GX: tl.constexpr, BY: tl.constexpr, BX: tl.constexpr, NP: tl.constexpr, CO: tl.constexpr,
 ):  # fmt: skip
     """Add to each value, (groups, NP), the bias that belongs to its pixel's border class."""
-    column = tl.arange(0, NP)
-    pixel, co = column // CO, column % CO
-    real = pixel < GY * GX
     inner = (tile_y >= PAD) & (tile_x >= PAD)
     inner = inner & (tile_y + BY * GY + PAD <= H) & (tile_x + BX * GX + PAD <= W)
     if inner:  # most tiles: class 0 everywhere, one vector
-        acc += tl.load(table + co, mask=real, other=0.0)[None, :]
+        acc += usual[None, :]
     else:
+        column = tl.arange(0, NP)
+        pixel, co = column // CO, column % CO
         yy = oy[:, None] + (pixel // GX)[None, :]
         xx = ox[:, None] + (pixel % GX)[None, :]
         cy = tl.maximum(PAD - yy, 0) * (PAD + 1) + tl.maximum(yy + PAD - (H - 1), 0)
         cx = tl.maximum(PAD - xx, 0) * (PAD + 1) + tl.maximum(xx + PAD - (W - 1), 0)
         at = (cy * ((PAD + 1) * (PAD + 1)) + cx) * CO + co[None, :]
-        seen = real[None, :] & (yy < H) & (xx < W)
+        seen = (pixel < GY * GX)[None, :] & (yy < H) & (xx < W)
         acc += tl.load(table + at, mask=seen, other=0.0)
     return acc
 
@@ -85,10 +98,10 @@ def conv_kernel(
     x, w, table, w2, bias2, y, image,
     H, W, tiles_y, tiles_x, x_slice, x_row, y_slice, y_row, image_row,
     X: tl.constexpr, Y: tl.constexpr, C: tl.constexpr, ROW: tl.constexpr, K: tl.constexpr,
-    PAD: tl.constexpr, GY: tl.constexpr, GX: tl.constexpr, BY: tl.constexpr, BX: tl.constexpr,
-    BK: tl.constexpr, NP: tl.constexpr, CO: tl.constexpr, ACT: tl.constexpr, THEN: tl.constexpr,
-    CO2: tl.constexpr, NP2: tl.constexpr, ACT2: tl.constexpr, RESIDUAL: tl.constexpr,
-    SLOPE: tl.constexpr, COPY: tl.constexpr,
+    PAD: tl.constexpr, TABLE: tl.constexpr, GY: tl.constexpr, GX: tl.constexpr,
+    BY: tl.constexpr, BX: tl.constexpr, BK: tl.constexpr, NP: tl.constexpr, CO: tl.constexpr,
+    ACT: tl.constexpr, THEN: tl.constexpr, CO2: tl.constexpr, NP2: tl.constexpr,
+    ACT2: tl.constexpr, RESIDUAL: tl.constexpr, SLOPE: tl.constexpr, COPY: tl.constexpr,
 ):  # fmt: skip
     """One tile: sums, bias, LeakyReLU, perhaps 1x1 + bias + LeakyReLU, store.
 
@@ -96,7 +109,7 @@ def conv_kernel(
 
         x: first element of the window of the first group of the first slice; X values a pixel.
         w: (K padded to BK, NP) of packing.grouped.
-        table: (P, P, CO) float32, bias by border class.
+        table: (P, P, CO) float32, bias by border class; without TABLE only the first one is read.
         w2: (NP, NP2) of packing.diagonal; unused unless THEN.
         bias2: (CO2,) float32; unused unless THEN.
         y: where the first pixel's first channel goes; Y values a pixel.
@@ -116,39 +129,44 @@ def conv_kernel(
     # The compiler does not see by itself that loads may be as wide as this; it must be told here,
     # where the value is made.
     window = tl.multiple_of(window, [COPY])
+    usual = group_bias(table, GY, GX, NP, CO)
+    if THEN:
+        usual2 = group_bias(bias2, GY, GX, NP2, CO2)
+        w2 += tl.arange(0, NP)[:, None] * NP2 + tl.arange(0, NP2)[None, :]
+        if NP * NP2 <= EARLY:
+            weights = tl.load(w2)
     acc = products(x + n * x_slice, w, window, x_row, X, C, ROW, K, COPY, BY * BX, BK, NP)
-    acc = add_bias(acc, table, tile_y, tile_x, oy, ox, H, W,
-                   PAD, GY, GX, BY, BX, NP, CO)  # fmt: skip
+    if TABLE:
+        acc = add_border_bias(acc, usual, table, tile_y, tile_x, oy, ox, H, W,
+                              PAD, GY, GX, BY, BX, NP, CO)  # fmt: skip
+    else:
+        acc += usual[None, :]
     if ACT:
         acc = leaky(acc, SLOPE)
     if THEN:
-        acc = tl.dot(acc.to(w2.dtype.element_ty),
-                     tl.load(w2 + tl.arange(0, NP)[:, None] * NP2 + tl.arange(0, NP2)[None, :]),
-                     input_precision="ieee")  # fmt: skip
-        store(acc, bias2, y, image, n, oy, ox, H, W, y_slice, y_row, image_row,
-              Y, GY, GX, NP2, CO2, True, ACT2, RESIDUAL, SLOPE)  # fmt: skip
+        if NP * NP2 > EARLY:
+            weights = tl.load(w2)
+        acc = tl.dot(acc.to(weights.dtype), weights, input_precision="ieee") + usual2[None, :]
+        if ACT2:
+            acc = leaky(acc, SLOPE)
+        store(acc, y, image, n, oy, ox, H, W, y_slice, y_row, image_row,
+              Y, GY, GX, NP2, CO2, RESIDUAL)  # fmt: skip
     else:
-        store(acc, bias2, y, image, n, oy, ox, H, W, y_slice, y_row, image_row,
-              Y, GY, GX, NP, CO, False, False, RESIDUAL, SLOPE)  # fmt: skip
+        store(acc, y, image, n, oy, ox, H, W, y_slice, y_row, image_row,
+              Y, GY, GX, NP, CO, RESIDUAL)  # fmt: skip
 
 
 @triton.jit
 def store(
-    acc, bias, y, image, n, oy, ox, H, W, y_slice, y_row, image_row,
-    Y: tl.constexpr, GY: tl.constexpr, GX: tl.constexpr, NP: tl.constexpr, CO: tl.constexpr,
-    BIAS: tl.constexpr, ACT: tl.constexpr, RESIDUAL: tl.constexpr, SLOPE: tl.constexpr,
+    acc, y, image, n, oy, ox, H, W, y_slice, y_row, image_row, Y: tl.constexpr,
+    GY: tl.constexpr, GX: tl.constexpr, NP: tl.constexpr, CO: tl.constexpr, RESIDUAL: tl.constexpr,
 ):  # fmt: skip
     """Write the values of groups, (groups, NP), to their pixels."""
     column = tl.arange(0, NP)
     pixel, co = column // CO, column % CO
-    real = pixel < GY * GX
-    if BIAS:
-        acc += tl.load(bias + co, mask=real, other=0.0)[None, :]
-    if ACT:
-        acc = leaky(acc, SLOPE)
     yy = oy[:, None] + (pixel // GX)[None, :]
     xx = ox[:, None] + (pixel % GX)[None, :]
-    mask = real[None, :] & (yy < H) & (xx < W)
+    mask = (pixel < GY * GX)[None, :] & (yy < H) & (xx < W)
     if RESIDUAL:
         acc += tl.load(image + n * (H * W) + yy * image_row + xx, mask=mask, other=0.0)
     at = yy * y_row + xx * Y + co[None, :]

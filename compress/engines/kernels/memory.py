@@ -1,7 +1,7 @@
-"""Buffers of a plan: NHWC with a frame of zeros around each slice.
+"""Buffers of a plan: NHWC with a frame around each slice.
 
-The frame is the zero padding of every convolution that reads the buffer, so loads need no masks.
-It is written once, when the buffer is made; operations write inside only.
+The frame is the padding of the convolution that reads the buffer, so loads need no masks. It is
+written once, when the buffer is made; operations write inside only. packing.py says what it holds.
 """
 
 from dataclasses import dataclass
@@ -24,7 +24,7 @@ class Framed:
     """A buffer."""
 
     whole: Tensor
-    """(N, rows, columns, C) with the frame, contiguous; zero outside of the image."""
+    """(N, rows, columns, C) with the frame, contiguous."""
     top: int
     """Rows of the frame before the image."""
     left: int
@@ -63,6 +63,7 @@ def framed(
     *,
     dtype: torch.dtype = torch.float16,
     device: torch.device | str = "cpu",
+    border: Tensor | None = None,
     poison: bool = False,
 ) -> Framed:
     """A new buffer.
@@ -74,12 +75,14 @@ def framed(
         channels: C; 1 for the image that the network reads.
         dtype: of its values.
         device: where it lies.
+        border: (C,) what the frame holds; zeros by default.
         poison: fill the image with NaN, so that a value which nobody wrote is seen.
     """
     left = IMAGE_LEFT if channels == 1 else LEFT
     columns = ceil(left + width + RIGHT, 16)
     shape = (batch, TOP + height + BOTTOM, columns, channels)
     made = Framed(torch.zeros(shape, dtype=dtype, device=device), TOP, left, height, width)
-    if poison:
-        made.inside.fill_(float("nan"))
+    if border is not None:
+        made.whole.copy_(border)
+    made.inside.fill_(float("nan") if poison else 0.0)
     return made

@@ -1,8 +1,10 @@
 """Weights as the kernels read them.
 
 BatchNorm before a padded convolution is folded exactly: its scale goes into the weights, its shift
-into the bias. Where taps fall outside of the image, zero padding takes their part of the shift
-away, so the bias depends on how many rows and columns of taps are missing: a small table.
+into the bias. Outside of the image the convolution reads what is zero behind BatchNorm, and so is
+something else before it. With that in the frame of the buffer, one bias by channel serves all
+pixels. Where float16 cannot hold it, the frame is zero and the bias depends on how many rows and
+columns of taps are missing: a small table.
 
 A convolution becomes a matrix product in which one row is a *group* of neighbouring output pixels
 and not one pixel. Its window, (gy + k - 1) x (gx + k - 1) input pixels, is read once for all of
@@ -18,6 +20,9 @@ ALIGN = 8
 """Channels in memory are padded to a multiple of this: 16 bytes of float16, the widest load."""
 DOT = 16
 """Smallest side of a matrix that tensor cores take through Triton."""
+FAR = 8.0
+"""Standard deviations from the mean up to which a border is stored as float16: about as far as the
+values go that a layer reads anyway, and are rounded as that."""
 
 
 def ceil(value: int, multiple: int) -> int:
@@ -53,6 +58,28 @@ def folded(norm: nn.Module, conv: nn.Conv2d) -> tuple[Tensor, Tensor]:
     seen = present(weight.shape[-1]).to(taps)
     table = torch.einsum("yk,xl,okl->yxo", seen, seen, taps) + bias
     return weight * scale[None, :, None, None], table
+
+
+def border(norm: nn.Module, conv: nn.Conv2d) -> Tensor | None:
+    """What each channel must hold outside of the image, so that BatchNorm turns it into zero.
+
+    Args:
+        norm: as for `folded`.
+        conv: likewise.
+
+    Returns:
+        (in,) float64; None where there is no such value, or it is too far away for float16.
+    """
+    if not isinstance(norm, nn.BatchNorm2d):
+        return conv.weight.new_zeros(conv.in_channels, dtype=torch.float64)
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
+    scale, shift = _affine(norm)
+    mean, deviation = norm.running_mean.double(), (norm.running_var.double() + norm.eps).sqrt()
+    dead = (scale == 0) & (shift == 0)
+    values = torch.where(dead, mean, -shift / scale)
+    near = (values - mean).abs() <= FAR * deviation
+    return values if bool((near & (values.abs() < 6e4)).all()) else None
 
 
 def present(size: int) -> Tensor:

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from compress.engines.kernels.packing import folded, padded, positions
+from compress.engines.kernels.packing import border, folded, padded, positions
 from compress.errors import UsageError
 from compress.rewrite import deconv_to_conv
 from models.ddnet import SLOPE, STAGES, DDnet, Unit
@@ -50,7 +50,8 @@ class Conv:
     """A unit of DDnet: convolution with everything folded, LeakyReLU; perhaps a 1x1 unit behind."""
 
     name: str
-    """Its tensors are <name>.weight (out, in, k, k) and <name>.bias (P, P, out), see packing.py."""
+    """Its tensors are <name>.weight (out, in, k, k) and <name>.bias (P, P, out), see packing.py;
+    and <name>.border (in,), where the frame of what it reads holds that."""
     size: int
     """k."""
     source: Slice
@@ -65,6 +66,8 @@ class Conv:
     """Whether LeakyReLU follows that."""
     residual: bool = False
     """Whether the image is added to what is stored."""
+    table: bool = False
+    """Whether the bias depends on how many taps lie inside; the frame sees to that otherwise."""
     plain: str = ""
     """Why PyTorch computes it and not a kernel; empty where a kernel does."""
 
@@ -195,6 +198,7 @@ class _Compiler:
             target=target,
             out=len(weight),
             activate=unit.activate,
+            table=size > 1 and f"{name}.border" not in self.tensors,
             plain=_unserved(name, size, self.tensors),
             **more,
         )
@@ -208,22 +212,23 @@ class _Compiler:
         weight, table = folded(unit.norm, conv)
         self.tensors[f"{name}.weight"] = weight.contiguous()
         self.tensors[f"{name}.bias"] = table.contiguous()
+        around = border(unit.norm, conv)
+        if weight.shape[-1] > 1 and around is not None:
+            self.tensors[f"{name}.border"] = around
         return name
 
     def stage(self, number: int, skip: Slice, target: Slice) -> None:
         """Pool, dense block and transition: from `skip` to `target`."""
         block, level = self.net.blocks[number], number + 1
         growths = [layer.growth.conv.out_channels for layer in block]
-        widest = max(layer.bottleneck.conv.out_channels for layer in block)
         slots = (*skip.slots, *growths)
         parts = self.buffer(f"block{number}", level, slots)
-        # Two in turns: the kernel of a chain writes one while it reads the other around its pixels.
-        middles = [self.buffer(f"middle{number}{at}", level, (widest,))[0].buffer for at in "ab"]
         chained: list[Any] = [Pool(source=skip, target=parts[0])]
         for at, layer in enumerate(block, start=1):
             whole = Slice(buffer=f"block{number}", slots=slots[:at])
+            # One each: every layer has its own border.
             width = layer.bottleneck.conv.out_channels
-            between = Slice(buffer=middles[at % 2], slots=(width,))
+            (between,) = self.buffer(f"middle{number}{at}", level, (width,))
             chained += [self.conv(layer.bottleneck, whole, between)]
             chained += [self.conv(layer.growth, between, parts[at])]
         whole = Slice(buffer=f"block{number}", slots=slots)

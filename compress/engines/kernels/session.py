@@ -33,8 +33,20 @@ def key(op: Conv | Chain | Pool, batch: int, height: int, width: int) -> Key:
         first, second = (key(one, batch, height, width) for one in (op.first, op.second))
         return f"{first.rsplit(' ', 2)[0]} + {second}"
     behind = f"-{op.target.channels}" if op.then else ""
-    widths = f"{op.source.channels}-{op.out}{behind}"
+    widths = f"{op.source.channels}-{op.out}{behind}{' table' if op.table else ''}"
     return f"{op.size}x{op.size} {widths} {height}x{width} b{batch}"
+
+
+def _borders(plan: Plan, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """What the frames hold, (channels in memory,) by buffer; one padded convolution reads each."""
+    found = dict[str, Tensor]()
+    for op in plan.convs():
+        values = tensors.get(f"{op.name}.border")
+        if values is not None:
+            buffer, start = op.source.buffer, op.source.start
+            found[buffer] = values.new_zeros(plan.buffers[buffer].channels)
+            found[buffer][[start + at for at in op.source.positions]] = values
+    return found
 
 
 class Session:
@@ -69,10 +81,11 @@ class Session:
         self.image = torch.zeros(batch, 1, height, width, dtype=exact, device=device)
         self.output = torch.full_like(self.image, float("nan"))
         self.buffers: dict[str, Framed] = {}
+        around = _borders(plan, tensors)
         for name, one in plan.buffers.items():
             sides = height >> one.level, width >> one.level
             made = functools.partial(framed, batch, *sides, one.channels, poison=poison)
-            self.buffers[name] = made(dtype=dtype, device=device)
+            self.buffers[name] = made(dtype=dtype, device=device, border=around.get(name))
         nhwc = self.output.view(batch, height, width, 1)
         self.buffers[OUTPUT] = Framed(nhwc, 0, 0, height, width)
         self.calls = [call for one in plan.operations for call in self.prepare(one)]
