@@ -67,6 +67,7 @@ def run(
             clocks[str(batch)] = [before, _clocks(target)]
             rows += [
                 {"name": a.name, "how": a.how, "batch": batch, **facts}
+                | {"runs": _runs(a.how, facts, target)}
                 | timing.summary(own, measured[0])
                 for a, facts, own in zip(able, about, measured, strict=True)
             ]
@@ -128,7 +129,7 @@ def render(found: Mapping[str, Any]) -> None:
 def _table(rows: Sequence[Row]) -> Iterator[str]:
     """A line for each row below a head, columns aligned."""
     lines = [COLUMNS]
-    lines += [(row["name"], _how(row), str(row["batch"]), *_figures(row)) for row in rows]
+    lines += [(row["name"], row["runs"], str(row["batch"]), *_figures(row)) for row in rows]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     for line in lines:
         cells = [cell.ljust(width) for cell, width in zip(line[:2], widths, strict=False)]
@@ -136,8 +137,11 @@ def _table(rows: Sequence[Row]) -> Iterator[str]:
         yield "  ".join(cells).rstrip()
 
 
-def _how(row: Row) -> str:
-    return f"{row['how']}, CUDA graph" if row["cuda_graph"] else str(row["how"])
+def _runs(how: str, facts: Mapping[str, Any], target: torch.device) -> str:
+    """How something ran, in words; ONNX Runtime's is a time of the CPU beside those of a GPU."""
+    graph = ", CUDA graph" if facts["cuda_graph"] else ""
+    elsewhere = ", on the CPU" if facts["device"] == "cpu" and target.type != "cpu" else ""
+    return f"{how}{graph}{elsewhere}"
 
 
 def _figures(row: Row) -> tuple[str, ...]:

@@ -66,6 +66,7 @@ def test_checkpoints_and_engines_in_one_run(folder, told) -> None:
     found = bench.run(paths, batches=(2,), budget=ONCE, device="cpu")
     first, second, third = found["rows"]
     assert [row["how"] for row in found["rows"]] == ["eager-fp32", "onnx fp32", "onnx fp32"]
+    assert [row["runs"] for row in found["rows"]] == ["eager-fp32", "onnx fp32", "onnx fp32"]
     assert (first["p50_ms"], first["ratio"]) == (pytest.approx(200), 1)
     assert (second["ratio"], third["ratio"]) == (pytest.approx(4), pytest.approx(2))
     assert second["slices_per_second"] == pytest.approx(20)
@@ -73,6 +74,15 @@ def test_checkpoints_and_engines_in_one_run(folder, told) -> None:
     assert found["place"]["torch"] == torch.__version__
     assert first["memory_bytes"] is None
     json.dumps(found, allow_nan=False)
+
+
+def test_what_ran_on_the_cpu_beside_a_gpu_says_so() -> None:
+    gpu = torch.device("cuda")
+    graph = bench._runs("fused fp16", {"device": "cuda", "cuda_graph": True}, gpu)
+    assert graph == "fused fp16, CUDA graph"
+    runtime = {"device": "cpu", "cuda_graph": False}
+    assert bench._runs("onnx fp16", runtime, gpu) == "onnx fp16, on the CPU"
+    assert bench._runs("onnx fp16", runtime, CPU) == "onnx fp16"
 
 
 def test_each_batch_has_its_own_first(folder, told) -> None:

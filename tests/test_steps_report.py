@@ -180,10 +180,12 @@ def test_what_was_timed_and_what_the_engine_told_is_shown(tmp_path: Path) -> Non
     report, html, markdown = written(run)
     latency = next(n for n in report["numbers"] if n["key"] == "latency")
     assert (latency["before"], latency["after"]) == (5.31, 0.79)
-    assert latency["note"] == "torch_tensorrt-fp16-b1.ep, batch 1, NVIDIA A100-SXM4-80GB"
+    a100 = "NVIDIA A100-SXM4-80GB"
+    ran = "torch_tensorrt fp16, CUDA graph"
+    assert latency["note"] == f"eager-fp32 → {ran}, batch 1, {a100}"
     assert report["verdict"].endswith(
-        "torch_tensorrt-fp16-b1.ep takes 0.79 ms for a slice and 00-train 5.31 ms, on "
-        "NVIDIA A100-SXM4-80GB."
+        f"torch_tensorrt-fp16-b1.ep ({ran}) takes 0.79 ms for a slice and 00-train (eager-fp32) "
+        f"5.31 ms, on {a100}."
     )
     assert not any("No latency was measured" in limit for limit in report["limits"])
     assert "somewhere/" not in html + markdown  # folders of the machine that timed

@@ -154,7 +154,7 @@ def _latency(bench: Facts | None) -> Facts:
     if bench is None:
         return {**number, "before": None, "after": None, "note": "not measured"}
     first, best = bench["before"], bench["after"]
-    note = f"{best['name']}, batch {best['batch']}, {bench['where']}"
+    note = f"{first['how']} → {best['how']}, batch {best['batch']}, {bench['where']}"
     return {**number, "before": first["p50_ms"], "after": best["p50_ms"], "note": note}
 
 

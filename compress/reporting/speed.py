@@ -20,9 +20,9 @@ def read(run: Path, stages: Iterable[Path]) -> Facts | None:
         stages: facts.json of its stages; a benchmark older than one of them is of other networks.
 
     Returns:
-        where (GPU or CPU), size (side of a slice in pixels), rows [{name, how, batch, p50_ms,
-        p90_ms, slices_per_second, ratio}], and before and after: the first row, which is the
-        network that the others are compared with, and the fastest of the same batch.
+        where (GPU or CPU), size (side of a slice in pixels), rows [{name, how (in words), batch,
+        p50_ms, p90_ms, slices_per_second, ratio}], and before and after: the first row, which is
+        the network that the others are compared with, and the fastest of the same batch.
 
     Raises:
         UsageError: the file is not what the command prints.
@@ -39,7 +39,10 @@ def read(run: Path, stages: Iterable[Path]) -> Facts | None:
 
 def _speed(found: Facts) -> Facts:
     place = found.get("place", {})
-    rows = [{key: row.get(key) for key in KEYS} for row in found["rows"]]
+    rows = [
+        {key: row.get(key) for key in KEYS} | {"how": row.get("runs") or row.get("how")}
+        for row in found["rows"]
+    ]
     for row in rows:
         row["name"] = Path(row["name"]).name  # the folders before it are those of one machine
     alike = [row for row in rows if row["batch"] == rows[0]["batch"]]

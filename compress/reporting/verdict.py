@@ -46,8 +46,8 @@ def _speed(bench: Facts | None) -> str:
     if best is bench["before"]:
         return f"nothing took less time for a slice than {first['name']}, on {bench['where']}"
     return (
-        f"{best['name']} takes {best['p50_ms']:.3g} ms for a slice and {first['name']} "
-        f"{first['p50_ms']:.3g} ms, on {bench['where']}"
+        f"{best['name']} ({best['how']}) takes {best['p50_ms']:.3g} ms for a slice and "
+        f"{first['name']} ({first['how']}) {first['p50_ms']:.3g} ms, on {bench['where']}"
     )
 
 
