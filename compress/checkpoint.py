@@ -251,12 +251,18 @@ def read(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         table = read_json(folder / TABLE)
         data = (folder / WEIGHTS).read_bytes()
     except (OSError, ValueError) as error:
-        raise UsageError(f"{folder} holds no checkpoint: {error}") from error
+        raise UsageError(f"{folder} holds no checkpoint: {_missing(folder) or error}") from error
     if table.get("schema") != SCHEMA:
         raise UsageError(f"{folder}/model.json has schema {table.get('schema')}, not {SCHEMA}")
     if hashlib.sha256(data).hexdigest() != table["sha256"]:
         raise UsageError(f"{folder}/model.safetensors was altered: its hash is not in model.json")
     return table, safetensors.load(data)
+
+
+def _missing(folder: Path) -> str:
+    gone = ", ".join(f"no {name}" for name in (TABLE, WEIGHTS) if not (folder / name).exists())
+    inside = sorted(folder.glob(f"*/{TABLE}"))
+    return f"{gone}; try {inside[-1].parent}" if gone and inside else gone
 
 
 def _imported(path: str, folder: str | None) -> Callable[..., nn.Module]:

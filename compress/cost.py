@@ -12,6 +12,8 @@ from dataclasses import asdict, dataclass
 import torch
 from torch import Tensor, nn
 
+from compress.errors import UsageError
+
 CONVOLUTIONS = (nn.Conv2d, nn.ConvTranspose2d)
 SLICE = (512, 512)
 """Height and width of the slice that MACs are stated for."""
@@ -49,6 +51,30 @@ class Cost:
 def convolutions(net: nn.Module) -> dict[str, nn.Conv2d | nn.ConvTranspose2d]:
     """The convolutions and deconvolutions of `net` by module name, in the order of definition."""
     return {name: m for name, m in net.named_modules() if isinstance(m, CONVOLUTIONS)}
+
+
+def check_shape(net: nn.Module, size: tuple[int, int] = SLICE) -> None:
+    """Pass where a network takes one (1, 1, H, W) slice and gives that shape; on the meta device.
+
+    Args:
+        net: in any mode, on any device.
+        size: H and W.
+
+    Raises:
+        UsageError: it does not; says what came out, or why nothing did.
+    """
+    shadow = copy.deepcopy(net).to("meta", torch.float32).eval()
+    want, name = (1, 1, *size), type(net).__name__
+    try:
+        with torch.no_grad():
+            found = tuple(shadow(torch.empty(want, device="meta")).shape)
+    except (RuntimeError, ValueError, TypeError, AttributeError) as error:
+        why = str(error).strip().splitlines() or [type(error).__name__]
+        raise UsageError(f"{name} takes no slice of shape {want}: {why[0]}") from error
+    if found != want:
+        raise UsageError(
+            f"{name} gives {found} for a slice of shape {want}; it must give that shape"
+        )
 
 
 def layers(net: nn.Module, size: tuple[int, int] = SLICE) -> dict[str, Layer]:

@@ -73,7 +73,7 @@ def run(
         data=Data(train=NONE, test=pairs, source="folder", fingerprint=""),
         seed=0,
     )
-    Evaluate(batch=net.batch, pictures=0).run(Model(net=net.net, origin=ModelOptions()), work)
+    Evaluate(batch=net.batch, pictures=0).measure(Model(net=net.net, origin=ModelOptions()), work)
     facts = work.facts
     rows = [row for found in facts["rows"] for row in _long(found, chosen)]
     content = {

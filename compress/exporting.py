@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from compress import checkpoint, devices
+from compress import checkpoint, cost, devices
 from compress.data import Data, DataOptions, load
 from compress.data.folder import NONE, held_out
 from compress.engines import triton as server
@@ -52,6 +52,7 @@ def run(
     if triton is not None:
         server.check(step.formats)
     chosen, loaded = devices.choose(device), checkpoint.load(model)
+    cost.check_shape(loaded.net, (step.size, step.size))
     pairs = _pairs(step, data, fallback)
     out.mkdir(parents=True, exist_ok=True)
     work = Work(stage=out, device=chosen, data=pairs, seed=0)
@@ -74,10 +75,13 @@ def complain(found: Mapping[str, Any]) -> None:
     Raises:
         CompressError: names the format, the reason and what would help.
     """
+    reasons = []
     for row in found["engines"]:
         if row["status"] != "built":
             would = f"; {row['command']} would help" if row["command"] else ""
-            raise CompressError(f"{row['format']} was not built: {row['reason']}{would}")
+            reasons.append(f"{row['format']} was not built: {row['reason']}{would}")
+    if reasons:
+        raise CompressError("; ".join(dict.fromkeys(reasons)))
 
 
 def render(found: Mapping[str, Any]) -> None:

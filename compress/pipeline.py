@@ -226,6 +226,7 @@ def _start(recipe: Recipe, out: Path, world: World) -> tuple[Model, Path | None]
     """
     torch.manual_seed(recipe.seed)
     model = Model(net=recipe.model.build().eval(), origin=recipe.model)
+    cost.check_shape(model.net)
     initial = None if recipe.model.weights is None else out / "initial"
     if world.first:
         (out / "recipe.yaml").write_text(recipe.text, encoding="utf-8")

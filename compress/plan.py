@@ -33,6 +33,7 @@ def check(recipe: Recipe) -> dict[str, Any]:
     """
     torch.manual_seed(recipe.seed)
     model = Model(net=recipe.model.build().eval(), origin=recipe.model)
+    cost.check_shape(model.net)
     dense, before = cost.cost(model.net), channels(model.net)
     backends, prunes, device = [], [], torch.device("cuda" if torch.cuda.is_available() else "cpu")
     for index, (word, step) in enumerate(recipe.steps):

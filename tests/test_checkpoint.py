@@ -124,3 +124,12 @@ def test_weights_of_another_shape(tmp_path: Path) -> None:
     origin = ModelOptions(name="redcnn", weights=str(file), options={"channels": 8})
     with pytest.raises(UsageError, match="do not fit the network"):
         origin.build()
+
+
+def test_what_is_no_checkpoint_is_told_what_is_missing(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"no checkpoint: no model\.json, no model\.safetensors$"):
+        checkpoint.load(tmp_path)
+    (tmp_path / "04-retrain").mkdir()
+    (tmp_path / "04-retrain" / "model.json").write_text("{}")
+    with pytest.raises(UsageError, match=r"no model\.safetensors; try .*04-retrain$"):
+        checkpoint.load(tmp_path)

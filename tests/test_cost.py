@@ -6,6 +6,7 @@ from networks import Plain, Shape, UNet
 from torch import nn
 
 from compress import cost
+from compress.errors import UsageError
 from compress.rewrite import deconv_to_conv
 from models.ddnet import DDnet
 from models.redcnn import RedCNN
@@ -50,3 +51,14 @@ def test_nonzero_weights_are_counted() -> None:
     with torch.no_grad():
         net.middle.weight[:2] = 0
     assert cost.cost(net, (16, 16)).nonzero_weights == whole.nonzero_weights - 2 * 4 * 9
+
+
+def test_a_network_must_give_the_shape_of_its_slice() -> None:
+    cost.check_shape(DDnet())
+    half = nn.Conv2d(1, 1, 3, stride=2, padding=1)
+    with pytest.raises(
+        UsageError, match=r"gives \(1, 1, 256, 256\) for a slice of shape \(1, 1, 5"
+    ):
+        cost.check_shape(half)
+    with pytest.raises(UsageError, match=r"DDnet takes no slice of shape \(1, 1, 100, 100\): "):
+        cost.check_shape(DDnet(), (100, 100))

@@ -503,6 +503,8 @@ def test_any_loss_has_a_curve_inside_the_chart(loss: list[float]) -> None:
         (text.size(2_283_912), "2.28 MB"),
         (text.size(712_300), "712 kB"),
         (text.size(96), "96 B"),
+        (text.size(999_700), "1 MB"),
+        (text.milliseconds(1234.5), "1,234 ms"),
         (text.seconds(0.42), "0.4 s"),
         (text.seconds(59.7), "1 min 0 s"),
         (text.seconds(200), "3 min 20 s"),

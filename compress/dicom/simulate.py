@@ -190,7 +190,8 @@ class _Run:
         content = {"schema": 1, "simulation": self.words, "counts": counted, "files": rows}
         self.options.out.mkdir(parents=True, exist_ok=True)
         write_json(self.options.out / "manifest.json", content)
-        log.info("%d pairs of slices: --data PAIRS/npy or PAIRS/dicom", counted["slices"])
+        folders = " or ".join(str(self.options.out / kind) for kind in ("npy", "dicom"))
+        log.info("%d pairs of slices: --data %s", counted["slices"], folders)
         if self.stop.is_set() and "stopped" in counted["status"]:
             raise Stopped("simulate: stopped; empty PAIRS and run again")
         if failed := counted["status"].get("failed", 0):

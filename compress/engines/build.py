@@ -55,7 +55,9 @@ class Job:
         try:
             path, built = self._build()
         except NotBuilt as error:
-            log.warning("%s was not built: %s", self.name, error.reason)
+            log.warning(
+                "%s, batch %d, was not built: %s", self.name, self.shape.batch, error.reason
+            )
             return [row | {"reason": error.reason, "command": error.command}]
         self._check_zeros(path, built)
         files = [path.name, *built.get("files", [])]

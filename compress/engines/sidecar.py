@@ -110,6 +110,9 @@ def read(path: Path) -> tuple[dict[str, Any], Path]:
         facts = read_json(path)
         engine = path.with_name(Path(facts["file"]).name)
         same = sha256(engine) == facts["sha256"]
+    except FileNotFoundError as error:
+        gone = "its engine" if path.exists() else "it"
+        raise UsageError(f"{path} is no sidecar of an engine: {gone} does not exist") from error
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UsageError(f"{path} is no sidecar of an engine: {error}") from error
     if facts.get("schema") != SCHEMA:

@@ -23,8 +23,8 @@ def size(value: float | None) -> str:
     if value is None:
         return DASH
     for power, sign in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
-        if value >= power:
-            return f"{value / power:.3g}{SPACE}{sign}"
+        if value >= 0.9995 * power:
+            return f"{_three(value / power)}{SPACE}{sign}"
     return f"{value}{SPACE}B"
 
 
@@ -47,7 +47,12 @@ def decibels(value: float | None) -> str:
 
 def milliseconds(value: float | None) -> str:
     """5.314 -> 5.31 ms."""
-    return DASH if value is None else f"{value:.3g}{SPACE}ms"
+    return DASH if value is None else f"{_three(value)}{SPACE}ms"
+
+
+def _three(value: float) -> str:
+    """Three digits, or as many as stand before the point."""
+    return f"{value:.3g}" if value < 999.5 else f"{value:,.0f}"
 
 
 def percent(value: float | None) -> str:

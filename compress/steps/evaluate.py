@@ -61,6 +61,15 @@ class Evaluate:
             QualityError: a network gives NaN or infinity; names the slice.
             Stopped: a signal came.
         """
+        self.measure(model, work)
+        for name, found in work.facts["summary"].items():
+            psnr, rmse = found["psnr"]["mean"], found["rmse_hu"]["mean"]
+            shown = "equal to the full dose" if psnr is None else f"PSNR {psnr:.2f} dB"
+            log.info("%s: %s, RMSE %.2f HU, SSIM %.4f", name, shown, rmse, found["ssim"]["mean"])
+        return model
+
+    def measure(self, model: Model, work: Work) -> None:
+        """What `run` does, without a word; the figures stand in `work.facts`."""
         test = work.data.test
         shown = _spread(test, self.pictures)
         pictures = {"full": [_clip(test.full[i]) for i in shown]}
@@ -83,7 +92,6 @@ class Evaluate:
             names = [test.names[i] for i in shown]
             write_atomic(work.stage / "pictures.npz", _packed(pictures, names))
             work.facts["pictures"] = "pictures.npz"
-        return model
 
     def _images(self, name: str, net: nn.Module | None, work: Work) -> Iterator[Tensor]:
         """The held-out slices through `net` (None: as they are), each (H, W) HU on the device."""
@@ -139,14 +147,9 @@ def _facts(networks: list[str], rows: list[Row]) -> dict[str, Any]:
     by_patient: dict[str, list[Row]] = defaultdict(list)
     for row in rows:
         by_patient[row["patient"]].append(row)
-    summary = _summary(networks, rows)
-    for name, found in summary.items():
-        psnr, rmse = found["psnr"]["mean"], found["rmse_hu"]["mean"]
-        shown = "equal to the full dose" if psnr is None else f"PSNR {psnr:.2f} dB"
-        log.info("%s: %s, RMSE %.2f HU, SSIM %.4f", name, shown, rmse, found["ssim"]["mean"])
     return {
         "networks": networks,
-        "summary": summary,
+        "summary": _summary(networks, rows),
         "by_patient": {who: _summary(networks, own) for who, own in by_patient.items()},
         "rows": rows,
         "data_range_hu": DATA_RANGE,
