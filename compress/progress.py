@@ -2,18 +2,20 @@
 
 import logging
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sized
 from contextlib import contextmanager
 from typing import TypeVar
 
 T = TypeVar("T")
 EVERY = 10.0
 """Seconds between two lines about progress, where there is no terminal."""
+SELDOM = 60.0
+"""The same for what may take hours, such as training."""
 log = logging.getLogger(__name__)
 
 
 def track(items: Iterable[T], description: str, total: int | None = None) -> Iterator[T]:
-    """Yield `items` under a progress bar on standard error; silent when that is no terminal.
+    """Yield `items` under a progress bar on standard error, or with a line in the log each minute.
 
     Args:
         items: anything iterable.
@@ -25,11 +27,22 @@ def track(items: Iterable[T], description: str, total: int | None = None) -> Ite
 
     console = Console(stderr=True)
     if not console.is_terminal:
-        yield from items
+        yield from _told(items, description, total)
         return
     yield from rich_track(
         items, description=description, total=total, console=console, transient=True
     )
+
+
+def _told(items: Iterable[T], description: str, total: int | None) -> Iterator[T]:
+    if total is None and isinstance(items, Sized):
+        total = len(items)
+    of, said = "" if total is None else f" of {total}", time.perf_counter()
+    for done, item in enumerate(items):
+        if time.perf_counter() - said > SELDOM:
+            said = time.perf_counter()
+            log.info("%s: %d%s done", description, done, of)
+        yield item
 
 
 @contextmanager

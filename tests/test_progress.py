@@ -1,0 +1,22 @@
+"""What is said of work that takes long, where there is no terminal."""
+
+import logging
+
+from compress import progress
+
+
+def test_a_line_now_and_then(monkeypatch, caplog) -> None:
+    monkeypatch.setattr(progress, "SELDOM", 0.0)
+    with caplog.at_level(logging.INFO, logger="compress"):
+        assert list(progress.track(range(3), "00-train")) == [0, 1, 2]
+        assert list(progress.track(iter("ab"), "reading")) == ["a", "b"]
+        assert list(progress.track(iter("c"), "reading", 1)) == ["c"]
+    said = [record.getMessage() for record in caplog.records]
+    assert said[:3] == [f"00-train: {done} of 3 done" for done in range(3)]
+    assert said[3:] == ["reading: 0 done", "reading: 1 done", "reading: 0 of 1 done"]
+
+
+def test_what_is_soon_done_says_nothing(caplog) -> None:
+    with caplog.at_level(logging.INFO, logger="compress"):
+        assert list(progress.track("ab", "looking")) == ["a", "b"]
+    assert not caplog.records
