@@ -53,21 +53,23 @@ def convolutions(net: nn.Module) -> dict[str, nn.Conv2d | nn.ConvTranspose2d]:
     return {name: m for name, m in net.named_modules() if isinstance(m, CONVOLUTIONS)}
 
 
-def check_shape(net: nn.Module, size: tuple[int, int] = SLICE) -> None:
-    """Pass where a network takes one (1, 1, H, W) slice and gives that shape; on the meta device.
+def check_shape(net: nn.Module, size: tuple[int, int] = SLICE, device: str = "meta") -> None:
+    """Pass where a network takes one (1, 1, H, W) slice and gives that shape.
 
     Args:
         net: in any mode, on any device.
         size: H and W.
+        device: where it is tried; the meta device takes no time, and no network whose way depends
+            on values.
 
     Raises:
         UsageError: it does not; says what came out, or why nothing did.
     """
-    shadow = copy.deepcopy(net).to("meta", torch.float32).eval()
+    shadow = _copy(net, device)
     want, name = (1, 1, *size), type(net).__name__
     try:
         with torch.no_grad():
-            found = tuple(shadow(torch.empty(want, device="meta")).shape)
+            found = tuple(shadow(torch.zeros(want, device=device)).shape)
     except (RuntimeError, ValueError, TypeError, AttributeError) as error:
         why = str(error).strip().splitlines() or [type(error).__name__]
         raise UsageError(f"{name} takes no slice of shape {want}: {why[0]}") from error
@@ -75,6 +77,10 @@ def check_shape(net: nn.Module, size: tuple[int, int] = SLICE) -> None:
         raise UsageError(
             f"{name} gives {found} for a slice of shape {want}; it must give that shape"
         )
+
+
+def _copy(net: nn.Module, device: str) -> nn.Module:
+    return copy.deepcopy(net).to(device, torch.float32).eval()
 
 
 def layers(net: nn.Module, size: tuple[int, int] = SLICE) -> dict[str, Layer]:
@@ -87,7 +93,7 @@ def layers(net: nn.Module, size: tuple[int, int] = SLICE) -> dict[str, Layer]:
         size: H and W.
     """
     found: dict[str, Layer] = {}
-    shadow = copy.deepcopy(net).to("meta", torch.float32).eval()
+    shadow = _copy(net, "meta")
 
     def seen(name: str, module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
         weight = module.weight

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from compress import checkpoint, cost, devices
+from compress import checkpoint, devices
 from compress.data import Data, DataOptions, load
 from compress.data.folder import NONE, held_out
 from compress.engines import triton as server
@@ -52,7 +52,6 @@ def run(
     if triton is not None:
         server.check(step.formats)
     chosen, loaded = devices.choose(device), checkpoint.load(model)
-    cost.check_shape(loaded.net, (step.size, step.size))
     pairs = _pairs(step, data, fallback)
     out.mkdir(parents=True, exist_ok=True)
     work = Work(stage=out, device=chosen, data=pairs, seed=0)

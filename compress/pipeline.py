@@ -18,7 +18,7 @@ import torch
 from compress import checkpoint, cost, devices, environment, plan
 from compress.checkpoint import Model
 from compress.data import Data, load
-from compress.errors import Stopped
+from compress.errors import Stopped, UsageError
 from compress.files import read_json, write_json
 from compress.keys import keys
 from compress.recipe import Recipe
@@ -143,13 +143,20 @@ class _Run:
             model = self._do(stage, model, key)
         else:
             log.info("%s: done before", stage.name)
-            model = result(stage, model)
+            model = self._again(stage, model)
         self._note(stage, read_json(stage.folder / FACTS)["facts"])
         if not isinstance(stage.step, Train) and (stage.folder / "model.json").exists():
             self.compressed = True
         elif isinstance(stage.step, Train) and not self.compressed:
             self.work = replace(self.work, dense=stage.folder)
         return model
+
+    def _again(self, stage: Stage, model: Model) -> Model:
+        """What a stage gave when it was done before."""
+        try:
+            return result(stage, model)
+        except UsageError as error:
+            raise UsageError(f"{error}; remove {stage.folder} to have it done again") from error
 
     def _do(self, stage: Stage, model: Model, key: str) -> Model:
         """Do a stage: training in all processes, anything else in the first one only."""

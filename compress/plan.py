@@ -69,16 +69,17 @@ def check(recipe: Recipe) -> dict[str, Any]:
 def render(plan: dict[str, Any]) -> None:
     """Print a plan as tables on standard output."""
     from rich.console import Console
-    from rich.table import Table
+    from rich.table import Column, Table
 
     console = Console()
     for pruning in plan["pruning"]:
         console.print(_scores(pruning))
-    table = Table("layer", "in", "out", "in after", "out after", "MACs", "2:4")
-    for layer in plan["layers"]:
-        sizes = (*layer["before"], *layer["after"])
-        word = "yes" if layer["eligible"] else layer["reason"]
-        table.add_row(layer["name"], *map(str, sizes), f"{layer['macs']:,}", word)
+    layer, macs = (Column(title, no_wrap=True) for title in ("layer", "MACs"))
+    table = Table(layer, "in", "out", "in after", "out after", macs, "2:4", box=None)
+    for row in plan["layers"]:
+        sizes = (*row["before"], *row["after"])
+        word = "yes" if row["eligible"] else row["reason"]
+        table.add_row(row["name"], *map(str, sizes), f"{row['macs']:,}", word)
     console.print(table)
     guess = " (estimated: widths follow the weights)" if plan["estimated"] else ""
     for name in ("macs", "params"):

@@ -6,7 +6,7 @@ from compress import progress
 
 
 def test_a_line_now_and_then(monkeypatch, caplog) -> None:
-    monkeypatch.setattr(progress, "SELDOM", 0.0)
+    monkeypatch.setattr(progress, "SELDOM", -1.0)
     with caplog.at_level(logging.INFO, logger="compress"):
         assert list(progress.track(range(3), "00-train")) == [0, 1, 2]
         assert list(progress.track(iter("ab"), "reading")) == ["a", "b"]

@@ -120,6 +120,12 @@ def polygraphy(path: Path) -> dict[str, set[str]]:
     }
 
 
+def test_a_size_that_does_not_fit_is_refused_first(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="DDnet takes no slice of shape"):
+        Export(formats=("onnx",), size=100).run(model(ddnet()), work(tmp_path / "stage"))
+    assert not list((tmp_path / "stage").iterdir())
+
+
 def test_dynamic_batch_takes_every_batch(tmp_path: Path) -> None:
     place = work(tmp_path / "e")
     given = model(ddnet())
@@ -211,6 +217,14 @@ def test_an_altered_or_cut_engine_is_refused(copied: Path) -> None:
     copied.write_text("{}")
     with pytest.raises(UsageError, match="is no sidecar of an engine"):
         sidecar.load(copied)
+
+
+def test_an_engine_that_was_moved_names_no_folder_that_is_not_there(copied: Path) -> None:
+    facts = json.loads(copied.read_text())
+    (copied.parent / "net").mkdir()
+    for name, shown in (("net", copied.parent / "net"), ("../gone", "MODEL"), (None, "MODEL")):
+        command = sidecar.rebuild({**facts, "model": name}, copied.with_suffix(""))
+        assert command.startswith(f"compress export {shown} --format onnx ")
 
 
 @pytest.mark.parametrize(

@@ -150,7 +150,8 @@ def load(path: Path) -> tuple[dict[str, Any], Runner]:
 
 def rebuild(facts: Mapping[str, Any], engine: Path) -> str:
     """The command that builds the engine of a sidecar again."""
-    model = _model(facts, engine) or "MODEL"
+    known = _model(facts, engine)
+    model = known if known and known.is_dir() else "MODEL"  # an engine may have been moved
     dynamic = " --dynamic-batch" if facts["dynamic_batch"] else ""
     return (
         f"compress export {model} --format {facts['format']} --precision {facts['precision']} "

@@ -24,7 +24,7 @@ def size(value: float | None) -> str:
         return DASH
     for power, sign in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
         if value >= 0.9995 * power:
-            return f"{_three(value / power)}{SPACE}{sign}"
+            return f"{three(value / power)}{SPACE}{sign}"
     return f"{value}{SPACE}B"
 
 
@@ -47,10 +47,10 @@ def decibels(value: float | None) -> str:
 
 def milliseconds(value: float | None) -> str:
     """5.314 -> 5.31 ms."""
-    return DASH if value is None else f"{_three(value)}{SPACE}ms"
+    return DASH if value is None else f"{three(value)}{SPACE}ms"
 
 
-def _three(value: float) -> str:
+def three(value: float) -> str:
     """Three digits, or as many as stand before the point."""
     return f"{value:.3g}" if value < 999.5 else f"{value:,.0f}"
 

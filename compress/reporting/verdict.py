@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from typing import Any
 
-from compress.reporting import speed
+from compress.reporting import speed, text
 
 Facts = dict[str, Any]
 COMPRESSING = ("prune", "sparsify")
@@ -46,8 +46,8 @@ def _speed(bench: Facts | None) -> str:
     if best is bench["before"]:
         return f"nothing took less time for a slice than {first['name']}, on {bench['where']}"
     return (
-        f"{best['name']} ({best['how']}) takes {best['p50_ms']:.3g} ms for a slice and "
-        f"{first['name']} ({first['how']}) {first['p50_ms']:.3g} ms, on {bench['where']}"
+        f"{best['name']} ({best['how']}) takes {text.three(best['p50_ms'])} ms for a slice and "
+        f"{first['name']} ({first['how']}) {text.three(first['p50_ms'])} ms, on {bench['where']}"
     )
 
 

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import torch
 
-from compress import checkpoint
+from compress import checkpoint, cost
 from compress.checkpoint import Model
 from compress.engines import FormatName, Precision, Shape, formats
 from compress.engines.build import Job, Rewriting
@@ -79,7 +79,11 @@ class Export:
 
         Returns:
             What the report says of each engine; it stands in `work.facts`, too.
+
+        Raises:
+            UsageError: the network takes no slices of that size.
         """
+        cost.check_shape(model.net, (self.size, self.size), device="cpu")
         rows: list[dict[str, Any]] = []
         work.facts["engines"] = rows
         for name in self.formats:

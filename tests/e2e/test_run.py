@@ -64,6 +64,21 @@ def test_a_finished_run_is_not_done_again(whole: Path) -> None:
     assert before == {name: (whole / name / "facts.json").stat().st_mtime_ns for name in NAMES}
 
 
+def test_an_altered_checkpoint_is_refused_with_a_remedy(whole: Path, tmp_path: Path) -> None:
+    run = shutil.copytree(whole, tmp_path / "run")
+    file = run / "02-retrain" / "model.safetensors"
+    data = bytearray(file.read_bytes())
+    data[-1] ^= 1
+    file.write_bytes(data)
+    done = subprocess.run(command(run), capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    said = f"was altered: its hash is not in model.json; remove {file.parent} to have it done again"
+    assert done.stderr.splitlines()[-1].endswith(said)
+    shutil.rmtree(file.parent)
+    finish(run)
+    assert weights(run) == weights(whole)
+
+
 def test_every_checkpoint_loads_from_its_folder_alone(whole: Path, tmp_path: Path) -> None:
     for name in NAMES[:5]:
         shutil.copytree(whole / name, tmp_path / name)
