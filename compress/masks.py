@@ -9,6 +9,7 @@ import contextlib
 import copy
 import importlib.util
 import io
+import math
 import warnings
 from collections.abc import Callable, Mapping
 from typing import Any, Literal
@@ -89,7 +90,11 @@ def check(net: nn.Module, masks: Mapping[str, Tensor], pattern: Pattern = "2:4")
 
 
 class Holder:
-    """Keeps masks on a network while it trains: call the holder after every optimizer step."""
+    """Keeps masks on a network while it trains: call the holder after every optimizer step.
+
+    Raises:
+        CompressError: a mask is not of the pattern, or a weight to be zeroed is not finite.
+    """
 
     def __init__(
         self, net: nn.Module, masks: Mapping[str, Tensor], pattern: Pattern = "2:4"
@@ -98,27 +103,33 @@ class Holder:
         self._masks = dict(masks)
         modules = {name: net.get_submodule(name) for name in masks}
         self._weights = [m.weight for m in modules.values() if isinstance(m.weight, Tensor)]
-        # In the weights' own dtype and place, so that holding is one fused multiplication.
+        # In the weights' own dtype and strides, those of 1x1 kernels too, which are contiguous in
+        # either layout: one pair that differs makes PyTorch multiply them all one by one.
         self._factors = [
-            mask.to(weight.device, weight.dtype).contiguous(memory_format=_layout(weight))
+            torch.zeros_like(weight).copy_(mask)
             for mask, weight in zip(masks.values(), self._weights, strict=True)
         ]
         self()
+        check(net, masks, pattern)  # then masked weights that are zero are all there is to look at
 
+    @torch.no_grad()
     def __call__(self) -> None:
         """Set the masked weights to zero again."""
         if self._weights:
-            with torch.no_grad():
-                torch._foreach_mul_(self._weights, self._factors)
+            torch._foreach_mul_(self._weights, self._factors)
 
     def check(self) -> None:
-        """As `check` for the network held."""
-        check(self._net, self._masks, self._pattern)
+        """As `check` for the network held; reads from the device once where all is well."""
+        if not self._holds():
+            check(self._net, self._masks, self._pattern)
 
-
-def _layout(weight: Tensor) -> torch.memory_format:
-    channels_last = weight.dim() == 4 and not weight.is_contiguous()
-    return torch.channels_last if channels_last else torch.contiguous_format
+    @torch.no_grad()
+    def _holds(self) -> bool:
+        """Whether all masked weights are zero for sure; NaN and infinity are nobody's zero."""
+        if not self._weights:
+            return True
+        more = torch._foreach_sub(self._weights, torch._foreach_mul(self._weights, self._factors))
+        return not torch.stack(torch._foreach_norm(more, math.inf)).any()
 
 
 def _asp_missing() -> str:

@@ -52,6 +52,46 @@ def test_a_planted_violation_is_named() -> None:
         masks.check(net, held)
 
 
+def test_a_mask_that_is_not_2to4_is_refused_before_training() -> None:
+    net = Plain(32)
+    held = {"middle": torch.ones(32, 32, 3, 3, dtype=torch.bool)}
+    with pytest.raises(CompressError, match="middle is not 2:4"):
+        masks.Holder(net, held)
+    masks.Holder(net, held, "unstructured").check()
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("value", [1e-30, float("nan"), float("inf")])
+def test_a_weight_that_came_back_is_found(value: float, layout: torch.memory_format) -> None:
+    net = Plain(32).to(memory_format=layout)
+    held = masks.compute(net, "modelopt")
+    hold = masks.Holder(net, held)
+    hold.check()
+    with torch.no_grad():
+        net.middle.weight[tuple((~held["middle"]).nonzero()[-1])] = value
+    with pytest.raises(CompressError, match="the 2:4 mask of middle is broken"):
+        hold.check()
+
+
+def test_a_kept_weight_that_is_not_finite_breaks_no_mask() -> None:
+    net = Plain(32)
+    held = masks.compute(net, "modelopt")
+    hold = masks.Holder(net, held)
+    with torch.no_grad():
+        net.middle.weight[tuple(held["middle"].nonzero()[0])] = float("nan")
+    hold.check()
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_factors_lie_as_the_weights_do(layout: torch.memory_format) -> None:
+    """Strides too, which a 1x1 kernel can differ in: else holding is a kernel for every layer."""
+    net = torch.nn.Sequential(torch.nn.Conv2d(16, 16, 1), torch.nn.Conv2d(16, 16, 3))
+    net = net.to(memory_format=layout)
+    hold = masks.Holder(net, masks.compute(net, "modelopt"))
+    weights = [net[0].weight, net[1].weight]
+    assert [f.stride() for f in hold._factors] == [w.stride() for w in weights]
+
+
 def test_computing_leaves_the_network_alone() -> None:
     net = Plain(32)
     state = {name: tensor.clone() for name, tensor in net.state_dict().items()}

@@ -33,19 +33,17 @@ def save(path: Path, net: nn.Module, optimizer: torch.optim.Optimizer, values: A
 
 
 def load(path: Path, net: nn.Module, optimizer: torch.optim.Optimizer) -> Any:
-    """Fill `net` and `optimizer` in place from `path`; returns the values that were saved."""
+    """Fill `net` and `optimizer`, whose state is there already, in place from `path`.
+
+    Returns:
+        The values that were saved.
+    """
     with safe_open(path, framework="pt") as file:
         values = json.loads(file.metadata()["values"])
         tensors: dict[str, Tensor] = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     net.load_state_dict({n[4:]: t for n, t in tensors.items() if n.startswith("net.")})
     for name, parameter in net.named_parameters():
-        for key in ("step", "exp_avg", "exp_avg_sq"):
-            tensor = tensors[f"adam.{key}.{name}"].to(parameter.device)
-            if key != "step":
-                tensor = tensor.contiguous(memory_format=_layout(parameter))
-            optimizer.state[parameter][key] = tensor
+        # In place, so in the parameter's strides, which Adam's one kernel on a GPU insists on.
+        for key, tensor in optimizer.state[parameter].items():
+            tensor.copy_(tensors[f"adam.{key}.{name}"])
     return values
-
-
-def _layout(parameter: Tensor) -> torch.memory_format:
-    return torch.contiguous_format if parameter.is_contiguous() else torch.channels_last
