@@ -50,7 +50,7 @@ class World:
             return
         tensors = list(tensors)
         flat = torch.cat([tensor.reshape(-1) for tensor in tensors])
-        dist.all_reduce(flat)
+        _reduce(flat, dist.ReduceOp.SUM)
         flat /= self.size
         parts = torch.split(flat, [tensor.numel() for tensor in tensors])
         torch._foreach_copy_(
@@ -62,7 +62,7 @@ class World:
         if self.size == 1:
             return value
         flag = torch.tensor(int(value))
-        dist.all_reduce(flag, dist.ReduceOp.MAX)
+        _reduce(flag, dist.ReduceOp.MAX)
         return bool(flag)
 
     def wait(self) -> None:
@@ -92,6 +92,16 @@ class World:
         yield
         if self.first:
             self.wait()
+
+
+def _reduce(tensor: Tensor, how: "dist.ReduceOp.RedOpType") -> None:
+    """Combine `tensor` over all processes, in place."""
+    try:
+        dist.all_reduce(tensor, how)
+    except RuntimeError as error:
+        if tensor.is_cuda:  # what a CUDA graph cannot hold is the affair of who captures
+            raise
+        raise CompressError("another process failed; its own message says why") from error
 
 
 @contextmanager

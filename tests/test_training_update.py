@@ -160,7 +160,7 @@ def test_the_network_is_compiled_alone_where_the_loss_cannot_be(monkeypatch, cap
         assert not narrow  # it is the twin that is compiled
         return Layout() if isinstance(module, update.Objective) else module
 
-    monkeypatch.setattr(update.torch, "compile", compiled)
+    monkeypatch.setattr(update, "compiled", compiled)
     one, plain = made(replace(OPTIONS, compile=True)), made()
     for raw in raws(2):
         one(raw, 1e-3)
@@ -190,7 +190,7 @@ def test_what_is_compiled_wrongly_is_not_used(monkeypatch, caplog) -> None:
         def forward(self, *given: torch.Tensor) -> torch.Tensor:
             return self.module(*given) + 1
 
-    monkeypatch.setattr(update.torch, "compile", lambda module, **_: Wrong(module))
+    monkeypatch.setattr(update, "compiled", lambda module, **_: Wrong(module))
     one, plain = made(replace(OPTIONS, compile=True)), made()
     for raw in raws(3):
         one(raw, 1e-3)
@@ -208,7 +208,7 @@ def test_compiled_steps_count_as_others_do(frozen, monkeypatch) -> None:
     def compiled(module: torch.nn.Module) -> torch.nn.Module:
         return torch.compile(module, dynamic=False, backend="aot_eager", fullgraph=True)
 
-    monkeypatch.setattr(update, "_compiled", compiled)
+    monkeypatch.setattr(update, "compiled", compiled)
     options = replace(OPTIONS, freeze_norm=frozen)
     one, plain = made(replace(options, compile=True)), made(options)
     one.micro = plain.micro = 1
@@ -229,7 +229,7 @@ def test_where_compiling_fails_it_is_said_and_left(monkeypatch, caplog) -> None:
 
         return Broken()
 
-    monkeypatch.setattr(update.torch, "compile", broken)
+    monkeypatch.setattr(update, "compiled", broken)
     one, plain = made(replace(OPTIONS, compile=True)), made()
     for raw in raws(3):
         one(raw, 1e-3)
@@ -297,10 +297,32 @@ def test_out_of_memory_with_one_crop_ends_the_stage(monkeypatch):
         made()(raws(1)[0], 1e-3)
 
 
-def test_out_of_memory_with_several_processes_ends_the_stage(monkeypatch):
+def test_out_of_memory_on_the_way_back_leaves_no_trace(monkeypatch):
+    """BatchNorm has seen the whole batch by then."""
+    one, plain = made(replace(OPTIONS, batch=2)), made(replace(OPTIONS, batch=2))
+    plain.micro = 1
+    backward, calls = torch.Tensor.backward, []
+
+    def full_at_first(self: torch.Tensor) -> None:
+        calls.append(self)
+        if len(calls) == 1:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+        backward(self)
+
+    monkeypatch.setattr(torch.Tensor, "backward", full_at_first)
+    for raw in raws(2):
+        one(raw, 1e-3)
+        plain(raw, 1e-3)
+    assert one.micro == 1
+    assert all(map(torch.equal, values(one), values(plain)))
+
+
+@pytest.mark.parametrize("changes", [{"sync_norm": True}, {}])
+def test_out_of_memory_while_others_wait_ends_the_stage(changes, monkeypatch):
+    """With several processes that is anywhere but in the rehearsal, unless BatchNorm waits, too."""
+    one = made(replace(OPTIONS, batch=4, **changes))
+    one.world, one.micro, one._tried = World(0, 2), 2, not changes
     limited(monkeypatch, 0)
-    one = made(replace(OPTIONS, batch=4))
-    one.world, one.micro = World(0, 2), 2
     with pytest.raises(CompressError, match="out of GPU memory with a micro-batch of 2"):
         one(raws(1)[0], 1e-3)
 

@@ -13,6 +13,7 @@ import torch
 from compress.errors import UsageError
 from compress.world import World, joined
 
+TESTS = Path(__file__).parent
 CURVE = """
 import json, os, sys
 from dataclasses import replace
@@ -46,6 +47,33 @@ NETWORKS = {
     "RedCNN(channels=8)": {},  # no BatchNorm
     "DDnet(residual=True)": {"freeze_norm": True},
 }
+SHORT = """
+if os.environ["RANK"] == "1":
+    from compress.training.parts import Objective
+    forward = Objective.forward
+    def full(self, low, *rest):
+        if len(low) > 1:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return forward(self, low, *rest)
+    Objective.forward = full
+"""
+"""A memory of the second process that holds one crop."""
+LEAVING = """
+import os, sys
+import torch
+from compress.errors import CompressError
+from compress.world import joined
+with joined("cpu") as (world, _):
+    world.wait()
+    if world.rank == 1:
+        os._exit(7)
+    try:
+        world.average([torch.ones(3)])
+    except CompressError as error:
+        print(error)
+        sys.stdout.flush()
+        os._exit(0)
+"""
 WHOLE = """schema: 1
 name: whole
 model: {name: ddnet, residual: true, trunk: 16, bottleneck: 16, decoder: 16}
@@ -96,8 +124,8 @@ def test_two_processes_learn_what_one_learns(net: str, tmp_path: Path) -> None:
     losses = []
     for processes in (1, 2):
         folder = tmp_path / str(processes)
-        tests = str(Path(__file__).parent)
-        code = CURVE.format(net=net, options=NETWORKS[net], folder=str(folder), tests=tests)
+        known = {"options": NETWORKS[net], "folder": str(folder), "tests": str(TESTS)}
+        code = CURVE.format(net=net, **known)
         for done in start(["-c", code], processes):
             assert done.returncode == 0, done.stderr
         found = [json.loads((folder / f"{n}.json").read_text()) for n in range(processes)]
@@ -128,6 +156,29 @@ def test_a_whole_recipe_in_two_processes(tmp_path: Path) -> None:
     for done in run(recipe, tmp_path / "other"):
         assert done.returncode == 2
         assert "Error: a batch of 3 cannot be shared by 2 processes equally" in done.stderr
+
+
+@pytest.mark.slow
+def test_processes_agree_on_smaller_parts_where_one_is_short_of_memory(tmp_path: Path) -> None:
+    curves = {}
+    for kind, seed in (("whole", ""), ("short", SHORT)):
+        code = CURVE.replace("torch.manual_seed(0)", f"torch.manual_seed(0){seed}").format(
+            net="RedCNN(channels=8)", options={}, folder=str(tmp_path / kind), tests=str(TESTS)
+        )
+        for done in start(["-c", code], 2):
+            assert done.returncode == 0, done.stderr
+        curves[kind] = [json.loads((tmp_path / kind / f"{n}.json").read_text()) for n in range(2)]
+    assert [facts["micro_batch"] for facts in curves["whole"]] == [2, 2]
+    for short, whole in zip(curves["short"], curves["whole"], strict=True):
+        assert short["micro_batch"] == 1
+        torch.testing.assert_close(short["loss"], whole["loss"], rtol=1e-5, atol=0)
+
+
+@pytest.mark.slow
+def test_where_one_process_ends_the_other_says_so() -> None:
+    first, second = start(["-c", LEAVING], 2)
+    assert second.returncode == 7
+    assert first.stdout.split("\n")[-2] == "another process failed; its own message says why"
 
 
 def test_alone_nothing_has_an_effect() -> None:

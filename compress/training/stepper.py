@@ -47,7 +47,7 @@ class Stepper:
         """Do one step.
 
         Raises:
-            torch.OutOfMemoryError: nothing was trained; the step can be tried again, smaller.
+            torch.OutOfMemoryError: no weight has changed; the step can be tried again, smaller.
         """
         if self.graph and self._replay is None:
             self._prepare(raw)

@@ -1,6 +1,5 @@
 """One optimizer step: all that the device does, from a raw batch to masked weights."""
 
-import copy
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,9 +12,10 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from compress import distill, losses
 from compress.checkpoint import Model
 from compress.data.loaders import Loader
-from compress.errors import CompressError, UsageError
+from compress.errors import CompressError
 from compress.masks import Holder
 from compress.precision import Precision
+from compress.training.parts import Objective, adam, compiled, trainable
 from compress.training.profiling import span
 from compress.training.stepper import Stepper, first_line
 from compress.training.twin import compilable
@@ -27,20 +27,6 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 CLOSE = 0.02
 """How far a compiled loss may be from the network's own, which bfloat16 rounds by 0.3 %."""
-
-
-class Objective(nn.Module):
-    """Network and loss as one module: what is differentiated, and what torch.compile compiles."""
-
-    def __init__(self, net: nn.Module, loss: losses.Loss) -> None:
-        super().__init__()
-        self.net, self.loss = net, loss
-
-    def forward(self, low: Tensor, full: Tensor) -> Tensor:
-        """Low and full dose, each (N, 1, h, w) in network range -> the loss, a float32 scalar."""
-        enhanced = self.net(low)
-        with torch.autocast(low.device.type, enabled=False):
-            return self.loss(enhanced.float(), full)
 
 
 class Update:
@@ -68,8 +54,8 @@ class Update:
         target: distill.Target = distill.full_dose,
     ) -> None:
         self.options, self.loader, self.precision, self.world = options, loader, precision, world
-        self.net = _trainable(model.net, options, precision.device, world)
-        self.optimizer = _adam(self.net, options.lr, options.weight_decay)
+        self.net = trainable(model.net, options, precision.device, world)
+        self.optimizer = adam(self.net, options.lr, options.weight_decay)
         self.amp = precision.start(self.net, self.optimizer, model.masks.keys())
         # Two networks where the number format keeps float32 masters beside the one that computes.
         held = dict.fromkeys((self.net, self.amp.net))
@@ -83,6 +69,7 @@ class Update:
         self._objective: nn.Module = Objective(self.net, losses.loss(options.loss))
         self._target = target
         self._uncompiled = options.compile
+        self._tried = False
         self.stepper = self._stepper()
 
     def __call__(self, raw: Tensor, rate: float) -> None:
@@ -91,8 +78,8 @@ class Update:
         Where memory runs out the batch goes through in halves, quarters and so on.
 
         Raises:
-            CompressError: one crop alone does not fit into memory, or several processes are at
-                work, which could not agree on smaller parts.
+            CompressError: one crop alone does not fit into memory; or memory runs out after the
+                rehearsal while several processes train, or under synchronised BatchNorm.
         """
         for group in self.optimizer.param_groups:
             group["lr"].fill_(rate)
@@ -161,24 +148,53 @@ class Update:
         return Stepper(self._step, self._kept, graph=graph, why=why)
 
     def _fits(self, raw: Tensor) -> bool:
-        """Do the step; False where memory ran out, and then nothing was trained."""
+        """Do the step; False where memory ran out, and then no weight has changed."""
+        try:
+            if not self._tried and not self._rehearsed(raw):
+                return False
+            self.stepper(raw)
+        except torch.OutOfMemoryError as error:
+            # Of several processes the others may be one average ahead already.
+            if self.micro == 1 or self.world.size > 1:
+                raise self._too_large() from error
+            return False
+        return True
+
+    def _rehearsed(self, raw: Tensor) -> bool:
+        """Go forward and back once without training: here compilers fail and memory runs out.
+
+        No process waits for another meanwhile, so that they can agree: False where one is short.
+        """
+        short = False
         try:
             if self._uncompiled:
                 self._compile(raw)
                 self._uncompiled = False
-            self.stepper(raw)
+            self._loss_and_gradients(raw)
         except torch.OutOfMemoryError as error:
-            if self.micro == 1 or self.world.size > 1:
-                what = f"out of GPU memory with a micro-batch of {self.micro}"
-                raise CompressError(f"{what}; take a smaller crop or batch") from error
-            return False
-        return True
+            # Synchronised BatchNorm does wait for others in the middle.
+            if self.micro == 1 or (self.world.size > 1 and self.options.sync_norm):
+                raise self._too_large() from error
+            short = True
+        self._tried = not self.world.any(short)
+        return self._tried
+
+    def _loss_and_gradients(self, raw: Tensor) -> Tensor:
+        """The loss of as many crops as go through at once; what that changes is put back."""
+        with self._kept():
+            loss = self._loss(raw[: self.micro])
+            loss.backward()  # type: ignore[no-untyped-call]  # unscaled: an overflow has effects
+            return loss.detach()
+
+    def _too_large(self) -> CompressError:
+        what = f"out of GPU memory with a micro-batch of {self.micro}"
+        return CompressError(f"{what}; take a smaller crop or batch")
 
     def _halve(self) -> None:
         """Let half as many crops go through at once; what had been captured is captured anew."""
         self.micro = -(-self.micro // 2)
         self.optimizer.zero_grad()
-        self.stepper = self._stepper()
+        self.stepper, self._tried = self._stepper(), False
         if self.precision.device.type == "cuda":
             torch.cuda.empty_cache()
 
@@ -201,10 +217,10 @@ class Update:
         # Networks of earlier stages count, and after the eighth nothing would be compiled.
         torch.compiler.reset()
         try:
-            if failure := self._tried(_compiled(Objective(twin, loss)), raw, expected):
-                parts = Objective(_compiled(twin), loss)
+            if failure := self._fails(compiled(Objective(twin, loss)), raw, expected):
+                parts = Objective(compiled(twin), loss)
                 self.compiled_why = f"the network without the loss, which fails: {failure}"
-                failure = self._tried(parts, raw, expected)
+                failure = self._fails(parts, raw, expected)
         except torch.OutOfMemoryError:
             self._objective = plain
             raise
@@ -218,16 +234,14 @@ class Update:
         with self._kept(), torch.no_grad():
             return float(self._loss(raw[: self.micro]))
 
-    def _tried(self, objective: nn.Module, raw: Tensor, expected: float) -> str:
+    def _fails(self, objective: nn.Module, raw: Tensor, expected: float) -> str:
         """Take `objective` and use it once, because compilers fail then; what is wrong, or ''."""
         self._objective = objective
         try:
-            with self._kept():
-                loss = self._loss(raw[: self.micro])
-                self.amp.backward(loss)
+            loss = float(self._loss_and_gradients(raw))
             # torch 2.13 on a CPU gives 111 for 0.92 in float32, with no word of it.
-            if not abs(float(loss.detach()) - expected) <= CLOSE * abs(expected):
-                return f"it makes the loss {float(loss.detach()):.4g} instead of {expected:.4g}"
+            if not abs(loss - expected) <= CLOSE * abs(expected):
+                return f"it makes the loss {loss:.4g} instead of {expected:.4g}"
         except torch.OutOfMemoryError:
             raise
         except (RuntimeError, OSError, ImportError, AssertionError) as error:
@@ -248,48 +262,3 @@ class Update:
                 tensor.copy_(value)
             self.amp.load_state_dict(amp)
             self.optimizer.zero_grad()
-
-
-def _compiled(module: nn.Module) -> nn.Module:
-    # torch.compile gives a module for a module.
-    return torch.compile(module, dynamic=False)  # type: ignore[return-value]
-
-
-def _trainable(net: nn.Module, options: "Train", device: torch.device, world: World) -> nn.Module:
-    """A copy of `net` on the device, in the memory layout that tensor cores like, to be trained."""
-    copied: nn.Module = copy.deepcopy(net).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    if options.sync_norm and world.size > 1:
-        if device.type != "cuda":
-            raise UsageError("sync_norm needs GPUs; on the CPU take freeze_norm or neither")
-        copied = nn.SyncBatchNorm.convert_sync_batchnorm(copied)  # type: ignore[no-untyped-call]
-    copied.train()
-    if options.freeze_norm:
-        for module in copied.modules():
-            if isinstance(module, _BatchNorm):
-                module.eval()
-    return copied
-
-
-def _adam(net: nn.Module, rate: float, weight_decay: float) -> torch.optim.Adam:
-    """Adam in one kernel, its state in place from the start.
-
-    The rate is a tensor, because a captured step reads it from where it lies.
-    """
-    parameters = list(net.parameters())
-    device = parameters[0].device
-    optimizer = torch.optim.Adam(
-        parameters,
-        torch.tensor(rate, device=device),
-        weight_decay=weight_decay,
-        fused=True,
-        capturable=device.type == "cuda",
-    )
-    # It warns of steps outside a capture, which warming up consists of.
-    optimizer._warned_capturable_if_run_uncaptured = True
-    for parameter in parameters:
-        optimizer.state[parameter] = {
-            "step": torch.zeros((), device=device),
-            "exp_avg": torch.zeros_like(parameter),
-            "exp_avg_sq": torch.zeros_like(parameter),
-        }
-    return optimizer
