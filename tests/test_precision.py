@@ -164,14 +164,17 @@ def test_apex_learns_holds_masks_and_cleans_up(apex, tmp_path: Path):
     assert any(not torch.equal(p, p.bfloat16().float()) for p in trained.net.parameters())
 
 
+class StopLater(threading.Event):
+    """A signal in the fifth step."""
+
+    left = 5
+
+    def is_set(self) -> bool:
+        self.left -= 1
+        return self.left <= 0
+
+
 def test_apex_resumes_to_the_same_bits(apex, tmp_path: Path):
-    class StopLater(threading.Event):
-        left = 5
-
-        def is_set(self) -> bool:
-            self.left -= 1
-            return self.left <= 0
-
     start = model()
     start = replace(start, masks=masks.compute(start.net, "modelopt"))
     whole = SMALL.run(start, work(tmp_path / "00-train"))
@@ -180,6 +183,19 @@ def test_apex_resumes_to_the_same_bits(apex, tmp_path: Path):
     with pytest.raises(Stopped):
         SMALL.run(start, work(folder / "00-train", stop=StopLater()))
     assert same(SMALL.run(start, work(folder / "00-train")), whole)
+
+
+def test_a_resumed_run_goes_on_with_the_scale_that_was_reached(monkeypatch, tmp_path: Path):
+    now, taken = {"scale": 12.0, "_growth_tracker": 3}, []
+    monkeypatch.setattr(formats._Torch, "state_dict", lambda _: dict(now))
+    monkeypatch.setattr(formats._Torch, "load_state_dict", lambda _, state: taken.append(state))
+    options = replace(SMALL, precision="fp32")
+    with pytest.raises(Stopped):
+        options.run(model(), work(tmp_path / "00-train", stop=StopLater()))
+    taken.clear()
+    now["scale"] = 65536.0  # where a new scaler begins
+    options.run(model(), work(tmp_path / "00-train"))
+    assert taken[0] == {"scale": 12.0, "_growth_tracker": 3}
 
 
 @pytest.mark.parametrize(
