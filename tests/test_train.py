@@ -120,7 +120,12 @@ def test_precision_the_cpu_has_not(tmp_path: Path) -> None:
         ({"epochs": 0}, "epochs must be at least 1, got 0"),
         ({"batch": -1}, "batch must be at least 1, got -1"),
         ({"crop": 0}, "crop must be at least 1 pixel, got 0"),
-        ({"lr": 0.0}, "lr must be positive, got 0.0"),
+        ({"lr": 0.0}, "lr must be positive and finite, got 0.0"),
+        ({"lr": float("nan")}, "lr must be positive and finite, got nan"),
+        ({"lr_final": -1.0}, "lr_final must be finite and not negative, got -1.0"),
+        ({"lr_final": float("inf")}, "lr_final must be finite and not negative, got inf"),
+        ({"weight_decay": -1.0}, "weight_decay must be finite and not negative, got -1.0"),
+        ({"weight_decay": float("nan")}, "weight_decay must be finite and not negative, got nan"),
     ],
 )
 def test_impossible_options(changes: dict, sentence: str) -> None:

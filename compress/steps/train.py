@@ -71,10 +71,17 @@ class Train:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
         if self.crop is not None and self.crop < 1:
             raise ValueError(f"crop must be at least 1 pixel, got {self.crop}")
-        if self.lr <= 0:
-            raise ValueError(f"lr must be positive, got {self.lr}")
+        self._check_rates()
         self._check_formats()
         self._check_targets()
+
+    def _check_rates(self) -> None:
+        if not 0 < self.lr < math.inf:
+            raise ValueError(f"lr must be positive and finite, got {self.lr}")
+        for name in ("lr_final", "weight_decay"):
+            if not 0 <= getattr(self, name) < math.inf:  # NaN is refused, too
+                value = getattr(self, name)
+                raise ValueError(f"{name} must be finite and not negative, got {value}")
 
     def _check_formats(self) -> None:
         if self.scope != "all" and self.precision not in ("auto", "fp16", "bf16"):
