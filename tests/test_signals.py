@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from compress import signals
 from compress.signals import SIGNALS, interruptible
 
 RECIPE = """schema: 1
@@ -66,13 +67,33 @@ def test_a_stopped_run_goes_on_to_the_same_bits(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("number", SIGNALS)
 def test_the_first_signal_is_noted_and_handlers_are_put_back(number: signal.Signals) -> None:
-    before = signal.getsignal(number)
+    before = {other: signal.getsignal(other) for other in SIGNALS}
     with interruptible() as stop:
         assert not stop.is_set()
         signal.raise_signal(number)
         assert stop.is_set()
-        assert signal.getsignal(number) is before  # a second one ends the process
-    assert signal.getsignal(number) is before
+        for other in set(SIGNALS) - {number}:  # each of them ends the process now
+            assert signal.getsignal(other) is before[other]
+    assert {other: signal.getsignal(other) for other in SIGNALS} == before
+
+
+@pytest.mark.parametrize(("seconds", "second"), [(0.9, False), (1.1, True)])
+def test_the_same_signal_within_a_second_counts_as_one(
+    seconds: float, second: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """torchrun sends every process a SIGINT after the one of a Ctrl-C."""
+    now, passed_on = 100.0, []
+    monkeypatch.setattr(signals, "monotonic", lambda: now)
+    before = signal.signal(signal.SIGINT, lambda *_: passed_on.append(now))
+    try:
+        with interruptible() as stop:
+            signal.raise_signal(signal.SIGINT)
+            now += seconds
+            signal.raise_signal(signal.SIGINT)
+            assert stop.is_set()
+            assert passed_on == [now] * second
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def test_outside_the_main_thread_nothing_is_touched() -> None:
