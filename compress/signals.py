@@ -28,7 +28,6 @@ def interruptible() -> Iterator[threading.Event]:
         yield stop
         return
     former = {number: signal.getsignal(number) for number in SIGNALS}
-
     heard = 0.0
 
     def handle(number: int, _frame: FrameType | None) -> None:

@@ -7,8 +7,17 @@ from pathlib import Path
 
 import pytest
 import torch
+from click.testing import CliRunner
+
+from compress.data import Data
+from compress.training.update import Update
 
 BENCH = Path(__file__).parent / "bench" / "train_step.py"
+sys.path.insert(0, str(BENCH.parent))
+try:
+    import train_step
+finally:
+    sys.path.pop(0)
 ENGINES = Path(__file__).parent / "gpu" / "engines.py"
 
 
@@ -30,24 +39,86 @@ def test_it_prints_rates_and_ratios(tmp_path: Path) -> None:
     ours = result["ours"]
     assert ours["times_study_min"] <= ours["times_study"] <= ours["times_study_max"]
     assert ours["facts"]["cuda_graph"] is torch.cuda.is_available()
+    assert ours["facts"].keys() >= {"precision", "loader", "device", "micro_batch"}
+    assert not ours["facts"].keys() & {"loss", "lr"}
+    assert report["untimed_rounds"] == report["untimed_steps"] == 1
+    assert result["study"]["facts"]["precision"].startswith("float32")
 
 
-def test_the_studys_ms_ssim_has_its_known_values() -> None:
-    """1 for equal images, and above the standard one for noisy images (facts of its evaluation)."""
-    sys.path.insert(0, str(BENCH.parent))
-    try:
-        from train_step import study_ms_ssim
-    finally:
-        sys.path.pop(0)
-    from compress.metrics import ms_ssim
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["--network", "prund"], "'prund' is not one of 'dense', 'pruned', 'sparse'"),
+        (["--loop", "foo"], "'foo' is not one of 'ours'"),
+        (["--rounds", "0"], "0 is not in the range x>=1"),
+        (["--steps", "0"], "0 is not in the range x>=1"),
+        (["--batch", "0"], "0 is not in the range x>=1"),
+        (["--slices", "0"], "0 is not in the range x>=1"),
+        (["--size", "16"], "16 is not in the range x>=32"),
+        (["--size", "180"], "--size must be a multiple of 16, got 180; take 512"),
+        (["--size", "160"], "needs --size 176 at least, got 160; or take --loss mse"),
+    ],
+)
+def test_what_cannot_be_timed_is_refused_before_any_work(
+    words: list[str], sentence: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(train_step, "pairs", lambda *_: pytest.fail("work began"))
+    done = CliRunner().invoke(train_step.main, words)
+    assert done.exit_code == 2, done.output
+    assert sentence in " ".join(done.stderr.split())
 
-    draw = torch.Generator().manual_seed(0)
-    full = torch.nn.functional.interpolate(
-        torch.rand(1, 1, 8, 8, generator=draw), (256, 256), mode="bilinear"
+
+@pytest.mark.parametrize("count", [2, 3, 6])
+def test_no_loop_always_follows_the_same_one(count: int) -> None:
+    names = list("abcdef"[:count])
+    rounds = [train_step.order(names, number) for number in range(4)]
+    assert all(sorted(done) == names for done in rounds)
+    run = [name for done in rounds for name in done]
+    for name in names:
+        assert len({run[k - 1] for k in range(1, len(run)) if run[k] == name}) > 1
+
+
+def data() -> Data:
+    found = train_step.pairs(2, 32)
+    return Data(train=found, test=found, source="bench", fingerprint="bench")
+
+
+def test_a_short_round_may_come_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    done, step = [], Update.__call__
+    monkeypatch.setattr(Update, "__call__", lambda *words: (done.append(1), step(*words)))
+    loop = train_step.ours(
+        train_step.network("pruned"), data(), 3, 1, torch.device("cpu"), loss="mse"
     )
-    assert float(study_ms_ssim(full, full)) == pytest.approx(1, abs=1e-6)
-    noisy = (full + 0.1 * torch.randn(full.shape, generator=draw)).clamp(0, 1)
-    assert float(ms_ssim(noisy, full, 1.0)) < float(study_ms_ssim(noisy, full)) < 1
+    for count in (1, 3, 3):
+        done.clear()
+        loop.round(count)
+        assert len(done) == count
+
+
+@pytest.mark.parametrize(("amp", "precision"), [(False, "float32"), (True, "bfloat16")])
+def test_the_studys_loop_learns_on_a_cpu(amp: bool, precision: str) -> None:
+    model, cpu = train_step.network("pruned"), torch.device("cpu")
+    loop = train_step.study(model, data(), 30, 2, cpu, loss="mse", amp=amp)
+    loop.round(30)
+    sums = [total for _, _, total in loop.losses]
+    assert len(sums) == 30
+    assert sums[-1] < 0.5 * sums[0]
+    assert loop.facts()["precision"] == precision
+
+
+# What 2dnet's own msssim(normalize="simple") gave for these pairs, on a CPU with torch 2.13.
+@pytest.mark.parametrize(
+    ("sigma", "theirs"), [(0.0, 1.0), (0.02, 0.99874836), (0.1, 0.97245497), (0.3, 0.80927014)]
+)
+def test_the_studys_ms_ssim_is_2dnets(sigma: float, theirs: float) -> None:
+    draw = torch.Generator().manual_seed(0)
+    for earlier in (0.02, 0.1, 0.3):
+        full = torch.rand(2, 1, 192, 192, generator=draw)
+        noise = torch.randn(full.shape, generator=draw)
+        if earlier == sigma:
+            break
+    noisy = full + sigma * noise
+    assert float(train_step.study_ms_ssim(noisy, full)) == pytest.approx(theirs, abs=2e-6)
 
 
 @pytest.mark.slow

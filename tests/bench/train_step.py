@@ -3,20 +3,23 @@
     python tests/bench/train_step.py                    # on a GPU: 512x512, batch 1 and 16
     python tests/bench/train_step.py --size 176 --batch 1 --steps 1 --rounds 1   # anywhere
 
-Loops, on the same network, slices and loss, in interleaved rounds of the same number of steps:
+Loops, on the same network, slices and loss, in interleaved rounds of the same number of steps; the
+order turns round from one to the next, so that no loop always follows the same one. One short round
+before them is not timed: it compiles and captures, so a longer `--steps` costs no more there.
 
     ours           compress' own training session: number format auto, one CUDA graph a step,
                    training set in GPU memory
     ours_compiled  the same with `compile: true`
     study          the loop as 2dnet runs it: eager float32 (torch's defaults: cuDNN may use TF32),
-                   Adam eps 1e-8, its own MS-SSIM, data moved in every step, `.item()` on each loss
+                   Adam eps 1e-8, its own MS-SSIM, batches copied in every step from pinned memory
+                   without waiting, `.item()` on each loss
     study_fp32     the same with TF32 forbidden
     study_amp      its mixed precision: float16 autocast with GradScaler (bfloat16 on the CPU)
     study_compile  study with torch.compile of the network
 
-2dnet reads its slices from TIFF files in a loader process; here its batches lie ready in memory, so
-its loops are faster than they are there. 2dnet wraps the network for parallel training, which one
-process does not need either.
+2dnet reads its slices from TIFF files in a loader process and pins them as they come; here its
+batches lie ready in pinned memory, so its loops are faster than they are there. 2dnet wraps the
+network for parallel training, which one process does not need either.
 """
 
 import copy
@@ -27,7 +30,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
@@ -42,16 +45,30 @@ from compress import masks
 from compress.checkpoint import Model, ModelOptions
 from compress.data import Data, Pairs
 from compress.data.hu import to_network
+from compress.metrics import MS_SSIM_SIDE
 from compress.steps.train import Train
 from compress.training.profiling import Recorder
 from compress.training.session import Session
 from compress.work import Work
 from models.ddnet import DDnet
 
-Round = Callable[[], None]
-"""A number of training steps; all their work is done, or queued, when it returns."""
+NETWORKS = ("dense", "pruned", "sparse")
+UNTIMED = 20
+"""Most steps of the round that is not timed."""
 MIX = "mse+0.1*(1-ms_ssim)"
 WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
+
+
+@dataclass(frozen=True)
+class Loop:
+    """A training loop that goes on from where its last round ended."""
+
+    round: Callable[[int], None]
+    """Trains this many steps; all their work is done, or queued, when it returns."""
+    facts: Callable[[], dict[str, Any]]
+    """How it runs: number format, device, where batches come from."""
+    losses: list[tuple[float, ...]] = field(default_factory=list)
+    """MSE, the rest and the sum at each step, where the loop reads them."""
 
 
 def pairs(count: int, side: int) -> Pairs:
@@ -85,8 +102,8 @@ def network(name: str) -> Model:
 
 def ours(
     model: Model, data: Data, steps: int, batch: int, device: torch.device, **more: Any
-) -> Round:
-    """Rounds of the real training session."""
+) -> Loop:
+    """The real training session."""
     loss = more.pop("loss")
     options = Train(
         epochs=10_000, batch=batch, crop=None, slices_per_epoch=steps * batch, lr=1e-4, loss=loss,
@@ -96,34 +113,47 @@ def ours(
     session = Session(options, model, work)
     recorder = Recorder(None, 1, device)
 
-    def round_() -> None:
+    def round_(count: int) -> None:
+        session.step += steps - count  # to the last steps of an epoch, as after an interruption
         session.epoch(recorder)
 
-    round_.facts = session.update.facts  # type: ignore[attr-defined]
-    return round_
+    def facts() -> dict[str, Any]:
+        # Its epochs and steps count those that were skipped.
+        left_out = {"epochs", "steps", *session.history}
+        return {name: value for name, value in session.facts().items() if name not in left_out}
+
+    return Loop(round_, facts)
 
 
 def study(
     model: Model, data: Data, steps: int, batch: int, device: torch.device, *,
     loss: str, amp: bool = False, compiled: bool = False,
-) -> Round:  # fmt: skip
-    """Rounds of 2dnet's loop."""
+) -> Loop:  # fmt: skip
+    """2dnet's loop."""
     net: Any = copy.deepcopy(model.net).to(device).train()
     optimizer = torch.optim.Adam(net.parameters(), lr=1e-4, eps=1e-8)
     scaler = torch.amp.GradScaler(device.type, enabled=amp and device.type == "cuda")
     half = torch.float16 if device.type == "cuda" else torch.bfloat16
+    facts = {
+        "precision": str(half).removeprefix("torch.") if amp else float32(device),
+        "device": str(device), "loader": "batches in host memory, pinned for a GPU",
+        "compiled": compiled,
+    }  # fmt: skip
     run = torch.compile(net) if compiled else net
     low, full = (
         to_network(torch.from_numpy(np.stack(images))[:, None])
         for images in (data.train.low, data.train.full)
     )
     drawn = [torch.randint(len(low), (batch,)) for _ in range(8)]
-    loader = cycle([(low[chosen], full[chosen]) for chosen in drawn])  # cut before the clock runs
+    loader = cycle(  # cut before the clock runs
+        [(pinned(low[chosen], device), pinned(full[chosen], device)) for chosen in drawn]
+    )
     history: list[tuple[float, ...]] = []
 
-    def round_() -> None:
-        for inputs, targets in islice(loader, steps):
-            inputs, targets = inputs.to(device), targets.to(device)
+    def round_(count: int) -> None:
+        for inputs, targets in islice(loader, count):
+            targets = targets.to(device, non_blocking=True)
+            inputs = inputs.to(device, non_blocking=True)
             optimizer.zero_grad()
             with torch.autocast(device.type, dtype=half, enabled=amp):
                 outputs = run(inputs)
@@ -135,7 +165,18 @@ def study(
             scaler.step(optimizer)
             scaler.update()
 
-    return round_
+    return Loop(round_, lambda: facts, history)
+
+
+def pinned(x: Tensor, device: torch.device) -> Tensor:
+    """Page-locked for a GPU, as a loader with pin_memory=True hands it out."""
+    return x.pin_memory() if device.type == "cuda" else x
+
+
+def float32(device: torch.device) -> str:
+    """What float32 means on the device as its switches are now."""
+    tf32 = device.type == "cuda" and torch.backends.cudnn.allow_tf32
+    return "float32 with TF32 as cuDNN allows" if tf32 else "float32"
 
 
 def study_ms_ssim(a: Tensor, b: Tensor) -> Tensor:
@@ -178,7 +219,7 @@ def _study_ssim(a: Tensor, b: Tensor, span: float) -> tuple[Tensor, Tensor]:
     return (luminance * over / under).mean(), (over / under).mean()
 
 
-LOOPS: dict[str, Callable[..., Round]] = {
+LOOPS: dict[str, Callable[..., Loop]] = {
     "ours": ours,
     "ours_compiled": lambda *a, **k: ours(*a, compile=True, **k),
     "study": study,
@@ -197,20 +238,20 @@ def switches(name: str) -> Iterator[None]:
     torch.backends.cudnn.allow_tf32 = before
 
 
-def seconds(round_: Round, device: torch.device) -> float:
-    """Wall time of a round, the device idle before and after."""
+def seconds(loop: Loop, steps: int, device: torch.device) -> float:
+    """Wall time of a round of so many steps, the device idle before and after."""
     wait = torch.cuda.synchronize if device.type == "cuda" else lambda: None
     wait()
     started = time.perf_counter()
-    round_()
+    loop.round(steps)
     wait()
     return time.perf_counter() - started
 
 
 def prepared(
-    name: str, device: torch.device, make: Callable[[], Round]
-) -> tuple[Round, int | None]:
-    """A loop after its first round, and the most memory it took until then in bytes."""
+    name: str, steps: int, device: torch.device, make: Callable[[], Loop]
+) -> tuple[Loop, int | None]:
+    """A loop after a first round of so many steps, and the most memory it took, in bytes."""
     on_gpu = device.type == "cuda"
     gc.collect()
     if on_gpu:
@@ -218,9 +259,9 @@ def prepared(
         torch.cuda.reset_peak_memory_stats()
     before = torch.cuda.memory_allocated() if on_gpu else 0
     with switches(name):
-        round_ = make()
-        seconds(round_, device)
-    return round_, torch.cuda.max_memory_allocated() - before if on_gpu else None
+        loop = make()
+        seconds(loop, steps, device)
+    return loop, torch.cuda.max_memory_allocated() - before if on_gpu else None
 
 
 def compare(
@@ -231,26 +272,32 @@ def compare(
     loops, found = {}, {}
     for name in names:
         loops[name], peak = prepared(
-            name, device,
+            name, min(steps, UNTIMED), device,
             lambda name=name: LOOPS[name](model, data, steps, batch, device, loss=loss),
         )  # fmt: skip
         found[name] = {"peak_bytes": peak}
     taken: dict[str, list[float]] = {name: [] for name in names}
-    for _ in range(rounds):
-        for name, round_ in loops.items():
+    for number in range(rounds):
+        for name in order(names, number):
             with switches(name):
-                taken[name].append(seconds(round_, device))
+                taken[name].append(seconds(loops[name], steps, device))
     for name in names:
         rates = [steps * batch / t for t in taken[name]]
         found[name] |= spread("images_per_second", rates)
         found[name]["ms_per_step"] = 1e3 * statistics.median(taken[name]) / steps
-        if hasattr(loops[name], "facts"):
-            found[name]["facts"] = loops[name].facts()
+        found[name]["facts"] = loops[name].facts()
     for own in (n for n in names if n.startswith("ours")):
         for other in (n for n in names if n.startswith("study")):
             pairs_ = zip(taken[other], taken[own], strict=True)
             found[own] |= spread(f"times_{other}", [a / b for a, b in pairs_])
     return found
+
+
+def order(names: list[str], number: int) -> list[str]:
+    """The loops in the order of this round: there and back, then the same from the next one on."""
+    first = number // 2 % len(names)
+    turned = names[first:] + names[:first]
+    return turned[::-1] if number % 2 else turned
 
 
 def spread(name: str, values: list[float]) -> dict[str, float]:
@@ -260,32 +307,52 @@ def spread(name: str, values: list[float]) -> dict[str, float]:
     }  # fmt: skip
 
 
+def refuse(size: int, loss: str) -> None:
+    """Raise what speaks against slices of this side before any work is done."""
+    if size % 16:  # DDnet halves its images four times
+        raise click.UsageError(f"--size must be a multiple of 16, got {size}; take 512")
+    if loss == MIX and size < MS_SSIM_SIDE:
+        raise click.UsageError(
+            f"loss {MIX} needs --size {MS_SSIM_SIDE} at least, got {size}; or take --loss mse"
+        )
+
+
+COUNT = click.IntRange(min=1)
+
+
 @click.command()
-@click.option("--size", default=512, help="Side of the slices; at least 176 with the mixed loss.")
-@click.option("--batch", "batches", multiple=True, type=int, default=(1, 16))
-@click.option("--steps", default=100, help="Steps in a round.")
-@click.option("--rounds", default=5, help="Interleaved rounds after the first, untimed one.")
-@click.option("--network", "networks", multiple=True, default=("dense", "pruned", "sparse"))
-@click.option("--loop", "loops", multiple=True, default=tuple(LOOPS))
+@click.option(
+    "--size", default=512, type=click.IntRange(min=32),  # BatchNorm needs more than one pixel
+    help="Side of the slices, a multiple of 16; at least 176 with the mixed loss.",
+)  # fmt: skip
+@click.option("--batch", "batches", multiple=True, type=COUNT, default=(1, 16))
+@click.option("--steps", default=100, type=COUNT, help="Steps in a round.")
+@click.option("--rounds", default=5, type=COUNT, help="Rounds after the first, untimed one.")
+@click.option("--network", "networks", multiple=True, type=click.Choice(NETWORKS), default=NETWORKS)
+@click.option(
+    "--loop", "loops", multiple=True, type=click.Choice(tuple(LOOPS)), default=tuple(LOOPS)
+)
 @click.option("--loss", default=MIX, type=click.Choice([MIX, "mse"]))
-@click.option("--slices", default=32, help="Slices in the training set.")
+@click.option("--slices", default=32, type=COUNT, help="Slices in the training set.")
 @click.option("--out", type=click.Path(path_type=Path), help="Write the JSON object here, too.")
 def main(
     size: int, batches: tuple[int, ...], steps: int, rounds: int, networks: tuple[str, ...],
     loops: tuple[str, ...], loss: str, slices: int, out: Path | None,
 ) -> None:  # fmt: skip
     """Compare training loops on this machine."""
+    refuse(size, loss)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    found = pairs(slices, size)
+    found, chosen = pairs(slices, size), list(dict.fromkeys(loops))
     data = Data(train=found, test=found, source="bench", fingerprint="bench")
     gpu = torch.cuda.get_device_name() if device.type == "cuda" else None
     report: dict[str, Any] = {
         "gpu": gpu, "torch": torch.__version__, "size": size, "loss": loss, "steps": steps,
-        "rounds": rounds, "results": {},
+        "rounds": rounds, "untimed_rounds": 1, "untimed_steps": min(steps, UNTIMED),
+        "results": {},
     }  # fmt: skip
     for name in networks:
         for batch in batches:
-            result = compare(list(loops), network(name), data, loss, batch, steps, rounds, device)
+            result = compare(chosen, network(name), data, loss, batch, steps, rounds, device)
             report["results"][f"{name}, batch {batch}"] = result
             short = {n: round(r["images_per_second"], 2) for n, r in result.items()}
             click.echo(f"{name}, batch {batch}: images/s {short}", err=True)
