@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
+from test_world import port
 
 from compress import signals
 from compress.signals import SIGNALS, interruptible
@@ -23,9 +24,9 @@ steps:
 """
 
 
-def start(folder: Path) -> subprocess.Popen[str]:
+def start(folder: Path, **place: str) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "compress", "run", str(folder / "r.yaml"), "--device", "cpu"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", **place}
     return subprocess.Popen(
         [*command, "--out", str(folder / "out")], env=environment, text=True,
         stdout=subprocess.PIPE, stderr=subprocess.PIPE,
@@ -43,6 +44,26 @@ def weights(folder: Path) -> bytes:
     return (folder / "out" / "00-train" / "model.safetensors").read_bytes()
 
 
+def until_an_epoch_is_done(process: subprocess.Popen[str], folder: Path) -> None:
+    while process.poll() is None and not (folder / "out" / "00-train" / "log.csv").exists():
+        time.sleep(0.005)
+
+
+def start_two(folder: Path) -> list[subprocess.Popen[str]]:
+    """Two processes that train together, as torchrun starts them."""
+    place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port(), "WORLD_SIZE": "2"}
+    return [start(folder, RANK=rank, LOCAL_RANK=rank, **place) for rank in "01"]
+
+
+def finish_two(processes: list[subprocess.Popen[str]], codes: tuple[int, int]) -> None:
+    try:
+        outputs = [process.communicate(timeout=100) for process in processes]
+        assert tuple(process.returncode for process in processes) == codes, outputs
+    finally:
+        for process in processes:
+            process.kill()
+
+
 @pytest.mark.slow
 def test_a_stopped_run_goes_on_to_the_same_bits(tmp_path: Path) -> None:
     folders = [tmp_path / name for name in ("whole", "parts")]
@@ -51,9 +72,8 @@ def test_a_stopped_run_goes_on_to_the_same_bits(tmp_path: Path) -> None:
         (folder / "r.yaml").write_text(RECIPE)
     whole, parts = folders
     finish(start(whole), 0)
-    process, log = start(parts), parts / "out" / "00-train" / "log.csv"
-    while process.poll() is None and not log.exists():  # until an epoch is done
-        time.sleep(0.005)
+    process = start(parts)
+    until_an_epoch_is_done(process, parts)
     process.send_signal(signal.SIGUSR1)
     said = finish(process, 75)
     assert "SIGUSR1: finishing the step, then saving" in said
@@ -63,6 +83,23 @@ def test_a_stopped_run_goes_on_to_the_same_bits(tmp_path: Path) -> None:
     losses = [(f / "out" / "00-train" / "log.csv").read_text() for f in folders]
     assert losses[0] == losses[1]
     assert len(losses[0].splitlines()) == 61
+
+
+@pytest.mark.slow
+def test_a_signal_to_one_process_stops_both_and_they_go_on_to_the_same_bits(tmp_path: Path) -> None:
+    folders = [tmp_path / name for name in ("whole", "parts")]
+    for folder in folders:
+        folder.mkdir()
+        (folder / "r.yaml").write_text(RECIPE)
+    whole, parts = folders
+    finish_two(start_two(whole), (0, 0))
+    processes = start_two(parts)
+    until_an_epoch_is_done(processes[0], parts)
+    processes[1].send_signal(signal.SIGUSR1)
+    finish_two(processes, (75, 75))
+    assert not (parts / "out" / "00-train" / "facts.json").exists(), "it was over before"
+    finish_two(start_two(parts), (0, 0))
+    assert weights(parts) == weights(whole)
 
 
 @pytest.mark.parametrize("number", SIGNALS)

@@ -136,8 +136,8 @@ def study(
     half = torch.float16 if device.type == "cuda" else torch.bfloat16
     facts = {
         "precision": str(half).removeprefix("torch.") if amp else float32(device),
-        "device": str(device), "loader": "batches in host memory, pinned for a GPU",
-        "compiled": compiled,
+        "loader": "batches in memory, pinned" if device.type == "cuda" else "batches in memory",
+        "device": str(device), "compiled": compiled,
     }  # fmt: skip
     run = torch.compile(net) if compiled else net
     low, full = (
