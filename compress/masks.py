@@ -54,7 +54,12 @@ def compute(net: nn.Module, backend: Backend, rule: sparsity.Rule = "backend") -
         net: the network.
         backend: who computes the masks of the layers that it takes.
         rule: "trt" adds those that it refuses and TensorRT's rule admits, with `mask_2to4`.
+
+    Raises:
+        UsageError: a parameter is not finite.
+        CompressError: the back end left a layer that it should take.
     """
+    sparsity.check_finite(net)
     layers = sparsity.candidates(net)
     taken = {name for name, layer in layers.items() if not sparsity.refusal(layer)}
     found = {"modelopt": _modelopt, "asp": _asp}[backend](copy.deepcopy(net), taken)
@@ -74,7 +79,7 @@ def apply(net: nn.Module, masks: Mapping[str, Tensor]) -> None:
 
 
 def check(net: nn.Module, masks: Mapping[str, Tensor], pattern: Pattern = "2:4") -> None:
-    """Make sure that every masked weight is zero and every masked layer of the pattern.
+    """Make sure that every masked weight is zero and every mask of the pattern.
 
     Raises:
         CompressError: names the first layer and position that broke.
@@ -85,7 +90,8 @@ def check(net: nn.Module, masks: Mapping[str, Tensor], pattern: Pattern = "2:4")
         if bool((weight.detach()[~mask.to(weight.device)] != 0).any()):
             kind = "2:4 mask" if pattern == "2:4" else "mask"
             raise CompressError(f"the {kind} of {name} is broken: a masked weight is not zero")
-        if pattern == "2:4" and (broken := sparsity.violations(weight)):
+        # Of the mask, not the weight: a third place that is zero today is trained tomorrow.
+        if pattern == "2:4" and (broken := sparsity.violations(mask)):
             raise CompressError(f"{name} is not 2:4: {broken[0]}")
 
 

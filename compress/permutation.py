@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from compress.dependencies import EXAMPLE, Group, Part, groups
 from compress.errors import CompressError
-from compress.sparsity import by_output, candidates, mask_2to4
+from compress.sparsity import by_output, candidates, check_finite, mask_2to4
 
 VISITS = 2
 """Visits to each group: its consumers also read channels of other groups, which move meanwhile."""
@@ -51,8 +51,10 @@ def permute(net: nn.Module, layers: Iterable[str]) -> Permuted:
         The copy and what was gained; outputs differ by rounding, as sums run in another order.
 
     Raises:
+        UsageError: a parameter is not finite.
         CompressError: the network uses channels in a way that the tracer does not see.
     """
+    check_finite(net)
     found, wanted = [group for group in groups(net) if _movable(group)], sorted(layers)
     other, exchanges = copy.deepcopy(net), 0
     modules = dict(other.named_modules())
@@ -85,7 +87,8 @@ def _check(net: nn.Module, other: nn.Module) -> None:
     x = torch.rand(EXAMPLE, generator=torch.Generator().manual_seed(0), dtype=torch.double)
     with torch.inference_mode():
         y, z = (copy.deepcopy(one).cpu().double().eval()(x) for one in (net, other))
-    if float((y - z).abs().max()) > SAME * float(y.abs().max()):
+    # So that NaN, which compares with nothing, is refused as well.
+    if not float((y - z).abs().max()) <= SAME * float(y.abs().max()):
         raise CompressError("the channels of this network cannot be permuted; leave permute out")
 
 
@@ -99,7 +102,7 @@ def _order(
     while True:
         gains = torch.stack([table.gains() for table in tables]).sum(0)
         one, other = divmod(int(gains.argmax()), width)
-        if float(gains[one, other]) <= least:
+        if not float(gains[one, other]) > least:  # ends on NaN, too
             return places, count
         places[one], places[other] = places[other], places[one]
         count += 1

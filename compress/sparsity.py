@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from compress.cost import CONVOLUTIONS
+from compress.errors import UsageError
 
 Rule = Literal["backend", "trt"]
 """Whose rule says which layers can be 2:4: that of ModelOpt and ASP, or TensorRT's wider one."""
@@ -107,6 +108,20 @@ def candidates(net: nn.Module) -> dict[str, nn.Module]:
     """Convolutions, deconvolutions and linear layers of `net` by module name."""
     kinds = (*CONVOLUTIONS, nn.Linear)
     return {name: m for name, m in net.named_modules() if isinstance(m, kinds)}
+
+
+def check_finite(net: nn.Module) -> None:
+    """Make sure that every parameter of `net` is finite: magnitudes do not rank NaN and infinity.
+
+    Raises:
+        UsageError: names the first one that is not.
+    """
+    for name, parameter in net.named_parameters():
+        if broken := int((~parameter.detach().isfinite()).sum()):
+            raise UsageError(
+                f"{name} is NaN or infinite in {broken:,} of {parameter.numel():,} places, so its "
+                "magnitudes rank nothing; start from other weights, or train with a lower rate"
+            )
 
 
 def by_output(module: nn.Module) -> Tensor:

@@ -106,3 +106,20 @@ def test_choosing_a_back_end() -> None:
         assert masks.choose("auto")[0] == "modelopt"
         with pytest.raises(UsageError, match=r"backend asp cannot be used: .*25\.05-py3 has it"):
             masks.choose("asp")
+
+
+def test_a_mask_that_keeps_three_of_four_zeros_is_refused() -> None:
+    """The weight is 2:4, but only until it is trained."""
+    net = Plain(32)
+    held = masks.compute(net, "modelopt")
+    masks.apply(net, held)
+    masks.check(net, held)
+    held["middle"][3, 4:8, 1, 2] = True
+    with pytest.raises(CompressError, match=r"middle is not 2:4: Violation\(out=3, first=4, tap"):
+        masks.check(net, held)
+
+
+def test_a_layer_that_modelopt_leaves_dense_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("modelopt.torch.sparsity.sparsify", lambda net, mode: net)
+    with pytest.raises(CompressError, match="ModelOpt left middle dense against its own shape rul"):
+        masks.compute(Plain(32), "modelopt")

@@ -126,6 +126,7 @@ def test_through_the_training_loop_and_the_checkpoint(precision: str, tmp_path: 
     checkpoint.save(trained, tmp_path)
     back = checkpoint.load(tmp_path)
     masks.check(back.net, model.masks)
+    assert back.masks.keys() == model.masks.keys() == {"middle"}
     assert all(torch.equal(mask, model.masks[name]) for name, mask in back.masks.items())
     assert not torch.equal(back.net.middle.weight, model.net.middle.weight)
 

@@ -12,6 +12,7 @@ from test_steps_sparsify import NARROW, ddnet
 from torch import nn
 
 from compress import checkpoint, permutation, sparsity
+from compress.dependencies import groups
 from compress.errors import CompressError
 from compress.rewrite import deconv_to_conv
 from compress.steps.sparsify import Sparsify
@@ -143,3 +144,21 @@ def test_a_linear_layer_behind_a_flattened_map_keeps_its_order() -> None:
             return y
 
     assert permutation.permute(Flat(), ["head"]).exchanges == 0
+
+
+def test_the_search_ends_on_nan() -> None:
+    """Where a caller let one through: no gain is larger than none."""
+    net = Plain(16)
+    with torch.no_grad():
+        net.middle.weight[0, 0, 0, 0] = float("nan")
+    (group,) = (g for g in groups(net) if any(part.module == "middle" for part in g.consumers))
+    readers = [part for part in group.consumers if part.module == "middle"]
+    places, count = permutation._order(group.width, readers, dict(net.named_modules()))
+    assert (places, count) == (list(range(16)), 0)
+
+
+def test_outputs_that_cannot_be_compared_are_not_the_same() -> None:
+    net = nn.Sequential(nn.Conv2d(1, 16, 3), nn.BatchNorm2d(16), nn.Conv2d(16, 16, 3)).eval()
+    net[1].running_mean.fill_(float("nan"))
+    with pytest.raises(CompressError, match="cannot be permuted; leave permute out"):
+        permutation.permute(net, ["2"])

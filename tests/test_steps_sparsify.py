@@ -11,7 +11,7 @@ from torch import nn
 
 from compress import checkpoint, masks, packing, sparsity
 from compress.checkpoint import Model, ModelOptions
-from compress.errors import QualityError
+from compress.errors import QualityError, UsageError
 from compress.steps.sparsify import Sparsify
 from compress.work import Work
 
@@ -33,6 +33,7 @@ def test_the_back_ends_rule_is_the_default(tmp_path: Path) -> None:
     place = work(tmp_path)
     sparse = Sparsify(backend="modelopt").run(ddnet(), place)
     assert (place.facts["rule"], place.facts["done"]) == ("backend", 43)
+    assert (place.facts["zeros_in_sparse_layers"], place.facts["masks_from_before"]) == (0.5, [])
     assert len(sparse.masks) == place.facts["eligible_backend"] == 43
     left = {row["name"]: row["reason"] for row in place.facts["layers"] if not row["done"]}
     assert left == {
@@ -94,3 +95,90 @@ def test_the_packed_size_is_that_of_the_packed_file(tmp_path: Path) -> None:
     checkpoint.save(sparse, tmp_path)
     summary = packing.pack(tmp_path, tmp_path / "m.safetensors")
     assert place.facts["packed_bytes"] == summary.bytes
+
+
+def test_a_second_one_lets_no_layer_go(tmp_path: Path) -> None:
+    first = Sparsify(backend="modelopt", rule="trt").run(ddnet(**NARROW), work(tmp_path))
+    with torch.no_grad():  # as if trained: other weights of the masked ones are now the largest
+        for name, mask in first.masks.items():
+            first.net.get_submodule(name).weight.copy_(torch.randn(mask.shape) * mask)
+    place = work(tmp_path)
+    second = Sparsify(backend="modelopt").run(first, place)
+    assert second.masks.keys() == first.masks.keys()
+    before = place.facts["masks_from_before"]
+    assert (place.facts["done"], len(before)) == (44, 44 - place.facts["eligible_backend"])
+    assert 0 < len(before) < 44
+    for name in before:
+        assert torch.equal(second.masks[name], first.masks[name])
+    masks.check(second.net, second.masks)
+    assert {row["name"] for row in place.facts["layers"] if row["done"]} == second.masks.keys()
+
+
+def test_a_second_one_chooses_anew_in_the_layers_that_it_takes(tmp_path: Path) -> None:
+    model = plain()
+    weight = model.net.middle.weight
+    with torch.no_grad():
+        weight.copy_(torch.randn(weight.shape))
+    found = Sparsify(backend="modelopt").run(model, work(tmp_path)).masks["middle"]
+    assert torch.equal(found, sparsity.mask_2to4(weight))
+    assert not torch.equal(found, model.masks["middle"])
+
+
+@pytest.mark.parametrize("permute", [False, True])
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+@pytest.mark.parametrize("name", ["first.weight", "middle.weight", "middle.bias"])
+def test_weights_that_are_not_finite(
+    name: str, value: float, permute: bool, tmp_path: Path
+) -> None:
+    model = replace(plain(), masks={})
+    with torch.no_grad():
+        model.net.get_parameter(name).flatten()[3] = value
+    step = Sparsify(backend="modelopt", permute=permute)
+    with pytest.raises(UsageError, match=rf"^{name} is NaN or infinite in 1 of [\d,]+ places"):
+        step.run(model, work(tmp_path))
+
+
+class Nothing(nn.Module):
+    """A network without layers."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x
+
+
+@pytest.mark.parametrize(
+    ("model", "step", "sentence"),
+    [
+        (
+            lambda: Model(net=Nothing(), origin=ModelOptions()),
+            Sparsify(),
+            "no convolution or linea",
+        ),
+        (plain, Sparsify(permute=True), "would move channels .* permute in the first sparsify"),
+        (lambda: replace(plain(), pattern="unstructured"), Sparsify(), "single weights were maske"),
+    ],
+)
+def test_networks_that_cannot_get_masks(
+    model, step: Sparsify, sentence: str, tmp_path: Path
+) -> None:
+    with pytest.raises(UsageError, match=f"^sparsify: .*{sentence}"):
+        step.run(model(), work(tmp_path))
+
+
+def test_where_no_layer_can_be_sparse_the_reasons_are_said(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    place = work(tmp_path)
+    model = replace(plain(12), masks={})
+    assert Sparsify(backend="modelopt").run(model, place).masks == {}
+    assert place.facts["done"] == 0
+    (said,) = (record.message for record in caplog.records if record.levelname == "WARNING")
+    assert said == (
+        "sparsify: no layer can be 2:4, so nothing was done; first: 1 input channels are no "
+        "multiple of 16; middle: 12 input channels are no multiple of 16; last: 12 input channels "
+        "are no multiple of 16"
+    )
+    with pytest.raises(QualityError, match=r"0\.000 of the weights lie in 2:4 layers"):
+        Sparsify(backend="modelopt", at_least=0.1).run(model, place)
+    caplog.clear()
+    Sparsify(backend="modelopt").run(replace(plain(), masks={}), place)
+    assert not [record for record in caplog.records if record.levelname == "WARNING"]

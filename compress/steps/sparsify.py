@@ -16,6 +16,9 @@ from compress.work import Use, Work
 
 log = logging.getLogger(__name__)
 
+SHOWN = 3
+"""Layers whose reason is named where none can be 2:4."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Sparsify:
@@ -32,7 +35,8 @@ class Sparsify:
     """First put channels in an order that lets the masks keep more magnitude; the network computes
     the same."""
     at_least: float = 0.0
-    """Share of the convolution weights that must lie in 2:4 layers, in [0, 1]; less is an error."""
+    """Share of the weights of convolutions and linear layers that must lie in 2:4 layers, in
+    [0, 1]; less is an error."""
 
     def __post_init__(self) -> None:
         """Refuse a share that is none."""
@@ -46,22 +50,51 @@ class Sparsify:
 
     def run(self, model: Model, work: Work) -> Model:
         """Compute the masks, apply them, and say of every layer what was done or why not."""
-        if model.masks and model.pattern != "2:4":
-            raise UsageError("sparsify: single weights were masked before, and 2:4 would undo that")
+        self._refuse(model)
         model = self._permuted(model.rewritten("deconv_to_conv"), work)
         backend, why = masks.choose(self.backend)
         found = masks.compute(model.net, backend, self.rule)
-        sparse = replace(model, net=_masked(model, found), masks=found)
-        facts = describe(sparse.net, found)
-        facts["kept_magnitude"] = permutation.kept(model.net, found)
+        # Masks hold to the end, that is all a user is told of them: a later sparsify chooses anew
+        # in the layers that it takes, and lets no layer of an earlier one go.
+        held = {**model.masks, **found}
+        sparse = replace(model, net=_masked(model, held), masks=held)
+        facts = describe(sparse.net, held)
+        facts["kept_magnitude"] = permutation.kept(model.net, held)
+        facts["masks_from_before"] = sorted(held.keys() - found.keys())
         asked = {"pattern": self.pattern, "rule": self.rule, "backend": backend, "why": why}
         work.facts.update({**asked, **facts})
         work.facts["packed_bytes"] = packing.summarise(sparse).bytes
-        log.info("%d of %d convolutions are 2:4", facts["done"], facts["convolutions"])
+        self._say(sparse, facts)
         if facts["share_of_weights"] < self.at_least:
             share = f"{facts['share_of_weights']:.3f} of the weights lie in 2:4 layers"
             raise QualityError(f"sparsify: {share}, the recipe asks for at least {self.at_least}")
         return sparse
+
+    def _refuse(self, model: Model) -> None:
+        """Refuse networks that cannot get masks, or that have such as this step would break."""
+        if model.masks and model.pattern != "2:4":
+            raise UsageError("sparsify: single weights were masked before, and 2:4 would undo that")
+        if model.masks and self.permute:
+            raise UsageError(
+                "sparsify: the network has masks, and permute would move channels away from under "
+                "them; permute in the first sparsify, or leave it out here"
+            )
+        if not sparsity.candidates(model.net):
+            raise UsageError(
+                "sparsify: the network has no convolution or linear layer; leave the step out"
+            )
+
+    def _say(self, sparse: Model, facts: Mapping[str, Any]) -> None:
+        """Log how many layers are 2:4, and where none is, why."""
+        before = len(facts["masks_from_before"])
+        kept = f", {before} of them by masks from before" if before else ""
+        log.info("%d of %d layers are 2:4%s", facts["done"], facts["convolutions"], kept)
+        if not sparse.masks:
+            modules = sparsity.candidates(sparse.net).items()
+            reasons = [f"{name}: {sparsity.refusal(m, self.rule)}" for name, m in modules][:SHOWN]
+            log.warning(
+                "sparsify: no layer can be 2:4, so nothing was done; %s", "; ".join(reasons)
+            )
 
     def _permuted(self, model: Model, work: Work) -> Model:
         """The model, or where asked for the same with its channels in a better order."""
@@ -79,7 +112,7 @@ class Sparsify:
             100 * found.kept_before,
             found.exchanges,
         )
-        return replace(model, net=found.net, masks={})
+        return replace(model, net=found.net)
 
 
 def describe(net: nn.Module, found: Mapping[str, Tensor]) -> dict[str, Any]:
