@@ -16,7 +16,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors import torch as safetensors
@@ -25,17 +24,14 @@ from torch import Tensor, nn
 from compress import masks as masking
 from compress.cost import CONVOLUTIONS
 from compress.data.hu import HU_MAX, HU_MIN
-from compress.errors import UsageError
+from compress.errors import CompressError, UsageError
 from compress.files import digest, read_json, write_atomic, write_json
 from compress.rewrite import REWRITES
+from compress.stored import BITS, REMEDY, SCHEMA, TABLE, WEIGHTS, from_bits, read, to_bits
 from models.ddnet import DDnet, from_2dnet
 from models.redcnn import RedCNN
 
 NETWORKS: Mapping[str, type[nn.Module]] = {"ddnet": DDnet, "redcnn": RedCNN}
-SCHEMA = 1
-WEIGHTS, TABLE = "model.safetensors", "model.json"
-BITS = ".mask24"
-"""Suffix of a mask's tensor: uint8, the mask's bits in the weight's order, eight to a byte."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,7 +70,7 @@ class ModelOptions:
         """
         try:
             net = self.network_class()(**self.options)
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, RuntimeError) as error:
             raise UsageError(f"the network {self.name or self.import_}: {error}") from error
         if self.weights is not None:
             _fill(net, Path(self.weights))
@@ -151,9 +147,36 @@ def load(folder: Path) -> Model:
     """The model in a checkpoint folder, on the CPU, in eval mode.
 
     Raises:
-        UsageError: no checkpoint, another schema, or tensors that were altered or do not fit.
+        UsageError: no checkpoint, a damaged one, tensors that were altered or do not fit, or
+            masks that do not hold.
     """
     table, tensors = read(folder)
+    origin, net = described(folder, table)
+    bits = {name: tensors.pop(name) for name in list(tensors) if name.endswith(BITS)}
+    _take(net, tensors, folder / WEIGHTS)
+    masks = {}
+    for name, packed in bits.items():
+        layer = name.removesuffix(BITS)
+        masks[layer] = from_bits(packed, tensors[f"{layer}.weight"].shape)
+    rewrites = tuple(table["rewrites"])
+    pattern: masking.Pattern = table["pattern"] or "2:4"
+    try:
+        masking.check(net, masks, pattern)
+    except (CompressError, ValueError) as error:  # ValueError: input channels in no fours
+        raise UsageError(f"{folder / WEIGHTS} is damaged: {error}; {REMEDY}") from error
+    return Model(net=net.eval(), origin=origin, rewrites=rewrites, masks=masks, pattern=pattern)
+
+
+def described(folder: Path, table: Mapping[str, Any]) -> tuple[ModelOptions, nn.Module]:
+    """The network of a model.json before its tensors are filled in, and how it was built.
+
+    Args:
+        folder: of the checkpoint, for the sentence.
+        table: the first value that `stored.read` gives.
+
+    Raises:
+        UsageError: it cannot be built.
+    """
     network = table["network"]
     origin = ModelOptions(
         name=network["name"],
@@ -161,35 +184,18 @@ def load(folder: Path) -> Model:
         folder=network["folder"],
         options=network["options"],
     )
-    net = origin.build()
+    try:
+        net = origin.build()
+    except UsageError as error:
+        raise UsageError(f"{folder / TABLE}: {error}") from error
     for name in table["rewrites"]:
         net = REWRITES[name](net)
-    bits = {name: tensors.pop(name) for name in list(tensors) if name.endswith(BITS)}
-    resize(net, tensors)
-    net.load_state_dict(tensors)
-    masks = {}
-    for name, packed in bits.items():
-        layer = name.removesuffix(BITS)
-        masks[layer] = from_bits(packed, tensors[f"{layer}.weight"].shape)
-    rewrites = tuple(table["rewrites"])
-    pattern: masking.Pattern = table["pattern"] or "2:4"
-    return Model(net=net.eval(), origin=origin, rewrites=rewrites, masks=masks, pattern=pattern)
+    return origin, net
 
 
 def fingerprint(model: Model) -> str:
     """The SHA-256 of the file model.safetensors that `save` would write, in hexadecimal."""
     return hashlib.sha256(_serialised(model)).hexdigest()
-
-
-def to_bits(mask: Tensor) -> Tensor:
-    """A bool mask as it is stored: uint8, eight entries to a byte, the first in the highest bit."""
-    return torch.from_numpy(np.packbits(mask.cpu().numpy()))
-
-
-def from_bits(bits: Tensor, shape: torch.Size) -> Tensor:
-    """The bool mask of `shape` that `to_bits` stored."""
-    flat = np.unpackbits(bits.numpy(), count=shape.numel()).astype(bool)
-    return torch.from_numpy(flat).reshape(shape)
 
 
 def _serialised(model: Model) -> bytes:
@@ -210,7 +216,7 @@ def weights_hash(folder: Path) -> str | None:
     """The `fingerprint` of the checkpoint in `folder` by its description; None without one."""
     try:
         return str(read_json(folder / TABLE)["sha256"])
-    except (OSError, ValueError, KeyError):
+    except (OSError, ValueError, KeyError, TypeError):
         return None
 
 
@@ -229,6 +235,22 @@ def resize(net: nn.Module, tensors: Mapping[str, Tensor]) -> None:
             _count(module, tensor.shape)
 
 
+def _take(net: nn.Module, tensors: Mapping[str, Tensor], file: Path) -> None:
+    """Give `net`, in place, the shapes and values of `tensors`, which are those of `file`."""
+    try:
+        resize(net, tensors)
+        net.load_state_dict(tensors)
+    except (AttributeError, RuntimeError, IndexError, TypeError, ValueError) as error:
+        raise UsageError(f"{file} does not fit the network: {_reason(error)}; {REMEDY}") from error
+
+
+def _reason(error: Exception) -> str:
+    """The first line of an error that says something; PyTorch's own begin with a heading."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    telling = [line for line in lines if not line.startswith("Error(s) in loading")]
+    return (telling or lines or [type(error).__name__])[0].rstrip(":.")
+
+
 def _count(module: nn.Module, shape: torch.Size) -> None:
     """Make the layer's own record of its channel counts agree with its weight."""
     if isinstance(module, nn.ConvTranspose2d):
@@ -239,30 +261,6 @@ def _count(module: nn.Module, shape: torch.Size) -> None:
         module.out_features, module.in_features = shape
     elif isinstance(module, nn.modules.batchnorm._BatchNorm):
         module.num_features = shape[0]
-
-
-def read(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """The two files of a checkpoint: the value of model.json and every tensor, masks as bits.
-
-    Raises:
-        UsageError: no checkpoint, another schema, or tensors that were altered.
-    """
-    try:
-        table = read_json(folder / TABLE)
-        data = (folder / WEIGHTS).read_bytes()
-    except (OSError, ValueError) as error:
-        raise UsageError(f"{folder} holds no checkpoint: {_missing(folder) or error}") from error
-    if table.get("schema") != SCHEMA:
-        raise UsageError(f"{folder}/model.json has schema {table.get('schema')}, not {SCHEMA}")
-    if hashlib.sha256(data).hexdigest() != table["sha256"]:
-        raise UsageError(f"{folder}/model.safetensors was altered: its hash is not in model.json")
-    return table, safetensors.load(data)
-
-
-def _missing(folder: Path) -> str:
-    gone = ", ".join(f"no {name}" for name in (TABLE, WEIGHTS) if not (folder / name).exists())
-    inside = sorted(folder.glob(f"*/{TABLE}"))
-    return f"{gone}; try {inside[-1].parent}" if gone and inside else gone
 
 
 def _imported(path: str, folder: str | None) -> Callable[..., nn.Module]:
@@ -287,8 +285,7 @@ def _fill(net: nn.Module, path: Path) -> None:
             state = from_2dnet(state)
         net.load_state_dict(state)
     except (OSError, SafetensorError, KeyError, RuntimeError) as error:
-        reason = str(error).splitlines()[0].rstrip(":")
-        raise UsageError(f"the weights {path} do not fit the network: {reason}") from error
+        raise UsageError(f"the weights {path} do not fit the network: {_reason(error)}") from error
 
 
 def _source_hash(net: nn.Module) -> str | None:

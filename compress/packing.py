@@ -28,9 +28,10 @@ from safetensors import torch as safetensors
 from torch import Tensor
 
 from compress import checkpoint
-from compress.checkpoint import BITS, TABLE, WEIGHTS, Model
+from compress.checkpoint import Model
 from compress.errors import UsageError
 from compress.files import json_bytes, write_atomic
+from compress.stored import BITS, TABLE, WEIGHTS, from_bits, read, to_bits
 
 FORMAT, VERSION = "compress-packed24", "1"
 VALUES, INDEX = ".weight.values24", ".weight.index24"
@@ -62,10 +63,12 @@ def pack(folder: Path, file: Path) -> Summary:
     """Write the checkpoint in `folder` to `file`, masked weights in compressed form.
 
     Raises:
-        UsageError: `folder` holds no checkpoint, or an altered one.
+        UsageError: `folder` holds no checkpoint, or one that was altered or is damaged.
         OSError: `file` cannot be written.
     """
-    _, tensors = checkpoint.read(folder)
+    table, tensors = read(folder)
+    if table["network"]["import"] is None:  # else its code would be run, which packing needs not
+        checkpoint.described(folder, table)
     text = (folder / TABLE).read_bytes()
     data, summary = _pack(text, tensors, (folder / WEIGHTS).stat().st_size)
     write_atomic(file, data)
@@ -135,7 +138,7 @@ def _pack(text: bytes, tensors: dict[str, Tensor], size: int) -> tuple[bytes, Su
     packed, left = [], []
     for layer in sorted(name.removesuffix(BITS) for name in tensors if name.endswith(BITS)):
         weight = tensors[f"{layer}.weight"]
-        mask = checkpoint.from_bits(tensors[layer + BITS], weight.shape)
+        mask = from_bits(tensors[layer + BITS], weight.shape)
         if not _fits(weight, mask):
             left.append(layer)
             continue
@@ -162,7 +165,7 @@ def _unpack(file: Path) -> tuple[bytes, bytes]:
     try:
         for layer in [name.removesuffix(VALUES) for name in tensors if name.endswith(VALUES)]:
             weight, mask = restored(tensors.pop(layer + VALUES), tensors.pop(layer + INDEX))
-            tensors[f"{layer}.weight"], tensors[layer + BITS] = weight, checkpoint.to_bits(mask)
+            tensors[f"{layer}.weight"], tensors[layer + BITS] = weight, to_bits(mask)
         data, text = safetensors.save(tensors), metadata[TABLE]
         same = hashlib.sha256(data).hexdigest() == json.loads(text)["sha256"]
     except (ValueError, KeyError, TypeError) as error:
