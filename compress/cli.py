@@ -232,7 +232,7 @@ def inspect(path: Path, as_json: bool) -> None:
     type=click.Path(path_type=Path, dir_okay=False),
     metavar="FILE",
     required=True,
-    help="The file to write; safetensors.",
+    help="The file to write, safetensors; only an older packed one is replaced.",
 )
 def pack(model: Path, file: Path) -> None:
     """Write the checkpoint folder MODEL to one safetensors file with its 2:4 weights compressed.

@@ -19,6 +19,7 @@ it by the hash in model.json.
 
 import hashlib
 import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -56,21 +57,29 @@ class Summary:
         share = self.bytes / self.bytes_before
         left = f", masked but left as they were: {len(self.left)}" if self.left else ""
         size = f"{self.bytes:,} bytes instead of {self.bytes_before:,} ({share:.1%})"
-        return f"{size}; layers in 2:4 form: {len(self.packed)}{left}"
+        return f"{size}; layers in 2:4 form: {len(self.packed)}{left or self._hint()}"
+
+    def _hint(self) -> str:
+        return "" if self.packed else ", nothing is 2:4; the step sparsify of a recipe makes it so"
 
 
 def pack(folder: Path, file: Path) -> Summary:
     """Write the checkpoint in `folder` to `file`, masked weights in compressed form.
 
+    The folder of `file` is made where missing; an older packed checkpoint is replaced.
+
     Raises:
-        UsageError: `folder` holds no checkpoint, or one that was altered or is damaged.
+        UsageError: `folder` holds no checkpoint, or one that was altered or is damaged, or `file`
+            is something else than a packed checkpoint.
         OSError: `file` cannot be written.
     """
     table, tensors = read(folder)
     if table["network"]["import"] is None:  # else its code would be run, which packing needs not
         checkpoint.described(folder, table)
+    _spare(file, folder)
     text = (folder / TABLE).read_bytes()
     data, summary = _pack(text, tensors, (folder / WEIGHTS).stat().st_size)
+    file.parent.mkdir(parents=True, exist_ok=True)
     write_atomic(file, data)
     return summary
 
@@ -85,15 +94,25 @@ def unpack(file: Path, folder: Path) -> None:
     """Write the checkpoint that was packed into `file` to `folder`, which is made where missing.
 
     Raises:
-        UsageError: `file` is no packed checkpoint or was altered, or `folder` holds one already.
+        UsageError: `file` is no packed checkpoint or was altered, or `folder` holds a file of the
+            name of one of a checkpoint's.
         OSError: `folder` cannot be written.
     """
     text, data = _unpack(file)
-    if (folder / TABLE).exists():
-        raise UsageError(f"{folder} holds a checkpoint already; name a new folder")
+    if there := [name for name in (WEIGHTS, TABLE) if os.path.lexists(folder / name)]:
+        raise UsageError(f"{folder} holds {' and '.join(there)} already; name a new folder")
     folder.mkdir(parents=True, exist_ok=True)
     write_atomic(folder / WEIGHTS, data)
     write_atomic(folder / TABLE, text)
+
+
+def is_packed(file: Path) -> bool:
+    """Whether `file` says that it is a packed checkpoint, of whatever version; reads its header."""
+    try:
+        with safe_open(file, framework="pt") as opened:
+            return (opened.metadata() or {}).get("format") == FORMAT
+    except (OSError, SafetensorError):
+        return False
 
 
 def compressed(weight: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
@@ -132,6 +151,16 @@ def restored(values: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
     return _ungrouped(weight), _ungrouped(mask)
 
 
+def _spare(file: Path, folder: Path) -> None:
+    """Refuse to write over anything but an older packed checkpoint."""
+    if not os.path.lexists(file):
+        return
+    if any(file.exists() and file.samefile(folder / name) for name in (WEIGHTS, TABLE)):
+        raise UsageError(f"{file} belongs to the checkpoint that is to be packed; name a new file")
+    if not is_packed(file):
+        raise UsageError(f"{file} exists and is no packed checkpoint; name a new file")
+
+
 def _pack(text: bytes, tensors: dict[str, Tensor], size: int) -> tuple[bytes, Summary]:
     """The packed file of a checkpoint with `tensors`, whose model.safetensors has `size` bytes."""
     tensors = dict(tensors)
@@ -152,6 +181,8 @@ def _pack(text: bytes, tensors: dict[str, Tensor], size: int) -> tuple[bytes, Su
 
 def _unpack(file: Path) -> tuple[bytes, bytes]:
     """The text of model.json and the bytes of model.safetensors."""
+    if file.is_dir():
+        raise UsageError(f"{file} is a folder; name the file that compress pack wrote")
     try:
         with safe_open(file, framework="pt") as opened:
             metadata = opened.metadata() or {}

@@ -1,5 +1,6 @@
 """Packed checkpoints: every bit comes back, and what was altered is refused."""
 
+import hashlib
 import json
 import re
 from dataclasses import replace
@@ -76,6 +77,40 @@ def test_the_layout_is_the_documented_one() -> None:
     got_values, got_index = packing.compressed(weight, weight != 0)
     assert torch.equal(got_values, values)
     assert torch.equal(got_index, index.to(torch.uint8))
+    back, mask = packing.restored(values, index.to(torch.uint8))
+    assert torch.equal(back, weight)
+    assert torch.equal(mask, weight != 0)
+
+
+def test_the_layout_over_outputs_taps_and_groups() -> None:
+    """Written by hand: (2, 8, 1, 2), whose groups run over outputs, then taps, then channels.
+
+    group  out tap  in    values  places  bits, second place first
+        0    0   0  0-3     1  2   0  1   01 00 = 4
+        1    0   0  4-7     3  4   0  2   10 00 = 8
+        2    0   1  0-3     5  6   0  3   11 00 = 12
+        3    0   1  4-7     7  8   1  2   10 01 = 9
+        4    1   0  0-3     9 10   1  3   11 01 = 13
+        5    1   0  4-7    11 12   2  3   11 10 = 14
+        6    1   1  0-3    13 14   0  1   01 00 = 4
+        7    1   1  4-7    15 16   2  3   11 10 = 14
+
+    Two groups to a byte, the first in the low half: 4 + 16 x 8, 12 + 16 x 9, 13 + 16 x 14 and
+    4 + 16 x 14.
+    """
+    by_tap = [  # output, tap, input channel
+        [[1, 2, 0, 0, 3, 0, 4, 0], [5, 0, 0, 6, 0, 7, 8, 0]],
+        [[0, 9, 0, 10, 0, 0, 11, 12], [13, 14, 0, 0, 0, 0, 15, 16]],
+    ]
+    weight = torch.tensor(by_tap, dtype=torch.float32).movedim(2, 1).unsqueeze(2).contiguous()
+    values = torch.arange(1.0, 17.0).reshape(2, 1, 2, 2, 2)
+    index = torch.tensor([132, 156, 237, 228], dtype=torch.uint8)
+    got_values, got_index = packing.compressed(weight, weight != 0)
+    assert torch.equal(got_values, values)
+    assert torch.equal(got_index, index)
+    back, mask = packing.restored(values, index)
+    assert torch.equal(back, weight)
+    assert torch.equal(mask, weight != 0)
 
 
 @pytest.mark.parametrize(
@@ -125,11 +160,13 @@ def test_the_file_is_plain_safetensors(tmp_path: Path) -> None:
 
 def rewritten(folder: Path, change) -> None:
     """Change the tensors of a checkpoint and make its hash fit again."""
-    import hashlib
-
     tensors = load_file(folder / FILES[0])
     change(tensors)
     save_file(tensors, folder / FILES[0])
+    rehashed(folder)
+
+
+def rehashed(folder: Path) -> None:
     table = json.loads((folder / FILES[1]).read_text())
     table["sha256"] = hashlib.sha256((folder / FILES[0]).read_bytes()).hexdigest()
     (folder / FILES[1]).write_text(json.dumps(table))
@@ -203,13 +240,84 @@ def test_what_is_no_packed_file(tmp_path: Path) -> None:
     folder = saved(plain(), tmp_path / "a")
     with pytest.raises(UsageError, match="header does not say compress-packed24"):
         packing.unpack(folder / FILES[0], tmp_path / "b")
+    with pytest.raises(UsageError, match=r"a is a folder; name the file that compress pack wrote$"):
+        packing.unpack(folder, tmp_path / "b")
 
 
-def test_a_checkpoint_is_never_overwritten(tmp_path: Path) -> None:
+def bytes_of(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+@pytest.mark.parametrize("names", [FILES, FILES[:1], FILES[1:]])
+def test_unpacking_overwrites_no_file_of_a_checkpoint(names, tmp_path: Path) -> None:
     folder = saved(plain(), tmp_path / "a")
     packing.pack(folder, tmp_path / "m.safetensors")
-    with pytest.raises(UsageError, match="holds a checkpoint already; name a new folder"):
+    for name in set(FILES) - set(names):
+        (folder / name).unlink()
+    before = bytes_of(folder)
+    sentence = rf"holds {' and '.join(names)} already; name a new folder$"
+    with pytest.raises(UsageError, match=sentence):
         packing.unpack(tmp_path / "m.safetensors", folder)
+    assert bytes_of(folder) == before
+
+
+@pytest.mark.parametrize("name", [*FILES, "facts.json", "other.safetensors"])
+@pytest.mark.parametrize("how", ["plain", "around", "folder link", "link", "hard link"])
+def test_packing_overwrites_no_file_of_the_checkpoint(name: str, how: str, tmp_path: Path) -> None:
+    folder = saved(plain(), tmp_path / "a")
+    (folder / "facts.json").write_text("{}")
+    save_file({"x": torch.ones(1)}, folder / "other.safetensors")
+    (tmp_path / "link").symlink_to(folder, target_is_directory=True)
+    (tmp_path / "soft").symlink_to(folder / name)
+    (tmp_path / "hard").hardlink_to(folder / name)
+    before = bytes_of(folder)
+    file = {
+        "plain": folder / name,
+        "around": tmp_path / "link" / ".." / "a" / name,
+        "folder link": tmp_path / "link" / name,
+        "link": tmp_path / "soft",
+        "hard link": tmp_path / "hard",
+    }[how]
+    own = "belongs to the checkpoint that is to be packed; name a new file$"
+    foreign = "exists and is no packed checkpoint; name a new file$"
+    with pytest.raises(UsageError, match=own if name in FILES else foreign):
+        packing.pack(folder, file)
+    assert bytes_of(folder) == before
+
+
+def test_the_checkpoint_is_spared_though_its_file_says_that_it_is_packed(tmp_path: Path) -> None:
+    folder = saved(plain(), tmp_path / "a")
+    save_file(load_file(folder / FILES[0]), folder / FILES[0], {"format": packing.FORMAT})
+    rehashed(folder)
+    assert packing.is_packed(folder / FILES[0])
+    with pytest.raises(UsageError, match="belongs to the checkpoint"):
+        packing.pack(folder, folder / FILES[0])
+
+
+@pytest.mark.parametrize("content", [b"", b"somebody else's"])
+def test_packing_overwrites_nothing_foreign(content: bytes, tmp_path: Path) -> None:
+    file = tmp_path / "m.safetensors"
+    file.write_bytes(content)
+    with pytest.raises(UsageError, match=r"exists and is no packed checkpoint; name a new file$"):
+        packing.pack(saved(plain(), tmp_path / "a"), file)
+    assert file.read_bytes() == content
+
+
+def test_an_older_packed_checkpoint_is_replaced(tmp_path: Path) -> None:
+    file = tmp_path / "new" / "folder" / "m.safetensors"
+    packing.pack(saved(plain(), tmp_path / "a"), file)
+    packing.pack(saved(plain(32), tmp_path / "b"), file)
+    packing.unpack(file, tmp_path / "c")
+    assert bytes_of(tmp_path / "c") == bytes_of(tmp_path / "b")
+    assert [path.name for path in file.parent.iterdir()] == ["m.safetensors"]
+
+
+def test_a_network_without_masks_is_told_so(tmp_path: Path) -> None:
+    folder = saved(replace(plain(), masks={}), tmp_path / "a")
+    said = packing.pack(folder, tmp_path / "m.safetensors").sentence()
+    assert said.endswith(
+        "; layers in 2:4 form: 0, nothing is 2:4; the step sparsify of a recipe makes it so"
+    )
 
 
 def test_on_the_command_line(tmp_path: Path) -> None:
