@@ -26,11 +26,12 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from compress import checkpoint, cost, sparsity
+from compress import checkpoint, cost, packing, sparsity
 from compress.engines import onnx, sidecar
 from compress.errors import UsageError
 from compress.reporting import text
 from compress.rewrite import deconv_to_conv
+from compress.stored import TABLE, WEIGHTS
 
 SCHEMA = 1
 SHOWN = 3
@@ -42,25 +43,30 @@ TOLD = {"eligible": "eligible_engine", "picked": "picked"}
 """Facts in a sidecar that list layers -> what a row says of them."""
 
 Row = dict[str, Any]
+Found = tuple[str, Row, list[Row], dict[str, int] | None]
+"""Kind, about, layers and nonfinite, as `inspect` says."""
 
 
 def inspect(path: Path) -> dict[str, Any]:
     """What is in a checkpoint folder, an engine or the sidecar of one.
 
     Returns:
-        schema, path, kind ("checkpoint" or "engine"), about (facts on the whole), totals, layers.
+        schema, path, kind ("checkpoint" or "engine"), about (facts on the whole), totals, layers;
+        nonfinite: how many values of a tensor are NaN or infinite, by its name, where there are
+        any; None for an engine whose weights are not read.
 
     Raises:
         UsageError: none of the three, altered, or an engine whose sidecar lists no layers.
     """
     if not path.exists():
         raise UsageError(f"{path}: there is no such checkpoint folder, engine or sidecar")
-    kind, about, rows = _checkpoint(path) if path.is_dir() else _engine(path)
+    kind, about, rows, nonfinite = _checkpoint(path) if path.is_dir() else _engine(path)
     return {
         "schema": SCHEMA,
         "path": str(path),
         "kind": kind,
         "about": about,
+        "nonfinite": nonfinite,
         "totals": _totals(rows),
         "layers": rows,
     }
@@ -104,20 +110,29 @@ def render(found: Mapping[str, Any]) -> None:
     for row in rows:
         for sentence in _why(row):
             say(f"{row['name']}: {sentence}")
+    for name, count in (found["nonfinite"] or {}).items():
+        values = "value is" if count == 1 else "values are"
+        say(f"{name}: {count:,} {values} not finite (NaN or infinite)")
     say(_sum(found["totals"]))
 
 
-def _checkpoint(folder: Path) -> tuple[str, Row, list[Row]]:
+def _checkpoint(folder: Path) -> Found:
     model = checkpoint.load(folder)
     about = {
         "network": model.origin.name or model.origin.import_,
         "masks": len(model.masks),
         "weights": checkpoint.fingerprint(model),
     }
-    return "checkpoint", about, layers(model.net)
+    return "checkpoint", about, layers(model.net), _nonfinite(model.net.state_dict())
 
 
-def _engine(path: Path) -> tuple[str, Row, list[Row]]:
+def _nonfinite(tensors: Mapping[str, Tensor]) -> dict[str, int]:
+    counts = {name: int((~tensor.isfinite()).sum()) for name, tensor in tensors.items()}
+    return {name: count for name, count in counts.items() if count}
+
+
+def _engine(path: Path) -> Found:
+    _name_the_folder(path)
     side = path if path.suffix == ".json" else path.with_name(f"{path.name}.json")
     facts, engine = sidecar.read(side)
     built = facts["built"]
@@ -140,7 +155,20 @@ def _engine(path: Path) -> tuple[str, Row, list[Row]]:
     if told := built.get("sparsity"):
         unknown = {word: "unknown" if told[word] is None else told[word] for word in TOLD}
         about["sparse_kernels"] = f"{unknown['picked']} of {unknown['eligible']} eligible layers"
-    return "engine", about, rows
+    read = facts["format"] == "onnx"
+    weights = {f"{name}.weight": weight for name, weight in inside.items()}
+    return "engine", about, rows, _nonfinite(weights) if read else None
+
+
+def _name_the_folder(path: Path) -> None:
+    """Refuse files of a checkpoint, that people take for the checkpoint, with what to name."""
+    if packing.is_packed(path):
+        raise UsageError(
+            f"{path} is a packed checkpoint; unpack it (compress unpack {path} -o DIR) and inspect "
+            "the folder"
+        )
+    if path.name in (WEIGHTS, TABLE):
+        raise UsageError(f"{path} is one file of a checkpoint; inspect its folder, {path.parent}")
 
 
 def _weight(weight: Tensor) -> Row:
@@ -210,7 +238,8 @@ def _why(row: Row) -> Iterator[str]:
     """Where a layer is not 2:4 and why it cannot be."""
     if row["first"]:
         places = "; ".join(_place(one) for one in row["first"])
-        more = f"{row['failing']:,} groups of four hold more than two non-zeros, first at"
+        groups = "group of four holds" if row["failing"] == 1 else "groups of four hold"
+        more = f"{row['failing']:,} {groups} more than two non-zeros, first at"
         yield f"not 2:4: {more} {places}"
     reasons = {"ModelOpt and ASP": row["reason_backend"], "TensorRT": row["reason_trt"]}
     for who, reason in reasons.items():

@@ -11,7 +11,7 @@ from networks import Plain, Shape, UNet
 from pairs import data
 from torch import nn
 
-from compress import checkpoint, cli, cost, inspection, masks, sparsity
+from compress import checkpoint, cli, cost, inspection, masks, packing, sparsity
 from compress.checkpoint import Model, ModelOptions
 from compress.engines import Shape as Input
 from compress.engines import onnx, sidecar
@@ -185,3 +185,64 @@ def test_on_the_command_line(folder: Path) -> None:
     ) in lines
     assert "stem.conv: not for TensorRT: 1 input channels are no multiple of 4" in lines
     assert lines[-1].startswith("2:4: 43 of 45 layers with 97.")
+
+
+def shown(path: Path) -> list[str]:
+    return CliRunner().invoke(cli.main, ["inspect", str(path)]).stdout.splitlines()
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+def test_values_that_are_not_finite_are_named(value: float, folder: Path, tmp_path: Path) -> None:
+    assert inspection.inspect(folder)["nonfinite"] == {}
+    assert not [line for line in shown(folder) if "not finite" in line]
+    model = checkpoint.load(folder)
+    with torch.no_grad():
+        model.net.stem.conv.weight[3, 0, :2, 1] = value
+        model.net.stem.norm.running_var[0] = value
+    checkpoint.save(model, tmp_path)
+    counts = {"stem.conv.weight": 2, "stem.norm.running_var": 1}
+    assert inspection.inspect(tmp_path)["nonfinite"] == counts
+    lines = shown(tmp_path)
+    assert "stem.conv.weight: 2 values are not finite (NaN or infinite)" in lines
+    assert "stem.norm.running_var: 1 value is not finite (NaN or infinite)" in lines
+    printed = CliRunner().invoke(cli.main, ["inspect", str(tmp_path), "--json"]).stdout
+    assert json.loads(printed)["nonfinite"] == counts
+    packing.pack(tmp_path, tmp_path / "packed")  # says nothing of values and keeps every bit
+    packing.unpack(tmp_path / "packed", tmp_path / "b")
+    assert sha256(tmp_path / "b" / "model.safetensors") == sha256(tmp_path / "model.safetensors")
+
+
+def test_values_in_an_engines_file_that_are_not_finite(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    model = sparse(trunk=16, bottleneck=16, decoder=16)
+    with torch.no_grad():
+        model.net.stem.conv.weight[3, 0, 0, 1] = float("nan")
+    checkpoint.save(model, tmp_path / "a")
+    found = inspection.inspect(engine(tmp_path / "a", tmp_path))["nonfinite"]
+    assert found.keys() == {"stem.conv.weight"}
+
+
+def test_one_group_is_no_plural(tmp_path: Path) -> None:
+    net = Plain(16)
+    with torch.no_grad():
+        net.middle.weight.mul_(sparsity.mask_2to4(net.middle.weight))
+        net.middle.weight[3, 4:8, 1, 2] = 1.0
+    origin = ModelOptions(import_="networks:Plain", options={"width": 16})
+    checkpoint.save(Model(net=net, origin=origin), tmp_path)
+    assert (
+        "middle: not 2:4: 1 group of four holds more than two non-zeros, first at "
+        "out 3 in 4-7 tap 1,2 (4)"
+    ) in shown(tmp_path)
+
+
+def test_a_file_of_a_checkpoint_is_told_what_to_name(folder: Path, tmp_path: Path) -> None:
+    for name in ("model.safetensors", "model.json"):
+        sentence = rf"{name} is one file of a checkpoint; inspect its folder, {folder}$"
+        with pytest.raises(UsageError, match=sentence):
+            inspection.inspect(folder / name)
+    for name in ("q.st", "model.safetensors"):
+        file = tmp_path / name
+        packing.pack(folder, file)
+        sentence = rf"{name} is a packed checkpoint; unpack it \(compress unpack {file} -o DIR\)"
+        with pytest.raises(UsageError, match=sentence):
+            inspection.inspect(file)
