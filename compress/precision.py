@@ -229,17 +229,16 @@ class _Apex:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self._amp.load_state_dict(state)
+        if (handle := _handle()) is not None:
+            handle._clear_cache()  # casts of a step that broke off, or went back without Apex
         if hasattr(self._optimizer, "_master_params_to_model_params"):
             self._optimizer._master_params_to_model_params()
 
     def close(self) -> None:
         """Put the torch functions back that O1 has patched; its own way restores in wrong order."""
-        # The package's own name _amp_state is the object inside the module of that name.
-        from apex.amp._amp_state import _amp_state
         from apex.amp.utils import set_func
 
-        handle = getattr(_amp_state, "handle", None)
-        if handle is None:
+        if (handle := _handle()) is None:
             return
         handle._is_active = False
         for module, name, function in reversed(handle._all_wrappers):
@@ -256,6 +255,14 @@ class _Apex:
                 if parameter is not None:
                     own._parameters[name] = masters.get(parameter, parameter)
             own._buffers.update(module._buffers)
+
+
+def _handle() -> Any:
+    """What has patched torch's functions for O1 and keeps their casts; None under O2."""
+    # The package's own name _amp_state is the object inside the module of that name.
+    from apex.amp._amp_state import _amp_state
+
+    return getattr(_amp_state, "handle", None)
 
 
 def _apex_missing() -> str:

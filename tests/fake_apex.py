@@ -23,6 +23,17 @@ class Handle:
     def __init__(self) -> None:
         self._is_active = True
         self._all_wrappers: list[tuple[Any, str, Any]] = []
+        self._cache: dict[torch.Tensor, torch.Tensor] = {}
+
+    def _clear_cache(self) -> None:
+        self._cache.clear()
+
+    def cast(self, weight: torch.Tensor) -> torch.Tensor:
+        """As Apex's cached_cast, which with torch 2.11 fails where it meets a cast of before."""
+        if torch.is_grad_enabled() and weight.requires_grad and weight in self._cache:
+            raise IndexError("tuple index out of range")
+        self._cache[weight] = weight.to(HALF)
+        return self._cache[weight]
 
     def wrap(self, module: Any, name: str) -> None:
         original = module[name] if isinstance(module, dict) else getattr(module, name)
@@ -31,7 +42,7 @@ class Handle:
             if not self._is_active:
                 return original(x, weight, bias, *rest)
             bias = bias if bias is None else bias.to(HALF)
-            return original(x.to(HALF), weight.to(HALF), bias, *rest)
+            return original(x.to(HALF), self.cast(weight), bias, *rest)
 
         self._all_wrappers.append((module, name, original))
         set_func(module, name, wrapper)
@@ -148,6 +159,8 @@ def scale_loss(loss: torch.Tensor, optimizer: Any) -> Any:
         if new is not None:
             parameter.grad = new / scale if old is None else old + new / scale
     STATE.scaler.unskipped += 1
+    if getattr(STATE, "handle", None) is not None:
+        STATE.handle._clear_cache()
 
 
 def state_dict() -> dict[str, Any]:

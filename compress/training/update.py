@@ -194,6 +194,7 @@ class Update:
         """Let half as many crops go through at once; what had been captured is captured anew."""
         self.micro = -(-self.micro // 2)
         self.optimizer.zero_grad()
+        self.amp.load_state_dict(self.amp.state_dict())  # forgets the step that broke off
         self.stepper, self._tried = self._stepper(), False
         if self.precision.device.type == "cuda":
             torch.cuda.empty_cache()
