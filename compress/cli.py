@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from compress import __version__, cli_dicom, cli_engines, cli_report
+from compress import __version__, cli_dicom, cli_engines, cli_report, ending
 from compress.cli_dicom import DEVICE
 from compress.cli_engines import JSON, show
 from compress.errors import CompressError
@@ -38,6 +38,13 @@ NO_FALLBACK = click.option(
 
 class _Commands(click.Group):
     """Turns errors meant for the user into one line on standard error and their exit code."""
+
+    def main(self, *args: Any, **more: Any) -> Any:
+        try:
+            return super().main(*args, **more)
+        except SystemExit as end:
+            ending.leave(end.code if isinstance(end.code, int) else int(end.code is not None))
+            raise
 
     def invoke(self, ctx: click.Context) -> Any:
         try:

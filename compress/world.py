@@ -19,6 +19,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from compress import ending
 from compress.errors import CompressError, UsageError
 
 PATIENCE = timedelta(days=2)
@@ -115,7 +116,7 @@ def joined(device: str | None) -> Iterator[tuple[World, str | None]]:
     Raises:
         UsageError: a GPU is named for several processes, or there are fewer GPUs than processes.
     """
-    size = int(os.environ.get("WORLD_SIZE", "1"))
+    size = ending.processes()
     if size == 1:
         yield World(), device
         return

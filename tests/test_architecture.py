@@ -85,16 +85,21 @@ def test_networks_know_nothing_of_compression(file):
 
 @pytest.mark.parametrize(
     "file",
-    [f"compress/{name}.py" for name in ("cli", "cli_dicom", "cli_engines", "cli_report")],
+    [f"compress/{name}.py" for name in ("cli", "cli_dicom", "cli_engines", "cli_report", "ending")],
 )
 def test_the_command_line_imports_click_and_nothing_heavy(file):
     tops = {name.partition(".")[0] for name in at_import(TREES[file])}
     assert tops <= {
-        "click", "collections", "compress", "contextlib", "gc", "json", "logging", "pathlib",
-        "typing",
+        "click", "collections", "compress", "contextlib", "gc", "json", "logging", "os", "pathlib",
+        "sys", "typing",
     }  # fmt: skip
     inside = {n for n in at_import(TREES[file]) if n.startswith("compress.")}
-    light = ("compress.__version__", "compress.cli_", "compress.errors.CompressError")
+    light = (
+        "compress.__version__",
+        "compress.cli_",
+        "compress.ending",
+        "compress.errors.CompressError",
+    )
     assert all(name.startswith(light) for name in inside)
 
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -179,6 +180,16 @@ def test_where_one_process_ends_the_other_says_so() -> None:
     first, second = start(["-c", LEAVING], 2)
     assert second.returncode == 7
     assert first.stdout.split("\n")[-2] == "another process failed; its own message says why"
+
+
+@pytest.mark.parametrize(("processes", "status"), [(1, -signal.SIGABRT), (2, 2)])
+def test_one_of_several_ends_before_anything_can_abort_it(processes: int, status: int) -> None:
+    code = (
+        "import atexit, os; from compress.cli import main; atexit.register(os.abort); main(['?'])"
+    )
+    for done in start(["-c", code], processes):
+        assert done.returncode == status
+        assert "No such command" in done.stderr
 
 
 def test_alone_nothing_has_an_effect() -> None:
