@@ -79,7 +79,10 @@ def test_a_kept_weight_that_is_not_finite_breaks_no_mask() -> None:
     hold = masks.Holder(net, held)
     with torch.no_grad():
         net.middle.weight[tuple(held["middle"].nonzero()[0])] = float("nan")
-    hold.check()
+        hold.check()
+        net.middle.weight[tuple((~held["middle"]).nonzero()[0])] = 1.0
+    with pytest.raises(CompressError, match="the 2:4 mask of middle is broken"):
+        hold.check()
 
 
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])

@@ -44,6 +44,15 @@ def weights(folder: Path) -> bytes:
     return (folder / "out" / "00-train" / "model.safetensors").read_bytes()
 
 
+def recipes(folder: Path) -> list[Path]:
+    """Two folders with the recipe: for a run that ends, and for one that is stopped."""
+    folders = [folder / name for name in ("whole", "parts")]
+    for one in folders:
+        one.mkdir()
+        (one / "r.yaml").write_text(RECIPE)
+    return folders
+
+
 def until_an_epoch_is_done(process: subprocess.Popen[str], folder: Path) -> None:
     while process.poll() is None and not (folder / "out" / "00-train" / "log.csv").exists():
         time.sleep(0.005)
@@ -66,11 +75,7 @@ def finish_two(processes: list[subprocess.Popen[str]], codes: tuple[int, int]) -
 
 @pytest.mark.slow
 def test_a_stopped_run_goes_on_to_the_same_bits(tmp_path: Path) -> None:
-    folders = [tmp_path / name for name in ("whole", "parts")]
-    for folder in folders:
-        folder.mkdir()
-        (folder / "r.yaml").write_text(RECIPE)
-    whole, parts = folders
+    whole, parts = recipes(tmp_path)
     finish(start(whole), 0)
     process = start(parts)
     until_an_epoch_is_done(process, parts)
@@ -80,18 +85,14 @@ def test_a_stopped_run_goes_on_to_the_same_bits(tmp_path: Path) -> None:
     assert said.endswith("Error: 00-train: stopped and saved; run again to go on\n")
     assert "going on from step" in finish(start(parts), 0)
     assert weights(parts) == weights(whole)
-    losses = [(f / "out" / "00-train" / "log.csv").read_text() for f in folders]
+    losses = [(f / "out" / "00-train" / "log.csv").read_text() for f in (whole, parts)]
     assert losses[0] == losses[1]
     assert len(losses[0].splitlines()) == 61
 
 
 @pytest.mark.slow
 def test_a_signal_to_one_process_stops_both_and_they_go_on_to_the_same_bits(tmp_path: Path) -> None:
-    folders = [tmp_path / name for name in ("whole", "parts")]
-    for folder in folders:
-        folder.mkdir()
-        (folder / "r.yaml").write_text(RECIPE)
-    whole, parts = folders
+    whole, parts = recipes(tmp_path)
     finish_two(start_two(whole), (0, 0))
     processes = start_two(parts)
     until_an_epoch_is_done(processes[0], parts)
