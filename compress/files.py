@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import tempfile
+from collections.abc import Container
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,10 @@ def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "compress"
 
 
+TEMPORARY = ".tmp"
+"""What a file's name ends in while it is written."""
+
+
 def write_atomic(path: Path, data: bytes, *, lasting: bool = True) -> None:
     """Write `data` to `path`; after a crash the old or the new content is there, never a part.
 
@@ -31,7 +36,7 @@ def write_atomic(path: Path, data: bytes, *, lasting: bool = True) -> None:
     Raises:
         OSError: the folder is missing or not writable, or the disk is full; `path` is untouched.
     """
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=TEMPORARY)
     temporary = Path(name)
     try:
         with os.fdopen(handle, "wb") as file:
@@ -46,6 +51,20 @@ def write_atomic(path: Path, data: bytes, *, lasting: bool = True) -> None:
         raise
     if lasting:
         sync_folder(path.parent)
+
+
+def sweep(folder: Path, names: Container[str] | None = None) -> None:
+    """Remove what killed processes left of files that they were writing into `folder`.
+
+    Args:
+        folder: itself, not the folders in it; may be missing.
+        names: of the files; all where the folder is this process's alone. What another process
+            is writing must not be among them.
+    """
+    for path in folder.glob(f".*{TEMPORARY}"):
+        name = path.name[1:].rsplit(".", 2)[0]  # the middle is mkstemp's
+        if names is None or name in names:
+            path.unlink(missing_ok=True)
 
 
 def write_json(path: Path, value: object) -> None:

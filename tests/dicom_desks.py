@@ -67,6 +67,7 @@ def identity(batch: int = 16):
 def killed_runs(source: str, out: str, times: int, seed: int) -> None:
     """Kill runs at random moments and go on after each; prints what was there, as JSON.
 
+    The first is killed when all of its manifest is written and not yet named so.
     One process imports torch, every run is a fork of it: 40 runs in the time of 40 imports.
     """
     import torch
@@ -77,13 +78,15 @@ def killed_runs(source: str, out: str, times: int, seed: int) -> None:
     network.load = lambda *_args, **_options: identity()
     draw = random.Random(seed)
 
-    def start(folder: str) -> int:
+    def start(folder: str, *, at_the_manifest: bool = False) -> int:
         pid = os.fork()
         if pid:
             return pid
         code = 1
         try:
             os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+            if at_the_manifest:  # this process writes nothing else
+                Path.replace = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
             options = {"source": Path(source), "model": Path(), "out": Path(folder)}
             enhance.run(enhance.Options(**options, existing="skip"))
             code = 0
@@ -96,13 +99,15 @@ def killed_runs(source: str, out: str, times: int, seed: int) -> None:
     found = []
     for k in range(times):
         folder = f"{out}/{k}"
-        pid = start(folder)
-        time.sleep(draw.uniform(0, whole))
-        os.kill(pid, signal.SIGKILL)
+        pid = start(folder, at_the_manifest=k == 0)
+        if k:
+            time.sleep(draw.uniform(0, whole))
+            os.kill(pid, signal.SIGKILL)
         os.waitpid(pid, 0)
         before = len(list(Path(folder).rglob("*.dcm")))
+        left = [path.stem.rpartition(".")[0] for path in Path(folder).glob(".*.tmp")]
         code = os.waitpid(start(folder), 0)[1]
-        found.append({"before": before, "code": code})
+        found.append({"before": before, "left": left, "code": code})
     print(json.dumps(found))
 
 

@@ -21,6 +21,12 @@ while True:
     turn += 1
 """
 
+DYING = f"""
+import os
+from pathlib import Path
+Path.replace = lambda *_: os.kill(os.getpid(), 9)
+{WRITER}"""
+
 
 def test_killed_while_writing(tmp_path: Path) -> None:
     path = tmp_path / "file"
@@ -50,6 +56,22 @@ def test_a_failed_write_leaves_the_old_file_and_no_litter(
         files.write_atomic(path, b"new")
     assert path.read_bytes() == b"old"
     assert [p.name for p in tmp_path.iterdir()] == ["file"]
+
+
+def test_what_killed_writers_left_is_swept_and_nothing_else(tmp_path: Path) -> None:
+    """Killed when all is written but the name."""
+    for name in ("a.json", "a.dcm"):
+        words = [sys.executable, "-c", DYING, str(tmp_path / name)]
+        assert subprocess.run(words, check=False).returncode == -9
+    (tmp_path / ".keep").touch()
+    (tmp_path / "user.tmp").touch()
+    assert len(list(tmp_path.iterdir())) == 4
+    files.sweep(tmp_path, {"a.dcm"})
+    (left,) = tmp_path.glob(".*.tmp")
+    assert left.name.startswith(".a.json.")
+    files.sweep(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".keep", "user.tmp"]
+    files.sweep(tmp_path / "missing")
 
 
 def test_json_refuses_nan_and_keeps_order(tmp_path: Path) -> None:

@@ -25,7 +25,7 @@ from compress.dicom.stream import Job, Result, Stream
 from compress.dicom.workers import Pool
 from compress.dicom.writing import Process
 from compress.errors import CompressError, Stopped, UsageError
-from compress.files import sync_folder, write_json
+from compress.files import sweep, sync_folder, write_json
 from compress.progress import meter
 from compress.signals import interruptible
 
@@ -173,14 +173,12 @@ class _Run:
             "seconds": {name: round(value, 4) for name, value in seconds.items()},
             "files": self.rows,
         }
-        index, count = self.options.shard
-        name = "manifest.json" if count == 1 else f"manifest-{index}-of-{count}.json"
         try:
             self.options.out.mkdir(parents=True, exist_ok=True)
-            write_json(self.options.out / name, content)
+            write_json(self.options.out / self._manifest, content)
         except OSError as error:
             raise UsageError(f"OUT cannot be written: {error.strerror}") from error
-        self._say(counted, seconds["work"], name)
+        self._say(counted, seconds["work"])
         return content
 
     def _sync(self) -> None:
@@ -190,7 +188,12 @@ class _Run:
                 sync_folder(folder)
         self.clock.lap("sync")
 
-    def _say(self, counted: dict[str, Any], seconds: float, name: str) -> None:
+    @property
+    def _manifest(self) -> str:
+        index, count = self.options.shard
+        return "manifest.json" if count == 1 else f"manifest-{index}-of-{count}.json"
+
+    def _say(self, counted: dict[str, Any], seconds: float) -> None:
         status = counted["status"]
         speed = counted["slices"] / max(seconds, 1e-9)
         log.info(
@@ -205,7 +208,7 @@ class _Run:
         if failed := status.get("failed", 0):
             reasons = manifest.listed(self.rows, "failed")
             raise CompressError(
-                f"{failed} of {len(self.rows)} files failed: {reasons}; {name} says which"
+                f"{failed} of {len(self.rows)} files failed: {reasons}; {self._manifest} says which"
             )
 
     def _fitting(self, header: Header) -> Header:
@@ -250,12 +253,9 @@ class _Run:
 
     def _sweep(self) -> None:
         """Remove what a killed run left behind of these very files; other shards' are theirs."""
-        own = {job.target.name for job in self.jobs.values()}
-        for folder in {job.target.parent for job in self.jobs.values()}:
-            if folder.is_dir():
-                for path in folder.glob(".*.tmp"):
-                    if path.name[1:].rsplit(".", 2)[0] in own:
-                        path.unlink(missing_ok=True)
+        own = {self._manifest, *(job.target.name for job in self.jobs.values())}
+        for folder in {self.options.out, *(job.target.parent for job in self.jobs.values())}:
+            sweep(folder, own)
 
 
 def _chosen(headers: list[Header], options: Options, source: sources.Source) -> list[Header]:

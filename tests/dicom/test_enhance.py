@@ -332,12 +332,17 @@ def test_going_on_completes_what_is_missing_or_damaged(model, tmp_path):
     a.unlink()
     b.write_bytes(b.read_bytes()[:2000])
     (out / f".{a.name}.abc.tmp").write_bytes(b"half")
+    (out / ".manifest.json.abc.tmp").write_bytes(b"half")
+    (out / ".manifest-2-of-2.json.abc.tmp").write_bytes(b"another shard's")
     (out / ".other.dcm.abc.tmp").write_bytes(b"another shard's")
     content = enhance_all(folder, model, out, existing="skip")
     assert content["counts"]["status"] == {"enhanced": 2, "existing": 2}
     assert len(images(out)) == 4
     assert c.read_bytes() == kept
-    assert [path.name for path in out.glob(".*.tmp")] == [".other.dcm.abc.tmp"]
+    assert sorted(path.name for path in out.glob(".*.tmp")) == [
+        ".manifest-2-of-2.json.abc.tmp",
+        ".other.dcm.abc.tmp",
+    ]
 
 
 def test_the_output_in_the_input_is_not_an_input(model, tmp_path):
@@ -514,6 +519,7 @@ def test_killed_at_20_random_moments(tmp_path):
     found = json.loads(done.stdout.splitlines()[-1])
     assert [run_["code"] for run_ in found] == [0] * 20
     assert len({run_["before"] for run_ in found}) > 2, "some were killed half way"
+    assert found[0] == {"before": 100, "left": [".manifest.json"], "code": 0}
     whole = images(tmp_path / "out/whole")
     for k in range(20):
         out = tmp_path / f"out/{k}"
