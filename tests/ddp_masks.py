@@ -3,6 +3,7 @@
 Each rank computes the masks itself, sees its own batches, and writes masks and weights to OUT.
 """
 
+import os
 import sys
 
 import torch
@@ -32,6 +33,7 @@ def main(rank: int, world: int, store: str, out: str) -> None:
     weights = {name: tensor.contiguous() for name, tensor in net.state_dict().items()}
     save_file({**weights, **{f"mask.{n}": m.contiguous() for n, m in held.items()}}, out)
     dist.destroy_process_group()
+    os._exit(0)  # as compress.ending does: threads of torch.distributed may outlive it
 
 
 if __name__ == "__main__":

@@ -10,6 +10,9 @@ from pathlib import Path
 
 from compress.dicom.desk import Desk
 
+ENDED = os.WEXITED | os.WNOHANG | os.WNOWAIT
+"""Asks whether a process has ended, and no more than that."""
+
 
 class Crashing(Desk):
     """Ends its whole process at files called crash, as a decoder that writes past its memory."""
@@ -64,49 +67,64 @@ def identity(batch: int = 16):
     return Network(AnySize(torch.nn.Identity()), device, batch, "0" * 64, "fp32")
 
 
+def started(source: str, folder: str, *, at_the_manifest: bool = False) -> int:
+    """A run in a fork of this process; killed when its manifest is written but not named so."""
+    from compress.dicom import enhance
+
+    pid = os.fork()
+    if pid:
+        return pid
+    code = 1
+    try:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        if at_the_manifest:  # this process writes nothing else
+            Path.replace = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+        options = {"source": Path(source), "model": Path(), "out": Path(folder)}
+        enhance.run(enhance.Options(**options, existing="skip"))
+        code = 0
+    finally:
+        os._exit(code)
+
+
+def results(folder: str) -> int:
+    return len(list(Path(folder).glob("*.dcm")))
+
+
+def wait_for(count: int, folder: str, pid: int) -> None:
+    """Until there are so many results, or the run has ended."""
+    while results(folder) < count and not os.waitid(os.P_PID, pid, ENDED):
+        time.sleep(0.001)
+
+
 def killed_runs(source: str, out: str, times: int, seed: int) -> None:
     """Kill runs at random moments and go on after each; prints what was there, as JSON.
 
-    The first is killed when all of its manifest is written and not yet named so.
+    The first at its manifest, then one after some time, the next at some number of results.
     One process imports torch, every run is a fork of it: 40 runs in the time of 40 imports.
     """
     import torch
 
-    from compress.dicom import enhance, network
+    from compress.dicom import network
 
     torch.set_num_threads(1)
     network.load = lambda *_args, **_options: identity()
     draw = random.Random(seed)
-
-    def start(folder: str, *, at_the_manifest: bool = False) -> int:
-        pid = os.fork()
-        if pid:
-            return pid
-        code = 1
-        try:
-            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-            if at_the_manifest:  # this process writes nothing else
-                Path.replace = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
-            options = {"source": Path(source), "model": Path(), "out": Path(folder)}
-            enhance.run(enhance.Options(**options, existing="skip"))
-            code = 0
-        finally:
-            os._exit(code)
-
     begin = time.perf_counter()
-    assert os.waitpid(start(f"{out}/whole"), 0)[1] == 0
+    assert os.waitpid(started(source, f"{out}/whole"), 0)[1] == 0
     whole = time.perf_counter() - begin
     found = []
     for k in range(times):
         folder = f"{out}/{k}"
-        pid = start(folder, at_the_manifest=k == 0)
-        if k:
+        pid = started(source, folder, at_the_manifest=k == 0)
+        if k % 2:
             time.sleep(draw.uniform(0, whole))
-            os.kill(pid, signal.SIGKILL)
+        else:
+            wait_for(draw.randrange(100) if k else 101, folder, pid)
+        os.kill(pid, signal.SIGKILL)
         os.waitpid(pid, 0)
-        before = len(list(Path(folder).rglob("*.dcm")))
+        before = results(folder)
         left = [path.stem.rpartition(".")[0] for path in Path(folder).glob(".*.tmp")]
-        code = os.waitpid(start(folder), 0)[1]
+        code = os.waitpid(started(source, folder), 0)[1]
         found.append({"before": before, "left": left, "code": code})
     print(json.dumps(found))
 

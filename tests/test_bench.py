@@ -122,6 +122,7 @@ def test_the_studys_ms_ssim_is_2dnets(sigma: float, theirs: float) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)
 def test_the_gpu_proof_of_engines_runs_small_on_a_cpu(tmp_path: Path) -> None:
     words = ["--device", "cpu", "--formats", "onnx", "--size", "32", "--batch", "1"]
     words += ["--rounds", "2", "--seconds", "0", "--out", str(tmp_path)]

@@ -2,9 +2,9 @@
 
 import json
 import logging
+import resource
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import get_args
 
@@ -191,14 +191,13 @@ def python(*arguments):
 
 
 def test_help_is_quick_and_names_the_exit_codes():
-    times = []
-    for _ in range(3):
-        start = time.perf_counter()
-        result = python("-m", "compress", "--help")
-        times.append(time.perf_counter() - start)
+    """Of the CPU's time, which other work on the machine does not lengthen; torch takes seconds."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    result = python("-m", "compress", "--help")
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
     assert "Usage: compress" in result.stdout
     assert "75 stopped by a signal" in result.stdout
-    assert min(times) < 0.3
+    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 0.6
 
 
 def test_the_version_is_that_of_the_package():

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from children import descendants, ending
 from packaging.requirements import Requirement
 from packaging.version import Version
 
@@ -216,15 +217,9 @@ def submit(script: str, *words: object, env: dict[str, str]) -> subprocess.Popen
 
 def ended(job: subprocess.Popen[str]) -> tuple[int, str]:
     """Status of a job when it has ended, and what it said."""
-    said = job.communicate(timeout=120)[0]
+    with ending([job]):
+        said = job.communicate(timeout=120)[0]
     return job.returncode, said
-
-
-def descendants(pid: int) -> list[int]:
-    """Every process under `pid`, as Slurm would signal a step."""
-    children = Path(f"/proc/{pid}/task/{pid}/children")
-    found = [int(word) for word in children.read_text().split()] if children.exists() else []
-    return [*found, *(below for child in found for below in descendants(child))]
 
 
 def epochs(log: Path) -> list[int]:
@@ -234,15 +229,16 @@ def epochs(log: Path) -> list[int]:
 
 
 def stop_after(job: subprocess.Popen[str], log: Path, count: int, number: int) -> str:
-    """Signal every process under a job when its log has `count` epochs; what the job said."""
+    """Signal every process under a job when its log has `count` epochs; what it said."""
     deadline = time.monotonic() + 240
-    while len(epochs(log)) < count:
-        assert job.poll() is None, job.communicate()[0]
-        assert time.monotonic() < deadline, "the job does not train"
-        time.sleep(0.05)
-    for pid in descendants(job.pid):
-        os.kill(pid, number)
-    return job.communicate(timeout=120)[0]
+    with ending([job]):
+        while len(epochs(log)) < count:
+            assert job.poll() is None, job.communicate()[0]
+            assert time.monotonic() < deadline, "the job does not train"
+            time.sleep(0.05)
+        for pid in descendants(job.pid):
+            os.kill(pid, number)
+        return job.communicate(timeout=120)[0]
 
 
 def test_a_job_goes_back_into_the_queue_after_the_signal_and_then_goes_on(cluster, tmp_path):
@@ -259,7 +255,7 @@ def test_a_job_goes_back_into_the_queue_after_the_signal_and_then_goes_on(cluste
         assert epochs(log)[: len(before)] == before
     assert epochs(log) == list(range(1, len(epochs(log)) + 1)), "an epoch was done twice"
     assert not (out / "00-train" / "facts.json").exists()
-    assert not list(ROOT.glob(".stopped-*"))
+    assert not (ROOT / f".stopped-{env['SLURM_JOB_ID']}").exists()
 
 
 def test_a_job_that_ends_is_not_queued_again_and_passes_its_status_on(cluster, tmp_path):

@@ -4,13 +4,14 @@ What needs Triton runs in a process of its own: the interpreter is chosen when k
 """
 
 import importlib.util
+import itertools
 import json
 import os
 import subprocess
 import sys
-import time
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import fused_cases
 import numpy as np
@@ -416,8 +417,9 @@ def test_a_layer_that_gives_nothing_but_zeros_is_no_wrong_tiling():
 
 
 def test_a_search_that_was_cut_short_is_not_remembered(monkeypatch):
-    known = {}
-    assert tuned(monkeypatch, lambda *_: time.sleep(0.02) or 1.0, seconds=0.05, known=known).conv
+    known, clock = {}, itertools.count()  # a second from one look at it to the next
+    monkeypatch.setattr(tune, "time", SimpleNamespace(monotonic=lambda: next(clock)))
+    assert tuned(monkeypatch, lambda *_: 1.0, seconds=5, known=known).conv
     assert not known
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from children import ending
 from networks import Plain
 from pairs import data
 from safetensors.torch import load_file
@@ -90,10 +91,11 @@ def test_two_processes_have_the_same_masks_and_weights(tmp_path: Path) -> None:
     files = [tmp_path / f"{rank}.safetensors" for rank in range(2)]
     script, store = str(TESTS / "ddp_masks.py"), str(tmp_path / "store")
     ranks = [
-        subprocess.Popen([sys.executable, script, str(rank), "2", store, str(file)])
+        subprocess.Popen([sys.executable, script, str(rank), "2", store, str(file)], text=True)
         for rank, file in enumerate(files)
     ]
-    assert [rank.wait(timeout=300) for rank in ranks] == [0, 0]
+    with ending(ranks):
+        assert [rank.wait(timeout=300) for rank in ranks] == [0, 0]
     one, other = map(load_file, files)
     assert one.keys() == other.keys()
     assert all(torch.equal(tensor, other[name]) for name, tensor in one.items())

@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
+from children import ending
 from test_world import port
 
 from compress import signals
@@ -35,7 +36,8 @@ def start(folder: Path, **place: str) -> subprocess.Popen[str]:
 
 def finish(process: subprocess.Popen[str], code: int) -> str:
     """What a process says on standard error until it ends with this exit code."""
-    _, said = process.communicate(timeout=300)
+    with ending([process]):
+        _, said = process.communicate(timeout=300)
     assert process.returncode == code, said
     return said
 
@@ -65,12 +67,9 @@ def start_two(folder: Path) -> list[subprocess.Popen[str]]:
 
 
 def finish_two(processes: list[subprocess.Popen[str]], codes: tuple[int, int]) -> None:
-    try:
-        outputs = [process.communicate(timeout=100) for process in processes]
-        assert tuple(process.returncode for process in processes) == codes, outputs
-    finally:
-        for process in processes:
-            process.kill()
+    with ending(processes):
+        outputs = [process.communicate(timeout=180) for process in processes]
+    assert tuple(process.returncode for process in processes) == codes, outputs
 
 
 @pytest.mark.slow

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from children import ending
 from pairs import data
 
 from compress import pipeline
@@ -217,23 +218,26 @@ def environment() -> dict[str, str]:
 @pytest.mark.slow
 def test_a_killed_sweep_goes_on(tmp_path: Path) -> None:
     path = tmp_path / "r.yaml"
-    path.write_text(RECIPE.replace("EPOCHS", "600"))
+    path.write_text(RECIPE.replace("EPOCHS", "200"))
     words = command(path, "--vary", "reseed=0,1", "--no-baseline", "--out", str(tmp_path / "out"))
     process = subprocess.Popen(words, env=environment(), stderr=subprocess.PIPE, text=True)
     epochs = tmp_path / "out" / "points" / "reseed=0" / "02-retrain" / "log.csv"
-    wait_for(epochs, process)
-    process.send_signal(signal.SIGTERM)
-    _, said = process.communicate(timeout=120)
+    with ending([process]):
+        wait_for(epochs, process)
+        process.send_signal(signal.SIGTERM)
+        _, said = process.communicate(timeout=120)
     assert process.returncode == 75
     assert "run again to go on" in said
     dense = (tmp_path / "out" / "shared").rglob("00-train/model.safetensors")
     before = [path.stat().st_mtime_ns for path in dense]
     assert before
-    again = subprocess.run(
-        [*words, "--jobs", "2"], env=environment(), capture_output=True, text=True, timeout=300
+    again = subprocess.Popen(
+        [*words, "--jobs", "2"], env=environment(), stderr=subprocess.PIPE, text=True
     )
-    assert again.returncode == 0, again.stderr
-    assert "02-retrain: going on from step" in again.stderr
+    with ending([again]):
+        _, said = again.communicate(timeout=400)
+    assert again.returncode == 0, said
+    assert "02-retrain: going on from step" in said
     dense = (tmp_path / "out" / "shared").rglob("00-train/model.safetensors")
     assert [path.stat().st_mtime_ns for path in dense] == before
     done = json.loads((tmp_path / "out" / "sweep.json").read_text())["rows"]

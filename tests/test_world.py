@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from children import ending
 
 from compress.errors import UsageError
 from compress.world import World, joined
@@ -24,6 +25,7 @@ torch.set_num_threads(1)
 sys.path.insert(0, {tests!r})
 from pairs import data
 from compress.checkpoint import Model, ModelOptions
+from compress.ending import leave
 from compress.steps.train import Train
 from compress.work import Work
 from compress.world import joined
@@ -42,6 +44,7 @@ with joined("cpu") as (world, _):
     work = Work(stage=stage, device=torch.device("cpu"), data=data(), seed=0, world=world)
     options.run(Model(net=net, origin=ModelOptions(name="ddnet")), work)
     (Path({folder!r}) / f"{{world.rank}}.json").write_text(json.dumps(work.facts))
+leave(0)
 """
 """Twenty steps, with the loss of each."""
 NETWORKS = {
@@ -107,7 +110,8 @@ def start(command: list[str], processes: int) -> list[subprocess.CompletedProces
                 stdout=subprocess.PIPE, stderr=subprocess.PIPE,
             )
         )  # fmt: skip
-    outputs = [process.communicate(timeout=500) for process in running]
+    with ending(running):
+        outputs = [process.communicate(timeout=500) for process in running]
     return [
         subprocess.CompletedProcess(command, process.returncode, *output)
         for process, output in zip(running, outputs, strict=True)

@@ -432,7 +432,7 @@ def test_a_crash_of_the_encoder(monkeypatch, tmp_path):
 def test_a_hanging_decoder_is_ended(monkeypatch, tmp_path):
     folder = write_series(tmp_path / "in", 6, side=16)
     (folder / "IM0002").rename(folder / "IM0002crash")
-    monkeypatch.setattr(workers, "LIMIT", 3.0)
+    monkeypatch.setattr(workers, "LIMIT", 10.0)
     monkeypatch.setattr(workers, "TICK", 0.1)
     with pytest.raises(CompressError, match="1 of 6 files failed: 1 crashed"):
         run_with(dicom_desks.Hanging, monkeypatch, folder, tmp_path / "out")

@@ -111,8 +111,9 @@ def test_killed_in_any_stage_it_ends_with_the_same_bits(
     until(process, out, stage, random.Random(stage).uniform(0, 0.8))
     process.kill()
     process.communicate()
-    for folder in (out, out / stage):  # it may have been writing in either
-        (folder / ".run.json.abc.tmp").write_bytes(b"half")
+    (out / ".run.json.abc.tmp").write_bytes(b"half")  # it may have been writing there, and here:
+    if not (out / stage / "facts.json").exists():  # which is written last
+        (out / stage / ".begun.json.abc.tmp").write_bytes(b"half")
     finish(out, *words)
     assert not list(out.rglob("*.tmp"))
     assert weights(out) == weights(whole)
@@ -130,7 +131,7 @@ def test_a_signal_saves_and_ends_with_75(
     process = subprocess.Popen(
         command(out, "--until", "04-retrain"), stderr=subprocess.PIPE, text=True
     )
-    until(process, out, NAMES[2], 0.05)
+    until(process, out, NAMES[2], 0)
     process.send_signal(number)
     said = process.communicate()[1]
     assert process.returncode == 75, said
@@ -161,7 +162,7 @@ def test_an_edit_runs_its_stage_and_later_ones_again(
 def refused(*words: str) -> str:
     """What a run says that ends with exit code 2."""
     call = [sys.executable, "-m", "compress", "run", *words]
-    done = subprocess.run(call, capture_output=True, text=True, check=False, timeout=60)
+    done = subprocess.run(call, capture_output=True, text=True, check=False, timeout=300)
     assert done.returncode == 2, done.stderr
     assert "Traceback" not in done.stderr
     return done.stderr.strip().splitlines()[-1]

@@ -42,7 +42,7 @@ FORMATS = ("aot_inductor", "torch_tensorrt", "fused", "onnx")
 MODES = ("eager-fp32", "eager-fp16", "compiled")
 MARK = "part: "
 LIMITS = {
-    "aot_inductor": 200, "torch_tensorrt": 120, "fused": 300, "onnx": 90, "warm": 150, "bench": 240
+    "aot_inductor": 200, "torch_tensorrt": 120, "fused": 300, "onnx": 300, "warm": 150, "bench": 500
 }  # fmt: skip
 """Seconds that a part may take."""
 JOBS = max(2, len(os.sched_getaffinity(0)) * 9 // 16)
