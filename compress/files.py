@@ -8,6 +8,9 @@ from collections.abc import Container
 from pathlib import Path
 from typing import Any
 
+PARTIAL = ".compress-tmp"
+"""What a file's name ends in while it is written: no user's file is called so."""
+
 
 def cache_folder() -> Path:
     """Where what can be made or fetched again is kept: COMPRESS_CACHE or the user's cache folder.
@@ -18,10 +21,6 @@ def cache_folder() -> Path:
     if named := os.environ.get("COMPRESS_CACHE"):
         return Path(named)
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "compress"
-
-
-TEMPORARY = ".tmp"
-"""What a file's name ends in while it is written."""
 
 
 def write_atomic(path: Path, data: bytes, *, lasting: bool = True) -> None:
@@ -36,7 +35,7 @@ def write_atomic(path: Path, data: bytes, *, lasting: bool = True) -> None:
     Raises:
         OSError: the folder is missing or not writable, or the disk is full; `path` is untouched.
     """
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=TEMPORARY)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=PARTIAL)
     temporary = Path(name)
     try:
         with os.fdopen(handle, "wb") as file:
@@ -53,7 +52,7 @@ def write_atomic(path: Path, data: bytes, *, lasting: bool = True) -> None:
         sync_folder(path.parent)
 
 
-def sweep(folder: Path, names: Container[str] | None = None) -> None:
+def remove_partial(folder: Path, names: Container[str] | None = None) -> None:
     """Remove what killed processes left of files that they were writing into `folder`.
 
     Args:
@@ -61,7 +60,7 @@ def sweep(folder: Path, names: Container[str] | None = None) -> None:
         names: of the files; all where the folder is this process's alone. What another process
             is writing must not be among them.
     """
-    for path in folder.glob(f".*{TEMPORARY}"):
+    for path in folder.glob(f".*{PARTIAL}"):
         name = path.name[1:].rsplit(".", 2)[0]  # the middle is mkstemp's
         if names is None or name in names:
             path.unlink(missing_ok=True)

@@ -19,7 +19,7 @@ from compress import checkpoint, cost, devices, environment, plan
 from compress.checkpoint import Model
 from compress.data import Data, load
 from compress.errors import Stopped, UsageError
-from compress.files import read_json, sweep, write_json
+from compress.files import read_json, remove_partial, write_json
 from compress.keys import keys
 from compress.recipe import Recipe
 from compress.runfolder import locked, prepare
@@ -102,7 +102,7 @@ def _held(out: Path, world: World) -> Iterator[None]:
         if world.first:
             prepare(out)
             stack.enter_context(locked(out))
-            sweep(out)
+            remove_partial(out)
         kept = stack.pop_all()
     with kept:
         yield

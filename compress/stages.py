@@ -14,7 +14,7 @@ from typing import Any
 from compress import checkpoint
 from compress.checkpoint import Model
 from compress.errors import UsageError
-from compress.files import read_json, sweep, write_json
+from compress.files import read_json, remove_partial, write_json
 from compress.recipe import Recipe
 from compress.work import Step
 
@@ -90,7 +90,7 @@ def begin(stage: Stage, key: str) -> None:
     if not same and stage.folder.exists():
         shutil.rmtree(stage.folder)
     stage.folder.mkdir(exist_ok=True)
-    sweep(stage.folder)
+    remove_partial(stage.folder)
     (stage.folder / FACTS).unlink(missing_ok=True)
     write_json(begun, {"hash": key})
 

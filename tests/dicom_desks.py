@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 from compress.dicom.desk import Desk
+from compress.files import PARTIAL
 
 ENDED = os.WEXITED | os.WNOHANG | os.WNOWAIT
 """Asks whether a process has ended, and no more than that."""
@@ -123,7 +124,7 @@ def killed_runs(source: str, out: str, times: int, seed: int) -> None:
         os.kill(pid, signal.SIGKILL)
         os.waitpid(pid, 0)
         before = results(folder)
-        left = [path.stem.rpartition(".")[0] for path in Path(folder).glob(".*.tmp")]
+        left = [path.stem.rpartition(".")[0] for path in Path(folder).glob(f".*{PARTIAL}")]
         code = os.waitpid(started(source, folder), 0)[1]
         found.append({"before": before, "left": left, "code": code})
     print(json.dumps(found))

@@ -58,20 +58,20 @@ def test_a_failed_write_leaves_the_old_file_and_no_litter(
     assert [p.name for p in tmp_path.iterdir()] == ["file"]
 
 
-def test_what_killed_writers_left_is_swept_and_nothing_else(tmp_path: Path) -> None:
+def test_what_killed_writers_left_is_removed_and_nothing_else(tmp_path: Path) -> None:
     """Killed when all is written but the name."""
     for name in ("a.json", "a.dcm"):
         words = [sys.executable, "-c", DYING, str(tmp_path / name)]
         assert subprocess.run(words, check=False).returncode == -9
     (tmp_path / ".keep").touch()
-    (tmp_path / "user.tmp").touch()
+    (tmp_path / ".user.abc.tmp").touch()
     assert len(list(tmp_path.iterdir())) == 4
-    files.sweep(tmp_path, {"a.dcm"})
-    (left,) = tmp_path.glob(".*.tmp")
+    files.remove_partial(tmp_path, {"a.dcm"})
+    (left,) = tmp_path.glob(f".*{files.PARTIAL}")
     assert left.name.startswith(".a.json.")
-    files.sweep(tmp_path)
-    assert sorted(path.name for path in tmp_path.iterdir()) == [".keep", "user.tmp"]
-    files.sweep(tmp_path / "missing")
+    files.remove_partial(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".keep", ".user.abc.tmp"]
+    files.remove_partial(tmp_path / "missing")
 
 
 def test_json_refuses_nan_and_keeps_order(tmp_path: Path) -> None:

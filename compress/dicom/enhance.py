@@ -25,7 +25,7 @@ from compress.dicom.stream import Job, Result, Stream
 from compress.dicom.workers import Pool
 from compress.dicom.writing import Process
 from compress.errors import CompressError, Stopped, UsageError
-from compress.files import sweep, sync_folder, write_json
+from compress.files import remove_partial, sync_folder, write_json
 from compress.progress import meter
 from compress.signals import interruptible
 
@@ -232,7 +232,7 @@ class _Run:
                 f"OUT already holds {len(there)} of these results; "
                 "give --skip-existing to keep or --overwrite to replace them"
             )
-        self._sweep()
+        self._remove_partial()
         if self.options.existing != "skip":
             return
         todo = deque(there)
@@ -251,11 +251,11 @@ class _Run:
         found = {"status": "existing", "output": job.target.name, "output_sha256": sha256}
         self.rows[number] |= found
 
-    def _sweep(self) -> None:
+    def _remove_partial(self) -> None:
         """Remove what a killed run left behind of these very files; other shards' are theirs."""
         own = {self._manifest, *(job.target.name for job in self.jobs.values())}
         for folder in {self.options.out, *(job.target.parent for job in self.jobs.values())}:
-            sweep(folder, own)
+            remove_partial(folder, own)
 
 
 def _chosen(headers: list[Header], options: Options, source: sources.Source) -> list[Header]:

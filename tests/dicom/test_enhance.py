@@ -37,6 +37,7 @@ from compress.checkpoint import Model, ModelOptions
 from compress.dicom import enhance, look, network, short, workers
 from compress.dicom.enhance import Options, run
 from compress.errors import CompressError, Stopped, UsageError
+from compress.files import PARTIAL
 
 NARROW = ModelOptions(
     name="ddnet", options={"residual": True, "trunk": 2, "bottleneck": 2, "decoder": 2}
@@ -287,7 +288,7 @@ def test_a_bad_file_stops_no_other(model, tmp_path):
         ("failed", "no-rescale"), ("enhanced", None), ("skipped", "not-ct"),
         ("skipped", "not-dicom"),
     ]  # fmt: skip
-    assert not list((tmp_path / "out").rglob("*.tmp"))
+    assert not list((tmp_path / "out").rglob(f"*{PARTIAL}"))
 
 
 def test_only_bad_files_is_code_1(model, tmp_path):
@@ -331,17 +332,17 @@ def test_going_on_completes_what_is_missing_or_damaged(model, tmp_path):
     kept = c.read_bytes()
     a.unlink()
     b.write_bytes(b.read_bytes()[:2000])
-    (out / f".{a.name}.abc.tmp").write_bytes(b"half")
-    (out / ".manifest.json.abc.tmp").write_bytes(b"half")
-    (out / ".manifest-2-of-2.json.abc.tmp").write_bytes(b"another shard's")
-    (out / ".other.dcm.abc.tmp").write_bytes(b"another shard's")
+    (out / f".{a.name}.abc{PARTIAL}").write_bytes(b"half")
+    (out / f".manifest.json.abc{PARTIAL}").write_bytes(b"half")
+    (out / f".manifest-2-of-2.json.abc{PARTIAL}").write_bytes(b"another shard's")
+    (out / f".other.dcm.abc{PARTIAL}").write_bytes(b"another shard's")
     content = enhance_all(folder, model, out, existing="skip")
     assert content["counts"]["status"] == {"enhanced": 2, "existing": 2}
     assert len(images(out)) == 4
     assert c.read_bytes() == kept
-    assert sorted(path.name for path in out.glob(".*.tmp")) == [
-        ".manifest-2-of-2.json.abc.tmp",
-        ".other.dcm.abc.tmp",
+    assert sorted(path.name for path in out.glob(f".*{PARTIAL}")) == [
+        f".manifest-2-of-2.json.abc{PARTIAL}",
+        f".other.dcm.abc{PARTIAL}",
     ]
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from compress import checkpoint
+from compress.files import PARTIAL
 
 ROOT = Path(__file__).parents[2]
 SMOKE = ROOT / "recipes" / "smoke.yaml"
@@ -111,11 +112,13 @@ def test_killed_in_any_stage_it_ends_with_the_same_bits(
     until(process, out, stage, random.Random(stage).uniform(0, 0.8))
     process.kill()
     process.communicate()
-    (out / ".run.json.abc.tmp").write_bytes(b"half")  # it may have been writing there, and here:
+    (out / f".run.json.abc{PARTIAL}").write_bytes(
+        b"half"
+    )  # it may have been writing there, and here:
     if not (out / stage / "facts.json").exists():  # which is written last
-        (out / stage / ".begun.json.abc.tmp").write_bytes(b"half")
+        (out / stage / f".begun.json.abc{PARTIAL}").write_bytes(b"half")
     finish(out, *words)
-    assert not list(out.rglob("*.tmp"))
+    assert not list(out.rglob(f"*{PARTIAL}"))
     assert weights(out) == weights(whole)
     assert trains or (out / "07-report" / "report.json").exists()
 
