@@ -4,8 +4,9 @@
     torchrun --nproc_per_node=2 tests/gpu/several.py FOLDER ddnet '{"batch": 16}' --speed
 
 NETWORK is a key of `NETWORKS`, OPTIONS is JSON for `Train`. FOLDER/<rank>.json holds the facts of
-the training, a hash of the parameters, and with `--speed` how many whole 512x512 slices a second
-all processes train together: the time of 24 epochs less that of 4. `--device cpu` is to try it.
+the training, a hash of the parameters, BatchNorm's statistics, and with `--speed` how many whole
+512x512 slices a second all processes train together: the time of 24 epochs less that of 4, after
+4 to warm up. `--device cpu` is to try it.
 """
 
 import argparse
@@ -60,6 +61,12 @@ def digest(net: nn.Module) -> str:
     return found.hexdigest()
 
 
+def statistics(net: nn.Module) -> list[float]:
+    """Running means and variances of all BatchNorm layers, one after the other."""
+    found = [b.flatten() for name, b in net.named_buffers() if "running" in name]
+    return torch.cat(found).tolist() if found else []
+
+
 def train(
     folder: Path, place: tuple[World, str], network: str, pairs: Data, options: dict[str, Any]
 ) -> dict[str, Any]:
@@ -71,7 +78,9 @@ def train(
     model = start(network)
     trained = Train(**options).run(model, work)
     masks.check(trained.net, model.masks)
-    return work.facts | {"parameters": digest(trained.net), "device": device}
+    net = trained.net
+    about = {"parameters": digest(net), "statistics": statistics(net), "device": device}
+    return work.facts | about
 
 
 def speed(
@@ -79,9 +88,9 @@ def speed(
 ) -> dict[str, Any]:
     """The facts of a long training, and slices a second by its difference from a short one."""
     pairs, options = data(side=512, train=24), WHOLE | options
-    short, long = (
-        train(folder / str(epochs), place, network, pairs, options | {"epochs": epochs})
-        for epochs in (4, 24)
+    _, short, long = (
+        train(folder / str(index), place, network, pairs, options | {"epochs": epochs})
+        for index, epochs in enumerate((4, 4, 24))
     )
     seconds = long["train_seconds"] - short["train_seconds"]
     return long | {"slices_per_second": 20 * options["slices_per_epoch"] / seconds}

@@ -23,10 +23,12 @@ OPTIONS = {
 }  # fmt: skip
 """Twenty steps, with the loss of each."""
 CASES = {
-    "no BatchNorm": ("redcnn", {}),
-    "frozen BatchNorm": ("ddnet", {"freeze_norm": True}),
-    "synchronised BatchNorm": ("ddnet", {"sync_norm": True}),
+    "no BatchNorm": ("redcnn", {}, 1e-4),
+    "frozen BatchNorm": ("ddnet", {"freeze_norm": True}, 1e-4),
+    # Under a BatchNorm in training one GPU differs from itself by so much, see test_training.py.
+    "synchronised BatchNorm": ("ddnet", {"sync_norm": True}, 2e-2),
 }
+"""Network, options, and how far two losses of one step may differ, relatively."""
 WHOLE = """schema: 1
 name: whole
 model: {name: ddnet, residual: true, trunk: 16, bottleneck: 32, decoder: 32}
@@ -63,7 +65,18 @@ def learned(folder: Path, processes: int, network: str, **options: Any) -> list[
     return [json.loads((folder / f"{rank}.json").read_text()) for rank in range(processes)]
 
 
-def close(two: list[dict[str, Any]], one: dict[str, Any], rtol: float) -> None:
+@pytest.mark.slow
+@pytest.mark.parametrize("graph", [False, True], ids=["called", "captured"])
+@pytest.mark.parametrize("case", CASES)
+def test_two_gpus_learn_what_one_learns(case: str, graph: bool, tmp_path: Path) -> None:
+    network, options, rtol = CASES[case]
+    (one,) = learned(tmp_path / "1", 1, network, graph=graph, **options)
+    two = learned(tmp_path / "2", 2, network, graph=graph, **options)
+    assert [facts["device"] for facts in two] == ["cuda:0", "cuda:1"]
+    assert [facts["processes"] for facts in two] == [2, 2]
+    assert all(facts["cuda_graph"] is graph for facts in two), two[0]["cuda_graph_why"]
+    assert len({facts["parameters"] for facts in two}) == 1
+    assert len(set(one["loss"])) == 20
     for facts in two:
         torch.testing.assert_close(
             torch.tensor(facts["loss"]), torch.tensor(one["loss"]), rtol=rtol, atol=0
@@ -72,17 +85,19 @@ def close(two: list[dict[str, Any]], one: dict[str, Any], rtol: float) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("graph", [False, True], ids=["called", "captured"])
-@pytest.mark.parametrize("case", CASES)
-def test_two_gpus_learn_what_one_learns(case: str, graph: bool, tmp_path: Path) -> None:
-    network, options = CASES[case]
-    (one,) = learned(tmp_path / "1", 1, network, graph=graph, **options)
-    two = learned(tmp_path / "2", 2, network, graph=graph, **options)
-    assert [facts["device"] for facts in two] == ["cuda:0", "cuda:1"]
-    assert [facts["processes"] for facts in two] == [2, 2]
-    assert all(facts["cuda_graph"] is graph for facts in two), two[0]["cuda_graph_why"]
-    assert len({facts["parameters"] for facts in two}) == 1
-    assert len(set(one["loss"])) == 20
-    close(two, one, rtol=1e-4)
+def test_synchronised_norm_sees_the_whole_batch(graph: bool, tmp_path: Path) -> None:
+    once = {"epochs": 1, "graph": graph}  # one step, before weights can differ
+    (one,) = learned(tmp_path / "1", 1, "ddnet", **once)
+    together = learned(tmp_path / "together", 2, "ddnet", sync_norm=True, **once)
+    apart = learned(tmp_path / "apart", 2, "ddnet", **once)
+    expected = torch.tensor(one["statistics"])
+    for facts in together:
+        torch.testing.assert_close(
+            torch.tensor(facts["statistics"]), expected, rtol=1e-4, atol=1e-5
+        )
+    shares = torch.tensor([facts["statistics"] for facts in apart])
+    assert not torch.allclose(shares[0], expected, rtol=1e-3, atol=1e-4)
+    assert not torch.allclose(shares[0], shares[1], rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.slow
