@@ -1,5 +1,5 @@
 """`python -m compress`: the same as the console script."""
 
-from compress.cli import main
+from compress.cli.main import main
 
 main(prog_name="compress")

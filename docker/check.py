@@ -11,7 +11,7 @@ PARTS = {
     "Apex ASP": "from apex.contrib.sparsity import ASP; ASP.init_model_for_pruning",
     "ModelOpt": "import modelopt.torch.sparsity as mts; mts.sparsify",
     "Torch-TensorRT": "import torch_tensorrt; torch_tensorrt.dynamo.compile",
-    "compress": "from compress.cli import main",
+    "compress": "from compress.cli.main import main",
 }
 """Name -> the statement that must not fail."""
 

@@ -4,10 +4,10 @@ import modelopt.torch.opt as mto
 import modelopt.torch.sparsity as mts
 import torch
 
-from compress import modelopt_plugin
-from models.ddnet import DDnet
+from compress.models.ddnet import DDnet
+from compress.pruning import modelopt_mode
 
-mode = modelopt_plugin.register()  # before mto.restore too
+mode = modelopt_mode.register()  # before mto.restore too
 net = mto.apply_mode(DDnet(residual=True), [(mode, {"amount": 0.6, "align": 16})])
 net = mts.export(mts.sparsify(net, "sparse_magnitude"))  # retraining would stand between the two
 mto.save(net, "ddnet.pth")

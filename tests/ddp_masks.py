@@ -12,7 +12,7 @@ from networks import Plain
 from safetensors.torch import save_file
 from torch.nn.parallel import DistributedDataParallel
 
-from compress import masks
+from compress.sparsity import masks
 
 
 def main(rank: int, world: int, store: str, out: str) -> None:
@@ -33,7 +33,7 @@ def main(rank: int, world: int, store: str, out: str) -> None:
     weights = {name: tensor.contiguous() for name, tensor in net.state_dict().items()}
     save_file({**weights, **{f"mask.{n}": m.contiguous() for n, m in held.items()}}, out)
     dist.destroy_process_group()
-    os._exit(0)  # as compress.ending does: threads of torch.distributed may outlive it
+    os._exit(0)  # as compress.base.ending does: threads of torch.distributed may outlive it
 
 
 if __name__ == "__main__":

@@ -8,8 +8,8 @@ import sys
 import time
 from pathlib import Path
 
-from compress.dicom.desk import Desk
-from compress.files import PARTIAL
+from compress.base.files import PARTIAL
+from compress.enhance.tasks import Desk
 
 ENDED = os.WEXITED | os.WNOHANG | os.WNOWAIT
 """Asks whether a process has ended, and no more than that."""
@@ -62,7 +62,7 @@ def identity(batch: int = 16):
     """A network that changes nothing."""
     import torch
 
-    from compress.dicom.network import AnySize, Network
+    from compress.enhance.inference import AnySize, Network
 
     device = torch.device("cpu")
     return Network(AnySize(torch.nn.Identity()), device, batch, "0" * 64, "fp32")
@@ -70,7 +70,7 @@ def identity(batch: int = 16):
 
 def started(source: str, folder: str, *, at_the_manifest: bool = False) -> int:
     """A run in a fork of this process; killed when its manifest is written but not named so."""
-    from compress.dicom import enhance
+    from compress.enhance import command
 
     pid = os.fork()
     if pid:
@@ -81,7 +81,7 @@ def started(source: str, folder: str, *, at_the_manifest: bool = False) -> int:
         if at_the_manifest:  # this process writes nothing else
             Path.replace = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
         options = {"source": Path(source), "model": Path(), "out": Path(folder)}
-        enhance.run(enhance.Options(**options, existing="skip"))
+        command.run(command.Options(**options, existing="skip"))
         code = 0
     finally:
         os._exit(code)
@@ -105,10 +105,10 @@ def killed_runs(source: str, out: str, times: int, seed: int) -> None:
     """
     import torch
 
-    from compress.dicom import network
+    from compress.enhance import inference
 
     torch.set_num_threads(1)
-    network.load = lambda *_args, **_options: identity()
+    inference.load = lambda *_args, **_options: identity()
     draw = random.Random(seed)
     begin = time.perf_counter()
     assert os.waitpid(started(source, f"{out}/whole"), 0)[1] == 0

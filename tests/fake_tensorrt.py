@@ -52,7 +52,7 @@ class Fake:
 
 def install(monkeypatch) -> Fake:
     """Put the fake in the place of Torch-TensorRT and of the plan's runner, on the CPU."""
-    from compress.engines import plan
+    from compress.engines import tensorrt_plan
     from compress.engines.torch_tensorrt import TorchTensorRT
 
     fake = Fake()
@@ -68,8 +68,10 @@ def install(monkeypatch) -> Fake:
     monkeypatch.setitem(sys.modules, "torch_tensorrt", module)
     monkeypatch.setitem(sys.modules, "torch_tensorrt._features", features)
     monkeypatch.setattr(TorchTensorRT, "missing", lambda _self, _device: None)
-    monkeypatch.setattr(plan, "version", lambda: "11.1.0")
-    monkeypatch.setattr(plan, "Plan", lambda path, _device: torch.export.load(path).module())
+    monkeypatch.setattr(tensorrt_plan, "version", lambda: "11.1.0")
+    monkeypatch.setattr(
+        tensorrt_plan, "Plan", lambda path, _device: torch.export.load(path).module()
+    )
     return fake
 
 

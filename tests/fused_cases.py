@@ -13,7 +13,7 @@ from compress.engines.kernels import plain
 from compress.engines.kernels.memory import Framed, framed
 from compress.engines.kernels.packing import border, folded, padded
 from compress.engines.kernels.plan import IMAGE, OUTPUT, Chain, Conv, Pool, Slice, Upsample
-from models.ddnet import DDnet
+from compress.models.ddnet import DDnet
 
 BEFORE = 8
 """Channels of another tensor in front of every target: they must survive."""

@@ -6,7 +6,7 @@ import torch
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from compress.dependencies import Group
+from compress.graph.groups import Group
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from compress import machine
+from compress.base import machine
 
 ROOT = Path(__file__).parents[1]
 LINKER = """#!/bin/sh

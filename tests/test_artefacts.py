@@ -12,15 +12,19 @@ import torch
 from click.testing import CliRunner
 from pairs import data
 
-from compress import bench, checkpoint, cli, machine, masks, timing
-from compress.artefacts import MODES, artefacts, called
+from compress import checkpoint
+from compress.base import machine, timing
+from compress.base.errors import UsageError
+from compress.base.timing import Budget
+from compress.bench import command
+from compress.bench.targets import MODES, artefacts, called
 from compress.checkpoint import Model, ModelOptions
-from compress.cli_engines import MODES as OFFERED
+from compress.cli import main
+from compress.cli.engines import MODES as OFFERED
+from compress.context import Work
 from compress.engines import onnx, sidecar
-from compress.errors import UsageError
+from compress.sparsity import masks
 from compress.steps.export import Export
-from compress.timing import Budget
-from compress.work import Work
 
 CPU = torch.device("cpu")
 ONCE = Budget(rounds=2, seconds=0)
@@ -63,7 +67,7 @@ def told(monkeypatch):
 def test_checkpoints_and_engines_in_one_run(folder, told) -> None:
     told += [0.4, 0.1, 0.2]
     paths = [folder / "dense", folder / "onnx-fp32-b2.onnx", folder / "onnx-fp32-b1-4.onnx.json"]
-    found = bench.run(paths, batches=(2,), budget=ONCE, device="cpu")
+    found = command.run(paths, batches=(2,), budget=ONCE, device="cpu")
     first, second, third = found["rows"]
     assert [row["how"] for row in found["rows"]] == ["eager-fp32", "onnx fp32", "onnx fp32"]
     assert [row["runs"] for row in found["rows"]] == ["eager-fp32", "onnx fp32", "onnx fp32"]
@@ -78,31 +82,31 @@ def test_checkpoints_and_engines_in_one_run(folder, told) -> None:
 
 def test_what_ran_on_the_cpu_beside_a_gpu_says_so() -> None:
     gpu = torch.device("cuda")
-    graph = bench._runs("fused fp16", {"device": "cuda", "cuda_graph": True}, gpu)
+    graph = command._runs("fused fp16", {"device": "cuda", "cuda_graph": True}, gpu)
     assert graph == "fused fp16, CUDA graph"
     runtime = {"device": "cpu", "cuda_graph": False}
-    assert bench._runs("onnx fp16", runtime, gpu) == "onnx fp16, on the CPU"
-    assert bench._runs("onnx fp16", runtime, CPU) == "onnx fp16"
+    assert command._runs("onnx fp16", runtime, gpu) == "onnx fp16, on the CPU"
+    assert command._runs("onnx fp16", runtime, CPU) == "onnx fp16"
 
 
 def test_each_batch_has_its_own_first(folder, told) -> None:
     told += [0.3]
     paths = [folder / "onnx-fp32-b1.onnx", folder / "onnx-fp32-b2.onnx"]
-    found = bench.run(paths, budget=ONCE)
+    found = command.run(paths, budget=ONCE)
     assert [(row["batch"], row["ratio"]) for row in found["rows"]] == [(1, 1), (2, 1)]
 
 
 def test_sparse_and_dense_of_equal_widths_are_an_ab(folder, told, capsys) -> None:
     told += [0.20, 0.19]
     paths = [folder / "dense", folder / "sparse"]
-    found = bench.run(paths, size=32, budget=ONCE, device="cpu")
+    found = command.run(paths, size=32, budget=ONCE, device="cpu")
     (ab,) = found["sparse_ab"]
     assert (ab["dense"], ab["sparse"]) == tuple(map(str, paths))
     assert (ab["layers"], ab["of"]) == (43, 45)
     assert ab["ratio"] == pytest.approx(0.20 / 0.19)
-    bench.render(found)
+    command.render(found)
     assert "1.053 times as fast as" in capsys.readouterr().out
-    same = bench.run([folder / "sparse", folder / "sparse"], size=32, budget=ONCE, device="cpu")
+    same = command.run([folder / "sparse", folder / "sparse"], size=32, budget=ONCE, device="cpu")
     assert same["sparse_ab"] == []
 
 
@@ -117,9 +121,9 @@ def test_sparse_and_dense_of_equal_widths_are_an_ab(folder, told, capsys) -> Non
 def test_a_gain_is_said_only_where_every_round_has_it(low, high, verdict) -> None:
     ab = {"batch": 1, "how": "x", "dense": "a", "sparse": "b", "layers": 1, "of": 2,
           "ratio": (low + high) / 2, "ratio_min": low, "ratio_max": high}  # fmt: skip
-    (sentence,) = bench._sparse_sentences({"sparse_ab": [ab], "rounds": 10})
+    (sentence,) = command._sparse_sentences({"sparse_ab": [ab], "rounds": 10})
     assert sentence.endswith(f"({low:.3f}-{high:.3f} over 10 rounds): {verdict}")
-    (few,) = bench._sparse_sentences({"sparse_ab": [ab], "rounds": 2})
+    (few,) = command._sparse_sentences({"sparse_ab": [ab], "rounds": 2})
     assert few.endswith("over 2 rounds): too few rounds to tell, 6 are needed")
 
 
@@ -141,7 +145,7 @@ def test_compiled_computes_what_eager_does(folder, told) -> None:
 )
 def test_what_cannot_be_timed(folder, names, options, sentence) -> None:
     with pytest.raises(UsageError, match=sentence):
-        bench.run([folder / name for name in names], device="cpu", **options)
+        command.run([folder / name for name in names], device="cpu", **options)
 
 
 def test_an_engine_is_refused_before_anything_is_timed(folder, tmp_path) -> None:
@@ -150,19 +154,19 @@ def test_an_engine_is_refused_before_anything_is_timed(folder, tmp_path) -> None
     (tmp_path / "onnx-fp32-b1.onnx").write_bytes((folder / "onnx-fp32-b1.onnx").read_bytes())
     (tmp_path / "onnx-fp32-b1.onnx.json").write_text(json.dumps(side))
     with pytest.raises(UsageError, match=r"was built for torch 1\.0, here it is"):
-        bench.run([folder / "dense", tmp_path / "onnx-fp32-b1.onnx"], device="cpu", budget=ONCE)
+        command.run([folder / "dense", tmp_path / "onnx-fp32-b1.onnx"], device="cpu", budget=ONCE)
 
 
 def test_on_the_command_line(folder, told) -> None:
     told += [0.2]
     words = ["bench", str(folder / "dense"), str(folder / "onnx-fp32-b1.onnx"), "--device", "cpu"]
     words += ["--rounds", "1", "--seconds", "0"]
-    result = CliRunner().invoke(cli.main, [*words, "--json"])
+    result = CliRunner().invoke(main.main, [*words, "--json"])
     assert result.exit_code == 0, result.output
     found = json.loads(result.stdout)
     assert [row["batch"] for row in found["rows"]] == [1, 1]
     assert found["rounds"] == 1
-    table = CliRunner().invoke(cli.main, words).stdout
+    table = CliRunner().invoke(main.main, words).stdout
     assert "slices/s" in table
     assert "1.00 (1.00-1.00)" in table
 

@@ -9,9 +9,11 @@ import torch
 from networks import randomise
 from safetensors.torch import save_file
 
-from compress import checkpoint, masks, pruning
+from compress import checkpoint
+from compress.base.errors import CompressError, UsageError
 from compress.checkpoint import Model, ModelOptions
-from compress.errors import CompressError, UsageError
+from compress.pruning import plan
+from compress.sparsity import masks
 
 
 def dense(name: str, **options: object) -> Model:
@@ -21,7 +23,7 @@ def dense(name: str, **options: object) -> Model:
 
 def compressed(name: str, **options: object) -> Model:
     model = dense(name, **options).rewritten("deconv_to_conv")
-    model = replace(model, net=pruning.plan(model.net, amount=0.5, align=8).apply(model.net))
+    model = replace(model, net=plan.plan(model.net, amount=0.5, align=8).apply(model.net))
     held = masks.compute(model.net, "modelopt")
     masks.apply(model.net, held)
     return replace(model, masks=held)
@@ -96,7 +98,7 @@ def test_import_from_the_recipes_folder(tmp_path: Path) -> None:
     )
     origin = ModelOptions(import_="my_nets:Mine", folder=str(tmp_path), options={"width": 32})
     model = Model(net=origin.build(), origin=origin)
-    small = replace(model, net=pruning.plan(model.net, amount=0.4, align=8).apply(model.net))
+    small = replace(model, net=plan.plan(model.net, amount=0.4, align=8).apply(model.net))
     folder = tmp_path / "checkpoint"
     folder.mkdir()
     checkpoint.save(small, folder)

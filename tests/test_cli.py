@@ -12,9 +12,11 @@ import click
 import pytest
 from click.testing import CliRunner
 
-from compress import artefacts, cli, cli_engines, pipeline, plan
+from compress.base.errors import CompressError, QualityError, Stopped, UsageError
+from compress.bench import targets
+from compress.cli import engines, main
 from compress.engines import FormatName
-from compress.errors import CompressError, QualityError, Stopped, UsageError
+from compress.run import pipeline, preview
 from compress.sweep import run as sweeps
 
 RECIPE = "schema: 1\nname: tiny\nmodel: {name: ddnet}\nsteps: [evaluate]\n"
@@ -31,7 +33,7 @@ def recipe(tmp_path, monkeypatch):
 
 
 def call(*words):
-    return CliRunner().invoke(cli.main, words)
+    return CliRunner().invoke(main.main, words)
 
 
 def options(command):
@@ -40,7 +42,7 @@ def options(command):
 
 def test_the_options_are_frozen():
     """Knobs belong into the recipe: think twice before a name is added here."""
-    assert {name: options(command) for name, command in cli.main.commands.items()} == {
+    assert {name: options(command) for name, command in main.main.commands.items()} == {
         "run": {
             "recipe", "--out", "--data", "--set", "--until", "--device", "--no-fallback",
             "--profile", "--verbose", "-v",
@@ -77,7 +79,7 @@ def test_the_options_are_frozen():
 
 
 def test_every_option_has_help():
-    for command in cli.main.commands.values():
+    for command in main.main.commands.values():
         assert command.help
         for parameter in command.params:
             assert isinstance(parameter, click.Argument) or parameter.help, parameter.name
@@ -150,18 +152,18 @@ def test_set_is_said_in_the_message(recipe):
 
 
 def test_check_prints_one_json_object(recipe, monkeypatch):
-    monkeypatch.setattr(plan, "check", lambda recipe: {"recipe": recipe.name})
+    monkeypatch.setattr(preview, "check", lambda recipe: {"recipe": recipe.name})
     result = call("check", recipe, "--json")
     assert json.loads(result.stdout) == {"recipe": "tiny"}
     shown = []
-    monkeypatch.setattr(plan, "render", shown.append)
+    monkeypatch.setattr(preview, "render", shown.append)
     assert call("check", recipe).exit_code == 0
     assert shown == [{"recipe": "tiny"}]
 
 
 def test_words_that_the_command_line_repeats_to_import_nothing_heavy():
-    assert cli_engines.MODES == artefacts.MODES
-    assert set(cli_engines.FORMATS) == set(get_args(FormatName))
+    assert engines.MODES == targets.MODES
+    assert set(engines.FORMATS) == set(get_args(FormatName))
 
 
 def test_sweep_hands_words_to_the_sweep(recipe, monkeypatch):
@@ -207,6 +209,6 @@ def test_the_version_is_that_of_the_package():
 
 
 def test_the_command_line_imports_nothing_heavy():
-    code = "import compress.cli, sys; print(*{m.partition('.')[0] for m in sys.modules})"
+    code = "import compress.cli.main, sys; print(*{m.partition('.')[0] for m in sys.modules})"
     loaded = set(python("-c", code).stdout.split())
     assert not loaded & {"torch", "yaml", "numpy", "rich", "modelopt"}

@@ -65,7 +65,7 @@ def compose_text() -> str:
 
 
 def test_pins_agree_with_pyproject_and_doctor():
-    from compress.machine import CONTAINER
+    from compress.base.machine import CONTAINER
 
     wanted = {Requirement(line).name: Requirement(line) for line in PROJECT["dependencies"]}
     assert Version(MODELOPT) in wanted["nvidia-modelopt"].specifier

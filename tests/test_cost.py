@@ -5,11 +5,11 @@ import torch
 from networks import Plain, Shape, UNet
 from torch import nn
 
-from compress import cost
-from compress.errors import UsageError
-from compress.rewrite import deconv_to_conv
-from models.ddnet import DDnet
-from models.redcnn import RedCNN
+from compress.base.errors import UsageError
+from compress.graph import cost
+from compress.graph.rewrite import deconv_to_conv
+from compress.models.ddnet import DDnet
+from compress.models.redcnn import RedCNN
 
 
 def test_ddnet_as_published() -> None:

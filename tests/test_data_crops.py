@@ -5,11 +5,11 @@ import pytest
 import torch
 from pairs import pairs as blobs
 
+from compress.base.errors import UsageError
+from compress.base.hu import to_hu, to_network
 from compress.data import Pairs
 from compress.data.crops import draws, slices
-from compress.data.hu import to_hu, to_network
 from compress.data.loaders import Streamed
-from compress.errors import UsageError
 
 CPU = torch.device("cpu")
 

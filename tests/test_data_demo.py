@@ -12,9 +12,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from compress.base.errors import UsageError
 from compress.data import DataOptions, Unavailable, demo
 from compress.data.lowdose import Slice
-from compress.errors import UsageError
 
 SIDE = 8
 

@@ -3,9 +3,9 @@ import pytest
 import tifffile
 from dicom_files import body, dataset, enhanced, packed
 
+from compress.base.errors import UsageError
 from compress.data import DataOptions, load
 from compress.data import folder as source
-from compress.errors import UsageError
 
 SLICE = np.arange(-60, 60, dtype=np.int16).reshape(10, 12)
 

@@ -2,7 +2,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from compress.data.hu import DATA_RANGE, HU_MAX, HU_MIN, to_hu, to_network
+from compress.base.hu import DATA_RANGE, HU_MAX, HU_MIN, to_hu, to_network
 
 WHOLE = st.lists(st.integers(-32768, 32767), min_size=1, max_size=50)
 

@@ -5,8 +5,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from compress.base.errors import UsageError
 from compress.data import DataOptions, Unavailable, demo, load
-from compress.errors import UsageError
 
 PHANTOM = DataOptions(source="phantom", size=32, train_slices=2, test_slices=1, views=30)
 

@@ -5,12 +5,12 @@ import pytest
 import torch
 from pairs import pairs as blobs
 
+from compress.base.errors import UsageError
+from compress.base.hu import to_network
 from compress.data import Pairs
 from compress.data import loaders as places
 from compress.data.crops import draws, sides
-from compress.data.hu import to_network
 from compress.data.loaders import Choice, Resident, Streamed, build, choose, refuse
-from compress.errors import UsageError
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
 MIXED = Pairs(

@@ -7,12 +7,13 @@ import torch
 from networks import Plain
 from pairs import data
 
-from compress import checkpoint, distill
+from compress import checkpoint
+from compress.base.errors import UsageError
 from compress.checkpoint import Model, ModelOptions
-from compress.errors import UsageError
+from compress.context import Work
 from compress.recipe import load
 from compress.steps.train import Train
-from compress.work import Work
+from compress.training import distill
 
 
 def work(folder: Path, dense: Path | None = None) -> Work:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from compress import cli
+from compress.cli import main
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = [
@@ -31,7 +31,7 @@ def commands(text: str) -> list[list[str]]:
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
 def test_commands_and_options_exist(path):
-    known = cli.main.commands
+    known = main.main.commands
     for command, *words in commands(path.read_text("utf-8")):
         if command == "compress":
             continue  # a service of compose.yaml before the command

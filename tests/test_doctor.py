@@ -8,9 +8,12 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from compress import cli, doctor, machine, masks
-from compress.errors import UsageError
-from compress.machine import Package
+from compress.base import machine
+from compress.base.errors import UsageError
+from compress.base.machine import Package
+from compress.cli import main
+from compress.run import doctor
+from compress.sparsity import masks
 
 RECIPE = """
 schema: 1
@@ -93,10 +96,10 @@ def test_an_unreadable_recipe_is_refused(parts, tmp_path):
 def test_the_command_prints_json_or_tables_with_whole_commands(parts, recipe):
     parts["apex.amp"] = part("apex.amp", "not [installed]", machine.CONTAINER)
     runner = CliRunner()
-    result = runner.invoke(cli.main, ["doctor", str(recipe), "--json"])
+    result = runner.invoke(main.main, ["doctor", str(recipe), "--json"])
     assert result.exit_code == 0
     assert json.loads(result.stdout)["parts"]
-    shown = runner.invoke(cli.main, ["doctor", str(recipe)]).stdout
+    shown = runner.invoke(main.main, ["doctor", str(recipe)]).stdout
     assert f"for apex.amp:\n    {machine.CONTAINER}\n" in shown
     assert "steps[2].sparsify" in shown
     assert "not [installed]" in shown

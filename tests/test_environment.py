@@ -4,7 +4,7 @@ import subprocess
 
 import pytest
 
-from compress import environment
+from compress.run import manifest
 
 
 @pytest.mark.parametrize(
@@ -14,5 +14,5 @@ from compress import environment
 def test_commit(monkeypatch: pytest.MonkeyPatch, status: int, told: str, found: str | None) -> None:
     monkeypatch.setenv("COMPRESS_COMMIT", told)
     done = subprocess.CompletedProcess([], status, stdout="0123abcd-dirty\n", stderr="")
-    monkeypatch.setattr(environment.subprocess, "run", lambda *_a, **_k: done)
-    assert environment.commit() == found
+    monkeypatch.setattr(manifest.subprocess, "run", lambda *_a, **_k: done)
+    assert manifest.commit() == found

@@ -10,11 +10,14 @@ import torch
 from click.testing import CliRunner
 from pairs import pairs
 
-from compress import checkpoint, cli, evaluation, metrics
+from compress import checkpoint
+from compress.base.errors import UsageError
 from compress.checkpoint import Model, ModelOptions
+from compress.cli import main
 from compress.engines import Shape, onnx, sidecar
 from compress.engines.subject import Subject
-from compress.errors import UsageError
+from compress.quality import metrics
+from compress.run import evaluate
 
 NARROW = ModelOptions(
     name="ddnet", options={"residual": True, "trunk": 2, "bottleneck": 2, "decoder": 2}
@@ -43,7 +46,7 @@ def data(tmp_path) -> Path:
 
 
 def test_slices_patients_and_windows(model, data, tmp_path):
-    content = evaluation.run(model, data, tmp_path / "out", ("lung",), "cpu")
+    content = evaluate.run(model, data, tmp_path / "out", ("lung",), "cpu")
     assert json.loads((tmp_path / "out/evaluation.json").read_text()) == content
     with (tmp_path / "out/evaluation.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
@@ -73,7 +76,7 @@ def test_the_test_part_is_measured_where_there_is_one(model, data, tmp_path):
             target.mkdir(parents=True)
             name = "A/A-000.npy" if part == "test" else "B/B-000.npy"
             (target / "x.npy").write_bytes((data / side / name).read_bytes())
-    content = evaluation.run(model, tmp_path / "split", tmp_path / "out", (), "cpu")
+    content = evaluate.run(model, tmp_path / "split", tmp_path / "out", (), "cpu")
     assert content["slices"] == 1
 
 
@@ -86,18 +89,18 @@ def test_an_engine_of_a_fixed_size_and_batch(data, tmp_path):
         engine, format_="onnx", precision="fp32", shape=shape, weights="0", device=cpu, built=built
     )
     for path in (engine, side):
-        content = evaluation.run(path, data, tmp_path / "out", (), None)
+        content = evaluate.run(path, data, tmp_path / "out", (), None)
         one, other = content["summary"]["input"], content["summary"]["model"]
         assert one["full"]["psnr"]["mean"] == pytest.approx(other["full"]["psnr"]["mean"])
 
 
 def test_windows():
-    assert evaluation.windows(None) == ("lung", "mediastinum")
-    assert evaluation.windows("lung, mediastinum") == ("lung", "mediastinum")
-    assert evaluation.windows("") == ()
+    assert evaluate.windows(None) == ("lung", "mediastinum")
+    assert evaluate.windows("lung, mediastinum") == ("lung", "mediastinum")
+    assert evaluate.windows("") == ()
     said = r"^--windows: there is no window 'bone'; there are lung, mediastinum$"
     with pytest.raises(UsageError, match=said):
-        evaluation.windows("bone")
+        evaluate.windows("bone")
 
 
 def test_slices_that_are_too_small(model, tmp_path):
@@ -105,13 +108,13 @@ def test_slices_that_are_too_small(model, tmp_path):
         (tmp_path / side).mkdir()
         np.save(tmp_path / side / "x.npy", np.arange(80, dtype=np.int16).reshape(8, 10))
     with pytest.raises(UsageError, match=r"^slice x.npy has 8 x 10 pixels; SSIM needs 11 x 11$"):
-        evaluation.run(model, tmp_path, tmp_path / "out", (), "cpu")
+        evaluate.run(model, tmp_path, tmp_path / "out", (), "cpu")
 
 
 def test_the_command(model, data, tmp_path):
     words = ("evaluate", str(model), "--data", str(data), "--device", "cpu")
-    result = CliRunner().invoke(cli.main, (*words, "-o", str(tmp_path / "out")))
+    result = CliRunner().invoke(main.main, (*words, "-o", str(tmp_path / "out")))
     assert result.exit_code == 0, result.output
     assert "mediastinum" in result.stdout
-    result = CliRunner().invoke(cli.main, (*words, "--windows", "x"))
+    result = CliRunner().invoke(main.main, (*words, "--windows", "x"))
     assert result.exit_code == 2

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from compress.errors import UsageError
+from compress.base.errors import UsageError
 from compress.recipe import Recipe, load
 
 HEAD = "schema: 1\nname: r\nmodel: {name: ddnet}\n"

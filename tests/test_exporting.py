@@ -8,11 +8,13 @@ import pytest
 from click.testing import CliRunner
 from pairs import pairs
 
-from compress import checkpoint, cli, exporting
+from compress import checkpoint
 from compress.checkpoint import Model, ModelOptions
+from compress.cli import main
 from compress.data import DataOptions
 from compress.engines import formats, parity, sidecar
 from compress.engines.torch_tensorrt import TorchTensorRT
+from compress.run import export
 from compress.steps.export import Export
 
 NARROW = ModelOptions(
@@ -42,7 +44,7 @@ def data(tmp_path_factory) -> Path:
 
 
 def call(*words: object):
-    return CliRunner().invoke(cli.main, ["export", *map(str, words)])
+    return CliRunner().invoke(main.main, ["export", *map(str, words)])
 
 
 def test_engines_for_two_batches_load_from_the_folder(model, data, tmp_path) -> None:
@@ -50,7 +52,7 @@ def test_engines_for_two_batches_load_from_the_folder(model, data, tmp_path) -> 
     result = call(model, "--batch", "1,2", "--size", 48, "-o", out, "--data", data, "--json")
     assert result.exit_code == 0, result.output
     found = json.loads(result.stdout)
-    assert found == json.loads((out / exporting.FILE).read_text())
+    assert found == json.loads((out / export.FILE).read_text())
     assert [row["file"] for row in found["engines"]] == ["onnx-fp32-b1.onnx", "onnx-fp32-b2.onnx"]
     for row in found["engines"]:
         facts, _ = sidecar.load(out / row["sidecar"])
@@ -58,7 +60,7 @@ def test_engines_for_two_batches_load_from_the_folder(model, data, tmp_path) -> 
         assert sidecar._model(facts, out / row["file"]) == model
         assert row["parity"]["ok"]
     left = {path.name for path in out.iterdir()}
-    assert left == {exporting.FILE} | {
+    assert left == {export.FILE} | {
         f"onnx-fp32-b{n}.onnx{end}" for n in (1, 2) for end in ("", ".json")
     }
 
@@ -85,7 +87,7 @@ def test_formats_by_list_and_by_repetition(model, data, tmp_path, monkeypatch) -
         seen.append(Export(**options))
         return {"schema": 1, "engines": []}
 
-    monkeypatch.setattr(exporting, "run", run)
+    monkeypatch.setattr(export, "run", run)
     call(model, "-o", tmp_path, "--format", "onnx,aot_inductor", "--format", "onnx")
     call(model, "-o", tmp_path, "--precision", "bf16", "--deconvolutions", "keep")
     assert seen[0] == Export(formats=("onnx", "aot_inductor"))
@@ -125,19 +127,19 @@ def test_an_engine_that_differs_ends_with_exit_code_3(model, data, tmp_path, mon
     result = call(model, "-o", tmp_path, "--size", 32, "--data", data)
     assert result.exit_code == 3
     assert "differs from the network by 29.2 HU at most" in result.stderr
-    (row,) = json.loads((tmp_path / exporting.FILE).read_text())["engines"]
+    (row,) = json.loads((tmp_path / export.FILE).read_text())["engines"]
     assert row["parity"]["ok"] is False
 
 
 def test_without_data_no_more_slices_are_simulated_than_compared(monkeypatch) -> None:
     seen: list = []
-    monkeypatch.setattr(exporting, "load", lambda wanted, **_: seen.append(wanted))
-    exporting._pairs(Export(batch=(1, 2)), None, True)
-    exporting._pairs(Export(batch=(16,)), None, True)
+    monkeypatch.setattr(export, "load", lambda wanted, **_: seen.append(wanted))
+    export._pairs(Export(batch=(1, 2)), None, True)
+    export._pairs(Export(batch=(16,)), None, True)
     assert seen == [DataOptions(train_slices=1, test_slices=n) for n in (2, 6)]
 
 
 def test_every_format_can_be_named() -> None:
-    from compress.cli_engines import FORMATS
+    from compress.cli.engines import FORMATS
 
     assert set(FORMATS) == formats().keys()

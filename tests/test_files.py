@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from compress import files
+from compress.base import files
 
 WRITER = """
 import sys

@@ -22,8 +22,9 @@ from pairs import data
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from compress import masks, pruning
+from compress.base.errors import UsageError
 from compress.checkpoint import Model, ModelOptions
+from compress.context import Work
 from compress.engines import NotBuilt, fused
 from compress.engines.kernels import plain, remembered, tune
 from compress.engines.kernels.packing import (
@@ -38,11 +39,11 @@ from compress.engines.kernels.packing import (
 from compress.engines.kernels.plan import Pool, compiled, from_json
 from compress.engines.kernels.session import Choices, Session
 from compress.engines.kernels.tiling import Tiling, default, variations
-from compress.errors import UsageError
-from compress.rewrite import deconv_to_conv
+from compress.graph.rewrite import deconv_to_conv
+from compress.models.redcnn import RedCNN
+from compress.pruning import plan as pruning
+from compress.sparsity import masks
 from compress.steps.export import Export
-from compress.work import Work
-from models.redcnn import RedCNN
 
 ROOT = Path(__file__).parents[1]
 needs_triton = pytest.mark.skipif(

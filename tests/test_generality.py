@@ -6,10 +6,13 @@ from pathlib import Path
 import pytest
 from pairs import data
 
-from compress import checkpoint, cost, masks, pipeline
-from compress.errors import UsageError
+from compress import checkpoint
+from compress.base.errors import UsageError
+from compress.graph import cost
 from compress.recipe import load
-from compress.sparsity import is_2to4
+from compress.run import pipeline
+from compress.sparsity import masks
+from compress.sparsity.pattern import is_2to4
 
 RECIPE = """schema: 1
 name: r

@@ -11,15 +11,18 @@ from networks import Plain, Shape, UNet
 from pairs import data
 from torch import nn
 
-from compress import checkpoint, cli, cost, inspection, masks, packing, sparsity
-from compress.checkpoint import Model, ModelOptions
+from compress import checkpoint
+from compress.base.errors import UsageError
+from compress.base.files import read_json, sha256, write_json
+from compress.checkpoint import Model, ModelOptions, packed24
+from compress.cli import main
+from compress.context import Work
 from compress.engines import Shape as Input
-from compress.engines import onnx, sidecar
+from compress.engines import inspection, onnx, sidecar
 from compress.engines.subject import Subject
-from compress.errors import UsageError
-from compress.files import read_json, sha256, write_json
+from compress.graph import cost
+from compress.sparsity import masks, pattern
 from compress.steps.export import Export
-from compress.work import Work
 
 
 def sparse(**options: int) -> Model:
@@ -75,7 +78,7 @@ def test_a_dense_deconvolution_is_shown_as_the_convolution_it_equals(tmp_path: P
 def test_planted_violations_are_counted_and_the_first_located() -> None:
     net = Plain(32)
     with torch.no_grad():
-        net.middle.weight.mul_(sparsity.mask_2to4(net.middle.weight))
+        net.middle.weight.mul_(pattern.mask_2to4(net.middle.weight))
         for out in range(5):
             net.middle.weight[out, 8:12, 1, 2] = torch.tensor([1.0, 2.0, 3.0, 0.0])
     (row,) = (row for row in inspection.layers(net) if row["name"] == "middle")
@@ -137,7 +140,7 @@ def test_what_an_engine_tells_of_kernels_and_time(folder: Path, tmp_path: Path) 
     assert set(picked.values()) == {"no"}
     assert found["totals"]["picked"] == 1
     assert rows(found)[names[0]]["share_of_time"] == pytest.approx(0.75)
-    shown = CliRunner().invoke(cli.main, ["inspect", str(side)]).stdout
+    shown = CliRunner().invoke(main.main, ["inspect", str(side)]).stdout
     assert "75.0" in next(line for line in shown.splitlines() if line.startswith(names[0]))
 
 
@@ -170,9 +173,9 @@ def test_engines_that_cannot_be_inspected(folder: Path, tmp_path: Path) -> None:
 
 
 def test_on_the_command_line(folder: Path) -> None:
-    result = CliRunner().invoke(cli.main, ["inspect", str(folder), "--json"])
+    result = CliRunner().invoke(main.main, ["inspect", str(folder), "--json"])
     assert json.loads(result.stdout) == inspection.inspect(folder)
-    lines = CliRunner().invoke(cli.main, ["inspect", str(folder)]).stdout.splitlines()
+    lines = CliRunner().invoke(main.main, ["inspect", str(folder)]).stdout.splitlines()
     assert lines[2].split() == [
         "layer", "weight", "zeros", "2:4", "eligible", "picked", "MACs", "share",
     ]  # fmt: skip
@@ -188,7 +191,7 @@ def test_on_the_command_line(folder: Path) -> None:
 
 
 def shown(path: Path) -> list[str]:
-    return CliRunner().invoke(cli.main, ["inspect", str(path)]).stdout.splitlines()
+    return CliRunner().invoke(main.main, ["inspect", str(path)]).stdout.splitlines()
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
@@ -205,10 +208,10 @@ def test_values_that_are_not_finite_are_named(value: float, folder: Path, tmp_pa
     lines = shown(tmp_path)
     assert "stem.conv.weight: 2 values are not finite (NaN or infinite)" in lines
     assert "stem.norm.running_var: 1 value is not finite (NaN or infinite)" in lines
-    printed = CliRunner().invoke(cli.main, ["inspect", str(tmp_path), "--json"]).stdout
+    printed = CliRunner().invoke(main.main, ["inspect", str(tmp_path), "--json"]).stdout
     assert json.loads(printed)["nonfinite"] == counts
-    packing.pack(tmp_path, tmp_path / "packed")  # says nothing of values and keeps every bit
-    packing.unpack(tmp_path / "packed", tmp_path / "b")
+    packed24.pack(tmp_path, tmp_path / "packed")  # says nothing of values and keeps every bit
+    packed24.unpack(tmp_path / "packed", tmp_path / "b")
     assert sha256(tmp_path / "b" / "model.safetensors") == sha256(tmp_path / "model.safetensors")
 
 
@@ -225,7 +228,7 @@ def test_values_in_an_engines_file_that_are_not_finite(tmp_path: Path) -> None:
 def test_one_group_is_no_plural(tmp_path: Path) -> None:
     net = Plain(16)
     with torch.no_grad():
-        net.middle.weight.mul_(sparsity.mask_2to4(net.middle.weight))
+        net.middle.weight.mul_(pattern.mask_2to4(net.middle.weight))
         net.middle.weight[3, 4:8, 1, 2] = 1.0
     origin = ModelOptions(import_="networks:Plain", options={"width": 16})
     checkpoint.save(Model(net=net, origin=origin), tmp_path)
@@ -242,7 +245,7 @@ def test_a_file_of_a_checkpoint_is_told_what_to_name(folder: Path, tmp_path: Pat
             inspection.inspect(folder / name)
     for name in ("q.st", "model.safetensors"):
         file = tmp_path / name
-        packing.pack(folder, file)
+        packed24.pack(folder, file)
         sentence = rf"{name} is a packed checkpoint; unpack it \(compress unpack {file} -o DIR\)"
         with pytest.raises(UsageError, match=sentence):
             inspection.inspect(file)

@@ -5,8 +5,8 @@ import torch
 from torch import Tensor
 from torchmetrics.functional.image import multiscale_structural_similarity_index_measure
 
-from compress.errors import UsageError
-from compress.losses import loss
+from compress.base.errors import UsageError
+from compress.training.losses import loss
 
 MIX = loss("mse+0.1*(1-ms_ssim)")
 

@@ -4,8 +4,8 @@ import pytest
 import torch
 from networks import Plain
 
-from compress import masks
-from compress.errors import CompressError, UsageError
+from compress.base.errors import CompressError, UsageError
+from compress.sparsity import masks
 
 
 def train(net: torch.nn.Module, optimizer: torch.optim.Optimizer, hold: masks.Holder) -> None:

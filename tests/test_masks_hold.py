@@ -17,16 +17,17 @@ from safetensors.torch import load_file
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from compress import checkpoint, masks, sparsity
+from compress import checkpoint
+from compress.base.errors import CompressError, Stopped
 from compress.checkpoint import Model, ModelOptions
+from compress.context import Work
 from compress.engines import onnx
-from compress.errors import CompressError, Stopped
-from compress.rewrite import deconv_to_conv
-from compress.steps import state
+from compress.graph.rewrite import deconv_to_conv
+from compress.models.ddnet import DDnet
+from compress.sparsity import masks, pattern
 from compress.steps.export import Export
 from compress.steps.train import Train
-from compress.work import Work
-from models.ddnet import DDnet
+from compress.training import state
 
 TESTS = Path(__file__).parent
 OPTIMIZERS = {
@@ -69,7 +70,7 @@ def test_masked_weights_that_momentum_pushes_come_back_without_the_holder() -> N
     steps = OPTIMIZERS["momentum"](net.parameters())
     net(torch.rand(2, 1, 16, 16)).square().mean().backward()
     steps.step()
-    assert not sparsity.is_2to4(net.middle.weight)
+    assert not pattern.is_2to4(net.middle.weight)
 
 
 def test_a_moving_average_of_masked_weights_is_masked() -> None:
@@ -161,7 +162,7 @@ def test_through_a_stop_and_a_resume_to_the_same_bits(precision: str, tmp_path: 
     with pytest.raises(Stopped):
         options.run(sparse(), work(folder, stop=StopAfter(3)))
     saved = load_file(folder / state.FILE)
-    assert sparsity.is_2to4(saved["net.middle.weight"])
+    assert pattern.is_2to4(saved["net.middle.weight"])
     resumed = options.run(sparse(), work(folder))
     masks.check(resumed.net, whole.masks)
     for name, tensor in whole.net.state_dict().items():
@@ -175,7 +176,7 @@ def test_into_the_weights_of_an_exported_file(tmp_path: Path) -> None:
     assert inside.keys() == {"first", "middle", "last"}
     assert torch.equal(inside["middle"] != 0, trained.net.middle.weight != 0)
     assert (inside["middle"][~trained.masks["middle"]] == 0).all()
-    assert sparsity.is_2to4(inside["middle"])
+    assert pattern.is_2to4(inside["middle"])
 
 
 def asp():
@@ -205,7 +206,7 @@ def test_asps_optimizer_holds_our_masks_as_our_holder_does(optimizer: str) -> No
     ours, theirs = (OPTIMIZERS[optimizer](net.parameters()) for net in (one, other))
     held = masks.compute(one, "modelopt")
     hold = masks.Holder(one, held)
-    patched(other, theirs, sparsity.mask_2to4)
+    patched(other, theirs, pattern.mask_2to4)
     for _ in range(4):
         x = torch.rand(2, 1, 16, 16)
         for net, steps in ((one, ours), (other, theirs)):
@@ -234,4 +235,4 @@ def test_asps_own_masks_are_modelopts(monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(theirs) == 43
     for name, mask in theirs.items():
         assert torch.equal(mask, modelopts[name])
-        assert torch.equal(mask, sparsity.mask_2to4(net.get_submodule(name).weight))
+        assert torch.equal(mask, pattern.mask_2to4(net.get_submodule(name).weight))

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from compress import metrics
+from compress.quality import metrics
 
 WIDTH = 2924.0
 

@@ -9,11 +9,12 @@ import pytest
 import torch
 from networks import Plain
 
-from compress import cost, modelopt_plugin, pruning
-from compress.errors import UsageError
-from compress.rewrite import deconv_to_conv
-from compress.sparsity import is_2to4
-from models.ddnet import DDnet
+from compress.base.errors import UsageError
+from compress.graph import cost
+from compress.graph.rewrite import deconv_to_conv
+from compress.models.ddnet import DDnet
+from compress.pruning import modelopt_mode, plan
+from compress.sparsity.pattern import is_2to4
 
 EXAMPLE = Path(__file__).parents[1] / "docs" / "modelopt_example.py"
 
@@ -26,7 +27,7 @@ def modelopt():
         warnings.simplefilter("ignore")
         import modelopt.torch.opt as mto
         import modelopt.torch.sparsity as mts
-    modelopt_plugin.register()
+    modelopt_mode.register()
     return mto, mts
 
 
@@ -41,8 +42,8 @@ def equal(one: torch.nn.Module, other: torch.nn.Module) -> bool:
 
 
 def test_registering_twice_is_once() -> None:
-    assert modelopt_plugin.register() == modelopt_plugin.register() == "compress_channels"
-    assert len(modelopt_plugin._registries) == 1
+    assert modelopt_mode.register() == modelopt_mode.register() == "compress_channels"
+    assert len(modelopt_mode._registries) == 1
 
 
 def test_prune_sparsify_export_save_restore(modelopt, tmp_path: Path) -> None:
@@ -73,7 +74,7 @@ def test_prune_sparsify_export_save_restore(modelopt, tmp_path: Path) -> None:
 def test_the_same_channels_go_as_without_modelopt(modelopt) -> None:
     mto, _ = modelopt
     plain = deconv_to_conv(network(0))
-    ours = pruning.plan(plain, amount=0.5, align=4, criterion="l1").apply(plain)
+    ours = plan.plan(plain, amount=0.5, align=4, criterion="l1").apply(plain)
     options = {"amount": 0.5, "align": 4, "criterion": "l1"}
     theirs = mto.apply_mode(network(0), [("compress_channels", options)])
     assert equal(ours, theirs)

@@ -8,8 +8,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from models.ddnet import DDnet, from_2dnet, widths
-from models.redcnn import RedCNN
+from compress.models.ddnet import DDnet, from_2dnet, widths
+from compress.models.redcnn import RedCNN
 
 REFERENCE = Path(
     os.environ.get(

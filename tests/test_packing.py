@@ -17,9 +17,11 @@ from safetensors.torch import load_file, save_file
 from test_checkpoint import compressed as sparse_model
 from torch import Tensor
 
-from compress import checkpoint, cli, masks, packing, sparsity
-from compress.checkpoint import Model, ModelOptions
-from compress.errors import UsageError
+from compress import checkpoint
+from compress.base.errors import UsageError
+from compress.checkpoint import Model, ModelOptions, packed24
+from compress.cli import main
+from compress.sparsity import masks, pattern
 
 DOCS = Path(__file__).parents[1] / "docs" / "packed24.md"
 FILES = ("model.safetensors", "model.json")
@@ -28,7 +30,7 @@ FILES = ("model.safetensors", "model.json")
 def plain(width: int = 16) -> Model:
     torch.manual_seed(0)
     net = Plain(width)
-    mask = sparsity.mask_2to4(net.middle.weight)
+    mask = pattern.mask_2to4(net.middle.weight)
     with torch.no_grad():
         net.middle.weight.mul_(mask)
     origin = ModelOptions(import_="networks:Plain", options={"width": width})
@@ -48,13 +50,13 @@ def saved(model: Model, folder: Path) -> Path:
 )
 def test_any_masked_weight_comes_back_bit_for_bit(shape, dtype, seed: int) -> None:
     weight = torch.randn(shape, generator=torch.Generator().manual_seed(seed)).to(dtype)
-    mask = sparsity.mask_2to4(weight)
+    mask = pattern.mask_2to4(weight)
     weight = weight.masked_fill(~mask, 0)
-    values, index = packing.compressed(weight, mask)
+    values, index = packed24.compressed(weight, mask)
     assert values.shape == (shape[0], *shape[2:], shape[1] // 4, 2)
     assert values.dtype == dtype
     assert (index.dtype, index.shape) == (torch.uint8, (-(-weight.numel() // 8),))
-    back, kept = packing.restored(values, index)
+    back, kept = packed24.restored(values, index)
     assert torch.equal(back.flatten().view(torch.uint8), weight.flatten().view(torch.uint8))
     assert torch.equal(kept, mask)
 
@@ -62,7 +64,7 @@ def test_any_masked_weight_comes_back_bit_for_bit(shape, dtype, seed: int) -> No
 def test_zeros_negative_zeros_and_nan_that_are_kept_come_back_too() -> None:
     weight = torch.tensor([[-0.0, 0.0, float("nan"), 0.0, float("-inf"), 0.0, 0.0, 1e-45]])
     mask = torch.tensor([[1, 0, 1, 0, 1, 0, 0, 1]], dtype=torch.bool)
-    back, kept = packing.restored(*packing.compressed(weight, mask))
+    back, kept = packed24.restored(*packed24.compressed(weight, mask))
     assert torch.equal(back.view(torch.int32), weight.view(torch.int32))
     assert torch.equal(kept, mask)
 
@@ -74,10 +76,10 @@ def test_the_layout_is_the_documented_one() -> None:
         torch.tensor(json.loads(re.search(rf"^    {name} = (.*)$", text, re.M)[1]))
         for name in ("weight", "values", "index")
     )
-    got_values, got_index = packing.compressed(weight, weight != 0)
+    got_values, got_index = packed24.compressed(weight, weight != 0)
     assert torch.equal(got_values, values)
     assert torch.equal(got_index, index.to(torch.uint8))
-    back, mask = packing.restored(values, index.to(torch.uint8))
+    back, mask = packed24.restored(values, index.to(torch.uint8))
     assert torch.equal(back, weight)
     assert torch.equal(mask, weight != 0)
 
@@ -105,10 +107,10 @@ def test_the_layout_over_outputs_taps_and_groups() -> None:
     weight = torch.tensor(by_tap, dtype=torch.float32).movedim(2, 1).unsqueeze(2).contiguous()
     values = torch.arange(1.0, 17.0).reshape(2, 1, 2, 2, 2)
     index = torch.tensor([132, 156, 237, 228], dtype=torch.uint8)
-    got_values, got_index = packing.compressed(weight, weight != 0)
+    got_values, got_index = packed24.compressed(weight, weight != 0)
     assert torch.equal(got_values, values)
     assert torch.equal(got_index, index)
-    back, mask = packing.restored(values, index)
+    back, mask = packed24.restored(values, index)
     assert torch.equal(back, weight)
     assert torch.equal(mask, weight != 0)
 
@@ -124,10 +126,10 @@ def test_the_layout_over_outputs_taps_and_groups() -> None:
 )
 def test_the_folder_comes_back_byte_for_byte(model, tmp_path: Path) -> None:
     folder = saved(model(), tmp_path / "a")
-    summary = packing.pack(folder, tmp_path / "m.safetensors")
+    summary = packed24.pack(folder, tmp_path / "m.safetensors")
     assert summary.left == ()
     assert set(summary.packed) == checkpoint.load(folder).masks.keys()
-    packing.unpack(tmp_path / "m.safetensors", tmp_path / "deep" / "b")
+    packed24.unpack(tmp_path / "m.safetensors", tmp_path / "deep" / "b")
     for name in FILES:
         one, other = (place / name for place in (folder, tmp_path / "deep" / "b"))
         assert one.read_bytes() == other.read_bytes()
@@ -140,16 +142,16 @@ def test_ddnet_takes_little_more_than_half(tmp_path: Path) -> None:
     masks.apply(model.net, held)
     model = replace(model, masks=held)
     folder = saved(model, tmp_path / "a")
-    summary = packing.pack(folder, tmp_path / "m.safetensors")
+    summary = packed24.pack(folder, tmp_path / "m.safetensors")
     assert len(summary.packed) == 43
     assert summary.bytes < 0.58 * summary.bytes_before  # names, biases and BatchNorm stay
     assert summary.bytes == (tmp_path / "m.safetensors").stat().st_size
-    assert summary == packing.summarise(model)
+    assert summary == packed24.summarise(model)
 
 
 def test_the_file_is_plain_safetensors(tmp_path: Path) -> None:
     folder = saved(plain(), tmp_path / "a")
-    packing.pack(folder, tmp_path / "m.safetensors")
+    packed24.pack(folder, tmp_path / "m.safetensors")
     with safe_open(tmp_path / "m.safetensors", framework="pt") as file:
         metadata, names = file.metadata(), set(file.keys())
     assert (metadata["format"], metadata["version"]) == ("compress-packed24", "1")
@@ -185,10 +187,10 @@ def three_of_four(tensors: dict[str, Tensor]) -> None:
 def test_what_the_form_cannot_hold_is_left_and_said(change, tmp_path: Path) -> None:
     folder = saved(plain(), tmp_path / "a")
     rewritten(folder, change)
-    summary = packing.pack(folder, tmp_path / "m.safetensors")
+    summary = packed24.pack(folder, tmp_path / "m.safetensors")
     assert (summary.packed, summary.left) == ((), ("middle",))
     assert "masked but left as they were: 1" in summary.sentence()
-    packing.unpack(tmp_path / "m.safetensors", tmp_path / "b")
+    packed24.unpack(tmp_path / "m.safetensors", tmp_path / "b")
     assert (tmp_path / "b" / FILES[0]).read_bytes() == (folder / FILES[0]).read_bytes()
 
 
@@ -197,13 +199,13 @@ def test_a_saved_zero_has_no_sign(tmp_path: Path) -> None:
     with torch.no_grad():
         model.net.middle.weight.masked_fill_(~model.masks["middle"], -0.0)
     folder = saved(model, tmp_path / "a")
-    assert packing.pack(folder, tmp_path / "m.safetensors").packed == ("middle",)
+    assert packed24.pack(folder, tmp_path / "m.safetensors").packed == ("middle",)
     assert checkpoint.fingerprint(checkpoint.load(folder)) == checkpoint.fingerprint(model)
 
 
 def repacked(tmp_path: Path, change) -> Path:
     """A packed file with changed tensors or metadata."""
-    packing.pack(saved(plain(), tmp_path / "a"), tmp_path / "m.safetensors")
+    packed24.pack(saved(plain(), tmp_path / "a"), tmp_path / "m.safetensors")
     with safe_open(tmp_path / "m.safetensors", framework="pt") as file:
         metadata = file.metadata()
     tensors = load_file(tmp_path / "m.safetensors")
@@ -230,18 +232,18 @@ def repacked(tmp_path: Path, change) -> Path:
 def test_altered_files_are_refused(change, sentence: str, tmp_path: Path) -> None:
     file = repacked(tmp_path, change)
     with pytest.raises(UsageError, match=sentence):
-        packing.unpack(file, tmp_path / "b")
+        packed24.unpack(file, tmp_path / "b")
     assert not (tmp_path / "b").exists()
 
 
 def test_what_is_no_packed_file(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="no packed checkpoint"):
-        packing.unpack(tmp_path / "none", tmp_path / "b")
+        packed24.unpack(tmp_path / "none", tmp_path / "b")
     folder = saved(plain(), tmp_path / "a")
     with pytest.raises(UsageError, match="header does not say compress-packed24"):
-        packing.unpack(folder / FILES[0], tmp_path / "b")
+        packed24.unpack(folder / FILES[0], tmp_path / "b")
     with pytest.raises(UsageError, match=r"a is a folder; name the file that compress pack wrote$"):
-        packing.unpack(folder, tmp_path / "b")
+        packed24.unpack(folder, tmp_path / "b")
 
 
 def bytes_of(folder: Path) -> dict[str, bytes]:
@@ -251,13 +253,13 @@ def bytes_of(folder: Path) -> dict[str, bytes]:
 @pytest.mark.parametrize("names", [FILES, FILES[:1], FILES[1:]])
 def test_unpacking_overwrites_no_file_of_a_checkpoint(names, tmp_path: Path) -> None:
     folder = saved(plain(), tmp_path / "a")
-    packing.pack(folder, tmp_path / "m.safetensors")
+    packed24.pack(folder, tmp_path / "m.safetensors")
     for name in set(FILES) - set(names):
         (folder / name).unlink()
     before = bytes_of(folder)
     sentence = rf"holds {' and '.join(names)} already; name a new folder$"
     with pytest.raises(UsageError, match=sentence):
-        packing.unpack(tmp_path / "m.safetensors", folder)
+        packed24.unpack(tmp_path / "m.safetensors", folder)
     assert bytes_of(folder) == before
 
 
@@ -281,17 +283,17 @@ def test_packing_overwrites_no_file_of_the_checkpoint(name: str, how: str, tmp_p
     own = "belongs to the checkpoint that is to be packed; name a new file$"
     foreign = "exists and is no packed checkpoint; name a new file$"
     with pytest.raises(UsageError, match=own if name in FILES else foreign):
-        packing.pack(folder, file)
+        packed24.pack(folder, file)
     assert bytes_of(folder) == before
 
 
 def test_the_checkpoint_is_spared_though_its_file_says_that_it_is_packed(tmp_path: Path) -> None:
     folder = saved(plain(), tmp_path / "a")
-    save_file(load_file(folder / FILES[0]), folder / FILES[0], {"format": packing.FORMAT})
+    save_file(load_file(folder / FILES[0]), folder / FILES[0], {"format": packed24.FORMAT})
     rehashed(folder)
-    assert packing.is_packed(folder / FILES[0])
+    assert packed24.is_packed(folder / FILES[0])
     with pytest.raises(UsageError, match="belongs to the checkpoint"):
-        packing.pack(folder, folder / FILES[0])
+        packed24.pack(folder, folder / FILES[0])
 
 
 @pytest.mark.parametrize("content", [b"", b"somebody else's"])
@@ -299,22 +301,22 @@ def test_packing_overwrites_nothing_foreign(content: bytes, tmp_path: Path) -> N
     file = tmp_path / "m.safetensors"
     file.write_bytes(content)
     with pytest.raises(UsageError, match=r"exists and is no packed checkpoint; name a new file$"):
-        packing.pack(saved(plain(), tmp_path / "a"), file)
+        packed24.pack(saved(plain(), tmp_path / "a"), file)
     assert file.read_bytes() == content
 
 
 def test_an_older_packed_checkpoint_is_replaced(tmp_path: Path) -> None:
     file = tmp_path / "new" / "folder" / "m.safetensors"
-    packing.pack(saved(plain(), tmp_path / "a"), file)
-    packing.pack(saved(plain(32), tmp_path / "b"), file)
-    packing.unpack(file, tmp_path / "c")
+    packed24.pack(saved(plain(), tmp_path / "a"), file)
+    packed24.pack(saved(plain(32), tmp_path / "b"), file)
+    packed24.unpack(file, tmp_path / "c")
     assert bytes_of(tmp_path / "c") == bytes_of(tmp_path / "b")
     assert [path.name for path in file.parent.iterdir()] == ["m.safetensors"]
 
 
 def test_a_network_without_masks_is_told_so(tmp_path: Path) -> None:
     folder = saved(replace(plain(), masks={}), tmp_path / "a")
-    said = packing.pack(folder, tmp_path / "m.safetensors").sentence()
+    said = packed24.pack(folder, tmp_path / "m.safetensors").sentence()
     assert said.endswith(
         "; layers in 2:4 form: 0, nothing is 2:4; the step sparsify of a recipe makes it so"
     )
@@ -322,12 +324,12 @@ def test_a_network_without_masks_is_told_so(tmp_path: Path) -> None:
 
 def test_on_the_command_line(tmp_path: Path) -> None:
     folder, file = saved(plain(), tmp_path / "a"), tmp_path / "m.safetensors"
-    result = CliRunner().invoke(cli.main, ["pack", str(folder), "-o", str(file)])
+    result = CliRunner().invoke(main.main, ["pack", str(folder), "-o", str(file)])
     assert result.exit_code == 0
     assert re.fullmatch(
         rf"{file}: [\d,]+ bytes instead of .*; layers in 2:4 form: 1\n", result.stdout
     )
-    result = CliRunner().invoke(cli.main, ["unpack", str(file), "-o", str(tmp_path / "b")])
+    result = CliRunner().invoke(main.main, ["unpack", str(file), "-o", str(tmp_path / "b")])
     assert (result.exit_code, result.stdout) == (0, f"{tmp_path / 'b'}\n")
-    result = CliRunner().invoke(cli.main, ["pack", str(tmp_path), "-o", str(file)])
+    result = CliRunner().invoke(main.main, ["pack", str(tmp_path), "-o", str(file)])
     assert (result.exit_code, result.stderr.startswith("Error: ")) == (2, True)

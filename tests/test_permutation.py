@@ -11,18 +11,19 @@ from pairs import data
 from test_steps_sparsify import NARROW, ddnet
 from torch import nn
 
-from compress import checkpoint, permutation, sparsity
-from compress.dependencies import groups
-from compress.errors import CompressError
-from compress.rewrite import deconv_to_conv
+from compress import checkpoint
+from compress.base.errors import CompressError
+from compress.context import Work
+from compress.graph.groups import groups
+from compress.graph.rewrite import deconv_to_conv
+from compress.models.redcnn import RedCNN
+from compress.sparsity import pattern, permutation
 from compress.steps.sparsify import Sparsify
-from compress.work import Work
-from models.redcnn import RedCNN
 
 
-def eligible(net: nn.Module, rule: sparsity.Rule = "trt") -> list[str]:
-    layers = sparsity.candidates(net)
-    return [name for name, layer in layers.items() if not sparsity.refusal(layer, rule)]
+def eligible(net: nn.Module, rule: pattern.Rule = "trt") -> list[str]:
+    layers = pattern.candidates(net)
+    return [name for name, layer in layers.items() if not pattern.refusal(layer, rule)]
 
 
 def difference(one: nn.Module, other: nn.Module, side: int = 64) -> float:

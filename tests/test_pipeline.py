@@ -5,8 +5,8 @@ from pathlib import Path
 import torch
 from pairs import data
 
-from compress import pipeline
 from compress.recipe import load
+from compress.run import pipeline
 
 RECIPE = "schema: 1\nname: p\nmodel: {name: redcnn, channels: 2}\nsteps: [evaluate]\n"
 

@@ -12,11 +12,11 @@ from networks import Plain
 from test_train import SMALL, model, same, work
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from compress import masks
-from compress import precision as formats
-from compress.errors import Stopped, UsageError
-from compress.precision import Precision, choose
+from compress.base.errors import Stopped, UsageError
+from compress.sparsity import masks
+from compress.training import precision as formats
 from compress.training import session
+from compress.training.precision import Precision, choose
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
 

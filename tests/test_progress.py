@@ -2,7 +2,7 @@
 
 import logging
 
-from compress import progress
+from compress.base import progress
 
 
 def test_a_line_now_and_then(monkeypatch, caplog) -> None:

@@ -8,13 +8,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from networks import Masked, Plain, Shape, UNet, randomise, shapes
 
-from compress import cost, pruning
+from compress.base.errors import UsageError
 from compress.checkpoint import channels
-from compress.dependencies import groups
-from compress.errors import UsageError
-from compress.rewrite import deconv_to_conv
-from models.ddnet import DDnet, widths
-from models.redcnn import RedCNN
+from compress.graph import cost
+from compress.graph.groups import groups
+from compress.graph.rewrite import deconv_to_conv
+from compress.models.ddnet import DDnet, widths
+from compress.models.redcnn import RedCNN
+from compress.pruning import plan as pruning
 
 calm = settings(
     max_examples=20, deadline=None, suppress_health_check=[HealthCheck.too_slow], derandomize=True

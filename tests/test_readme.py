@@ -4,7 +4,7 @@ import re
 import subprocess
 from pathlib import Path
 
-from compress import cli
+from compress.cli import main
 
 ROOT = Path(__file__).parents[1]
 TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -29,7 +29,7 @@ def test_continuous_integration_runs_the_second_line_as_it_stands():
 
 def test_commands_exist_and_all_are_named():
     named = set(re.findall(r"^\| `compress (\w+)", TEXT, re.M))
-    assert named == cli.main.commands.keys()
+    assert named == main.main.commands.keys()
 
 
 def test_files_exist():

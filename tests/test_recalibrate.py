@@ -6,8 +6,8 @@ import torch
 from pairs import data
 from torch import nn
 
-from compress import recalibrate
-from compress.work import Work
+from compress.context import Work
+from compress.training import recalibrate
 
 
 def network() -> nn.Module:

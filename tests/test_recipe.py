@@ -11,9 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from compress import reference
-from compress.errors import UsageError
-from compress.recipe import load
+from compress.base.errors import UsageError
+from compress.recipe import load, reference
 from compress.steps import STEPS
 
 ROOT = Path(__file__).parents[1]
@@ -475,7 +474,7 @@ def test_the_readme_of_recipes_lists_every_option():
     text = (ROOT / "recipes" / "README.md").read_text(encoding="utf-8")
     _, mark, table = text.partition(reference.MARK)
     assert mark + table == reference.reference(), (
-        "run: python -m compress.reference recipes/README.md"
+        "run: python -m compress.recipe.reference recipes/README.md"
     )
     for recipe in (ROOT / "recipes").glob("*.yaml"):
         assert recipe.name in text

@@ -7,10 +7,11 @@ import pytest
 import runs
 from PIL import Image
 
-from compress import plan, reporting
-from compress.errors import UsageError
+from compress import reporting
+from compress.base.errors import UsageError
 from compress.recipe import load
 from compress.reporting import charts, histograms, plots
+from compress.run import preview
 
 RECIPE = """schema: 1
 name: r
@@ -30,7 +31,7 @@ GROUP = {
 def test_check_says_and_draws_what_would_go(tmp_path: Path, criterion: str) -> None:
     path = tmp_path / "r.yaml"
     path.write_text(RECIPE.replace("CRITERION", criterion))
-    found = plan.check(load(path))
+    found = preview.check(load(path))
     json.dumps(found, allow_nan=False)
     assert [p["where"] for p in found["pruning"]] == ["steps[1].prune", "steps[3].prune"]
     last = found["pruning"][1]
@@ -39,19 +40,19 @@ def test_check_says_and_draws_what_would_go(tmp_path: Path, criterion: str) -> N
     for group in last["groups"]:
         assert len(group["scores"]) == group["width"]
         assert 0 < group["kept"] <= group["width"]
-    files = plan.draw(found, tmp_path / "scores.png")
+    files = preview.draw(found, tmp_path / "scores.png")
     assert [file.name for file in files] == ["scores.png", "scores-2.png"]
     for file in files:
         with Image.open(file) as picture:
             assert picture.size[0] > 1000
-    plan.render(found)
+    preview.render(found)
 
 
 def test_a_plot_that_cannot_be(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"--plot writes a PNG picture, got .*x\.svg"):
-        plan.draw({"pruning": []}, tmp_path / "x.svg")
+        preview.draw({"pruning": []}, tmp_path / "x.svg")
     with pytest.raises(UsageError, match="the recipe has no step that removes channels"):
-        plan.draw({"pruning": []}, tmp_path / "x.png")
+        preview.draw({"pruning": []}, tmp_path / "x.png")
 
 
 def test_histogram_of_a_layer() -> None:

@@ -5,9 +5,9 @@ import torch
 from networks import Shape, UNet, randomise
 from torch import nn
 
-from compress.rewrite import deconv_to_conv, fold_batchnorm
-from models.ddnet import DDnet
-from models.redcnn import RedCNN
+from compress.graph.rewrite import deconv_to_conv, fold_batchnorm
+from compress.models.ddnet import DDnet
+from compress.models.redcnn import RedCNN
 
 
 @pytest.mark.parametrize(

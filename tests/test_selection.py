@@ -8,8 +8,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from compress import selection
-from compress.selection import Ranked
+from compress.pruning import selection
+from compress.pruning.selection import Ranked
 
 ranks = st.lists(st.floats(-5, 5), min_size=1, max_size=80).map(
     lambda values: torch.tensor(values, dtype=torch.float64)

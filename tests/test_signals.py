@@ -12,8 +12,8 @@ import pytest
 from children import ending
 from test_world import port
 
-from compress import signals
-from compress.signals import SIGNALS, interruptible
+from compress.base import signals
+from compress.base.signals import SIGNALS, interruptible
 
 RECIPE = """schema: 1
 name: long

@@ -6,9 +6,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from networks import Plain
 
-from compress import masks, pruning, sparsity
-from compress.rewrite import deconv_to_conv
-from models.ddnet import DDnet
+from compress.graph.rewrite import deconv_to_conv
+from compress.models.ddnet import DDnet
+from compress.pruning import plan
+from compress.sparsity import masks, pattern
 
 KERNELS = [(), (1,), (3,), (1, 1), (3, 2), (5, 5), (7, 7), (2, 3, 2)]
 DTYPES = [torch.float32, torch.float64, torch.float16, torch.bfloat16]
@@ -36,7 +37,7 @@ def weights(draw: st.DrawFn) -> torch.Tensor:
 @settings(max_examples=200)
 @given(weights())
 def test_mask_keeps_the_two_largest_of_every_four(weight: torch.Tensor) -> None:
-    mask = sparsity.mask_2to4(weight)
+    mask = pattern.mask_2to4(weight)
     assert mask.shape == weight.shape
     assert mask.dtype == torch.bool
     flat, kept = (t.movedim(1, -1).reshape(-1, 4) for t in (weight.abs(), mask))
@@ -48,28 +49,28 @@ def test_mask_keeps_the_two_largest_of_every_four(weight: torch.Tensor) -> None:
 
 @given(weights())
 def test_masking_is_idempotent_and_passes_the_check(weight: torch.Tensor) -> None:
-    sparse = weight.masked_fill(~sparsity.mask_2to4(weight), 0)
-    assert sparsity.is_2to4(sparse)
-    assert sparsity.violations(sparse) == []
-    assert sparsity.count_violations(sparse) == 0
-    assert torch.equal(sparse.masked_fill(~sparsity.mask_2to4(sparse), 0), sparse)
+    sparse = weight.masked_fill(~pattern.mask_2to4(weight), 0)
+    assert pattern.is_2to4(sparse)
+    assert pattern.violations(sparse) == []
+    assert pattern.count_violations(sparse) == 0
+    assert torch.equal(sparse.masked_fill(~pattern.mask_2to4(sparse), 0), sparse)
 
 
 @given(weights(), st.randoms())
 def test_the_mask_is_a_function_of_the_values_alone(weight: torch.Tensor, random) -> None:
     """Ties and all: the same again, in any memory layout, and whatever the sign."""
-    mask = sparsity.mask_2to4(weight)
+    mask = pattern.mask_2to4(weight)
     order = list(range(weight.dim()))
     random.shuffle(order)
     back = [order.index(axis) for axis in range(weight.dim())]
     strided = weight.permute(order).contiguous().permute(back)
     for same in (weight, -weight, strided, weight.double()):
-        assert torch.equal(sparsity.mask_2to4(same), mask)
+        assert torch.equal(pattern.mask_2to4(same), mask)
 
 
 @given(st.sampled_from(KERNELS), st.sampled_from(DTYPES), st.sampled_from([0.0, -0.0, 1.0, -3.0]))
 def test_of_four_equal_weights_the_lower_channels_stay(kernel, dtype, value: float) -> None:
-    mask = sparsity.mask_2to4(torch.full((3, 8, *kernel), value, dtype=dtype))
+    mask = pattern.mask_2to4(torch.full((3, 8, *kernel), value, dtype=dtype))
     assert mask.movedim(1, -1).reshape(-1, 8).tolist() == [[True, True, False, False] * 2] * (
         mask.numel() // 8
     )
@@ -79,29 +80,29 @@ def test_of_four_equal_weights_the_lower_channels_stay(kernel, dtype, value: flo
 def test_a_planted_violation_is_found_and_located(
     weight: torch.Tensor, data: st.DataObject
 ) -> None:
-    sparse = weight.masked_fill(~sparsity.mask_2to4(weight), 0)
+    sparse = weight.masked_fill(~pattern.mask_2to4(weight), 0)
     out = data.draw(st.integers(0, weight.shape[0] - 1))
     first = 4 * data.draw(st.integers(0, weight.shape[1] // 4 - 1))
     tap = tuple(data.draw(st.integers(0, side - 1)) for side in weight.shape[2:])
     sparse[(out, slice(first, first + 4), *tap)] = torch.tensor([1.0, 2.0, 0.0, 3.0]).to(
         weight.dtype
     )
-    assert not sparsity.is_2to4(sparse)
-    assert sparsity.violations(sparse) == [sparsity.Violation(out, first, tap, 3)]
-    assert sparsity.count_violations(sparse) == 1
+    assert not pattern.is_2to4(sparse)
+    assert pattern.violations(sparse) == [pattern.Violation(out, first, tap, 3)]
+    assert pattern.count_violations(sparse) == 1
 
 
 def test_the_first_few_violations_and_the_count_of_all() -> None:
     dense = torch.ones(2, 8, 3, 3)
-    assert len(sparsity.violations(dense)) == sparsity.count_violations(dense) == 36
-    assert sparsity.violations(dense, most=2) == sparsity.violations(dense)[:2]
+    assert len(pattern.violations(dense)) == pattern.count_violations(dense) == 36
+    assert pattern.violations(dense, most=2) == pattern.violations(dense)[:2]
 
 
 def test_channels_that_are_no_multiple_of_four() -> None:
     weight = torch.ones(8, 6, 3, 3)
-    assert not sparsity.is_2to4(weight)
+    assert not pattern.is_2to4(weight)
     with pytest.raises(ValueError, match="6 input channels are no multiple of 4"):
-        sparsity.mask_2to4(weight)
+        pattern.mask_2to4(weight)
 
 
 @pytest.mark.parametrize(
@@ -116,7 +117,7 @@ def test_channels_that_are_no_multiple_of_four() -> None:
     ],
 )
 def test_refusals(layer: torch.nn.Module, reason: str) -> None:
-    found = sparsity.refusal(layer)
+    found = pattern.refusal(layer)
     assert found.startswith(reason)
     assert bool(found) == bool(reason)
 
@@ -129,12 +130,12 @@ def test_ddnet_has_43_sparse_convolutions_of_45(options: dict, amount: float | N
     """Dense, pruned by MACs, and at widths 16/16/16."""
     net = deconv_to_conv(DDnet(**options))
     if amount is not None:
-        net = pruning.plan(net, amount=amount).apply(net)
-    layers = sparsity.candidates(net)
+        net = plan.plan(net, amount=amount).apply(net)
+    layers = pattern.candidates(net)
     assert len(layers) == 45
-    refused = [name for name, layer in layers.items() if sparsity.refusal(layer)]
+    refused = [name for name, layer in layers.items() if pattern.refusal(layer)]
     assert refused == ["stem.conv", "decoders.3.narrow.conv"]
-    assert sum(not sparsity.refusal(layer, "trt") for layer in layers.values()) == 44
+    assert sum(not pattern.refusal(layer, "trt") for layer in layers.values()) == 44
     held = masks.compute(net, "modelopt")
     masks.apply(net, held)
     assert len(held) == 43
@@ -143,10 +144,10 @@ def test_ddnet_has_43_sparse_convolutions_of_45(options: dict, amount: float | N
     zeros = sum(int((layer.weight == 0).sum()) for layer in layers.values())
     assert covered >= 0.97 * total
     assert zeros >= 0.48 * total
-    assert all(sparsity.is_2to4(layers[name].weight) for name in held)
+    assert all(pattern.is_2to4(layers[name].weight) for name in held)
 
 
 def test_modelopt_gives_our_mask_bit_for_bit() -> None:
     net = Plain(32)
     for name, mask in masks.compute(net, "modelopt").items():
-        assert torch.equal(mask, sparsity.mask_2to4(net.get_submodule(name).weight))
+        assert torch.equal(mask, pattern.mask_2to4(net.get_submodule(name).weight))

@@ -10,12 +10,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from compress import checkpoint, metrics
+from compress import checkpoint
+from compress.base.errors import QualityError, Stopped
 from compress.checkpoint import Model, ModelOptions
+from compress.context import Work
 from compress.data import Data, Pairs
-from compress.errors import QualityError, Stopped
+from compress.quality import metrics
 from compress.steps.evaluate import Evaluate
-from compress.work import Work
 
 NARROW = ModelOptions(
     name="ddnet", options={"residual": True, "trunk": 2, "bottleneck": 2, "decoder": 2}

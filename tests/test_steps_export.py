@@ -14,28 +14,31 @@ from networks import Plain, randomise
 from packaging.version import Version
 from pairs import data
 
-from compress import checkpoint, cost, dependencies, masks, pruning
+from compress import checkpoint
+from compress.base.errors import QualityError, UsageError
+from compress.base.hu import to_network
 from compress.checkpoint import Model, ModelOptions
-from compress.data.hu import to_network
+from compress.context import Work
 from compress.engines import (
     NotBuilt,
     Shape,
     aot_inductor,
     formats,
-    fresh,
     onnx,
     parity,
     sidecar,
+    subprocess_run,
 )
 from compress.engines.build import Job
 from compress.engines.subject import Subject, prepared
-from compress.errors import QualityError, UsageError
-from compress.rewrite import deconv_to_conv
-from compress.sparsity import is_2to4
+from compress.graph import cost, groups
+from compress.graph.rewrite import deconv_to_conv
+from compress.models.ddnet import DDnet
+from compress.models.redcnn import RedCNN
+from compress.pruning import plan
+from compress.sparsity import masks
+from compress.sparsity.pattern import is_2to4
 from compress.steps.export import Export
-from compress.work import Work
-from models.ddnet import DDnet
-from models.redcnn import RedCNN
 
 CPU = torch.device("cpu")
 
@@ -56,9 +59,9 @@ def ddnet() -> torch.nn.Module:
 def variants(net: torch.nn.Module) -> dict[str, Model]:
     """Dense, pruned, and pruned with 2:4 zeros."""
     dense = model(deconv_to_conv(net))
-    pruned = replace(dense, net=pruning.plan(dense.net, amount=0.3, align=16).apply(dense.net))
+    pruned = replace(dense, net=plan.plan(dense.net, amount=0.3, align=16).apply(dense.net))
     held = masks.compute(pruned.net, "modelopt")
-    sparse = replace(pruned, net=dependencies.remove(pruned.net, {}), masks=held)
+    sparse = replace(pruned, net=groups.remove(pruned.net, {}), masks=held)
     masks.apply(sparse.net, held)
     return {"dense": dense, "pruned": pruned, "sparse": sparse}
 
@@ -135,7 +138,7 @@ def test_dynamic_batch_takes_every_batch(tmp_path: Path) -> None:
     assert row["file"] == "onnx-fp32-b1-3.onnx"
     for batch in (1, 2, 3):
         x = Shape(batch=batch, size=32).example(CPU)
-        y = fresh.run(place.stage / row["sidecar"], x)
+        y = subprocess_run.run(place.stage / row["sidecar"], x)
         with torch.inference_mode():
             assert torch.allclose(y, given.net(x), atol=1e-5)
 
@@ -166,12 +169,12 @@ def test_a_required_format_that_fails_fails_the_stage(tmp_path: Path, monkeypatc
 
 
 def test_an_engine_that_differs_ends_with_exit_code_3(tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.setattr(parity.fresh, "run", lambda _side, x: x + 0.01)
+    monkeypatch.setattr(parity.subprocess_run, "run", lambda _side, x: x + 0.01)
     place = work(tmp_path / "e")
     with pytest.raises(QualityError, match=r"onnx-fp32-b1\.onnx differs from the network by") as e:
         Export(size=32).run(model(Plain(16)), place)
     assert e.value.exit_code == 3
-    monkeypatch.setattr(parity.fresh, "run", lambda _side, x: x * float("nan"))
+    monkeypatch.setattr(parity.subprocess_run, "run", lambda _side, x: x * float("nan"))
     with pytest.raises(QualityError, match="gives NaN, infinity or another shape"):
         Export(size=32).run(model(Plain(16)), place)
 
@@ -290,9 +293,9 @@ def test_a_fresh_process_that_crashes_says_where(answers, tmp_path, monkeypatch)
     code = crash.format("open(sys.argv[6], 'w'); " if answers else "")
     python.write_text(f'#!/bin/sh\nexec {sys.executable} -X faulthandler -c "{code}" x "$@"\n')
     python.chmod(0o755)
-    monkeypatch.setattr(fresh.sys, "executable", str(python))
+    monkeypatch.setattr(subprocess_run.sys, "executable", str(python))
     with pytest.raises(QualityError) as caught:
-        fresh.run(tmp_path / "e.onnx.json", torch.zeros(1, 1, 8, 8))
+        subprocess_run.run(tmp_path / "e.onnx.json", torch.zeros(1, 1, 8, 8))
     said = str(caught.value)
     assert "e.onnx does not run in a fresh process: it was ended by SIGSEGV at File" in said
     assert said.endswith(", after it had answered") == answers
@@ -301,7 +304,7 @@ def test_a_fresh_process_that_crashes_says_where(answers, tmp_path, monkeypatch)
 def test_a_fresh_process_that_fails_is_quoted(copied: Path) -> None:
     copied.with_suffix("").write_bytes(b"")
     with pytest.raises(QualityError, match=r"does not run in a fresh process: .*altered"):
-        fresh.run(copied, torch.zeros(1, 1, 32, 32))
+        subprocess_run.run(copied, torch.zeros(1, 1, 32, 32))
 
 
 def test_a_residual_network_adds_its_input_in_float32() -> None:
@@ -461,7 +464,7 @@ def test_limits_hold_inside_the_body(tmp_path: Path, monkeypatch) -> None:
     air = (~parity.body(low)).float()
     assert 0 < air.mean() < 1
     net = DDnet(residual=True, trunk=4, bottleneck=4, decoder=4)  # f(x) = 0 at the start
-    monkeypatch.setattr(parity.fresh, "run", lambda _side, x: x + 0.01 * air)
+    monkeypatch.setattr(parity.subprocess_run, "run", lambda _side, x: x + 0.01 * air)
     Export(size=64).run(model(net), place)
     found = place.facts["engines"][0]["parity"]
     assert found["max_hu"] == 0

@@ -20,14 +20,15 @@ from hypothesis import strategies as st
 from PIL import Image
 from torch import nn
 
-from compress import cli, reporting
+from compress import reporting
+from compress.base.errors import UsageError
 from compress.checkpoint import Model, ModelOptions
+from compress.cli import main
+from compress.context import Work
 from compress.data import Data, Pairs
-from compress.errors import UsageError
-from compress.metrics import Window
+from compress.quality.metrics import Window
 from compress.reporting import charts, compare, pictures, text
 from compress.steps.report import Report
-from compress.work import Work
 
 VOID = {"meta", "link", "img", "input", "br"}
 
@@ -246,9 +247,9 @@ def test_the_command_writes_one_report_anew_or_compares_several(
 ) -> None:
     one, two = (runs.make(tmp_path / name) for name in ("one", "two"))
     monkeypatch.chdir(tmp_path)
-    done = CliRunner().invoke(cli.main, ["report", str(one)])
+    done = CliRunner().invoke(main.main, ["report", str(one)])
     assert (done.exit_code, done.output) == (0, f"{one / '07-report' / 'report.html'}\n")
-    done = CliRunner().invoke(cli.main, ["report", str(one), str(two)])
+    done = CliRunner().invoke(main.main, ["report", str(one), str(two)])
     assert (done.exit_code, done.output) == (0, "compare.html\n")
     page = (tmp_path / "compare.html").read_text()
     assert Page(page).links == ["data:,"]
@@ -259,7 +260,7 @@ def test_the_command_writes_one_report_anew_or_compares_several(
         ([tmp_path], "holds no run"),
         ([one, tmp_path], "holds no run"),
     ):
-        done = CliRunner().invoke(cli.main, ["report", *map(str, words)])
+        done = CliRunner().invoke(main.main, ["report", *map(str, words)])
         assert done.exit_code == 2
         assert said in done.output
 

@@ -9,11 +9,12 @@ from pairs import data
 from test_packing import plain
 from torch import nn
 
-from compress import checkpoint, masks, packing, sparsity
-from compress.checkpoint import Model, ModelOptions
-from compress.errors import QualityError, UsageError
+from compress import checkpoint
+from compress.base.errors import QualityError, UsageError
+from compress.checkpoint import Model, ModelOptions, packed24
+from compress.context import Work
+from compress.sparsity import masks, pattern
 from compress.steps.sparsify import Sparsify
-from compress.work import Work
 
 
 def work(folder: Path) -> Work:
@@ -52,7 +53,7 @@ def test_tensorrts_rule_covers_what_the_back_end_refuses(tmp_path: Path) -> None
         assert torch.equal(sparse.masks[name], mask)
     for name in sparse.masks.keys() - usual.masks.keys():
         weight = sparse.net.get_submodule(name).weight
-        assert sparsity.is_2to4(weight)
+        assert pattern.is_2to4(weight)
         assert int((weight != 0).sum()) == weight.numel() // 2
     reasons = {row["name"]: row["reason"] for row in second.facts["layers"]}
     assert reasons["decoders.0.wide.conv"] == (
@@ -68,7 +69,7 @@ def test_its_masks_survive_the_checkpoint(tmp_path: Path) -> None:
     back = checkpoint.load(tmp_path)
     assert back.masks.keys() == sparse.masks.keys()
     masks.check(back.net, back.masks)
-    assert packing.pack(tmp_path, tmp_path / "m.safetensors").left == ()
+    assert packed24.pack(tmp_path, tmp_path / "m.safetensors").left == ()
 
 
 def test_layers_that_neither_rule_takes(tmp_path: Path) -> None:
@@ -93,7 +94,7 @@ def test_the_packed_size_is_that_of_the_packed_file(tmp_path: Path) -> None:
     place = work(tmp_path)
     sparse = Sparsify(backend="modelopt").run(replace(model, masks={}), place)
     checkpoint.save(sparse, tmp_path)
-    summary = packing.pack(tmp_path, tmp_path / "m.safetensors")
+    summary = packed24.pack(tmp_path, tmp_path / "m.safetensors")
     assert place.facts["packed_bytes"] == summary.bytes
 
 
@@ -120,7 +121,7 @@ def test_a_second_one_chooses_anew_in_the_layers_that_it_takes(tmp_path: Path) -
     with torch.no_grad():
         weight.copy_(torch.randn(weight.shape))
     found = Sparsify(backend="modelopt").run(model, work(tmp_path)).masks["middle"]
-    assert torch.equal(found, sparsity.mask_2to4(weight))
+    assert torch.equal(found, pattern.mask_2to4(weight))
     assert not torch.equal(found, model.masks["middle"])
 
 

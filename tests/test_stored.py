@@ -12,9 +12,11 @@ from safetensors.torch import load_file, save
 from test_checkpoint import dense
 from test_packing import plain, saved
 
-from compress import checkpoint, cli, sparsity
-from compress.errors import UsageError
-from compress.stored import BITS, REMEDY, TABLE, WEIGHTS, from_bits, to_bits
+from compress import checkpoint
+from compress.base.errors import UsageError
+from compress.checkpoint.files import BITS, REMEDY, TABLE, WEIGHTS, from_bits, to_bits
+from compress.cli import main
+from compress.sparsity import pattern
 
 MASK = f"middle{BITS}"
 
@@ -45,7 +47,7 @@ def refused(folder: Path, tmp_path: Path, *, packing: bool = True) -> str:
     commands = [["inspect", str(folder)], ["pack", str(folder), "-o", str(tmp_path / "packed")]]
     said = set()
     for command in commands if packing else commands[:1]:
-        result = CliRunner().invoke(cli.main, command)
+        result = CliRunner().invoke(main.main, command)
         assert (result.exit_code, result.stdout) == (2, "")
         said.add(result.stderr)
     assert not (tmp_path / "packed").exists()
@@ -163,7 +165,7 @@ def test_tensors_that_load_refuses(change, sentence: str, tmp_path: Path) -> Non
 def test_masks_on_single_weights_need_no_pattern(tmp_path: Path) -> None:
     folder = filled(saved(plain(), tmp_path / "a"), one_more)
     described(folder, lambda table: table.update(pattern="unstructured"))
-    assert not sparsity.is_2to4(checkpoint.load(folder).masks["middle"])
+    assert not pattern.is_2to4(checkpoint.load(folder).masks["middle"])
 
 
 def test_a_mask_is_the_bits_and_nothing_behind_them() -> None:

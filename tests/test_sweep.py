@@ -16,8 +16,8 @@ import torch
 from children import ending
 from pairs import data
 
-from compress import pipeline
-from compress.errors import CompressError, UsageError
+from compress.base.errors import CompressError, UsageError
+from compress.run import pipeline
 from compress.sweep import rows, work
 from compress.sweep.latency import latency
 from compress.sweep.run import Sweep, run

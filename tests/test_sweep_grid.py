@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from compress.errors import UsageError
+from compress.base.errors import UsageError
 from compress.sweep.grid import COMPRESSING, baselines, less, points
 
 RECIPE = """schema: 1

@@ -10,14 +10,13 @@ import torch
 from networks import Plain
 from pairs import data
 
-from compress import inspection
 from compress.checkpoint import Model, ModelOptions
-from compress.engines import NotBuilt, Shape, fresh, tactics
+from compress.context import Work
+from compress.engines import NotBuilt, Shape, inspection, subprocess_run, tensorrt_log
 from compress.engines.subject import Subject
 from compress.engines.torch_tensorrt import TorchTensorRT
 from compress.reporting import verdict
 from compress.steps.export import Export
-from compress.work import Work
 
 CPU = torch.device("cpu")
 NAMES = ("first", "middle", "last")
@@ -43,7 +42,7 @@ NEW = [
 
 @pytest.mark.parametrize("lines", [OLD, NEW])
 def test_both_wordings_name_the_layers(lines) -> None:
-    found = tactics.facts("\n".join(["[I] something else", *lines]), "", NAMES)
+    found = tensorrt_log.facts("\n".join(["[I] something else", *lines]), "", NAMES)
     assert found == {
         "sparsity": {"source": "build log", "eligible": 2, "picked": 1},
         "eligible": ["first", "middle"],
@@ -54,7 +53,7 @@ def test_both_wordings_name_the_layers(lines) -> None:
 def test_nothing_picked_is_known_and_not_unknown() -> None:
     log = "(Sparsity) Layers eligible for sparse math: Conv_0\n"
     log += "(Sparsity) TRT inference plan picked sparse implementation for layers:"
-    found = tactics.facts(log, "", NAMES)
+    found = tensorrt_log.facts(log, "", NAMES)
     assert found["sparsity"] == {"source": "build log", "eligible": 1, "picked": 0}
     assert found["picked"] == []
     assert "eligible" not in found, "Conv_0 is none of the network's names"
@@ -63,18 +62,18 @@ def test_nothing_picked_is_known_and_not_unknown() -> None:
 def test_numbers_without_names() -> None:
     log = "(Sparsity) Found 39 layer(s) eligible to use sparse tactics\n"
     log += "(Sparsity) Chose 3 layer(s) using sparse tactics"
-    found = tactics.facts(log, "", NAMES)
+    found = tensorrt_log.facts(log, "", NAMES)
     assert found == {"sparsity": {"source": "build log", "eligible": 39, "picked": 3}}
 
 
 def test_the_last_choice_counts() -> None:
     log = "(Sparsity) Chose 9 layer(s) using sparse tactics\n"
     log += "(Sparsity) Chose 0 layer(s) using sparse tactics"
-    assert tactics.facts(log, "", NAMES)["sparsity"]["picked"] == 0
+    assert tensorrt_log.facts(log, "", NAMES)["sparsity"]["picked"] == 0
 
 
 def test_a_silent_log_leaves_all_unknown() -> None:
-    assert tactics.facts("[I] built in 31 s", "", NAMES) == {
+    assert tensorrt_log.facts("[I] built in 31 s", "", NAMES) == {
         "sparsity": {"source": None, "eligible": None, "picked": None}
     }
 
@@ -86,7 +85,7 @@ def test_layer_information_of_tensorrt_10_and_11(tensors) -> None:
         {"Name": conv("last", 2), "TacticName": "sm80_xmma_fprop_sparse_conv_f16f16"},
         {"Name": "Reformatting CopyNode for Input Tensor 0"},
     ]
-    found = tactics.facts("", json.dumps({"Layers": layers, tensors: []}), NAMES)
+    found = tensorrt_log.facts("", json.dumps({"Layers": layers, tensors: []}), NAMES)
     assert found == {
         "sparsity": {"source": "layer information", "eligible": None, "picked": 1},
         "picked": ["last"],
@@ -95,20 +94,20 @@ def test_layer_information_of_tensorrt_10_and_11(tensors) -> None:
 
 @pytest.mark.parametrize("text", ["", "no JSON", "[]", '{"Layers": ["names", "alone"]}'])
 def test_layer_information_without_kernels_says_nothing(text) -> None:
-    assert tactics.from_layers(text) is None
+    assert tensorrt_log.from_layers(text) is None
 
 
 def test_names_are_whole_names() -> None:
-    layers = tactics.Layers(1, (conv("blocks.1.10.conv", 3),))
+    layers = tensorrt_log.Layers(1, (conv("blocks.1.10.conv", 3),))
     assert layers.modules(["blocks.1.1.conv", "blocks.1.10.conv"]) == ["blocks.1.10.conv"]
-    assert tactics.Layers(1, ("/net/blocks/1/1/conv/Conv",)).modules(["blocks.1.1.conv"])
+    assert tensorrt_log.Layers(1, ("/net/blocks/1/1/conv/Conv",)).modules(["blocks.1.1.conv"])
 
 
 @pytest.fixture
 def fake(monkeypatch):
     fake = fake_tensorrt.install(monkeypatch)
     fake.log = [(logging.DEBUG, line) for line in NEW]
-    monkeypatch.setattr(fresh, "run", in_this_process)
+    monkeypatch.setattr(subprocess_run, "run", in_this_process)
     return fake
 
 

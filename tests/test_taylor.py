@@ -6,9 +6,9 @@ from networks import Plain, Shape, UNet
 from pairs import data
 from torch import nn
 
-from compress import selection, taylor
-from compress.samples import BATCH, samples
+from compress.pruning import selection, taylor
 from compress.steps.prune import Prune
+from compress.training.samples import BATCH, samples
 
 CPU = torch.device("cpu")
 

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from compress import timing
-from compress.timing import Budget, Case
+from compress.base import timing
+from compress.base.timing import Budget, Case
 
 
 class Script:

@@ -9,12 +9,12 @@ import torch
 from networks import Plain
 from pairs import data
 
-from compress import masks
+from compress.base.errors import CompressError, Stopped, UsageError
 from compress.checkpoint import Model, ModelOptions
-from compress.errors import CompressError, Stopped, UsageError
-from compress.steps import state
+from compress.context import Work
+from compress.sparsity import masks
 from compress.steps.train import Train
-from compress.work import Work
+from compress.training import state
 
 
 def model() -> Model:

@@ -8,9 +8,9 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from compress.models.ddnet import DDnet
+from compress.models.redcnn import RedCNN
 from compress.training.twin import WIDTH, compilable
-from models.ddnet import DDnet
-from models.redcnn import RedCNN
 
 
 def nets() -> dict[str, nn.Module]:

@@ -11,15 +11,15 @@ from networks import Plain
 from pairs import data
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from compress import losses, masks, precision
+from compress.base.errors import CompressError, UsageError
+from compress.base.world import World
 from compress.checkpoint import Model, ModelOptions
 from compress.data.crops import draws
 from compress.data.loaders import Resident
-from compress.errors import CompressError, UsageError
+from compress.sparsity import masks
 from compress.steps.train import Train
-from compress.training import stepper, update
+from compress.training import cuda_graph, losses, precision, update
 from compress.training.update import Update
-from compress.world import World
 
 CPU = torch.device("cpu")
 OPTIONS = Train(epochs=1, batch=2, crop=32, slices_per_epoch=8)
@@ -99,12 +99,12 @@ def test_loss_and_gradient_read_nothing_back_and_bring_nothing_from_the_host(los
 
 
 def test_what_cannot_be_captured_runs_call_by_call(monkeypatch, caplog) -> None:
-    def refuse(self: stepper.Stepper, raw: torch.Tensor) -> None:
+    def refuse(self: cuda_graph.Stepper, raw: torch.Tensor) -> None:
         with self._kept():
             self._step(raw)
             raise RuntimeError("operation not permitted when stream is capturing\nand more")
 
-    monkeypatch.setattr(stepper.Stepper, "_captured", refuse)
+    monkeypatch.setattr(cuda_graph.Stepper, "_captured", refuse)
     captured, plain = made(), made()
     captured.stepper.graph = True
     with caplog.at_level(logging.WARNING, "compress"):
@@ -122,13 +122,13 @@ def test_a_captured_step_is_replayed_with_new_input(monkeypatch) -> None:
     """The capture itself needs a GPU; here a stand-in warms up and then repeats the step."""
     given = raws(1)[0].clone()
 
-    def captured(self: stepper.Stepper, raw: torch.Tensor) -> stepper.Step:
+    def captured(self: cuda_graph.Stepper, raw: torch.Tensor) -> cuda_graph.Step:
         with self._kept():
-            for _ in range(stepper.WARM):
+            for _ in range(cuda_graph.WARM):
                 self._step(raw)
         return lambda raw: self._step(given.copy_(raw))
 
-    monkeypatch.setattr(stepper.Stepper, "_captured", captured)
+    monkeypatch.setattr(cuda_graph.Stepper, "_captured", captured)
     one, plain = made(), made()
     one.stepper.graph = True
     for index, raw in enumerate(raws(4)):

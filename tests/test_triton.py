@@ -10,12 +10,13 @@ import torch
 from google.protobuf import text_format
 from pairs import data
 
-from compress import checkpoint, exporting
+from compress import checkpoint
+from compress.base.errors import UsageError
+from compress.base.files import read_json
 from compress.checkpoint import Model, ModelOptions
-from compress.engines import fresh, triton
+from compress.engines import subprocess_run, triton_server
 from compress.engines.torch_tensorrt import TorchTensorRT
-from compress.errors import UsageError
-from compress.files import read_json
+from compress.run import export
 
 CPU = torch.device("cpu")
 
@@ -41,10 +42,10 @@ def model(tmp_path_factory) -> Path:
 
 
 def served(model: Path, tmp_path: Path, monkeypatch, **options: object) -> Path:
-    monkeypatch.setattr(exporting, "_pairs", lambda *_: data())
+    monkeypatch.setattr(export, "_pairs", lambda *_: data())
     repository = tmp_path / "repository"
     given = {"size": 32, **options}
-    exporting.run(model, tmp_path / "engines", given, device="cpu", triton=repository)
+    export.run(model, tmp_path / "engines", given, device="cpu", triton=repository)
     return repository
 
 
@@ -92,7 +93,7 @@ def test_a_later_export_is_the_next_version(model, tmp_path, monkeypatch) -> Non
 def test_a_plan_is_served_by_the_tensorrt_back_end(model, tmp_path, monkeypatch, schema) -> None:
     fake_tensorrt.install(monkeypatch)
     load = TorchTensorRT().load
-    monkeypatch.setattr(fresh, "run", lambda side, x: load(side.with_suffix(""), CPU)(x))
+    monkeypatch.setattr(subprocess_run, "run", lambda side, x: load(side.with_suffix(""), CPU)(x))
     repository = served(model, tmp_path, monkeypatch, formats=("torch_tensorrt",))
     (folder,) = repository.iterdir()
     config, tensors = read(folder, schema)
@@ -105,7 +106,7 @@ def test_a_plan_is_served_by_the_tensorrt_back_end(model, tmp_path, monkeypatch,
 def test_what_triton_does_not_serve_is_refused_before_it_is_built(model, tmp_path) -> None:
     options = {"formats": ("onnx", "aot_inductor")}
     with pytest.raises(UsageError, match=r"^--triton serves onnx and torch_tensorrt, not aot_in"):
-        exporting.run(model, tmp_path / "e", options, triton=tmp_path / "t")
+        export.run(model, tmp_path / "e", options, triton=tmp_path / "t")
     assert not list(tmp_path.iterdir())
 
 
@@ -115,5 +116,5 @@ def test_an_altered_engine_is_not_served(model, tmp_path, monkeypatch) -> None:
     assert read_json(side)["built"]["tensors"] == ["low", "enhanced"]
     side.with_suffix("").write_bytes(b"")
     with pytest.raises(UsageError, match="was altered or cut off"):
-        triton.add(side, tmp_path / "other")
+        triton_server.add(side, tmp_path / "other")
     assert not (tmp_path / "other").exists()

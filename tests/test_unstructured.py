@@ -10,13 +10,14 @@ from hypothesis import strategies as st
 from networks import Plain
 from pairs import data
 
-from compress import checkpoint, unstructured
+from compress import checkpoint
+from compress.base.errors import UsageError
 from compress.checkpoint import Model, ModelOptions
-from compress.errors import UsageError
+from compress.context import Work
+from compress.pruning import unstructured
 from compress.steps.prune import Prune
 from compress.steps.sparsify import Sparsify
 from compress.steps.train import Train
-from compress.work import Work
 
 KINDS = st.sampled_from(unstructured.KINDS)
 

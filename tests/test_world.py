@@ -12,8 +12,8 @@ import pytest
 import torch
 from children import ending
 
-from compress.errors import UsageError
-from compress.world import World, joined
+from compress.base.errors import UsageError
+from compress.base.world import World, joined
 
 TESTS = Path(__file__).parent
 CURVE = """
@@ -29,8 +29,8 @@ from compress.ending import leave
 from compress.steps.train import Train
 from compress.work import Work
 from compress.world import joined
-from models.ddnet import DDnet
-from models.redcnn import RedCNN
+from compress.models.ddnet import DDnet
+from compress.models.redcnn import RedCNN
 
 torch.manual_seed(0)
 net = {net}
@@ -189,7 +189,8 @@ def test_where_one_process_ends_the_other_says_so() -> None:
 @pytest.mark.parametrize(("processes", "status"), [(1, -signal.SIGABRT), (2, 2)])
 def test_one_of_several_ends_before_anything_can_abort_it(processes: int, status: int) -> None:
     code = (
-        "import atexit, os; from compress.cli import main; atexit.register(os.abort); main(['?'])"
+        "import atexit, os; from compress.cli.main import main; "
+        "atexit.register(os.abort); main(['?'])"
     )
     for done in start(["-c", code], processes):
         assert done.returncode == status

@@ -17,7 +17,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from compress.errors import UsageError
+from compress.base.errors import UsageError
 
 log = logging.getLogger(__name__)
 

@@ -7,9 +7,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from compress.base.errors import UsageError
+from compress.base.hu import to_network
 from compress.data import Image, Pairs
-from compress.data.hu import to_network
-from compress.errors import UsageError
 
 Span = tuple[int, int, int]
 """First pixel, direction (1, or -1 for mirrored) and length along one axis."""

@@ -18,13 +18,13 @@ from pathlib import Path
 
 import numpy as np
 
+from compress.base.errors import UsageError
+from compress.base.files import cache_folder as folder
+from compress.base.files import write_atomic, write_json
+from compress.base.hu import HU_MIN
 from compress.data import DataOptions, Image, Pairs, Unavailable
 from compress.data.fetch import Package, download
-from compress.data.hu import HU_MIN
 from compress.data.lowdose import Exposure, Slice, simulate
-from compress.errors import UsageError
-from compress.files import cache_folder as folder
-from compress.files import write_atomic, write_json
 
 log = logging.getLogger(__name__)
 

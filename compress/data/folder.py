@@ -23,10 +23,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from compress.base.errors import UsageError
+from compress.base.hu import HU_MIN
+from compress.base.progress import track
 from compress.data import Image, Pairs
-from compress.data.hu import HU_MIN
-from compress.errors import UsageError
-from compress.progress import track
 
 SIDES = (("low", "full"), ("LQ", "HQ"))
 NONE = Pairs(low=(), full=(), names=(), patients=())

@@ -23,10 +23,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from compress.base.errors import UsageError
+from compress.base.hu import to_network
 from compress.data import Pairs
 from compress.data.crops import Crop, Span
-from compress.data.hu import to_network
-from compress.errors import UsageError
 
 Name = Literal["auto", "gpu", "workers", "host"]
 SHARE = 0.25

@@ -22,11 +22,11 @@ from typing import Protocol, Self
 
 import numpy as np
 
+from compress.base.files import write_atomic
+from compress.base.hu import HU_MAX, HU_MIN
+from compress.base.progress import track
 from compress.data import DataOptions, Image, Pairs
 from compress.data.fanbeam import Array, FanBeam, project, reconstruct
-from compress.data.hu import HU_MAX, HU_MIN
-from compress.files import write_atomic
-from compress.progress import track
 
 log = logging.getLogger(__name__)
 

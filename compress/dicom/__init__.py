@@ -1,27 +1,16 @@
-"""DICOM in, DICOM out: CT series are found, read to HU, enhanced and written as derived images.
+"""The DICOM format: CT images are found, read to HU and written as derived images.
 
-sources.py     files of a folder, of a zip or a single one, read within limits
-headers.py     what kind of object a file holds, from its header alone
-series.py      the CT series that were found; which of them is meant
-rescale.py     stored values <-> HU, padding
-reading.py     a CT image in HU, or the reason why not
-encoding.py    enhanced HU back to stored values
-writing.py     the derived object of an enhanced image
-desk.py        the tasks of a worker process: look, decode, encode
-forking.py     the server that they are forked from
-workers.py     the processes beside the network
-arena.py       the memory that they share with it
-network.py     a checkpoint or an engine that takes slices of any size
-look.py        the headers of all files
-stream.py      slices from the workers through the network and back, in order
-enhance.py     the command: from the input to the manifest
-clock.py       where its time went
-manifest.py    what became of every file
-simulate.py    low-dose partners of a series
+sources.py   files of a folder, of a zip or a single one, read within limits
+headers.py   what kind of object a file holds, from its header alone
+series.py    the CT series that were found; which of them is meant
+spacing.py   the side of a pixel in mm
+rescale.py   stored values <-> HU, padding
+reading.py   a CT image in HU, or the reason why not
+encoding.py  enhanced HU back to stored values
+writing.py   the derived object of an enhanced image
 
 Nothing here logs, prints or names a file by what a header says of a patient: reasons are codes,
 UIDs and paths are shown as hashes, texts of exceptions from decoders are dropped.
-Only network.py and simulate.py need torch: `enhance` starts its workers before it imports it.
 """
 
 import hashlib

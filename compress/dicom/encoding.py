@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from compress.data.hu import HU_MAX, HU_MIN
+from compress.base.hu import HU_MAX, HU_MIN
 from compress.dicom import Reason, Refused, rescale
 from compress.dicom.reading import Image
 from compress.dicom.rescale import HU, Stored

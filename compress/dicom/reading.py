@@ -14,7 +14,7 @@ from pydicom.encaps import generate_frames
 from pydicom.pixels.decoders.base import get_decoder
 from pydicom.uid import ExplicitVRBigEndian, JPEGBaseline8Bit, JPEGExtended12Bit
 
-from compress.data.hu import HU_MAX, HU_MIN
+from compress.base.hu import HU_MAX, HU_MIN
 from compress.dicom import Reason, Refused, rescale
 from compress.dicom.headers import CT_CLASSES, is_localizer, parse, sop_class
 from compress.dicom.rescale import HU, Mask, Scale, Stored

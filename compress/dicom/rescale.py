@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 
-from compress.data.hu import HU_MAX, HU_MIN
+from compress.base.hu import HU_MAX, HU_MIN
 from compress.dicom import Reason, Refused
 
 Stored = NDArray[np.integer]

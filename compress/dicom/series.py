@@ -9,10 +9,10 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
+from compress.base.errors import UsageError
 from compress.dicom import Reason, Refused, short
 from compress.dicom.headers import Header
 from compress.dicom.sources import Source
-from compress.errors import UsageError
 
 ALL = "all"
 """What `--series` takes besides UIDs."""

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
 
+from compress.base.errors import UsageError
 from compress.dicom import Reason, Refused
-from compress.errors import UsageError
 
 LARGEST = 1 << 30
 """Bytes of the largest file that is read; an Enhanced CT with 1,000 frames has half of that."""

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from compress import machine
+from compress.base import machine
 from compress.engines import ALL, NotBuilt, Runner, Shape, giving_up
 
 

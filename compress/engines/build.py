@@ -13,14 +13,24 @@ from typing import Any, Literal
 
 import torch
 
-from compress import checkpoint, inspection, timing
+from compress import checkpoint
+from compress.base import timing
+from compress.base.errors import QualityError
 from compress.checkpoint import Model
-from compress.engines import Format, FormatName, NotBuilt, Precision, Shape, formats, sidecar
+from compress.context import Work
+from compress.engines import (
+    Format,
+    FormatName,
+    NotBuilt,
+    Precision,
+    Shape,
+    formats,
+    inspection,
+    sidecar,
+)
 from compress.engines.parity import compare
 from compress.engines.subject import prepared
-from compress.errors import QualityError
-from compress.rewrite import deconv_to_conv
-from compress.work import Work
+from compress.graph.rewrite import deconv_to_conv
 
 log = logging.getLogger(__name__)
 

@@ -22,13 +22,13 @@ from safetensors import SafetensorError, safe_open
 from safetensors import torch as safetensors
 from torch import Tensor, nn
 
+from compress.base.errors import CompressError, UsageError
+from compress.base.files import write_atomic
 from compress.engines import NotBuilt, Precision, Runner, Shape
 from compress.engines.kernels import remembered
 from compress.engines.kernels.plan import Plan, compiled, from_json
 from compress.engines.kernels.session import Choices, Session
 from compress.engines.kernels.tiling import Tiling
-from compress.errors import CompressError, UsageError
-from compress.files import write_atomic
 
 log = logging.getLogger(__name__)
 SCHEMA = "3"

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from compress.engines import ALL, NotBuilt, Runner, Shape, giving_up
-from compress.sparsity import is_2to4
+from compress.sparsity.pattern import is_2to4
 
 PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 OPSET = 20

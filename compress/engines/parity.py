@@ -8,12 +8,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from compress.base.errors import QualityError
+from compress.base.hu import DATA_RANGE, HU_MIN, to_hu, to_network
 from compress.data import Image, Pairs
-from compress.data.hu import DATA_RANGE, HU_MIN, to_hu, to_network
-from compress.engines import Precision, Shape, fresh
+from compress.engines import Precision, Shape, subprocess_run
 from compress.engines.subject import Subject
-from compress.errors import QualityError
-from compress.precision import Precision as Switches
+from compress.training.precision import Precision as Switches
 
 LIMITS: Mapping[Precision, tuple[float, float]] = {
     "fp32": (1.0, 0.1),
@@ -51,7 +51,7 @@ def compare(
         QualityError: the engine does not load, or gives NaN, infinity or another shape.
     """
     low = slices(pairs, shape)
-    got = fresh.run(side, low)
+    got = subprocess_run.run(side, low)
     expected = _reference(net, low, device)
     if got.shape != expected.shape or not got.isfinite().all():
         raise QualityError(f"export: {side.stem} gives NaN, infinity or another shape")

@@ -12,12 +12,13 @@ from typing import Any
 
 import torch
 
-from compress import checkpoint, machine
-from compress.data.hu import HU_MAX, HU_MIN
+from compress import checkpoint
+from compress.base import machine
+from compress.base.errors import UsageError
+from compress.base.files import read_json, sha256, write_json
+from compress.base.hu import HU_MAX, HU_MIN
 from compress.engines import FormatName, Precision, Runner, Shape, formats
 from compress.engines.torch_tensorrt import tensorrt_version
-from compress.errors import UsageError
-from compress.files import read_json, sha256, write_json
 
 SCHEMA = 1
 NEEDS: Mapping[FormatName, tuple[str, ...]] = {

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from compress.engines import DTYPES, Precision
-from compress.rewrite import deconv_to_conv, fold_batchnorm
+from compress.graph.rewrite import deconv_to_conv, fold_batchnorm
 
 
 class Subject(nn.Module):

@@ -16,8 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from compress import sparsity
-from compress.engines import ALL, NotBuilt, Runner, Shape, giving_up, plan, tactics
+from compress.engines import ALL, NotBuilt, Runner, Shape, giving_up, tensorrt_log, tensorrt_plan
+from compress.sparsity import pattern
 
 COMMAND = "pip install 'torch-tensorrt=={}.*'"
 LOGGER = "torch_tensorrt [TensorRT Conversion Context]"
@@ -34,7 +34,7 @@ class TorchTensorRT:
         """A GPU and both packages."""
         minor = ".".join(torch.__version__.split(".")[:2])
         absent = [] if importlib.util.find_spec("torch_tensorrt") else ["torch_tensorrt"]
-        absent += [] if plan.library() else ["tensorrt"]
+        absent += [] if tensorrt_plan.library() else ["tensorrt"]
         if absent:
             verb = "is" if len(absent) == 1 else "are"
             reason = f"{' and '.join(absent)} {verb} not installed"
@@ -68,14 +68,14 @@ class TorchTensorRT:
             beside = path.with_suffix(".ep")
             torch_tensorrt.save(compiled, str(beside), arg_inputs=list(example), retrace=False)
             files = [beside.name]
-        names = [name.removeprefix("net.") for name in sparsity.candidates(subject)]
-        told = tactics.facts("\n".join(said), _layers(engine), names)
+        names = [name.removeprefix("net.") for name in pattern.candidates(subject)]
+        told = tensorrt_log.facts("\n".join(said), _layers(engine), names)
         return {"tensorrt": tensorrt_version(), "files": files, "tensors": _names(engine), **told}
 
     def load(self, path: Path, device: torch.device) -> Runner:
         """The plan run by TensorRT, or the program with its engine, on the GPU."""
         if path.suffix == self.suffix:
-            return plan.Plan(path, device)
+            return tensorrt_plan.Plan(path, device)
         import torch_tensorrt
 
         module = torch_tensorrt.load(str(path)).module()
@@ -90,7 +90,7 @@ class TorchTensorRT:
 
 def tensorrt_version() -> str | None:
     """The version of the TensorRT library that engines are built and run with, None without it."""
-    return plan.version()
+    return tensorrt_plan.version()
 
 
 def _engine(compiled: nn.Module) -> Any:
@@ -125,7 +125,7 @@ def _listening() -> Iterator[list[str]]:
 
     def sift(record: logging.LogRecord) -> bool:
         message = record.getMessage()
-        if tactics.MARK in message:
+        if tensorrt_log.MARK in message:
             said.append(message)
         return record.levelno >= logging.WARNING
 

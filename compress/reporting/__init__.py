@@ -13,8 +13,8 @@ compare.py   several runs -> one page
 
 from pathlib import Path
 
-from compress.errors import UsageError
-from compress.files import write_atomic, write_json
+from compress.base.errors import UsageError
+from compress.base.files import write_atomic, write_json
 
 
 def write(run: Path, folder: Path) -> Path:

@@ -27,8 +27,8 @@ from typing import Any
 
 import numpy as np
 
-from compress.errors import UsageError
-from compress.files import read_json, sha256
+from compress.base.errors import UsageError
+from compress.base.files import read_json, sha256
 from compress.reporting import layers, speed, storage, verdict
 
 Facts = dict[str, Any]

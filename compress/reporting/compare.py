@@ -4,8 +4,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from compress.errors import UsageError
-from compress.files import write_atomic
+from compress.base.errors import UsageError
+from compress.base.files import write_atomic
 from compress.reporting import charts, collect, page
 
 Facts = dict[str, Any]

@@ -10,8 +10,8 @@ import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from compress import metrics
-from compress.metrics import Window
+from compress.quality import metrics
+from compress.quality.metrics import Window
 from compress.reporting import charts, pictures, speed, text
 
 Facts = dict[str, Any]

@@ -5,7 +5,7 @@ import io
 
 import numpy as np
 
-from compress.metrics import Window
+from compress.quality.metrics import Window
 
 DIFFERENCE_HU = 50.0
 """Differences are shown from minus to plus this."""

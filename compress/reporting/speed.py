@@ -4,8 +4,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from compress.errors import UsageError
-from compress.files import read_json
+from compress.base.errors import UsageError
+from compress.base.files import read_json
 
 Facts = dict[str, Any]
 FILE = "bench.json"

@@ -2,13 +2,13 @@
 
 from collections.abc import Mapping
 
+from compress.context import Step
 from compress.steps.evaluate import Evaluate
 from compress.steps.export import Export
 from compress.steps.prune import Prune
 from compress.steps.report import Report
 from compress.steps.sparsify import Sparsify
 from compress.steps.train import Train
-from compress.work import Step
 
 STEPS: Mapping[str, type[Step]] = {
     "train": Train,

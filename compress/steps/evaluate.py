@@ -14,14 +14,15 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from compress import checkpoint, metrics
+from compress import checkpoint
+from compress.base.errors import QualityError, Stopped
+from compress.base.files import write_atomic
+from compress.base.hu import DATA_RANGE, to_hu, to_network
+from compress.base.progress import track
 from compress.checkpoint import Model
+from compress.context import Use, Work
 from compress.data import Pairs
-from compress.data.hu import DATA_RANGE, to_hu, to_network
-from compress.errors import QualityError, Stopped
-from compress.files import write_atomic
-from compress.progress import track
-from compress.work import Use, Work
+from compress.quality import metrics
 
 log = logging.getLogger(__name__)
 

@@ -7,12 +7,13 @@ from typing import Any, Literal
 
 import torch
 
-from compress import checkpoint, cost
+from compress import checkpoint
+from compress.base.errors import QualityError, Stopped, UsageError
 from compress.checkpoint import Model
+from compress.context import Use, Work
 from compress.engines import FormatName, Precision, Shape, formats
 from compress.engines.build import Job, Rewriting
-from compress.errors import QualityError, Stopped, UsageError
-from compress.work import Use, Work
+from compress.graph import cost
 
 log = logging.getLogger(__name__)
 

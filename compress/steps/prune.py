@@ -9,14 +9,17 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from compress import cost, masks, pruning, taylor, unstructured
+from compress.base.errors import UsageError
 from compress.checkpoint import Model
-from compress.errors import UsageError
-from compress.pruning import Scope, Share
-from compress.recalibrate import recalibrated
-from compress.samples import samples
-from compress.selection import Criterion, Ranked
-from compress.work import Use, Work
+from compress.context import Use, Work
+from compress.graph import cost
+from compress.pruning import plan as pruning
+from compress.pruning import taylor, unstructured
+from compress.pruning.plan import Scope, Share
+from compress.pruning.selection import Criterion, Ranked
+from compress.sparsity import masks
+from compress.training.recalibrate import recalibrated
+from compress.training.samples import samples
 
 log = logging.getLogger(__name__)
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 
 from compress.checkpoint import Model
-from compress.work import Use, Work
+from compress.context import Use, Work
 
 log = logging.getLogger(__name__)
 

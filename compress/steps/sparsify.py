@@ -9,10 +9,11 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from compress import masks, packing, permutation, sparsity
-from compress.checkpoint import Model
-from compress.errors import QualityError, UsageError
-from compress.work import Use, Work
+from compress.base.errors import QualityError, UsageError
+from compress.checkpoint import Model, packed24
+from compress.context import Use, Work
+from compress.sparsity import masks, permutation
+from compress.sparsity import pattern as sparsity
 
 log = logging.getLogger(__name__)
 
@@ -63,7 +64,7 @@ class Sparsify:
         facts["masks_from_before"] = sorted(held.keys() - found.keys())
         asked = {"pattern": self.pattern, "rule": self.rule, "backend": backend, "why": why}
         work.facts.update({**asked, **facts})
-        work.facts["packed_bytes"] = packing.summarise(sparse).bytes
+        work.facts["packed_bytes"] = packed24.summarise(sparse).bytes
         self._say(sparse, facts)
         if facts["share_of_weights"] < self.at_least:
             share = f"{facts['share_of_weights']:.3f} of the weights lie in 2:4 layers"

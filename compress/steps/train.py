@@ -6,13 +6,13 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from compress import losses
-from compress import precision as formats
 from compress.checkpoint import Model
+from compress.context import Use, Work
 from compress.data import loaders
-from compress.recalibrate import recalibrated
+from compress.training import losses
+from compress.training import precision as formats
+from compress.training.recalibrate import recalibrated
 from compress.training.session import Session
-from compress.work import Use, Work
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,7 +8,7 @@ from decimal import Decimal, InvalidOperation
 from itertools import product
 from pathlib import Path
 
-from compress.errors import UsageError
+from compress.base.errors import UsageError
 from compress.recipe import Recipe, load
 
 EXAMPLE = "such as steps.prune.amount=0.1:0.9:0.1 or seed=0,1,2"

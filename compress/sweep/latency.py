@@ -5,9 +5,10 @@ import logging
 import torch
 from torch import nn
 
-from compress import artefacts, timing
+from compress.base import timing
+from compress.base.timing import Budget, Case
+from compress.bench import targets
 from compress.engines import Shape
-from compress.timing import Budget, Case
 
 log = logging.getLogger(__name__)
 
@@ -41,8 +42,8 @@ def _timed(dense: nn.Module, net: nn.Module, device: torch.device) -> dict[str, 
     shape = Shape(batch=16, size=512) if gpu else Shape(batch=1, size=128)
     x, mode = shape.example(device), "eager-fp16" if gpu else "eager-fp32"
     with torch.inference_mode():
-        runners = [artefacts.network(one, mode, device) for one in (dense, net)]
-        calls = [artefacts.called(run, x, graph=gpu)[0] for run in runners]
+        runners = [targets.network(one, mode, device) for one in (dense, net)]
+        calls = [targets.called(run, x, graph=gpu)[0] for run in runners]
         cases = [Case(call=c, batch=shape.batch, clock=timing.clock(device)) for c in calls]
         first, own = timing.rounds(cases, BUDGET)
     found = timing.summary(own, first)

@@ -10,10 +10,12 @@ from typing import Any
 
 import torch
 
-from compress import checkpoint, cost, plan
-from compress.files import read_json, write_atomic, write_json
+from compress import checkpoint
+from compress.base.files import read_json, write_atomic, write_json
+from compress.graph import cost
 from compress.recipe import Recipe
 from compress.reporting.text import DASH
+from compress.run import preview
 from compress.sweep.grid import COMPRESSING
 from compress.sweep.latency import latency
 
@@ -63,7 +65,7 @@ def measured(run: Path, recipe: Recipe) -> Row:
         **_costs(cost.cost(dense.net), cost.cost(model.net)),
         "channels_removed": 1 - _channels(model) / _channels(dense),
         "align": prunes[-1]["align"] if prunes else None,
-        **plan.sparse24(model),
+        **preview.sparse24(model),
         **_quality([stage["facts"] for stage in stages if stage["step"] == "evaluate"]),
         "seconds_dense": _seconds(stages, "train"),
         "seconds_extra": _seconds(stages, "retrain"),

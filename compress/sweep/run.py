@@ -7,9 +7,9 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from compress.errors import CompressError, Stopped, UsageError
-from compress.progress import start_log
-from compress.signals import interruptible
+from compress.base.errors import CompressError, Stopped, UsageError
+from compress.base.progress import start_log
+from compress.base.signals import interruptible
 from compress.sweep import rows
 from compress.sweep.grid import COMPRESSING, Point, baselines, points
 from compress.sweep.work import Worker

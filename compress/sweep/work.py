@@ -16,15 +16,16 @@ from contextlib import contextmanager
 from pathlib import Path
 from threading import Event
 
-from compress import devices, pipeline
+from compress.base import devices
+from compress.base.errors import CompressError, Stopped
+from compress.base.files import read_json, write_json
+from compress.base.signals import interruptible
 from compress.data import Data
-from compress.errors import CompressError, Stopped
-from compress.files import read_json, write_json
-from compress.keys import keys
 from compress.recipe import Recipe
-from compress.runfolder import prepare
-from compress.signals import interruptible
-from compress.stages import FACTS
+from compress.run import pipeline
+from compress.run.folder import prepare
+from compress.run.keys import keys
+from compress.run.stages import FACTS
 from compress.sweep import rows
 from compress.sweep.grid import Point, less
 

@@ -4,6 +4,6 @@ session.py   the host's side: epochs and steps, resume, save, log, what facts.js
 update.py    the device's side: one optimizer step, its loss, and what holds after it
 parts.py     what an update consists of: objective, network and optimizer
 twin.py      an equal network that torch.compile can compile
-stepper.py   how a step is executed: call by call, or captured as one CUDA graph
+cuda_graph.py how a step is executed: call by call, or captured as one CUDA graph
 profiling.py where a step's time goes, on request
 """

@@ -7,9 +7,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from compress import losses
-from compress.errors import UsageError
-from compress.world import World
+from compress.base.errors import UsageError
+from compress.base.world import World
+from compress.training import losses
 
 if TYPE_CHECKING:
     from compress.steps.train import Train

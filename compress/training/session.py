@@ -12,18 +12,17 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
-from compress import distill
-from compress import precision as formats
+from compress.base.errors import CompressError, Stopped, UsageError
+from compress.base.progress import track
 from compress.checkpoint import Model
+from compress.context import Work
 from compress.data import loaders
 from compress.data.crops import draws, sides
-from compress.errors import CompressError, Stopped, UsageError
-from compress.precision import Precision
-from compress.progress import track
-from compress.steps import state
+from compress.training import distill, state
+from compress.training import precision as formats
+from compress.training.precision import Precision
 from compress.training.profiling import Recorder, span
 from compress.training.update import Update
-from compress.work import Work
 
 if TYPE_CHECKING:
     from compress.steps.train import Train

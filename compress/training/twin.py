@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from compress.rewrite import equal_padding, is_plain
+from compress.graph.rewrite import equal_padding, is_plain
 
 WIDTH = 8
 """Output channels that a convolution is widened to."""

@@ -9,17 +9,17 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from compress import distill, losses
+from compress.base.errors import CompressError
+from compress.base.world import World
 from compress.checkpoint import Model
 from compress.data.loaders import Loader
-from compress.errors import CompressError
-from compress.masks import Holder
-from compress.precision import Precision
+from compress.sparsity.masks import Holder
+from compress.training import distill, losses
+from compress.training.cuda_graph import Stepper, first_line
 from compress.training.parts import Objective, adam, compiled, trainable
+from compress.training.precision import Precision
 from compress.training.profiling import span
-from compress.training.stepper import Stepper, first_line
 from compress.training.twin import compilable
-from compress.world import World
 
 if TYPE_CHECKING:
     from compress.steps.train import Train

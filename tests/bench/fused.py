@@ -27,12 +27,12 @@ import click
 import torch
 from torch import nn
 
+from compress.base.files import write_json
 from compress.engines import fused
 from compress.engines.kernels import remembered
 from compress.engines.kernels.plan import Chain, Conv, Plan, Pool, Upsample, compiled
 from compress.engines.kernels.session import Choices, Session
-from compress.files import write_json
-from models.ddnet import DDnet
+from compress.models.ddnet import DDnet
 
 BYTES_A_SECOND, FLOPS = 3e12, 800e12
 """What an H100 reaches: memory, and float16 tensor cores."""

@@ -41,16 +41,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from compress import masks
+from compress.base.hu import to_network
 from compress.checkpoint import Model, ModelOptions
+from compress.context import Work
 from compress.data import Data, Pairs
-from compress.data.hu import to_network
-from compress.metrics import MS_SSIM_SIDE
+from compress.models.ddnet import DDnet
+from compress.quality.metrics import MS_SSIM_SIDE
+from compress.sparsity import masks
 from compress.steps.train import Train
 from compress.training.profiling import Recorder
 from compress.training.session import Session
-from compress.work import Work
-from models.ddnet import DDnet
 
 NETWORKS = ("dense", "pruned", "sparse")
 UNTIMED = 20

@@ -32,12 +32,15 @@ from dicom_files import (
 )
 from pydicom.uid import MRImageStorage
 
-from compress import checkpoint, cli
+from compress import checkpoint
+from compress.base.errors import CompressError, Stopped, UsageError
+from compress.base.files import PARTIAL
 from compress.checkpoint import Model, ModelOptions
-from compress.dicom import enhance, look, network, short, workers
-from compress.dicom.enhance import Options, run
-from compress.errors import CompressError, Stopped, UsageError
-from compress.files import PARTIAL
+from compress.cli import main
+from compress.dicom import short
+from compress.enhance import command as enhance
+from compress.enhance import inference, scan, workers
+from compress.enhance.command import Options, run
 
 NARROW = ModelOptions(
     name="ddnet", options={"residual": True, "trunk": 2, "bottleneck": 2, "decoder": 2}
@@ -159,16 +162,16 @@ def test_folders_of_results_that_were_there_are_synced_too(model, tmp_path, monk
 
 def test_a_wrong_model_is_said_before_a_large_archive_is_looked_at(tmp_path, monkeypatch):
     write_series(tmp_path / "in", 200, side=16)
-    monkeypatch.setattr(look, "CHUNK", 1)
+    monkeypatch.setattr(scan, "CHUNK", 1)
     looked = []
-    take = look.Look._take
+    take = scan.Look._take
 
     def slow(self, chunk, outcome):
         time.sleep(0.02)
         looked.extend(chunk)
         take(self, chunk, outcome)
 
-    monkeypatch.setattr(look.Look, "_take", slow)
+    monkeypatch.setattr(scan.Look, "_take", slow)
     with pytest.raises(UsageError, match="neither a checkpoint folder nor an engine"):
         enhance_all(tmp_path / "in", tmp_path / "no-model", tmp_path / "out")
     assert len(looked) < 150
@@ -227,7 +230,7 @@ def test_a_network_that_takes_its_time_is_waited_for_and_the_order_kept(tmp_path
         return Slow(np.stack(slices))
 
     monkeypatch.setattr(net, "launch", launch)
-    monkeypatch.setattr(network, "load", lambda *_a, **_k: net)
+    monkeypatch.setattr(inference, "load", lambda *_a, **_k: net)
     write_series(tmp_path / "in", 10, side=16)
     content = enhance_all(tmp_path / "in", Path(), tmp_path / "out")
     assert content["counts"]["status"] == {"enhanced": 10}
@@ -246,8 +249,8 @@ class Plus(torch.nn.Module):
 
 def test_what_the_network_gives_is_written_in_order(tmp_path, monkeypatch):
     cpu = torch.device("cpu")
-    net = network.Network(network.AnySize(Plus()), cpu, 3, "1" * 64, "fp32")
-    monkeypatch.setattr(network, "load", lambda *_a, **_k: net)
+    net = inference.Network(inference.AnySize(Plus()), cpu, 3, "1" * 64, "fp32")
+    monkeypatch.setattr(inference, "load", lambda *_a, **_k: net)
     write_series(tmp_path / "in", 11, side=32)
     enhance_all(tmp_path / "in", Path(), tmp_path / "out")
     for (_, number), ds in images(tmp_path / "out").items():
@@ -384,7 +387,7 @@ def test_no_patient_data_and_no_path_are_shown(model, tmp_path, logged):
     (folder / "c").write_bytes(packed(dataset(index=9))[:700])
     out = tmp_path / "out"
     words = ("enhance", str(folder), "-m", str(model), "-o", str(out))
-    result = CliRunner().invoke(cli.main, words)
+    result = CliRunner().invoke(main.main, words)
     assert result.exit_code == 1, result.output
     shown = result.output + logged.text + (out / "manifest.json").read_text()
     shown += "".join(str(path.relative_to(tmp_path)) for path in out.rglob("*"))
@@ -405,7 +408,7 @@ def test_only_folders_of_the_input_are_mirrored_and_files_get_new_names(model, t
 
 def run_with(desk, monkeypatch, source, out, **options):
     monkeypatch.setattr(enhance, "Desk", desk)
-    monkeypatch.setattr(network, "load", lambda *_a, **_k: dicom_desks.identity(4))
+    monkeypatch.setattr(inference, "load", lambda *_a, **_k: dicom_desks.identity(4))
     return enhance_all(source, Path(), out, **options)
 
 
@@ -478,7 +481,7 @@ def test_errors_of_the_system_name_no_file(model, tmp_path, monkeypatch):
 
     monkeypatch.setattr("compress.dicom.sources.open_source", closed)
     words = ("enhance", "x", "-m", str(model), "-o", str(tmp_path / "out"))
-    result = CliRunner().invoke(cli.main, words)
+    result = CliRunner().invoke(main.main, words)
     said = "Error: a file or folder cannot be used: Permission denied\n"
     assert (result.exit_code, result.stderr) == (1, said)
 
@@ -503,10 +506,10 @@ def test_usage_errors_end_with_code_2(model, tmp_path):
         (("enhance", "nowhere", *base[2:]), "INPUT does not exist"),
         ((*base[:3], str(folder / "IM0000"), *base[4:]), "neither a checkpoint folder nor an"),
     ):
-        result = CliRunner().invoke(cli.main, words)
+        result = CliRunner().invoke(main.main, words)
         assert result.exit_code == 2, result.output
         assert said in " ".join(result.stderr.split())
-    result = CliRunner().invoke(cli.main, (*base, "--shard", "1/1", "--batch", "2"))
+    result = CliRunner().invoke(main.main, (*base, "--shard", "1/1", "--batch", "2"))
     assert result.exit_code == 0, result.output
 
 

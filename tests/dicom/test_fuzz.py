@@ -16,11 +16,12 @@ from pydicom.filebase import DicomBytesIO
 from pydicom.filewriter import write_data_element
 from pydicom.uid import DeflatedExplicitVRLittleEndian, JPEG2000Lossless, RLELossless
 
-from compress.dicom import Reason, Refused, enhance, headers, network, sources
-from compress.dicom.enhance import Options, run
+from compress.base.errors import CompressError
+from compress.dicom import Reason, Refused, headers, sources
 from compress.dicom.reading import read
 from compress.dicom.writing import Process, derive
-from compress.errors import CompressError
+from compress.enhance import command, inference
+from compress.enhance.command import Options, run
 
 PROCESS = Process(model="ab" * 32, precision="fp32")
 NOW = datetime(2024, 1, 1)
@@ -166,7 +167,7 @@ def test_the_whole_command_on_damaged_files(tmp_path, monkeypatch, capfd):
             (folder / f"{name}{k}").write_bytes(mutant(data, draw))
     for name in ("badVR.dcm", "no_meta.dcm", "UN_sequence.dcm", "README.txt", "rtplan.dcm"):
         (folder / name).write_bytes(bundled(name))
-    monkeypatch.setattr(network, "load", lambda *_a, **_k: dicom_desks.identity(4))
+    monkeypatch.setattr(inference, "load", lambda *_a, **_k: dicom_desks.identity(4))
     with pytest.raises(CompressError) as caught:
         run(Options(source=folder, model=tmp_path, out=tmp_path / "out", series=("all",)))
     assert caught.value.exit_code == 1
@@ -178,4 +179,4 @@ def test_the_whole_command_on_damaged_files(tmp_path, monkeypatch, capfd):
     said = capfd.readouterr()
     assert "Traceback" not in said.out + said.err
     assert "Jane" not in said.out + said.err
-    assert enhance.log.name == "compress.dicom.enhance"
+    assert command.log.name == "compress.enhance.command"

@@ -9,11 +9,11 @@ from dicom_files import body, write_series
 from torch import nn
 
 from compress import checkpoint
+from compress.base.errors import CompressError, UsageError
 from compress.checkpoint import Model, ModelOptions
-from compress.dicom.enhance import Options, run
-from compress.dicom.network import AnySize, Flight, Network, load, mirrored
 from compress.engines import Shape, onnx, sidecar
-from compress.errors import CompressError, UsageError
+from compress.enhance.command import Options, run
+from compress.enhance.inference import AnySize, Flight, Network, load, mirrored
 
 CPU = torch.device("cpu")
 NARROW = ModelOptions(
@@ -134,7 +134,7 @@ def test_no_memory_for_one_slice_is_an_error_in_words(tmp_path, monkeypatch):
             raise torch.OutOfMemoryError("no more")
 
     net = Network(AnySize(None_()), CPU, 2, "0", "fp32")
-    monkeypatch.setattr("compress.dicom.network.load", lambda *_a, **_k: net)
+    monkeypatch.setattr("compress.enhance.inference.load", lambda *_a, **_k: net)
     folder = write_series(tmp_path / "in", 2)
     with pytest.raises(CompressError, match=r"^the GPU's memory is too small for a single slice$"):
         run(Options(source=folder, model=tmp_path, out=tmp_path / "out"))

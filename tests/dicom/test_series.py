@@ -19,9 +19,9 @@ from pydicom.uid import (
     XRayRadiationDoseSRStorage,
 )
 
+from compress.base.errors import UsageError
 from compress.dicom import SENTENCES, Reason, Refused, series, short
 from compress.dicom.headers import valid_uid
-from compress.errors import UsageError
 
 
 @pytest.fixture

@@ -12,14 +12,16 @@ from click.testing import CliRunner
 from dicom_files import SECRETS, body, dataset, enhanced, packed, uid, write_series
 from pydicom import Dataset
 
-from compress import cli
+from compress.base.errors import CompressError, Stopped, UsageError
+from compress.cli import main
 from compress.data import DataOptions, folder, load
 from compress.data.fanbeam_torch import TorchScanner
 from compress.data.lowdose import CPU
-from compress.dicom import Reason, Refused, simulate
+from compress.dicom import Reason, Refused
 from compress.dicom.reading import read
-from compress.dicom.simulate import Options, partners, run, spacing_of
-from compress.errors import CompressError, Stopped, UsageError
+from compress.dicom.spacing import spacing_of
+from compress.enhance import simulate
+from compress.enhance.simulate import Options, partners, run
 
 FEW = {"views": 24, "device": "cpu"}
 
@@ -178,7 +180,7 @@ def test_the_command(tmp_path):
     source = write_series(tmp_path / "in", 1, side=32)
     words = ("simulate", str(source), "-o", str(tmp_path / "out"), "--views", "24", "--device",
              "cpu", "--photons", "2e5", "--electronic", "0", "--geometry", "parallel")  # fmt: skip
-    result = CliRunner().invoke(cli.main, words)
+    result = CliRunner().invoke(main.main, words)
     assert result.exit_code == 0, result.output
     said = json.loads((tmp_path / "out/manifest.json").read_text())["simulation"]
     assert (

@@ -8,9 +8,9 @@ import zlib
 
 import pytest
 
+from compress.base.errors import UsageError
 from compress.dicom import Reason, Refused, sources
 from compress.dicom.sources import inflate_limited, open_source, safe
-from compress.errors import UsageError
 
 
 def archive(path, members, **options):

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from compress import checkpoint
-from compress.files import PARTIAL
+from compress.base.files import PARTIAL
 
 ROOT = Path(__file__).parents[2]
 SMOKE = ROOT / "recipes" / "smoke.yaml"
@@ -179,13 +179,13 @@ def test_an_unwritable_output_is_refused_before_training(tmp_path: Path) -> None
 
 
 def test_a_full_disk_is_refused_before_training(tmp_path: Path, monkeypatch) -> None:
-    from compress import runfolder
-    from compress.errors import UsageError
+    from compress.base.errors import UsageError
+    from compress.run import folder
 
     usage = type("Usage", (), {"free": 3 * 2**20})
-    monkeypatch.setattr(runfolder.shutil, "disk_usage", lambda _path: usage)
+    monkeypatch.setattr(folder.shutil, "disk_usage", lambda _path: usage)
     with pytest.raises(UsageError, match="has 3 MiB free, a run needs 200 MiB"):
-        runfolder.prepare(tmp_path / "run")
+        folder.prepare(tmp_path / "run")
 
 
 def test_a_missing_data_folder_is_refused(tmp_path: Path) -> None:

@@ -24,16 +24,17 @@ from typing import Any, get_args
 
 import torch
 
-from compress import checkpoint, masks, sparsity
+from compress import checkpoint
+from compress.base.errors import CompressError
+from compress.base.files import digest
 from compress.checkpoint import Model, ModelOptions
+from compress.context import Work
 from compress.data import DataOptions, load
-from compress.errors import CompressError
-from compress.files import digest
-from compress.precision import Name
+from compress.sparsity import masks, pattern
 from compress.steps.evaluate import Evaluate
 from compress.steps.prune import Prune
 from compress.steps.train import Train
-from compress.work import Work
+from compress.training.precision import Name
 
 PRECISIONS = ("fp32", "fp16", "apex-O1", "apex-O2")
 BACKENDS = ("modelopt", "asp")
@@ -84,7 +85,7 @@ def case(args: argparse.Namespace, precision: str, backend: str, seed: int) -> d
         "first_loss": loss[0],
         "last_loss": loss[-1],
         "layers": len(held),
-        "intact": all(sparsity.is_2to4(weight) for weight in weights),
+        "intact": all(pattern.is_2to4(weight) for weight in weights),
         "masks": digest({name: mask.flatten().int().tolist() for name, mask in held.items()}),
         "seconds": place.facts["train_seconds"],
         "psnr": quality.facts["summary"]["compressed"]["psnr"]["mean"],

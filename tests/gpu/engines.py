@@ -29,13 +29,16 @@ from typing import Any
 import numpy as np
 import torch
 
-from compress import bench, checkpoint, exporting, masks, sparsity
-from compress.artefacts import artefacts
+from compress import checkpoint
+from compress.base.hu import to_network
+from compress.base.timing import Budget
+from compress.bench import command as bench
+from compress.bench.targets import artefacts
 from compress.checkpoint import Model, ModelOptions
 from compress.data import DataOptions, load
-from compress.data.hu import to_network
 from compress.engines import Shape
-from compress.timing import Budget
+from compress.run import export as exporting
+from compress.sparsity import masks, pattern
 
 NAMES = ("dense", "struct60", "struct60-24")
 FORMATS = ("aot_inductor", "torch_tensorrt", "fused", "onnx")
@@ -81,9 +84,9 @@ def prepare(args: argparse.Namespace) -> None:
     for name in NAMES:
         model = network(name != "dense", low)
         if name.endswith("24"):
-            layers = sparsity.candidates(model.net)
-            able = {n: m for n, m in layers.items() if not sparsity.refusal(m)}
-            held = {n: sparsity.mask_2to4(sparsity.by_output(m)) for n, m in able.items()}
+            layers = pattern.candidates(model.net)
+            able = {n: m for n, m in layers.items() if not pattern.refusal(m)}
+            held = {n: pattern.mask_2to4(pattern.by_output(m)) for n, m in able.items()}
             masks.apply(model.net, held)
             model = replace(model, masks=held)
         (args.out / name).mkdir(parents=True, exist_ok=True)

@@ -19,11 +19,12 @@ import click
 import torch
 from pairs import data
 
-from compress import masks, precision
 from compress.checkpoint import Model, ModelOptions
+from compress.context import Work
+from compress.models.ddnet import DDnet
+from compress.sparsity import masks
 from compress.steps.train import Train
-from compress.work import Work
-from models.ddnet import DDnet
+from compress.training import precision
 
 PER_EPOCH, LAST = 5, 10
 """Steps in an epoch, and epochs at the end whose losses are averaged."""

@@ -24,13 +24,13 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from pairs import data
 
-from compress import masks
+from compress.base.ending import leave
+from compress.base.world import World, joined
 from compress.checkpoint import Model, ModelOptions
+from compress.context import Work
 from compress.data import Data
-from compress.ending import leave
+from compress.sparsity import masks
 from compress.steps.train import Train
-from compress.work import Work
-from compress.world import World, joined
 
 NETWORKS = {
     "redcnn": ModelOptions(name="redcnn", options={"channels": 8}),  # no BatchNorm

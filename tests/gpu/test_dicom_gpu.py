@@ -12,8 +12,8 @@ from compress.data import fanbeam, phantom
 from compress.data.fanbeam import FanBeam
 from compress.data.fanbeam_torch import TorchScanner
 from compress.data.lowdose import Exposure, insert_noise
-from compress.dicom import network
-from compress.dicom.enhance import Options, run
+from compress.enhance import inference
+from compress.enhance.command import Options, run
 
 pytestmark = [
     pytest.mark.gpu,
@@ -46,8 +46,8 @@ def test_a_smaller_batch_gives_the_same_bits():
     """It is filled up, so the kernels are those of the others."""
     torch.manual_seed(0)
     net = torch.nn.Conv2d(1, 1, 3, padding=1).eval().to("cuda", torch.half)
-    half = network.AnySize(lambda x: net(x.half()))
-    flights = network.Network(half, torch.device("cuda"), 8, "0" * 64, "fp16")
+    half = inference.AnySize(lambda x: net(x.half()))
+    flights = inference.Network(half, torch.device("cuda"), 8, "0" * 64, "fp16")
     slices = [body(64, k).astype(np.float32) for k in range(8)]
     whole = flights.launch(slices).land()[0].copy()
     few = flights.launch(slices[:3])

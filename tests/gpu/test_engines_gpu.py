@@ -6,14 +6,16 @@ import pytest
 import torch
 from pairs import data
 
-from compress import bench, checkpoint, timing
-from compress.artefacts import Artefact
+from compress import checkpoint
+from compress.base import timing
+from compress.base.timing import Budget
+from compress.bench import command
+from compress.bench.targets import Artefact
 from compress.checkpoint import Model, ModelOptions
+from compress.context import Work
 from compress.engines import Shape, fused, sidecar
 from compress.engines.torch_tensorrt import TorchTensorRT
 from compress.steps.export import Export
-from compress.timing import Budget
-from compress.work import Work
 
 GPU = torch.device("cuda")
 
@@ -71,7 +73,7 @@ def test_bench_says_where_it_was(tmp_path) -> None:
     origin = ModelOptions(name="ddnet", options={"trunk": 4, "bottleneck": 4, "decoder": 4})
     checkpoint.save(Model(net=origin.build().eval(), origin=origin), tmp_path)
     modes = ("eager-fp32", "eager-tf32", "eager-fp16", "eager-bf16", "compiled")
-    found = bench.run([tmp_path], modes=modes, size=64, budget=Budget(rounds=2, seconds=0.1))
+    found = command.run([tmp_path], modes=modes, size=64, budget=Budget(rounds=2, seconds=0.1))
     assert [row["cuda_graph"] for row in found["rows"]] == [False] * 4 + [True]
     assert all(row["p50_ms"] > 0 for row in found["rows"])
     assert found["place"]["gpu"] == torch.cuda.get_device_name()

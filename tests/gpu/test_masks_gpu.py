@@ -15,15 +15,15 @@ from networks import Plain
 from pairs import data
 from torch import nn
 
-from compress import masks, sparsity
 from compress.checkpoint import Model, ModelOptions
-from compress.precision import Name
-from compress.rewrite import deconv_to_conv
+from compress.context import Work
+from compress.graph.rewrite import deconv_to_conv
+from compress.models.ddnet import DDnet
+from compress.models.redcnn import RedCNN
+from compress.sparsity import masks, pattern
 from compress.steps.sparsify import Sparsify
 from compress.steps.train import Train
-from compress.work import Work
-from models.ddnet import DDnet
-from models.redcnn import RedCNN
+from compress.training.precision import Name
 
 pytestmark = [
     pytest.mark.gpu,
@@ -39,7 +39,7 @@ def work(folder: Path) -> Work:
     return Work(stage=folder, device=CUDA, data=data(), seed=0)
 
 
-def sparse(rule: sparsity.Rule = "backend") -> Model:
+def sparse(rule: pattern.Rule = "backend") -> Model:
     torch.manual_seed(0)
     net = Plain(32)
     held = masks.compute(net, "modelopt", rule)
@@ -49,7 +49,7 @@ def sparse(rule: sparsity.Rule = "backend") -> Model:
 
 @pytest.mark.parametrize("rule", ["backend", "trt"])
 @pytest.mark.parametrize("precision", ["fp32", "tf32", "fp16", "bf16"])
-def test_through_the_training_loop(precision: Name, rule: sparsity.Rule, tmp_path: Path) -> None:
+def test_through_the_training_loop(precision: Name, rule: pattern.Rule, tmp_path: Path) -> None:
     model = sparse(rule)
     trained = replace(SMALL, precision=precision).run(model, work(tmp_path))
     masks.check(trained.net, model.masks)
@@ -110,7 +110,7 @@ def test_asp_modelopt_and_ours_are_the_same_bits(asp, network, seed: int) -> Non
     assert len(theirs) >= 8
     for name, mask in theirs.items():
         assert torch.equal(mask, modelopts[name])
-        assert torch.equal(mask, sparsity.mask_2to4(net.get_submodule(name).weight))
+        assert torch.equal(mask, pattern.mask_2to4(net.get_submodule(name).weight))
 
 
 def test_sparsify_by_asp(asp, tmp_path: Path) -> None:
@@ -141,7 +141,7 @@ def test_asps_own_training_step_holds_its_masks_under_a_scaler(asp) -> None:
         scaler.scale(loss).backward()
         scaler.step(steps)
         scaler.update()
-        assert sparsity.is_2to4(net.middle.weight)
+        assert pattern.is_2to4(net.middle.weight)
     masks._reset(asp)
 
 

@@ -10,7 +10,8 @@ import pytest
 import torch
 from children import ending
 
-from compress import checkpoint, sparsity
+from compress import checkpoint
+from compress.sparsity import pattern
 
 pytestmark = [
     pytest.mark.gpu,
@@ -120,4 +121,4 @@ def test_a_whole_recipe_on_two_gpus(tmp_path: Path) -> None:
     model = checkpoint.load(out / "04-retrain")
     assert len(model.masks) > 40
     for name in model.masks:
-        assert sparsity.is_2to4(model.net.get_submodule(name).weight)
+        assert pattern.is_2to4(model.net.get_submodule(name).weight)

@@ -9,15 +9,16 @@ import pytest
 import torch
 from pairs import data
 
-from compress import masks, precision
+from compress.base.errors import Stopped
 from compress.checkpoint import Model, ModelOptions
+from compress.context import Work
 from compress.data.crops import draws, sides
 from compress.data.loaders import Choice, build
-from compress.errors import Stopped
+from compress.models.ddnet import DDnet
+from compress.sparsity import masks
 from compress.steps.train import Train
+from compress.training import precision
 from compress.training.update import Update
-from compress.work import Work
-from models.ddnet import DDnet
 
 GPU = torch.device("cuda")
 DATA = data(side=96)

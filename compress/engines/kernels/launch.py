@@ -11,17 +11,10 @@ import torch
 from torch import Tensor
 
 from compress.engines.kernels.memory import Framed
-from compress.engines.kernels.packing import (
-    diagonal,
-    grouped,
-    padded,
-    power,
-    row_length,
-    spread,
-)
+from compress.engines.kernels.packing import diagonal, grouped, padded, power, row_length, spread
 from compress.engines.kernels.plan import Chain, Conv, Pool, Slice, Upsample
 from compress.engines.kernels.tiling import Tiling
-from models.ddnet import SLOPE
+from compress.models.ddnet import SLOPE
 
 Buffers = Mapping[str, Framed]
 Tensors = Mapping[str, Tensor]

@@ -12,7 +12,7 @@ from torch import Tensor
 from compress.engines.kernels.memory import Framed
 from compress.engines.kernels.packing import classes, padded
 from compress.engines.kernels.plan import Conv, Pool, Slice, Upsample
-from models.ddnet import SLOPE
+from compress.models.ddnet import SLOPE
 
 
 def conv(

@@ -12,10 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from compress.base.errors import UsageError
 from compress.engines.kernels.packing import border, folded, padded, positions
-from compress.errors import UsageError
-from compress.rewrite import deconv_to_conv
-from models.ddnet import SLOPE, STAGES, DDnet, Unit
+from compress.graph.rewrite import deconv_to_conv
+from compress.models.ddnet import SLOPE, STAGES, DDnet, Unit
 
 IMAGE, OUTPUT = "image", "output"
 SIZES = (1, 5, 7)

@@ -13,9 +13,9 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 
+from compress.base.files import cache_folder, read_json, write_json
 from compress.engines.kernels.session import Key
 from compress.engines.kernels.tiling import Tiling
-from compress.files import cache_folder, read_json, write_json
 
 log = logging.getLogger(__name__)
 KERNELS = ("conv.py", "chain.py", "launch.py", "packing.py", "memory.py", "moves.py", "tiling.py")

@@ -1,0 +1,13 @@
+"""What every other package may use: errors, files, devices, processes, progress, timing.
+
+errors.py    exceptions that end as one sentence, and their exit status
+files.py     files that are whole or not there
+hu.py        HU <-> normalised intensity in [0, 1]
+devices.py   which device a command runs on
+machine.py   what this machine has installed
+world.py     the processes that train together
+ending.py    how one of several processes exits
+signals.py   signals that ask for the end
+progress.py  log lines and progress bars
+timing.py    candidates timed in turns
+"""

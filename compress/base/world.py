@@ -1,0 +1,162 @@
+"""Several processes that train one network, one for each GPU, as `torchrun` starts them.
+
+Every process runs the same recipe. All of them train; every other step is done by the first one,
+and the others wait and load what it has written, so the run folder must be one that all see.
+Gradients are averaged in one piece after the backward pass instead of by torch's wrapper for
+parallel training: a network of half a million parameters gains nothing from overlapping, and one
+plain call works with accumulated gradients and inside a CUDA graph.
+"""
+
+import logging
+import os
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from compress.base import ending
+from compress.base.errors import CompressError, UsageError
+
+PATIENCE = timedelta(days=2)
+"""How long a process waits for another one: an export by the first may take hours."""
+
+
+@dataclass(frozen=True)
+class World:
+    """This process among those that train together; alone, nothing here has an effect."""
+
+    rank: int = 0
+    """Number of this process, counted from 0; the first one writes files."""
+    size: int = 1
+    """How many there are."""
+
+    @property
+    def first(self) -> bool:
+        """Whether this process writes."""
+        return self.rank == 0
+
+    def share(self, count: int) -> slice:
+        """This process's part of `count` items, which `size` divides."""
+        part = count // self.size
+        return slice(self.rank * part, (self.rank + 1) * part)
+
+    def average(self, tensors: Iterable[Tensor]) -> None:
+        """Replace each tensor, in place, by its mean over all processes; queued on the device."""
+        if self.size == 1:
+            return
+        tensors = list(tensors)
+        flat = torch.cat([tensor.reshape(-1) for tensor in tensors])
+        _reduce(flat, dist.ReduceOp.SUM)
+        flat /= self.size
+        parts = torch.split(flat, [tensor.numel() for tensor in tensors])
+        torch._foreach_copy_(
+            tensors, [part.view(t.shape) for part, t in zip(parts, tensors, strict=True)]
+        )
+
+    def any(self, value: bool) -> bool:
+        """Whether `value` is true in any process; waits for all of them."""
+        if self.size == 1:
+            return value
+        flag = torch.tensor(int(value))
+        _reduce(flag, dist.ReduceOp.MAX)
+        return bool(flag)
+
+    def wait(self) -> None:
+        """Return when all processes have come here."""
+        self.any(False)
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """Fail in all processes where one fails.
+
+        Raises:
+            CompressError: it failed in another process, which says why.
+        """
+        try:
+            yield
+        except CompressError:
+            self.any(True)
+            raise
+        if self.any(False):
+            raise CompressError("another process failed; its own message says why")
+
+    @contextmanager
+    def first_goes_first(self) -> Iterator[None]:
+        """Let the first process do something alone, then all others."""
+        if not self.first:
+            self.wait()
+        yield
+        if self.first:
+            self.wait()
+
+
+def _reduce(tensor: Tensor, how: "dist.ReduceOp.RedOpType") -> None:
+    """Combine `tensor` over all processes, in place."""
+    try:
+        dist.all_reduce(tensor, how)
+    except RuntimeError as error:
+        if tensor.is_cuda:  # what a CUDA graph cannot hold is the affair of who captures
+            raise
+        raise CompressError("another process failed; its own message says why") from error
+
+
+@contextmanager
+def joined(device: str | None) -> Iterator[tuple[World, str | None]]:
+    """The world that `torchrun` has made, and the device of this process in it.
+
+    Args:
+        device: cpu, cuda, or None for the GPU where there is one; cuda:N where there is only one
+            process.
+
+    Raises:
+        UsageError: a GPU is named for several processes, or there are fewer GPUs than processes.
+    """
+    size = ending.processes()
+    if size == 1:
+        yield World(), device
+        return
+    world, device = World(int(os.environ["RANK"]), size), _own(device)
+    if not world.first:
+        logging.getLogger("compress").setLevel(logging.WARNING)
+    gpu = device is not None and device.startswith("cuda")
+    with _nothing_printed():
+        dist.init_process_group("cpu:gloo,cuda:nccl" if gpu else "gloo", timeout=PATIENCE)
+    try:
+        yield world, device
+    finally:
+        dist.destroy_process_group()
+
+
+@contextmanager
+def _nothing_printed() -> Iterator[None]:
+    """Keep standard output for the run's own words: gloo in torch 2.8 greets its peers there."""
+    sys.stdout.flush()
+    kept, nowhere = os.dup(1), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 1)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 1)
+        os.close(kept)
+        os.close(nowhere)
+
+
+def _own(device: str | None) -> str:
+    """The device of this one of several processes."""
+    if device is None:
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    if device == "cpu":
+        return device
+    if device != "cuda":
+        raise UsageError(f"--device {device}: several processes take one GPU each; give cuda")
+    local, there = int(os.environ["LOCAL_RANK"]), torch.cuda.device_count()
+    if local >= there:
+        count = int(os.environ.get("LOCAL_WORLD_SIZE", local + 1))
+        raise UsageError(f"{count} processes need {count} GPUs, PyTorch sees {there} here")
+    torch.cuda.set_device(local)
+    return f"cuda:{local}"

@@ -1,0 +1,5 @@
+"""`compress bench`: checkpoints and engines timed in turns.
+
+command.py  the command: ratios with their spread over rounds
+targets.py  what can be timed: a checkpoint in a mode, an engine
+"""

@@ -1,0 +1,229 @@
+"""`compress bench`: checkpoints and engines timed side by side, in turns, in one run.
+
+Ratios are to the first artefact of the same batch. Artefacts of equal widths that differ in 2:4
+sparsity alone are compared besides: that ratio, with its spread, is what 2:4 gave.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from compress.base import devices, machine, timing
+from compress.base.errors import UsageError
+from compress.base.timing import Budget, Case
+from compress.bench.targets import Artefact, Row, artefacts
+from compress.engines import Shape, sidecar
+from compress.reporting import text
+from compress.run import manifest
+
+SCHEMA = 1
+ENOUGH = 6
+"""Rounds without which nothing is said of a gain: six agree by chance once in 32 times."""
+COLUMNS = ("artefact", "runs as", "batch", "p50", "p90", "slices/s", "memory", "times as fast")
+
+
+def run(
+    paths: Sequence[Path],
+    *,
+    modes: Sequence[str] = ("eager-fp32",),
+    batches: Sequence[int] = (),
+    size: int | None = None,
+    device: str | None = None,
+    graph: bool = True,
+    budget: Budget | None = None,
+) -> dict[str, Any]:
+    """Time checkpoints and engines side by side.
+
+    Args:
+        paths: checkpoint folders, engines or their sidecars; the first is what ratios refer to.
+        modes: how checkpoints are run.
+        batches: slices at once; those of the engines, else 1, where none are given.
+        size: side of a slice in pixels; that of the engines, else 512, where none is given.
+        device: where checkpoints run; the GPU where there is one.
+        graph: whether engines and compiled networks run in a CUDA graph on a GPU.
+        budget: how long to measure.
+
+    Returns:
+        schema, place (device, GPU, driver, versions, commit), size, budget, rows (one for each
+        artefact and batch), clocks (by batch, before and after), sparse_ab, see `sparse_ab`.
+
+    Raises:
+        UsageError: a path, mode, batch or size is not usable.
+    """
+    target, budget = devices.choose(device), budget or Budget()
+    found = [a for path in paths for a in artefacts(path, modes, target, graph=graph)]
+    batches = batches or sorted({a.most for a in found if a.most}) or (1,)
+    side = size or next((a.size for a in found if a.size), 512)
+    _check(found, batches, side)
+    rows: list[Row] = []
+    pairs: list[Row] = []
+    clocks = {}
+    with torch.inference_mode():
+        for batch in batches:
+            able = [a for a in found if a.takes(batch)]
+            before = _clocks(target)
+            measured, about = _measure(able, Shape(batch=batch, size=side), budget)
+            clocks[str(batch)] = [before, _clocks(target)]
+            rows += [
+                {"name": a.name, "how": a.how, "batch": batch, **facts}
+                | {"runs": _runs(a.how, facts, target)}
+                | timing.summary(own, measured[0])
+                for a, facts, own in zip(able, about, measured, strict=True)
+            ]
+            pairs += sparse_ab(able, measured, batch)
+    return {
+        "schema": SCHEMA,
+        "place": _place(target),
+        "size": side,
+        "rounds": budget.rounds,
+        "seconds": budget.seconds,
+        "rows": rows,
+        "clocks_mhz": clocks,
+        "sparse_ab": pairs,
+    }
+
+
+def sparse_ab(
+    able: Sequence[Artefact], measured: Sequence[list[list[float]]], batch: int
+) -> list[Row]:
+    """What 2:4 sparsity alone gave: artefacts of equal widths, run alike, with and without it.
+
+    Returns:
+        For each such pair: batch, how, dense and sparse (names), layers (with 2:4), of, and
+        ratio, ratio_min, ratio_max: how many times as fast the sparse one is.
+    """
+    found = []
+    for one, first in zip(able, measured, strict=True):
+        for other, own in zip(able, measured, strict=True):
+            gained = other.sparse() - one.sparse()
+            if (
+                one.sparse()
+                or one.how != other.how
+                or one.widths() != other.widths()
+                or gained <= 0
+            ):
+                continue
+            said = timing.summary(own, first)
+            about = {"batch": batch, "how": one.how, "dense": one.name, "sparse": other.name}
+            about |= {"layers": other.sparse(), "of": len(other.layers)}
+            ratios = {key: said[key] for key in ("ratio", "ratio_min", "ratio_max")}
+            found.append(about | ratios)
+    return found
+
+
+def render(found: Mapping[str, Any]) -> None:
+    """Print what `run` found as a table on standard output; lines are never cut."""
+    from rich.console import Console
+
+    console, place = Console(), found["place"]
+    where = place["gpu"] or f"CPU, {place['threads']} threads"
+    for line in (
+        f"{where}, torch {place['torch']}, {found['size']} pixels, ms per slice",
+        *_table(found["rows"]),
+        *_sparse_sentences(found),
+    ):
+        console.print(line, soft_wrap=True, highlight=False, markup=False)
+
+
+def _table(rows: Sequence[Row]) -> Iterator[str]:
+    """A line for each row below a head, columns aligned."""
+    lines = [COLUMNS]
+    lines += [(row["name"], row["runs"], str(row["batch"]), *_figures(row)) for row in rows]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    for line in lines:
+        cells = [cell.ljust(width) for cell, width in zip(line[:2], widths, strict=False)]
+        cells += [cell.rjust(width) for cell, width in zip(line[2:], widths[2:], strict=True)]
+        yield "  ".join(cells).rstrip()
+
+
+def _runs(how: str, facts: Mapping[str, Any], target: torch.device) -> str:
+    """How something ran, in words; ONNX Runtime's is a time of the CPU beside those of a GPU."""
+    graph = ", CUDA graph" if facts["cuda_graph"] else ""
+    elsewhere = ", on the CPU" if facts["device"] == "cpu" and target.type != "cpu" else ""
+    return f"{how}{graph}{elsewhere}"
+
+
+def _figures(row: Row) -> tuple[str, ...]:
+    """Times per slice, and times as fast as the first with the spread over rounds."""
+    times = (text.figure(row[key], 3) for key in ("p50_ms", "p90_ms"))
+    spread = "-".join(text.figure(row[key]) for key in ("ratio_min", "ratio_max"))
+    rate, memory = text.figure(row["slices_per_second"], 1), text.size(row["memory_bytes"])
+    return (*times, rate, memory, f"{text.figure(row['ratio'])} ({spread})")
+
+
+def _sparse_sentences(found: Mapping[str, Any]) -> Iterator[str]:
+    """What 2:4 gave, and that it gave nothing where the spread does not exclude that."""
+    for ab in found["sparse_ab"]:
+        low, high = ab["ratio_min"], ab["ratio_max"]
+        verdict = "no difference beyond the spread"
+        if found["rounds"] < ENOUGH:
+            verdict = f"too few rounds to tell, {ENOUGH} are needed"
+        elif low > 1 or high < 1:
+            verdict = "faster in every round" if low > 1 else "slower in every round"
+        yield (
+            f"2:4 in {ab['layers']} of {ab['of']} layers at equal widths, batch {ab['batch']}, "
+            f"{ab['how']}: {ab['sparse']} is {ab['ratio']:.3f} times as fast as {ab['dense']} "
+            f"({low:.3f}-{high:.3f} over {found['rounds']} rounds): {verdict}"
+        )
+
+
+def _check(found: Sequence[Artefact], batches: Sequence[int], size: int) -> None:
+    for a in found:
+        if a.size not in (None, size):
+            raise UsageError(f"{a.name} takes slices of {a.size} pixels, not {size}")
+        if not any(map(a.takes, batches)):
+            asked = ", ".join(map(str, batches))
+            raise UsageError(f"{a.name} was built for a batch of {a.most}, not {asked}")
+
+
+def _measure(
+    able: Sequence[Artefact], shape: Shape, budget: Budget
+) -> tuple[list[list[list[float]]], list[Row]]:
+    """Load all, then time all in turns; the rounds of each, and what is said of it besides."""
+    cases, about = [], []
+    for device in {a.device for a in able}:
+        _wake(device)
+    for artefact in able:
+        x = shape.example(artefact.device)
+        before = _free(artefact.device)
+        call, facts = artefact.call(x)
+        call()
+        taken = None if before is None else before - (_free(artefact.device) or 0)
+        about.append({"device": str(artefact.device), "memory_bytes": taken, **facts})
+        clock = timing.clock(artefact.device)
+        cases.append(Case(call=call, batch=shape.batch, clock=clock))
+    return timing.rounds(cases, budget), about
+
+
+def _free(device: torch.device) -> int | None:
+    """Free GPU memory in bytes; None for the CPU."""
+    if device.type != "cuda":
+        return None
+    torch.cuda.synchronize()
+    return torch.cuda.mem_get_info(device)[0]
+
+
+def _wake(device: torch.device) -> None:
+    """Let CUDA's libraries take their own memory before any artefact is charged for it."""
+    x = torch.ones(1, 1, 32, 32, device=device)
+    torch.nn.functional.conv2d(x, x[:, :, :3, :3])
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+
+
+def _clocks(device: torch.device) -> dict[str, str]:
+    if device.type != "cuda":
+        return {}
+    fields = ("clocks.sm", "clocks.mem", "clocks.max.sm", "temperature.gpu")
+    return machine.smi(device, *fields)
+
+
+def _place(device: torch.device) -> Row:
+    return {
+        **sidecar.place(device),
+        "threads": torch.get_num_threads(),
+        "versions": manifest.versions(),
+        "commit": manifest.commit(),
+    }

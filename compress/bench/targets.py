@@ -1,0 +1,202 @@
+"""What `compress bench` times: checkpoints in a mode, and engines.
+
+A checkpoint is run in one or more modes:
+
+eager-fp32   contiguous float32 without TF32: how research code runs it
+eager-tf32   the same with TF32 allowed (GPU)
+eager-fp16   half precision inside, channels last (GPU)
+eager-bf16   likewise
+compiled     torch.compile, fp16 channels last in one CUDA graph on a GPU, fp32 on the CPU
+
+An engine runs as it was built, on a GPU in one CUDA graph.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from compress import checkpoint
+from compress.base.errors import UsageError
+from compress.base.timing import Call
+from compress.engines import Precision, Runner, inspection, sidecar
+from compress.engines.subject import Subject
+from compress.training.precision import Precision as Switches
+
+MODES = ("eager-fp32", "eager-tf32", "eager-fp16", "eager-bf16", "compiled")
+NEED_GPU = ("eager-tf32", "eager-fp16", "eager-bf16")
+COMPILED_SHAPES = 64
+"""Networks and batches that torch.compile may meet in one run; its own limit is 8."""
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Artefact:
+    """One thing to time: a checkpoint in a mode, or an engine."""
+
+    name: str
+    """As the user named it."""
+    how: str
+    """The mode, or format and precision."""
+    device: torch.device
+    most: int | None
+    """The largest batch that it takes; None: any."""
+    least: int
+    size: int | None
+    """The only side of a slice that it takes; None: any."""
+    layers: Sequence[Row]
+    """See `inspection.layers`."""
+    graph: bool
+    """Whether a CUDA graph is tried."""
+    start: Callable[[], Runner]
+    """Loads it."""
+
+    def takes(self, batch: int) -> bool:
+        """Whether it runs `batch` slices at once."""
+        return self.most is None or self.least <= batch <= self.most
+
+    def sparse(self) -> int:
+        """Layers whose weights are 2:4."""
+        return sum(bool(row["sparse24"]) for row in self.layers)
+
+    def widths(self) -> dict[str, list[int]]:
+        """The shape of every weight by layer."""
+        return {row["name"]: row["shape"] for row in self.layers}
+
+    def call(self, x: Tensor) -> tuple[Call, Row]:
+        """Load it for the input `x`: what is to be timed, and whether it is a CUDA graph."""
+        return called(self.start(), x, graph=self.graph)
+
+
+def artefacts(
+    path: Path, modes: Sequence[str], device: torch.device, *, graph: bool
+) -> list[Artefact]:
+    """A checkpoint folder in each mode, or the engine of a file or sidecar.
+
+    Args:
+        path: what the user named.
+        modes: of `MODES`, for a checkpoint.
+        device: where a checkpoint runs; an engine knows its own.
+        graph: whether CUDA graphs are tried.
+
+    Raises:
+        UsageError: it is neither, is not usable here, or a mode needs a GPU.
+    """
+    if not path.is_dir():
+        return [_engine(path, graph)]
+    for mode in modes:
+        if mode in NEED_GPU and device.type != "cuda":
+            raise UsageError(f"--mode {mode} needs a GPU; on the CPU take eager-fp32 or compiled")
+    return [_checkpoint(path, mode, device, graph) for mode in modes]
+
+
+def _checkpoint(path: Path, mode: str, device: torch.device, graph: bool) -> Artefact:
+    net = checkpoint.load(path).net
+    return Artefact(
+        name=str(path),
+        how=mode,
+        device=device,
+        most=None,
+        least=1,
+        size=None,
+        layers=inspection.layers(net),
+        graph=graph and mode == "compiled" and device.type == "cuda",
+        start=partial(network, net, mode, device),
+    )
+
+
+def _engine(path: Path, graph: bool) -> Artefact:
+    side = path if path.suffix == ".json" else path.with_name(f"{path.name}.json")
+    if not side.is_file():
+        raise UsageError(f"{path} is neither a checkpoint folder nor an engine with a sidecar")
+    facts, _ = sidecar.load(side)  # refuses now, not in the middle of a run
+    device = torch.device(facts["place"]["device"])
+    return Artefact(
+        name=str(path),
+        how=f"{facts['format']} {facts['precision']}{_library(facts)}",
+        device=device,
+        most=facts["batch"],
+        least=1 if facts["dynamic_batch"] else facts["batch"],
+        size=facts["size"],
+        layers=facts["built"].get("layers", []),
+        graph=graph and device.type == "cuda",
+        start=lambda: sidecar.load(side)[1],
+    )
+
+
+def _library(facts: Mapping[str, Any]) -> str:
+    """Which TensorRT runs an engine of it: TensorRT-RTX is not to be taken for TensorRT."""
+    tensorrt = facts["place"].get("tensorrt") if facts["format"] == "torch_tensorrt" else None
+    return f", TensorRT {tensorrt}" if tensorrt else ""
+
+
+def network(net: nn.Module, mode: str, device: torch.device) -> Runner:
+    """A network in a mode; its global switches hold during its own calls only.
+
+    Args:
+        net: (N, 1, H, W) float32 in network range -> the same shape.
+        mode: of `MODES`.
+        device: where it runs.
+    """
+    gpu = device.type == "cuda"
+    kinds: Mapping[str, Precision] = {"eager-fp16": "fp16", "eager-bf16": "bf16"}
+    precision = kinds.get(mode, "fp16" if gpu and mode == "compiled" else "fp32")
+    subject: nn.Module = Subject(net, precision).to(device)
+    if precision != "fp32":
+        subject.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    if mode == "compiled":
+        compiled = torch.compile(subject, dynamic=False)
+
+        def first_compiles(x: Tensor) -> Tensor:
+            with torch._dynamo.config.patch(recompile_limit=COMPILED_SHAPES):
+                y: Tensor = compiled(x)
+            return y
+
+        return first_compiles
+    switches = Switches(name="tf32" if mode == "eager-tf32" else "fp32", device=device, why=mode)
+
+    def run(x: Tensor) -> Tensor:
+        with switches.switches():
+            y: Tensor = subject(x)
+        return y
+
+    return run
+
+
+def called(runner: Runner, x: Tensor, *, graph: bool) -> tuple[Call, Row]:
+    """A call of `runner` on `x`, as one CUDA graph where asked for and possible, and which."""
+    if not graph:
+        return partial(runner, x), {"cuda_graph": False, "cuda_graph_why": ""}
+    try:
+        return _captured(runner, x), {"cuda_graph": True, "cuda_graph_why": ""}
+    except RuntimeError as error:
+        torch.cuda.synchronize()
+        why = (str(error).splitlines() or ["it cannot be captured"])[0]
+        return partial(runner, x), {"cuda_graph": False, "cuda_graph_why": why}
+
+
+def _captured(runner: Runner, x: Tensor) -> Call:
+    """One CUDA graph of the runner on `x`; the runner has to be warm before it is captured.
+
+    A graph reads weights and buffers where they were. The call therefore keeps the runner and `x`.
+    """
+    side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        for _ in range(3):
+            runner(x)
+    torch.cuda.current_stream().wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        kept = runner(x)
+
+    def replay(*_alive: object) -> Tensor:
+        graph.replay()
+        return kept
+
+    return partial(replay, runner, x)

@@ -1,0 +1,34 @@
+"""Checkpoints: a folder with plain tensors and a channel table, never a pickle.
+
+model.py     a network with its table of channels and masks; load and save
+files.py     the two files of a checkpoint, read within limits
+packed24.py  a checkpoint as one file with its 2:4 weights compressed
+"""
+
+from compress.checkpoint.model import (
+    NETWORKS,
+    Model,
+    ModelOptions,
+    channels,
+    contents,
+    described,
+    fingerprint,
+    identity,
+    load,
+    save,
+    weights_hash,
+)
+
+__all__ = [
+    "NETWORKS",
+    "Model",
+    "ModelOptions",
+    "channels",
+    "contents",
+    "described",
+    "fingerprint",
+    "identity",
+    "load",
+    "save",
+    "weights_hash",
+]

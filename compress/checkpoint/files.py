@@ -1,0 +1,128 @@
+"""The two files of a checkpoint as they are read: nothing is built, everything is looked at.
+
+A file can be damaged and readable all the same. `read` refuses what `checkpoint.load` and
+`packing` could not use, so that both can trust what they get.
+"""
+
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, get_args
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors import torch as safetensors
+from torch import Tensor
+
+from compress.base.errors import UsageError
+from compress.base.files import read_json
+from compress.graph.rewrite import REWRITES
+from compress.sparsity.masks import Pattern
+
+SCHEMA = 1
+WEIGHTS, TABLE = "model.safetensors", "model.json"
+BITS = ".mask24"
+"""Suffix of a mask's tensor: uint8, the mask's bits in the weight's order, eight to a byte."""
+REMEDY = "copy the checkpoint again, or run its step again"
+
+Kinds = Mapping[str, type | tuple[type, ...]]
+NONE = type(None)
+ENTRIES: Kinds = {"network": dict, "rewrites": list, "pattern": (str, NONE), "sha256": str}
+"""What of model.json is read, and the types that it may have."""
+NETWORK: Kinds = {
+    "name": (str, NONE),
+    "import": (str, NONE),
+    "folder": (str, NONE),
+    "options": dict,
+}
+"""The same of its entry `network`."""
+
+
+def read(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """The two files of a checkpoint: the value of model.json and every tensor, masks as bits.
+
+    Raises:
+        UsageError: no checkpoint, another schema, a description that cannot be used, or tensors
+            that were altered; the sentence names the file and what is wrong.
+    """
+    try:
+        table = read_json(folder / TABLE)
+        data = (folder / WEIGHTS).read_bytes()
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{folder} holds no checkpoint: {_missing(folder) or error}") from error
+    if wrong := _wrong(table):
+        raise UsageError(f"{folder}/{TABLE} {wrong}")
+    if hashlib.sha256(data).hexdigest() != table["sha256"]:
+        raise UsageError(f"{folder}/{WEIGHTS} was altered: its hash is not in {TABLE}")
+    try:
+        tensors = safetensors.load(data)
+        for name in [name for name in tensors if name.endswith(BITS)]:
+            _check_bits(name, tensors)
+    except (SafetensorError, ValueError) as error:
+        raise UsageError(f"{folder}/{WEIGHTS} is damaged: {error}; {REMEDY}") from error
+    return table, tensors
+
+
+def to_bits(mask: Tensor) -> Tensor:
+    """A bool mask as it is stored: uint8, eight entries to a byte, the first in the highest bit."""
+    return torch.from_numpy(np.packbits(mask.cpu().numpy()))
+
+
+def from_bits(bits: Tensor, shape: torch.Size) -> Tensor:
+    """The bool mask of `shape` that `to_bits` stored.
+
+    Raises:
+        ValueError: it is not what `to_bits` stores for that shape.
+    """
+    size = shape.numel()
+    if bits.dtype != torch.uint8 or bits.shape != (-(-size // 8),):
+        kind = f"{str(bits.dtype).removeprefix('torch.')} of shape {list(bits.shape)}"
+        raise ValueError(f"{kind} is no mask of {size:,} weights, a bit each")
+    flat = np.unpackbits(bits.numpy()).astype(bool)
+    if flat[size:].any():
+        raise ValueError(f"there are more bits than the {size:,} of the weight")
+    return torch.from_numpy(flat[:size]).reshape(shape)
+
+
+def _wrong(table: Any) -> str:
+    """What makes the value of model.json unusable, as the end of a sentence; empty for nothing."""
+    if not isinstance(table, dict):
+        return f"is damaged: it holds no description of a network; {REMEDY}"
+    if table.get("schema") != SCHEMA:
+        return f"has schema {table.get('schema')}, not {SCHEMA}"
+    wrong = _unlike(table, ENTRIES) or _unlike(table["network"], NETWORK, "network.")
+    if wrong:
+        return f"is damaged: {wrong}; {REMEDY}"
+    known = [str(pattern) for pattern in get_args(Pattern)]
+    if table["pattern"] not in (None, *known):
+        return f"names the pattern {table['pattern']!r}; there are: {', '.join(known)}"
+    unknown = [name for name in table["rewrites"] if name not in list(REWRITES)]
+    return f"names the rewrite {unknown[0]!r}; there are: {', '.join(REWRITES)}" if unknown else ""
+
+
+def _unlike(values: Mapping[str, Any], kinds: Kinds, prefix: str = "") -> str:
+    """The first entry that is missing or of another type than it should have."""
+    for key, kind in kinds.items():
+        if key not in values:
+            return f"it has no {prefix}{key}"
+        if not isinstance(values[key], kind):
+            return f"its {prefix}{key} is {values[key]!r:.40}"
+    return ""
+
+
+def _check_bits(name: str, tensors: Mapping[str, Tensor]) -> None:
+    """Raise ValueError where the tensor `name` is no mask of a weight among `tensors`."""
+    weight = tensors.get(f"{name.removesuffix(BITS)}.weight")
+    if weight is None or weight.dim() < 2:
+        raise ValueError(f"{name} is a mask, but its layer has no weight of inputs and outputs")
+    try:
+        from_bits(tensors[name], weight.shape)
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from error
+
+
+def _missing(folder: Path) -> str:
+    gone = ", ".join(f"no {name}" for name in (TABLE, WEIGHTS) if not (folder / name).exists())
+    inside = sorted(folder.glob(f"*/{TABLE}"))
+    return f"{gone}; try {inside[-1].parent}" if gone and inside else gone

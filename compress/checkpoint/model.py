@@ -1,0 +1,270 @@
+"""Networks as they flow from step to step, and on disk.
+
+A checkpoint is a folder with `model.safetensors` (plain tensors in pruned shapes, masks applied and
+stored as bits beside the weights) and `model.json` (how the dense network is built, rewrites,
+channel table, pattern of the masks, HU range, hash of the tensors). Loading builds the dense
+network, applies the rewrites, gives the layers the shapes of the table and fills in the tensors.
+Never a pickle.
+"""
+
+import hashlib
+import importlib
+import inspect
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors import torch as safetensors
+from torch import Tensor, nn
+
+from compress.base.errors import CompressError, UsageError
+from compress.base.files import digest, read_json, write_atomic, write_json
+from compress.base.hu import HU_MAX, HU_MIN
+from compress.checkpoint.files import BITS, REMEDY, SCHEMA, TABLE, WEIGHTS, from_bits, read, to_bits
+from compress.graph.cost import CONVOLUTIONS
+from compress.graph.resize import resize
+from compress.graph.rewrite import REWRITES
+from compress.models.ddnet import DDnet, from_2dnet
+from compress.models.redcnn import RedCNN
+from compress.sparsity import masks as masking
+
+NETWORKS: Mapping[str, type[nn.Module]] = {"ddnet": DDnet, "redcnn": RedCNN}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelOptions:
+    """The recipe's `model:` section: which dense network, and with which weights it starts."""
+
+    name: str | None = None
+    """A network of this package, see `NETWORKS`; or"""
+    import_: str | None = None
+    """`package.module:Class` of your own; the module is imported, that is, its code is run."""
+    weights: str | None = None
+    """Absolute path of a safetensors file to start from: our names, or 2dnet's for ddnet."""
+    folder: str | None = None
+    """Where `import_` is looked for first: the recipe's folder."""
+    options: Mapping[str, Any] = field(default_factory=dict)
+    """Keyword arguments of the network's class."""
+
+    def network_class(self) -> Callable[..., nn.Module]:
+        """The class of the network.
+
+        Raises:
+            UsageError: there is no such name, module or class.
+        """
+        if self.import_ is None:
+            if self.name is None or self.name not in NETWORKS:
+                known = ", ".join(NETWORKS)
+                raise UsageError(f"there is no network {self.name!r}; there are: {known}")
+            return NETWORKS[self.name]
+        return _imported(self.import_, self.folder)
+
+    def build(self) -> nn.Module:
+        """The dense network, with its starting weights where the recipe names some.
+
+        Raises:
+            UsageError: unknown network, wrong options, or weights that do not fit.
+        """
+        try:
+            net = self.network_class()(**self.options)
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise UsageError(f"the network {self.name or self.import_}: {error}") from error
+        if self.weights is not None:
+            _fill(net, Path(self.weights))
+        return net
+
+
+@dataclass(frozen=True, kw_only=True)
+class Model:
+    """What flows from step to step."""
+
+    net: nn.Module
+    """(N, 1, H, W) float32 in network range -> the same shape."""
+    origin: ModelOptions
+    rewrites: tuple[str, ...] = ()
+    """Names in `rewrite.REWRITES`, in the order done."""
+    masks: Mapping[str, Tensor] = field(default_factory=dict)
+    """Module name -> bool mask of its weight's shape, True = kept."""
+    pattern: masking.Pattern = "2:4"
+    """What the masks promise, where there are any."""
+
+    def rewritten(self, name: str) -> "Model":
+        """The model after one more rewrite; the same where it was done before."""
+        if name in self.rewrites:
+            return self
+        return replace(self, net=REWRITES[name](self.net), rewrites=(*self.rewrites, name))
+
+
+def channels(net: nn.Module) -> dict[str, list[int]]:
+    """The channel table: [in, out] of every convolution and linear layer by module name."""
+    table = {}
+    for name, module in net.named_modules():
+        if isinstance(module, CONVOLUTIONS):
+            table[name] = [module.in_channels, module.out_channels]
+        elif isinstance(module, nn.Linear):
+            table[name] = [module.in_features, module.out_features]
+    return table
+
+
+def save(model: Model, folder: Path) -> None:
+    """Write the checkpoint of `model` into an existing folder; each file is replaced atomically.
+
+    Raises:
+        CompressError: a mask is broken; nothing is written.
+        OSError: the disk is full or the folder not writable.
+    """
+    masking.check(model.net, model.masks, model.pattern)
+    table, data = contents(model)
+    write_atomic(folder / WEIGHTS, data)
+    write_json(folder / TABLE, table)
+
+
+def contents(model: Model) -> tuple[dict[str, Any], bytes]:
+    """What `save` writes: the value of model.json and the bytes of model.safetensors."""
+    data, origin = _serialised(model), model.origin
+    table = {
+        "schema": SCHEMA,
+        "network": {
+            "name": origin.name,
+            "import": origin.import_,
+            "folder": origin.folder,
+            "options": dict(origin.options),
+            "source_sha256": _source_hash(model.net),
+        },
+        "rewrites": list(model.rewrites),
+        "channels": channels(model.net),
+        "pattern": model.pattern if model.masks else None,
+        "normalisation": {"hu_min": HU_MIN, "hu_max": HU_MAX},
+        "sha256": hashlib.sha256(data).hexdigest(),
+    }
+    return table, data
+
+
+def load(folder: Path) -> Model:
+    """The model in a checkpoint folder, on the CPU, in eval mode.
+
+    Raises:
+        UsageError: no checkpoint, a damaged one, tensors that were altered or do not fit, or
+            masks that do not hold.
+    """
+    table, tensors = read(folder)
+    origin, net = described(folder, table)
+    bits = {name: tensors.pop(name) for name in list(tensors) if name.endswith(BITS)}
+    _take(net, tensors, folder / WEIGHTS)
+    masks = {}
+    for name, packed in bits.items():
+        layer = name.removesuffix(BITS)
+        masks[layer] = from_bits(packed, tensors[f"{layer}.weight"].shape)
+    rewrites = tuple(table["rewrites"])
+    pattern: masking.Pattern = table["pattern"] or "2:4"
+    try:
+        masking.check(net, masks, pattern)
+    except (CompressError, ValueError) as error:  # ValueError: input channels in no fours
+        raise UsageError(f"{folder / WEIGHTS} is damaged: {error}; {REMEDY}") from error
+    return Model(net=net.eval(), origin=origin, rewrites=rewrites, masks=masks, pattern=pattern)
+
+
+def described(folder: Path, table: Mapping[str, Any]) -> tuple[ModelOptions, nn.Module]:
+    """The network of a model.json before its tensors are filled in, and how it was built.
+
+    Args:
+        folder: of the checkpoint, for the sentence.
+        table: the first value that `stored.read` gives.
+
+    Raises:
+        UsageError: it cannot be built.
+    """
+    network = table["network"]
+    origin = ModelOptions(
+        name=network["name"],
+        import_=network["import"],
+        folder=network["folder"],
+        options=network["options"],
+    )
+    try:
+        net = origin.build()
+    except UsageError as error:
+        raise UsageError(f"{folder / TABLE}: {error}") from error
+    for name in table["rewrites"]:
+        net = REWRITES[name](net)
+    return origin, net
+
+
+def fingerprint(model: Model) -> str:
+    """The SHA-256 of the file model.safetensors that `save` would write, in hexadecimal."""
+    return hashlib.sha256(_serialised(model)).hexdigest()
+
+
+def _serialised(model: Model) -> bytes:
+    tensors = {name: t.detach().cpu().contiguous() for name, t in model.net.state_dict().items()}
+    for name, mask in model.masks.items():
+        # Masking leaves -0.0 where a weight was negative; on disk a zero is a zero.
+        tensors[f"{name}.weight"] = tensors[f"{name}.weight"].masked_fill(~mask.cpu(), 0.0)
+        tensors[name + BITS] = to_bits(mask)
+    return safetensors.save(tensors)
+
+
+def identity(folder: Path) -> str:
+    """The SHA-256 of what a checkpoint computes: its description, which holds the tensors' hash."""
+    return digest(read_json(folder / TABLE))
+
+
+def weights_hash(folder: Path) -> str | None:
+    """The `fingerprint` of the checkpoint in `folder` by its description; None without one."""
+    try:
+        return str(read_json(folder / TABLE)["sha256"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _take(net: nn.Module, tensors: Mapping[str, Tensor], file: Path) -> None:
+    """Give `net`, in place, the shapes and values of `tensors`, which are those of `file`."""
+    try:
+        resize(net, tensors)
+        net.load_state_dict(tensors)
+    except (AttributeError, RuntimeError, IndexError, TypeError, ValueError) as error:
+        raise UsageError(f"{file} does not fit the network: {_reason(error)}; {REMEDY}") from error
+
+
+def _reason(error: Exception) -> str:
+    """The first line of an error that says something; PyTorch's own begin with a heading."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    telling = [line for line in lines if not line.startswith("Error(s) in loading")]
+    return (telling or lines or [type(error).__name__])[0].rstrip(":.")
+
+
+def _imported(path: str, folder: str | None) -> Callable[..., nn.Module]:
+    module_name, _, class_name = path.partition(":")
+    search = [folder] if folder else []
+    sys.path[:0] = search
+    try:
+        found = getattr(importlib.import_module(module_name), class_name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise UsageError(f"the network {path!r} cannot be imported: {error}") from error
+    finally:
+        del sys.path[: len(search)]
+    if not callable(found):
+        raise UsageError(f"the network {path!r} is no class")
+    return found  # type: ignore[no-any-return]
+
+
+def _fill(net: nn.Module, path: Path) -> None:
+    try:
+        state = safetensors.load_file(path)
+        if isinstance(net, DDnet) and "dnet1.conv1_0.weight" in state:
+            state = from_2dnet(state)
+        net.load_state_dict(state)
+    except (OSError, SafetensorError, KeyError, RuntimeError) as error:
+        raise UsageError(f"the weights {path} do not fit the network: {_reason(error)}") from error
+
+
+def _source_hash(net: nn.Module) -> str | None:
+    """The SHA-256 of the file that defines the network, to tell when the code has changed."""
+    try:
+        source = inspect.getsource(inspect.getmodule(type(net)) or type(net))
+    except (OSError, TypeError):
+        return None
+    return hashlib.sha256(source.encode()).hexdigest()

@@ -1,0 +1,7 @@
+"""The command line. Empty on purpose: worker processes start before anything heavy is imported.
+
+main.py     the group of commands; run, check, sweep, doctor, inspect
+engines.py  export, bench
+images.py   enhance, simulate, evaluate
+reports.py  report
+"""

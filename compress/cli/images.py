@@ -1,0 +1,239 @@
+"""The commands that read and write images: words in, calls out, like `cli`."""
+
+import gc
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import click
+
+from compress.base.errors import CompressError
+
+INPUT = click.argument("source", type=click.Path(path_type=Path), metavar="INPUT")
+SERIES = click.option(
+    "series",
+    "--series",
+    multiple=True,
+    metavar="UID",
+    help="Series to take: a UID, a key from the table, or all; can be given more than once.",
+)
+DEVICE = click.option(
+    "--device", metavar="DEVICE", help="cpu, cuda or cuda:N; the GPU if there is one."
+)
+
+
+@contextmanager
+def _no_paths() -> Iterator[None]:
+    """Errors of the system without the file's name, which may be a patient's."""
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or type(error).__name__
+        raise CompressError(f"a file or folder cannot be used: {reason}") from error
+
+
+@contextmanager
+def _short_end() -> Iterator[None]:
+    """Spare the end of the process a look through all objects of torch, a third of a second."""
+    try:
+        yield
+    finally:
+        gc.freeze()
+
+
+class _Shard(click.ParamType[tuple[int, int]]):
+    """i/n as two whole numbers."""
+
+    name = "i/n"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> tuple[int, int]:
+        if isinstance(value, tuple):
+            return value
+        index, _, count = str(value).partition("/")
+        if not (index.isdecimal() and count.isdecimal() and 1 <= int(index) <= int(count)):
+            self.fail(f"{value!r} is no i/n with i from 1 to n, such as 1/4", param, ctx)
+        return int(index), int(count)
+
+
+@click.command(short_help="Enhance DICOM CT series with a network or an engine.")
+@INPUT
+@click.option(
+    "-m",
+    "--model",
+    type=click.Path(path_type=Path),
+    required=True,
+    metavar="MODEL|ENGINE",
+    help="Folder of a checkpoint, or the file or the sidecar of an engine.",
+)
+@click.option(
+    "-o",
+    "--out",
+    type=click.Path(path_type=Path),
+    required=True,
+    metavar="OUT",
+    help="Folder for the derived images; it gets the folders of INPUT and manifest.json.",
+)
+@SERIES
+@click.option("--batch", type=click.IntRange(1), metavar="N", help="Slices at once.")
+@DEVICE
+@click.option("--skip-existing", is_flag=True, help="Keep results that are there: go on.")
+@click.option("--overwrite", is_flag=True, help="Write results again that are there.")
+@click.option(
+    "--shard", type=_Shard(), default=(1, 1), metavar="i/n", help="Do one of n parts of INPUT."
+)
+@click.option("--assume-hu", is_flag=True, help="Take stored values as HU without a rescale slope.")
+@click.option("--strip-private", is_flag=True, help="Leave private attributes out.")
+def enhance(
+    source: Path,
+    model: Path,
+    out: Path,
+    series: tuple[str, ...],
+    batch: int | None,
+    device: str | None,
+    skip_existing: bool,
+    overwrite: bool,
+    shard: tuple[int, int],
+    assume_hu: bool,
+    strip_private: bool,
+) -> None:
+    """Enhance the CT images in INPUT, a DICOM file, a folder or a zip, and write derived images.
+
+    Everything that is no CT image is left aside, counted with the reason. A file that cannot be
+    enhanced stops no other. `model: {import: ...}` in a checkpoint executes that code.
+    """
+    if skip_existing and overwrite:
+        raise click.UsageError("--skip-existing and --overwrite exclude each other")
+    from compress.enhance import forking
+
+    forking.begin()  # imports what the workers need while this process imports the rest
+    from compress.base.progress import start_log
+    from compress.enhance import command
+
+    start_log()
+    with _no_paths(), _short_end():
+        command.run(
+            command.Options(
+                source=source,
+                model=model,
+                out=out,
+                series=series,
+                batch=batch,
+                device=device,
+                existing="skip" if skip_existing else "overwrite" if overwrite else "refuse",
+                shard=shard,
+                assume_hu=assume_hu,
+                strip_private=strip_private,
+            )
+        )
+
+
+@click.command(short_help="Make low-dose partners of a DICOM CT series.")
+@INPUT
+@click.option(
+    "-o",
+    "--out",
+    type=click.Path(path_type=Path),
+    required=True,
+    metavar="PAIRS",
+    help="New folder for the pairs; PAIRS/npy and PAIRS/dicom are both good for --data.",
+)
+@click.option(
+    "--photons",
+    type=click.FloatRange(min=1),
+    default=1e5,
+    show_default=True,
+    help="Photons per ray that leave the simulated source.",
+)
+@click.option(
+    "--electronic",
+    type=click.FloatRange(min=0),
+    default=3.16,
+    show_default=True,
+    help="Standard deviation of the electronic noise, in photons.",
+)
+@click.option(
+    "--views",
+    type=click.IntRange(min=8),
+    default=720,
+    show_default=True,
+    help="Views in one turn of the simulated scanner.",
+)
+@click.option(
+    "--geometry",
+    type=click.Choice(["fan", "parallel"]),
+    default="fan",
+    show_default=True,
+    help="Beam of the simulated scanner.",
+)
+@SERIES
+@DEVICE
+@click.option("--seed", type=click.IntRange(min=0), default=0, help="Of the noise; 0 by default.")
+def simulate(
+    source: Path,
+    out: Path,
+    photons: float,
+    electronic: float,
+    views: int,
+    geometry: Any,
+    series: tuple[str, ...],
+    device: str | None,
+    seed: int,
+) -> None:
+    """Insert the noise of a low dose into the CT images in INPUT, and write pairs to train with."""
+    from compress.base.progress import start_log
+    from compress.enhance import simulate as command
+
+    start_log()
+    with _no_paths():
+        command.run(
+            command.Options(
+                source=source,
+                out=out,
+                photons=photons,
+                electronic=electronic,
+                views=views,
+                geometry=geometry,
+                series=series,
+                device=device,
+                seed=seed,
+            )
+        )
+
+
+@click.command(short_help="Measure image quality on pairs of your own.")
+@click.argument("model", type=click.Path(path_type=Path), metavar="MODEL|ENGINE")
+@click.option(
+    "--data",
+    type=click.Path(path_type=Path, file_okay=False),
+    required=True,
+    metavar="DIR",
+    help="Folder of pairs; its test part where it has one, else all of it.",
+)
+@click.option(
+    "--windows",
+    metavar="NAMES",
+    help="Windows besides the full range, such as lung,mediastinum; all by default.",
+)
+@click.option(
+    "-o",
+    "--out",
+    type=click.Path(path_type=Path, file_okay=False),
+    default=Path("evaluation"),
+    show_default=True,
+    metavar="DIR",
+    help="Folder for evaluation.csv and evaluation.json.",
+)
+@DEVICE
+def evaluate(model: Path, data: Path, windows: str | None, out: Path, device: str | None) -> None:
+    """Measure the slices in DIR and what MODEL makes of them: RMSE, PSNR, SSIM, MS-SSIM.
+
+    Per slice and window in evaluation.csv; means per patient and over all slices, too, in
+    evaluation.json.
+    """
+    from compress.base.progress import start_log
+    from compress.run import evaluate as evaluation
+
+    start_log()
+    chosen = evaluation.windows(windows)
+    evaluation.render(evaluation.run(model, data, out, chosen, device))

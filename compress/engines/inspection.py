@@ -1,0 +1,265 @@
+"""`compress inspect`: every layer of a checkpoint or an engine, its zeros, and where 2:4 fails.
+
+A layer, as `layers` gives it and as the sidecars of engines keep it:
+
+name, kind, shape      module name, class, shape of the weight (out, in, *kernel)
+zeros                  weights that are zero
+sparse24, failing      whether the weight is 2:4 along its input channels; groups of four that are
+                       not; None where the channels come in no fours
+first                  the first such groups: [{out, first, tap, nonzeros}], see sparsity.Violation
+eligible_backend, eligible_trt   whether ModelOpt and ASP would take the layer, and TensorRT
+reason_backend, reason_trt       why not; empty where they would
+eligible_engine, picked   whether the engine could run a sparse kernel for the layer and whether it
+                       does: "yes" or "no" where it tells, else "unknown"
+macs, share_of_macs    multiply-accumulates for one 512x512 slice; None for a layer out of use
+share_of_time          of the layers' time where the engine tells it, else None
+
+Stride-1 deconvolutions are shown as the convolutions that they equal, under the same names.
+"""
+
+import functools
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from compress import checkpoint
+from compress.base.errors import UsageError
+from compress.checkpoint import packed24
+from compress.checkpoint.files import TABLE, WEIGHTS
+from compress.engines import onnx, sidecar
+from compress.graph import cost
+from compress.graph.rewrite import deconv_to_conv
+from compress.reporting import text
+from compress.sparsity import pattern
+
+SCHEMA = 1
+SHOWN = 3
+"""Failing groups that are named for a layer; all are counted."""
+COLUMNS = ("layer", "weight", "zeros", "2:4", "eligible", "picked", "MACs", "share", "of time")
+LEFT = ("layer", "weight", "2:4", "eligible", "picked")
+
+TOLD = {"eligible": "eligible_engine", "picked": "picked"}
+"""Facts in a sidecar that list layers -> what a row says of them."""
+
+Row = dict[str, Any]
+Found = tuple[str, Row, list[Row], dict[str, int] | None]
+"""Kind, about, layers and nonfinite, as `inspect` says."""
+
+
+def inspect(path: Path) -> dict[str, Any]:
+    """What is in a checkpoint folder, an engine or the sidecar of one.
+
+    Returns:
+        schema, path, kind ("checkpoint" or "engine"), about (facts on the whole), totals, layers;
+        nonfinite: how many values of a tensor are NaN or infinite, by its name, where there are
+        any; None for an engine whose weights are not read.
+
+    Raises:
+        UsageError: none of the three, altered, or an engine whose sidecar lists no layers.
+    """
+    if not path.exists():
+        raise UsageError(f"{path}: there is no such checkpoint folder, engine or sidecar")
+    kind, about, rows, nonfinite = _checkpoint(path) if path.is_dir() else _engine(path)
+    return {
+        "schema": SCHEMA,
+        "path": str(path),
+        "kind": kind,
+        "about": about,
+        "nonfinite": nonfinite,
+        "totals": _totals(rows),
+        "layers": rows,
+    }
+
+
+def layers(net: nn.Module) -> list[Row]:
+    """Every convolution and linear layer of `net`, (N, 1, H, W) -> (N, 1, H, W); see the module."""
+    net = deconv_to_conv(net)
+    used = cost.layers(net)
+    total = sum(layer.macs for layer in used.values())
+    rows = []
+    for name, module in pattern.candidates(net).items():
+        macs = used[name].macs if name in used else None
+        reasons = {rule: pattern.refusal(module, rule) for rule in pattern.RULES}
+        rows.append(
+            {
+                "name": name,
+                "kind": type(module).__name__,
+                **_weight(pattern.by_output(module)),
+                **{f"eligible_{rule}": not reason for rule, reason in reasons.items()},
+                **{f"reason_{rule}": reason for rule, reason in reasons.items()},
+                **dict.fromkeys(TOLD.values(), "unknown"),
+                "macs": macs,
+                "share_of_macs": None if macs is None else macs / total,
+                "share_of_time": None,
+            }
+        )
+    return rows
+
+
+def render(found: Mapping[str, Any]) -> None:
+    """Print what `inspect` found as a table on standard output."""
+    from rich.console import Console
+
+    console, rows = Console(), found["layers"]
+    say = functools.partial(console.print, soft_wrap=True, highlight=False, markup=False)
+    say(f"{found['kind']} {found['path']}")
+    say(", ".join(f"{k} {v}" for k, v in found["about"].items()))
+    for line in _table(rows):
+        say(line)
+    for row in rows:
+        for sentence in _why(row):
+            say(f"{row['name']}: {sentence}")
+    for name, count in (found["nonfinite"] or {}).items():
+        values = "value is" if count == 1 else "values are"
+        say(f"{name}: {count:,} {values} not finite (NaN or infinite)")
+    say(_sum(found["totals"]))
+
+
+def _checkpoint(folder: Path) -> Found:
+    model = checkpoint.load(folder)
+    about = {
+        "network": model.origin.name or model.origin.import_,
+        "masks": len(model.masks),
+        "weights": checkpoint.fingerprint(model),
+    }
+    return "checkpoint", about, layers(model.net), _nonfinite(model.net.state_dict())
+
+
+def _nonfinite(tensors: Mapping[str, Tensor]) -> dict[str, int]:
+    counts = {name: int((~tensor.isfinite()).sum()) for name, tensor in tensors.items()}
+    return {name: count for name, count in counts.items() if count}
+
+
+def _engine(path: Path) -> Found:
+    _name_the_folder(path)
+    side = path if path.suffix == ".json" else path.with_name(f"{path.name}.json")
+    facts, engine = sidecar.read(side)
+    built = facts["built"]
+    if "layers" not in built:
+        raise UsageError(f"{side} lists no layers; export the engine again")
+    rows = [dict(row) for row in built["layers"]]
+    inside = onnx.weights(engine) if facts["format"] == "onnx" else {}
+    seconds = built.get("seconds", {})
+    for row in rows:
+        name = row["name"]
+        if name in inside:  # what lies in the file, not what was meant to
+            row.update(_weight(inside[name]))
+        for fact, key in TOLD.items():
+            row[key] = row.get(key, "unknown")
+            if fact in built:
+                row[key] = "yes" if name in built[fact] else "no"
+        if name in seconds:
+            row["share_of_time"] = seconds[name] / sum(seconds.values())
+    about = {key: facts[key] for key in ("format", "precision", "batch", "size", "weights")}
+    if told := built.get("sparsity"):
+        unknown = {word: "unknown" if told[word] is None else told[word] for word in TOLD}
+        about["sparse_kernels"] = f"{unknown['picked']} of {unknown['eligible']} eligible layers"
+    read = facts["format"] == "onnx"
+    weights = {f"{name}.weight": weight for name, weight in inside.items()}
+    return "engine", about, rows, _nonfinite(weights) if read else None
+
+
+def _name_the_folder(path: Path) -> None:
+    """Refuse files of a checkpoint, that people take for the checkpoint, with what to name."""
+    if packed24.is_packed(path):
+        raise UsageError(
+            f"{path} is a packed checkpoint; unpack it (compress unpack {path} -o DIR) and inspect "
+            "the folder"
+        )
+    if path.name in (WEIGHTS, TABLE):
+        raise UsageError(f"{path} is one file of a checkpoint; inspect its folder, {path.parent}")
+
+
+def _weight(weight: Tensor) -> Row:
+    """What a row says of the values of a weight, (out, in, *kernel)."""
+    whole = weight.shape[1] % 4 == 0
+    broken = pattern.violations(weight, most=SHOWN) if whole else []
+    return {
+        "shape": list(weight.shape),
+        "zeros": int((weight == 0).sum()),
+        "sparse24": whole and not broken,
+        "failing": pattern.count_violations(weight) if whole else None,
+        "first": [asdict(one) | {"tap": list(one.tap)} for one in broken],
+    }
+
+
+def _totals(rows: list[Row]) -> Row:
+    sparse = [row for row in rows if row["sparse24"]]
+    weights = sum(_size(row) for row in rows)
+    told = {
+        key: sum(row[key] == "yes" for row in rows)
+        for key in TOLD.values()
+        if any(row[key] != "unknown" for row in rows)
+    }
+    return {
+        "layers": len(rows),
+        "sparse24": len(sparse),
+        "eligible_backend": sum(row["eligible_backend"] for row in rows),
+        "eligible_trt": sum(row["eligible_trt"] for row in rows),
+        **{key: told.get(key, "unknown") for key in TOLD.values()},
+        "weights": weights,
+        "zeros": sum(row["zeros"] for row in rows),
+        "macs": sum(row["macs"] or 0 for row in rows),
+        "share_of_weights": sum(_size(row) for row in sparse) / weights if weights else 0.0,
+        "share_of_macs": sum((row["share_of_macs"] or 0.0 for row in sparse), 0.0),
+    }
+
+
+def _size(row: Row) -> int:
+    return math.prod(row["shape"])
+
+
+def _table(rows: list[Row]) -> Iterator[str]:
+    """One line a layer below a head, columns aligned; never cut, however narrow the terminal."""
+    timed = any(row["share_of_time"] is not None for row in rows)
+    lines = [COLUMNS, *map(_cells, rows)]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    for line in lines:
+        cells = [
+            cell.ljust(width) if title in LEFT else cell.rjust(width)
+            for cell, width, title in zip(line, widths, COLUMNS, strict=True)
+        ]
+        yield "  ".join(cells if timed else cells[:-1]).rstrip()
+
+
+def _cells(row: Row) -> tuple[str, ...]:
+    shape, zeros = "x".join(map(str, row["shape"])), row["zeros"] / _size(row)
+    able = (row["eligible_backend"], row["eligible_trt"])
+    eligible = {(True, True): "both", (False, True): "TensorRT", (True, False): "backend"}
+    shares = (text.percent(row[f"share_of_{what}"]) for what in ("macs", "time"))
+    passed_over = row["picked"] == "no" and row["eligible_engine"] == "yes"
+    picked = "no, eligible" if passed_over else row["picked"]
+    first = (row["name"], shape, text.percent(zeros), "yes" if row["sparse24"] else "no")
+    return (*first, eligible.get(able, "no"), picked, text.count(row["macs"]), *shares)
+
+
+def _why(row: Row) -> Iterator[str]:
+    """Where a layer is not 2:4 and why it cannot be."""
+    if row["first"]:
+        places = "; ".join(_place(one) for one in row["first"])
+        groups = "group of four holds" if row["failing"] == 1 else "groups of four hold"
+        more = f"{row['failing']:,} {groups} more than two non-zeros, first at"
+        yield f"not 2:4: {more} {places}"
+    reasons = {"ModelOpt and ASP": row["reason_backend"], "TensorRT": row["reason_trt"]}
+    for who, reason in reasons.items():
+        if reason:
+            yield f"not for {who}: {reason}"
+
+
+def _place(one: Mapping[str, Any]) -> str:
+    tap = f" tap {','.join(map(str, one['tap']))}" if one["tap"] else ""
+    return f"out {one['out']} in {one['first']}-{one['first'] + 3}{tap} ({one['nonzeros']})"
+
+
+def _sum(totals: Row) -> str:
+    return (
+        f"2:4: {totals['sparse24']} of {totals['layers']} layers with {totals['share_of_macs']:.1%}"
+        f" of the MACs (of a 512x512 slice) and {totals['share_of_weights']:.1%} of the weights;"
+        f" eligible by the rule of ModelOpt and ASP: {totals['eligible_backend']},"
+        f" by TensorRT's: {totals['eligible_trt']};"
+        f" by the engine itself: {totals['eligible_engine']}; picked: {totals['picked']}"
+    )

@@ -1,0 +1,19 @@
+"""`compress enhance` and `compress simulate`: CT series in, derived series out.
+
+Empty on purpose: worker processes start before anything heavy is imported.
+
+command.py     the command: from the input to the manifest
+scan.py        the headers of all files
+stream.py      slices from the workers through the network and back, in order
+inference.py   a checkpoint or an engine that takes slices of any size
+workers.py     the processes beside the network
+forking.py     the server that they are forked from
+one_thread.py  one thread for the libraries of each worker
+tasks.py       the tasks of a worker process: scan, decode, encode
+arena.py       the memory that workers share with the network
+manifest.py    what became of every file
+clock.py       where the time went
+simulate.py    low-dose partners of a series
+
+Only inference.py and simulate.py need torch: `enhance` starts its workers before it imports it.
+"""

@@ -1,0 +1,272 @@
+"""compress enhance: CT series in, derived CT series out, and what became of each file.
+
+The output has the folders of the input; a file is named after its SOP Instance UID, which follows
+from the source's and from the model. A second run therefore finds what the first one did.
+"""
+
+import logging
+import os
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path, PurePosixPath
+from threading import Event
+from typing import TYPE_CHECKING, Any, Literal
+
+from compress import __version__
+from compress.base.errors import CompressError, Stopped, UsageError
+from compress.base.files import remove_partial, sync_folder, write_json
+from compress.base.progress import meter
+from compress.base.signals import interruptible
+from compress.dicom import Reason, series, sources
+from compress.dicom.headers import Header
+from compress.dicom.writing import Process
+from compress.enhance import manifest
+from compress.enhance.arena import Arena
+from compress.enhance.clock import Clock
+from compress.enhance.scan import Look
+from compress.enhance.stream import Job, Result, Stream
+from compress.enhance.tasks import Desk
+from compress.enhance.workers import Pool
+
+if TYPE_CHECKING:
+    from compress.enhance.inference import Network
+
+log = logging.getLogger(__name__)
+
+MOST = 32
+"""Most worker processes: one GPU does not need more."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """What the user asks for; see the command's help."""
+
+    source: Path
+    model: Path
+    out: Path
+    series: tuple[str, ...] = ()
+    batch: int | None = None
+    device: str | None = None
+    existing: Literal["refuse", "skip", "overwrite"] = "refuse"
+    shard: tuple[int, int] = (1, 1)
+    """Index from 1, and count."""
+    assume_hu: bool = False
+    strip_private: bool = False
+
+
+def run(options: Options) -> dict[str, Any]:
+    """Enhance all CT images of the input; the manifest that was written.
+
+    Raises:
+        UsageError: input, model, series or output are not usable; nothing was written.
+        CompressError: some files failed; all others are done, the manifest says which.
+        Stopped: a signal came; `--skip-existing` goes on.
+    """
+    clock = Clock()
+    source = sources.open_source(options.source)
+    names = sources.names(source, options.out)
+    pool = Pool(Desk, (source,), _processes())
+    clock.lap("workers")
+    try:
+        with interruptible() as stop:
+            headers, net = _beside(Look(pool, names), options, clock)
+            done = _Run(options, pool, net, _chosen(headers, options, source), stop, clock)
+            clock.lap("choose")
+            done.through()
+            return done.close()
+    finally:
+        pool.close()
+
+
+def _beside(look: Look, options: Options, clock: Clock) -> tuple[list[Header], "Network"]:
+    """All headers and the network: the workers look while torch is imported and loads."""
+    with ThreadPoolExecutor(1) as thread:
+        looking = thread.submit(look.headers)
+        try:
+            from compress.enhance import inference
+
+            clock.lap("torch")
+            net = inference.load(options.model, device=options.device, batch=options.batch)
+            clock.lap("load")
+            headers = looking.result()
+        except BaseException:
+            look.stop()  # else the thread would look at the whole archive first
+            raise
+    clock.lap("scan")
+    return headers, net
+
+
+class _Run:
+    """From the headers to the manifest."""
+
+    def __init__(
+        self,
+        options: Options,
+        pool: Pool,
+        net: "Network",
+        headers: Sequence[Header],
+        stop: Event,
+        clock: Clock,
+    ) -> None:
+        self.options, self.pool, self.net, self.stop = options, pool, net, stop
+        self.clock = clock
+        self.process = Process(
+            model=net.model,
+            precision=net.precision,
+            assume_hu=options.assume_hu,
+            strip_private=options.strip_private,
+        )
+        headers = [self._fitting(header) for header in headers]
+        self.rows = [manifest.row(number, header) for number, header in enumerate(headers)]
+        self.jobs = {
+            number: Job(header, self._target(header))
+            for number, header in enumerate(headers)
+            if header.reason is None
+        }
+        self.folders = {folder for job in self.jobs.values() for folder in self._above(job.target)}
+
+    def _above(self, target: Path) -> Iterator[Path]:
+        """The folders that a result's name depends on, up to the one that OUT lies in."""
+        for folder in target.parents:
+            yield folder
+            if folder == self.options.out.parent:
+                return
+
+    def through(self) -> None:
+        """All files that are not there yet."""
+        self._meet_existing()
+        numbers = list(self.jobs)
+        if not numbers:
+            self.clock.lap("prepare")
+            return
+        jobs = [self.jobs[number] for number in numbers]
+        largest = 4 * max(job.header.pixels for job in jobs)
+        arena = Arena(2 * self.net.batch + self.pool.capacity, largest)
+        self.pool.share(arena)
+        with meter(sum(job.header.frames for job in jobs), "slices") as advance:
+
+            def done(number: int, result: Result) -> None:
+                self.rows[numbers[number]] |= manifest.outcome(result)
+                advance(jobs[number].header.frames)
+
+            args = (self.pool, self.net, arena, jobs, self.process, self.stop, done)
+            stream = Stream(*args)
+            self.clock.lap("prepare")
+            stream.run()
+            self.clock.seconds |= stream.seconds
+        self.clock.lap("stream")
+
+    def close(self) -> dict[str, Any]:
+        """Write the manifest and say what became of the files."""
+        counted = manifest.counts(self.rows)
+        self._sync()
+        seconds = self.clock.whole()
+        content = {
+            "schema": 1,
+            "version": __version__,
+            "model": self.net.model,
+            "precision": self.net.precision,
+            "device": self.net.place,
+            "shard": list(self.options.shard),
+            "counts": counted,
+            "seconds": {name: round(value, 4) for name, value in seconds.items()},
+            "files": self.rows,
+        }
+        try:
+            self.options.out.mkdir(parents=True, exist_ok=True)
+            write_json(self.options.out / self._manifest, content)
+        except OSError as error:
+            raise UsageError(f"OUT cannot be written: {error.strerror}") from error
+        self._say(counted, seconds["work"])
+        return content
+
+    def _sync(self) -> None:
+        """Make the names of the results last, before the manifest tells of them."""
+        for folder in self.folders:
+            if folder.is_dir():
+                sync_folder(folder)
+        self.clock.lap("sync")
+
+    @property
+    def _manifest(self) -> str:
+        index, count = self.options.shard
+        return "manifest.json" if count == 1 else f"manifest-{index}-of-{count}.json"
+
+    def _say(self, counted: dict[str, Any], seconds: float) -> None:
+        status = counted["status"]
+        speed = counted["slices"] / max(seconds, 1e-9)
+        log.info(
+            "%d files enhanced (%d slices, %.1f slices/s), %d there already, %d skipped, %d failed",
+            status.get("enhanced", 0), counted["slices"], speed, status.get("existing", 0),
+            status.get("skipped", 0), status.get("failed", 0),
+        )  # fmt: skip
+        if skipped := manifest.listed(self.rows, "skipped"):
+            log.info("skipped: %s", skipped)
+        if "stopped" in status:
+            raise Stopped("enhance: stopped; run again with --skip-existing to go on")
+        if failed := status.get("failed", 0):
+            reasons = manifest.listed(self.rows, "failed")
+            raise CompressError(
+                f"{failed} of {len(self.rows)} files failed: {reasons}; {self._manifest} says which"
+            )
+
+    def _fitting(self, header: Header) -> Header:
+        """The header, marked where the image is larger than the engine's slices or than memory."""
+        if header.reason is None and 4 * header.pixels > 2 * sources.LARGEST:
+            return replace(header, reason=Reason.TOO_LARGE, failed=True)
+        size = self.net.size
+        if header.reason is None and size and max(header.rows, header.columns) > size:
+            return replace(header, reason=Reason.ENGINE_SIZE, failed=True)
+        return header
+
+    def _target(self, header: Header) -> Path:
+        folder = self.options.out / PurePosixPath(header.name).parent
+        return folder / f"{self.process.sop(header.sop)}.dcm"
+
+    def _meet_existing(self) -> None:
+        """Results that are there already: refuse to go on, keep them, or write them again."""
+        there = {number: job for number, job in self.jobs.items() if job.target.exists()}
+        if there and self.options.existing == "refuse":
+            raise UsageError(
+                f"OUT already holds {len(there)} of these results; "
+                "give --skip-existing to keep or --overwrite to replace them"
+            )
+        self._remove_partial()
+        if self.options.existing != "skip":
+            return
+        todo = deque(there)
+        while todo or self.pool.waiting:
+            while todo and self.pool.waiting < self.pool.capacity:
+                number = todo.popleft()
+                job = there[number]
+                self.pool.submit("verify", number, job.target, self.process.sop(job.header.sop))
+            answer = self.pool.answer(wait=True)
+            if answer is not None and isinstance(answer[1], str):
+                self._keep(answer[0][1], answer[1])
+
+    def _keep(self, number: int, sha256: str) -> None:
+        """Leave a result as it is; one that is damaged is written again like one missing."""
+        job = self.jobs.pop(number)
+        found = {"status": "existing", "output": job.target.name, "output_sha256": sha256}
+        self.rows[number] |= found
+
+    def _remove_partial(self) -> None:
+        """Remove what a killed run left behind of these very files; other shards' are theirs."""
+        own = {self._manifest, *(job.target.name for job in self.jobs.values())}
+        for folder in {self.options.out, *(job.target.parent for job in self.jobs.values())}:
+            remove_partial(folder, own)
+
+
+def _chosen(headers: list[Header], options: Options, source: sources.Source) -> list[Header]:
+    series.render(series.find(headers))
+    chosen = series.choose(headers, options.series)
+    single = series.without_duplicates(chosen, source)
+    return single if options.shard[1] == 1 else series.shard(single, *options.shard)
+
+
+def _processes() -> int:
+    """One for each core but the network's own."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return max(1, min((cores or 1) - 1, MOST))

@@ -1,0 +1,185 @@
+"""compress simulate: the low-dose partners of a CT series, as pairs to train and to measure with.
+
+    PAIRS/npy/{full,low}/patient-N/UID.npy      (H, W) int16 HU; --data PAIRS/npy
+    PAIRS/dicom/{full,low}/patient-N/UID.dcm    the source, and a derived image; --data PAIRS/dicom
+
+Noise is inserted as `lowdose` says, with a generator for each slice made of the seed and its UID:
+the pairs depend neither on the order of work nor on the device. Enhanced CT gives npy only.
+"""
+
+import io
+import logging
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from threading import Event
+from typing import Any, Literal
+
+import numpy as np
+
+from compress.base import devices
+from compress.base.errors import CompressError, Stopped, UsageError
+from compress.base.files import digest, write_atomic, write_json
+from compress.base.hu import HU_MIN
+from compress.base.progress import track
+from compress.base.signals import interruptible
+from compress.data import Image as Pixels
+from compress.data.fanbeam import FanBeam
+from compress.data.fanbeam_torch import TorchScanner
+from compress.data.lowdose import CPU, Exposure, Scanner, Slice, insert_noise
+from compress.dicom import Reason, Refused, headers, reading, series, sources
+from compress.dicom.headers import Header
+from compress.dicom.spacing import spacing_of
+from compress.dicom.writing import Process, derive
+from compress.enhance import manifest
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """What the user asks for; see the command's help."""
+
+    source: Path
+    out: Path
+    photons: float = 1e5
+    """Photons per ray that leave the source."""
+    electronic: float = math.sqrt(10)
+    """Standard deviation of the electronic noise, in photons."""
+    views: int = 720
+    geometry: Literal["fan", "parallel"] = "fan"
+    series: tuple[str, ...] = ()
+    device: str | None = None
+    seed: int = 0
+
+    def exposure(self) -> Exposure:
+        """The physics."""
+        fan = self.geometry == "fan"
+        scanner = FanBeam(views=self.views) if fan else FanBeam.parallel(views=self.views)
+        return Exposure(photons=self.photons, electronic=self.electronic, fan=scanner)
+
+
+def run(options: Options) -> dict[str, Any]:
+    """Simulate the chosen series; what was written to manifest.json.
+
+    Raises:
+        UsageError: input, series, device or output are not usable; nothing was written.
+        CompressError: some files failed; the pairs of all others are there.
+        Stopped: a signal came.
+    """
+    source = sources.open_source(options.source)
+    if options.out.exists() and (options.out.is_file() or any(options.out.iterdir())):
+        raise UsageError("PAIRS is not empty; give a new folder, or empty it")
+    device = devices.choose(options.device)
+    scanner: Scanner = CPU if device.type == "cpu" else TorchScanner(device)
+    with headers.silent(), interruptible() as stop:
+        names = sources.names(source, options.out)
+        found = [headers.examine(source, name) for name in track(names, "looking", len(names))]
+        series.render(series.find(found))
+        chosen = series.without_duplicates(series.choose(found, options.series), source)
+        return _Run(options, source, scanner, stop).through(chosen)
+
+
+def partners(
+    image: reading.Image, name: str, options: Options, scanner: Scanner
+) -> list[tuple[Pixels, Pixels]]:
+    """Full and low dose of every frame, each (H, W) int16 HU.
+
+    Args:
+        image: at full dose.
+        name: of the slice, which the noise depends on; frames add their number.
+        options: the physics and the seed.
+        scanner: what projects and reconstructs.
+
+    Raises:
+        Refused: SPACING.
+    """
+    pairs = []
+    for frame in range(len(image.stored)):
+        spacing = spacing_of(image.dataset, frame)
+        hu = np.rint(image.hu(frame).clip(HU_MIN, np.iinfo(np.int16).max)).astype(np.int16)
+        full = Slice(name=f"{name}-{frame}", patient="", spacing=spacing, image=hu)
+        try:
+            low = insert_noise(full, options.exposure(), options.seed, scanner)
+        except ValueError as error:  # it reaches as far as the source
+            raise Refused(Reason.SPACING) from error
+        pairs.append((hu, low))
+    return pairs
+
+
+class _Run:
+    """From the headers to the manifest."""
+
+    def __init__(
+        self, options: Options, source: sources.Source, scanner: Scanner, stop: Event
+    ) -> None:
+        self.options, self.source, self.scanner, self.stop = options, source, scanner, stop
+        self.words = (
+            f"noise of {options.photons:g} photons per ray and {options.electronic:g} electrons, "
+            f"{options.views} views, {options.geometry} beam, seed {options.seed}"
+        )
+        self.process = Process(model=digest(self.words), precision="fp32", simulated=self.words)
+
+    def through(self, chosen: Sequence[Header]) -> dict[str, Any]:
+        """Every file of the chosen series."""
+        rows = [manifest.row(number, header) for number, header in enumerate(chosen)]
+        todo = [number for number, header in enumerate(chosen) if header.reason is None]
+        patients = list(dict.fromkeys(chosen[number].patient for number in todo))
+        for number in track(todo, "simulating low dose"):
+            if self.stop.is_set():
+                break
+            header = chosen[number]
+            folder = f"patient-{patients.index(header.patient) + 1}"
+            try:
+                rows[number] |= manifest.outcome(self._pair(header, folder))
+            except Refused as error:
+                rows[number] |= manifest.outcome(error)
+        return self._close(rows)
+
+    def _pair(self, header: Header, folder: str) -> dict[str, Any]:
+        data = self.source.read(header.name)
+        image = reading.read(data)
+        pairs = partners(image, header.sop, self.options, self.scanner)
+        name = self.process.sop(header.sop)
+        for frame, (full, low) in enumerate(pairs):
+            stem = name if len(pairs) == 1 else f"{name}-{frame:04d}"
+            self._write(f"npy/full/{folder}/{stem}.npy", _npy(full))
+            self._write(f"npy/low/{folder}/{stem}.npy", _npy(low))
+        if len(pairs) == 1:
+            hu = pairs[0][1].astype(np.float32)
+            derived = derive(image, [hu], self.process, datetime.now())
+            self._write(f"dicom/full/{folder}/{name}.dcm", data)
+            self._write(f"dicom/low/{folder}/{name}.dcm", derived.data)
+        return {"source_sha256": image.sha256, "output": name, "slices": len(pairs)}
+
+    def _write(self, name: str, data: bytes) -> None:
+        path = self.options.out / name
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_atomic(path, data)
+        except OSError as error:
+            raise UsageError(f"PAIRS cannot be written: {error.strerror}") from error
+
+    def _close(self, rows: list[manifest.Row]) -> dict[str, Any]:
+        counted = manifest.counts(rows)
+        content = {"schema": 1, "simulation": self.words, "counts": counted, "files": rows}
+        self.options.out.mkdir(parents=True, exist_ok=True)
+        write_json(self.options.out / "manifest.json", content)
+        folders = " or ".join(str(self.options.out / kind) for kind in ("npy", "dicom"))
+        log.info("%d pairs of slices: --data %s", counted["slices"], folders)
+        if self.stop.is_set() and "stopped" in counted["status"]:
+            raise Stopped("simulate: stopped; empty PAIRS and run again")
+        if failed := counted["status"].get("failed", 0):
+            reasons = manifest.listed(rows, "failed")
+            raise CompressError(
+                f"{failed} of {len(rows)} files failed: {reasons}; manifest.json says which"
+            )
+        return content
+
+
+def _npy(image: Pixels) -> bytes:
+    buffer = io.BytesIO()
+    np.save(buffer, image)
+    return buffer.getvalue()

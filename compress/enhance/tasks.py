@@ -1,0 +1,91 @@
+"""The tasks of a worker process: look at headers, decode, encode, check what is there.
+
+A task is a method; its first argument is the number of the job. It returns what the network's
+process must know, or raises Refused.
+"""
+
+import hashlib
+from collections.abc import Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from compress.base.files import write_atomic
+from compress.dicom import Reason, Refused, reading
+from compress.dicom.headers import Header, examine, parse
+from compress.dicom.reading import Image
+from compress.dicom.sources import Source
+from compress.dicom.writing import Process, derive
+from compress.enhance.arena import Arena
+
+
+class Desk:
+    """What one worker has in front of it.
+
+    Args:
+        source: where the files come from.
+    """
+
+    arena: Arena
+    """Set before the first image is decoded."""
+
+    def __init__(self, source: Source) -> None:
+        self.source = source
+        self.images: dict[int, Image] = {}
+
+    def scan(self, _number: int, names: Sequence[str]) -> list[Header]:
+        """The headers of some files."""
+        return [examine(self.source, name) for name in names]
+
+    def verify(self, _number: int, target: Path, uid: str) -> str:
+        """The SHA-256 of a result that is there already.
+
+        Raises:
+            Refused: DAMAGED where it is not the derived object that it is named after.
+        """
+        data = target.read_bytes()
+        dataset = parse(data)
+        expected = 2 * int(dataset.get("NumberOfFrames") or 1) * dataset.Rows * dataset.Columns
+        if dataset.SOPInstanceUID != uid or len(dataset.PixelData) != expected + expected % 2:
+            raise Refused(Reason.DAMAGED)
+        return hashlib.sha256(data).hexdigest()
+
+    def decode(
+        self, number: int, name: str, slot: int, shape: tuple[int, int, int], assume_hu: bool
+    ) -> str:
+        """Put an image's HU into a slot, and keep it; the SHA-256 of its file.
+
+        Raises:
+            Refused: as `reading.read`, or SHAPE where the pixels are not those of the header.
+        """
+        image = reading.read(self.source.read(name), assume_hu=assume_hu)
+        if image.stored.shape != shape:
+            raise Refused(Reason.SHAPE)
+        view = self.arena.view(slot, shape)
+        for frame in range(shape[0]):
+            view[frame] = image.hu(frame)
+        self.images[number] = image
+        return image.sha256
+
+    def encode(self, number: int, slot: int, target: Path, process: Process) -> dict[str, Any]:
+        """Write the derived object of a kept image out of what the network left in the slot.
+
+        Its folder is not synced: the command does that once, before the manifest names the files.
+
+        Raises:
+            Refused: as `writing.derive`.
+            OSError: the disk is full or the folder not writable; nothing is left behind.
+        """
+        image = self.images.pop(number)
+        enhanced = list(self.arena.view(slot, image.stored.shape))
+        derived = derive(image, enhanced, process, datetime.now())
+        target.parent.mkdir(parents=True, exist_ok=True)
+        write_atomic(target, derived.data, lasting=False)
+        return {
+            "output": target.name,
+            "output_sha256": hashlib.sha256(derived.data).hexdigest(),
+            "slices": len(enhanced),
+            "clipped": derived.clipped,
+            "copied": derived.copied,
+            "padding": derived.padding,
+        }

@@ -1,0 +1,8 @@
+"""Structured pruning: which channels are removed, and their removal.
+
+plan.py          the plan: groups of channels, kept counts, cost after pruning
+selection.py     scores, the Gaussian threshold, rounding to a multiple
+taylor.py        first-order Taylor scores
+unstructured.py  single weights set to zero, for comparison
+modelopt_mode.py pruning as a mode of ModelOpt
+"""

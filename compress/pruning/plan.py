@@ -1,0 +1,286 @@
+"""From a network to the channels that go: ranks of its groups, what they cost, the plan."""
+
+import math
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from fnmatch import fnmatchcase
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from compress.base.errors import UsageError
+from compress.graph.cost import CONVOLUTIONS, layers
+from compress.graph.groups import Group, Part, groups, remove
+from compress.pruning import selection
+from compress.pruning.selection import Criterion, Ranked, Selection
+
+Share = Literal["macs", "params", "channels"]
+Scope = Literal["layer", "global"]
+ALIGNMENTS = (16, 8, 4, 2, 1)
+"""What `align` None chooses from: the largest that reaches the amount."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What pruning would do to one network."""
+
+    groups: tuple[Ranked, ...]
+    selection: Selection
+    align: int
+    """Kept counts are multiples of it."""
+    removed: Mapping[Share, float]
+    """Share removed of MACs, parameters and output channels."""
+
+    @property
+    def pruned(self) -> dict[str, tuple[int, ...]]:
+        """Channels that go, by group name."""
+        kept = self.selection.kept
+        return {g.name: tuple(sorted({*range(g.width)} - {*kept[g.name]})) for g in self.groups}
+
+    def apply(self, net: nn.Module) -> nn.Module:
+        """A copy of `net`, the network that the plan was made for, without those channels."""
+        return remove(net, self.pruned)
+
+
+def plan(
+    net: nn.Module,
+    *,
+    criterion: Criterion = "gaussian",
+    amount: float | None = None,
+    threshold: float | None = None,
+    of: Share = "macs",
+    align: int | None = 16,
+    base: float = 1.0,
+    protect: Sequence[str] = (),
+    scope: Scope = "layer",
+    floor: float = 0.0,
+    seed: int = 0,
+    importance: Mapping[str, Tensor] | None = None,
+) -> Plan:
+    """Choose the channels of `net` that go.
+
+    Args:
+        net: an (N, 1, H, W) network.
+        criterion: see `selection.scores`.
+        amount: share of `of` to remove, in (0, 1); or
+        threshold: the rank below which channels go (z for gaussian).
+        of: what `amount` is a share of.
+        align: kept counts are multiples of it; None takes the largest of `ALIGNMENTS` that reaches
+            the amount.
+        base: how many times as large as `net` the network is that `amount` is a share of, at
+            least 1, in `of`; more than 1 where `net` was pruned before.
+        protect: names of convolutions that keep all their channels; `*` stands for any text.
+        scope: whether scores are compared within their layer or over the whole network.
+        floor: share of each group's channels that stays at least, in [0, 1].
+        seed: for the random criterion.
+        importance: for taylor: (out,) scores of every convolution by name.
+
+    Raises:
+        UsageError: the amount cannot be reached, or a name in `protect` matches nothing.
+    """
+    found = groups(net)
+    modules = dict(net.named_modules())
+    values = importance or {
+        part.module: _scores(modules[part.module], part, criterion, seed)
+        for group in found
+        for part in group.producers
+    }
+    ranks = _ranks(found, values, criterion, scope)
+    ranked = tuple(_ranked(found, values, ranks, _protected(net, protect), floor))
+    ledger = Ledger(net, found)
+    if threshold is not None:
+        chosen = selection.select(ranked, threshold, align or 1)
+        picked = Selection(threshold, chosen, ledger.removed(_counts(chosen))[of])
+    else:
+        assert amount is not None
+        align, picked = _solved(ranked, amount, of, align, base, ledger)
+    removed = ledger.removed(_counts(picked.kept))
+    return Plan(groups=ranked, selection=picked, align=align or 1, removed=removed)
+
+
+def cut(group: Ranked, kept: Sequence[int]) -> float | None:
+    """The score half way between the channels that go and those that stay; None where all stay."""
+    assert group.scores is not None
+    gone = sorted({*range(group.width)} - {*kept})
+    if not gone:
+        return None
+    return float(group.scores[gone].max() + group.scores[list(kept)].min()) / 2
+
+
+def _ranks(
+    found: Sequence[Group], values: Mapping[str, Tensor], criterion: Criterion, scope: Scope
+) -> dict[str, Tensor]:
+    """Scores by producer -> the numbers that one threshold cuts through.
+
+    layer: z for gaussian, else the place in the layer. global: z in the normal distribution of all
+    scores for gaussian, else the scores as they are (Molchanov et al., CVPR 2019, for taylor).
+    """
+    if scope == "global":
+        if criterion != "gaussian":
+            return dict(values)
+        scaled = selection.zscores(torch.cat([*values.values()]))
+        parts = torch.split(scaled, [len(v) for v in values.values()])
+        return dict(zip(values, parts, strict=True))
+    if criterion == "gaussian":
+        return {name: selection.zscores(scores) for name, scores in values.items()}
+    return {
+        part.module: selection.quantiles(values[part.module], (index + 0.5) / len(found))
+        for index, group in enumerate(found)
+        for part in group.producers
+    }
+
+
+def _ranked(
+    found: Sequence[Group],
+    values: Mapping[str, Tensor],
+    ranks: Mapping[str, Tensor],
+    protected: Mapping[str, str],
+    floor: float,
+) -> Iterator[Ranked]:
+    """The groups with the rank of every channel."""
+    for group in found:
+        own = [values[part.module] for part in group.producers]
+        reasons = (protected.get(part.module, "") for part in group.producers)
+        yield Ranked(
+            name=group.name,
+            rank=_over_producers(group, ranks),
+            fixed=group.fixed or next(filter(None, reasons), ""),
+            mean=float(torch.stack([scores.mean() for scores in own]).mean()),
+            sigma=float(torch.stack([scores.std(correction=0) for scores in own]).mean()),
+            least=math.ceil(floor * group.width),
+            scores=_over_producers(group, values),
+        )
+
+
+def _over_producers(group: Group, values: Mapping[str, Tensor]) -> Tensor:
+    """(width,) mean over the group's producers of what each says of its channels."""
+    total, count = torch.zeros(2, group.width, dtype=torch.float64)
+    for part in group.producers:
+        members = torch.tensor(part.members)
+        total.index_add_(0, members, values[part.module].double()[list(part.channels)])
+        count.index_add_(0, members, torch.ones(len(members), dtype=torch.float64))
+    mean: Tensor = total / count
+    return mean
+
+
+class Ledger:
+    """Parameters, MACs and channels of a network as a function of the kept counts of its groups."""
+
+    def __init__(self, net: nn.Module, found: Sequence[Group]) -> None:
+        self._modules = dict(net.named_modules())
+        self._positions = {name: layer.positions for name, layer in layers(net).items()}
+        self._groups = tuple(found)
+        self._whole = self._count({group.name: group.width for group in found})
+
+    def removed(self, kept: Mapping[str, int]) -> dict[Share, float]:
+        """Kept counts by group name -> share removed of each quantity, in [0, 1)."""
+        rest = self._count(kept)
+        return {share: 1 - rest[share] / whole for share, whole in self._whole.items()}
+
+    def _count(self, kept: Mapping[str, int]) -> dict[Share, int]:
+        sizes = {key: self._size(*key) for key in self._sides()}
+        features = 0
+        for group in self._groups:
+            gone = group.width - kept[group.name]
+            for part in group.parts:
+                lost = len(part.channels) * gone // group.width
+                if part.side == "feature":
+                    parameters = list(self._modules[part.module].parameters(recurse=False))
+                    features += lost * sum(p.numel() > 1 for p in parameters)
+                else:
+                    sizes[part.module, part.side] -= lost
+        params = sum(p.numel() for m in self._modules.values() for p in m.parameters(recurse=False))
+        macs = channels = 0
+        for name in self._positions:
+            module, out, into = self._modules[name], sizes[name, "out"], sizes[name, "in"]
+            taps = _taps(module)
+            whole = self._size(name, "out"), self._size(name, "in")
+            bias = int(getattr(module, "bias", None) is not None)
+            params -= whole[0] * (whole[1] * taps + bias) - out * (into * taps + bias)
+            macs += self._positions[name] * out * into * taps
+            channels += out
+        return {"macs": macs, "params": params - features, "channels": channels}
+
+    def _sides(self) -> list[tuple[str, str]]:
+        return [(name, side) for name in self._positions for side in ("out", "in")]
+
+    def _size(self, name: str, side: str) -> int:
+        module = self._modules[name]
+        if isinstance(module, CONVOLUTIONS):
+            # A grouped convolution reads in / groups channels per output; its sizes never change.
+            return module.out_channels if side == "out" else module.in_channels // module.groups
+        assert isinstance(module, nn.Linear)
+        return module.out_features if side == "out" else module.in_features
+
+
+def _taps(module: nn.Module) -> int:
+    return math.prod(module.kernel_size) if isinstance(module, CONVOLUTIONS) else 1
+
+
+def _scores(module: nn.Module, part: Part, criterion: Criterion, seed: int) -> Tensor:
+    weight, bias = module.weight, module.bias
+    assert isinstance(weight, Tensor)
+    assert bias is None or isinstance(bias, Tensor)
+    if isinstance(module, nn.ConvTranspose2d):
+        weight = weight.transpose(0, 1)
+    own = zlib.crc32(part.module.encode()) + seed  # every layer draws for itself
+    return selection.scores(weight, bias, criterion, own)
+
+
+def _protected(net: nn.Module, protect: Sequence[str]) -> dict[str, str]:
+    names = [n for n, m in net.named_modules() if isinstance(m, (*CONVOLUTIONS, nn.Linear))]
+    reasons: dict[str, str] = {}
+    for pattern in protect:
+        matches = [name for name in names if fnmatchcase(name, pattern)]
+        if not matches:
+            near = get_close_matches(pattern, names, 1)
+            hint = f"; did you mean {near[0]!r}?" if near else ""
+            raise UsageError(f"protect: no convolution is named {pattern!r}{hint}")
+        reasons |= dict.fromkeys(matches, f"protected by {pattern!r}")
+    return reasons
+
+
+def _solved(
+    ranked: Sequence[Ranked],
+    amount: float,
+    of: Share,
+    align: int | None,
+    base: float,
+    ledger: Ledger,
+) -> tuple[int, Selection]:
+    """The alignment, and what stays so that `amount` of `base` times the network is gone."""
+
+    def removed(counts: Mapping[str, int]) -> float:
+        return 1 - (1 - ledger.removed(counts)[of]) / base
+
+    # So much that was gone before counts as reached, whatever its last bit.
+    goal = amount - 1e-12 if base > 1 else amount
+    reach = {a: removed(_smallest(ranked, a)) for a in ALIGNMENTS}
+    if align is None:
+        align = next((a for a in ALIGNMENTS if reach[a] >= goal), 1)
+    try:
+        return align, selection.solve(ranked, goal, align, removed)
+    except selection.Unreachable as error:
+        found = f"amount {amount} of {of} cannot be removed at align {align}"
+        most = f"the most is {math.floor(error.largest * 1e4) / 1e4}"
+        ways = (f", and align {a} reaches it" for a in ALIGNMENTS if a < align and reach[a] >= goal)
+        way = next(ways, f", and no alignment reaches it{_held(ranked)}")
+        raise UsageError(f"{found}; {most}{way}") from None
+
+
+def _held(ranked: Sequence[Ranked]) -> str:
+    """What else stands in the way than the network's output, as the end of a sentence."""
+    held = [g for g in ranked if g.fixed and not g.fixed.startswith("feeds")]
+    return f"; {held[0].name} stays whole: {held[0].fixed}" if held else ""
+
+
+def _smallest(ranked: Sequence[Ranked], align: int) -> dict[str, int]:
+    """The kept counts below which no threshold gets."""
+    return _counts(selection.select(ranked, math.inf, align))
+
+
+def _counts(kept: Mapping[str, tuple[int, ...]]) -> dict[str, int]:
+    return {name: len(channels) for name, channels in kept.items()}

@@ -1,0 +1,55 @@
+"""What each channel is worth to the loss: the first-order Taylor criterion.
+
+Molchanov, Mallya, Tyree, Frosio, Kautz, "Importance estimation for neural network pruning", CVPR
+2019: the squared change of the loss when a weight w with gradient g is set to zero is (g w)^2 to
+first order; a channel is worth the sum over its weights and bias, averaged over batches.
+"""
+
+import copy
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+
+from compress.graph.cost import CONVOLUTIONS
+from compress.training.losses import mse
+
+
+def importance(
+    net: nn.Module, samples: Iterable[tuple[Tensor, Tensor]], device: torch.device
+) -> dict[str, Tensor]:
+    """The worth of every output channel by module name; `net` is not changed.
+
+    Args:
+        net: an (N, 1, H, W) network; BatchNorm uses its running statistics.
+        samples: low and full dose, each (N, 1, H, W) in network range, on `device`.
+        device: where to compute.
+
+    Returns:
+        (out,) float64 on the CPU, at least 0, for every convolution and linear layer; 0 where the
+        loss does not depend on the layer, as behind a last layer that is still all zeros.
+    """
+    net = copy.deepcopy(net).to(device).eval().requires_grad_(True)
+    layers = {n: m for n, m in net.named_modules() if isinstance(m, (*CONVOLUTIONS, nn.Linear))}
+    total: dict[str, Tensor] = {}
+    count = 0
+    for low, full in samples:
+        net.zero_grad(set_to_none=True)
+        with torch.enable_grad():
+            mse(net(low), full).backward()  # type: ignore[no-untyped-call]
+        count += 1
+        for name, layer in layers.items():
+            total[name] = _worth(layer) + total.get(name, 0.0)
+    return {name: (value / count).cpu() for name, value in total.items()}
+
+
+def _worth(layer: nn.Module) -> Tensor:
+    """(out,) float64: the sum of (g w)^2 over each output channel's weights and bias."""
+    worth = []
+    for name, parameter in layer.named_parameters(recurse=False):
+        gradient = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+        change = (parameter.detach().double() * gradient.double()).square()
+        if name == "weight" and isinstance(layer, nn.ConvTranspose2d):
+            change = change.transpose(0, 1)  # (in, out, ...) -> (out, in, ...)
+        worth.append(change.reshape(len(change), -1).sum(1))
+    return torch.stack(worth).sum(0)

@@ -1,0 +1,12 @@
+"""Recipes: YAML in, frozen dataclasses out, each error with its line.
+
+recipe.py     a recipe and how it is loaded
+schema.py     the options of a dataclass, read and checked
+shorthand.py  short forms that stand for several options or steps
+tree.py       overrides and paths, before options are read
+yaml.py       YAML with the line of every value
+"""
+
+from compress.recipe.recipe import Recipe, load
+
+__all__ = ["Recipe", "load"]

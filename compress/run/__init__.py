@@ -1,0 +1,12 @@
+"""What the commands do with a recipe or a checkpoint.
+
+pipeline.py  `compress run`: stages in order, resumed where they were stopped
+stages.py    one stage's folder: begun, finished, loaded
+keys.py      the hash by which a stage counts as done
+folder.py    run folders and their lock
+manifest.py  what a run was made with: versions, commit, GPU, data
+preview.py   `compress check`: what a recipe would do
+doctor.py    `compress doctor`: what this machine has and lacks
+export.py    `compress export`: the step `export` on a checkpoint
+evaluate.py  `compress evaluate`: the step `evaluate` on a checkpoint or an engine
+"""

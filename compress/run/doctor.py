@@ -1,0 +1,124 @@
+"""`compress doctor`: what this machine has, what each step would use here, what is missing."""
+
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from compress.base import machine
+from compress.base.errors import UsageError
+from compress.base.machine import Part
+from compress.base.progress import track
+from compress.context import Step
+from compress.recipe import load
+from compress.steps.export import Export
+
+RECIPES = Path(__file__).parents[1] / "recipes"
+FORMATS: Mapping[str, tuple[str, ...]] = {
+    "onnx": ("onnx", "onnxscript", "onnxruntime"),
+    "aot_inductor": ("C++ compiler",),
+    "fused": ("triton", "GPU"),
+    "torch_tensorrt": ("torch_tensorrt", "tensorrt", "GPU"),
+}
+"""Parts that an export format needs."""
+
+
+def doctor(recipe: Path | None = None) -> dict[str, Any]:
+    """Everything that decides what a recipe can do here, JSON-like.
+
+    Args:
+        recipe: the recipe to look at; None takes all that lie beside the package.
+
+    Returns:
+        machine: versions, cores and drivers; parts: everything that can be missing, with `found`
+        (what is there), `works`, `note` (what is wrong), `use` and `get` (the command that brings
+        it, empty where it works); recipes: what each step `uses` and what is `missing` for it.
+
+    Raises:
+        UsageError: the recipe cannot be read.
+    """
+    recipes = [load(path) for path in ([recipe] if recipe else sorted(RECIPES.glob("*.yaml")))]
+    parts = [*track(machine.parts(), "looking at this machine")]
+    known = {part["name"]: part for part in parts}
+    return {
+        "schema": 1,
+        "machine": machine.machine(),
+        "parts": parts,
+        "recipes": [
+            {"recipe": str(one.source), "steps": [*_steps(one.steps, known)]} for one in recipes
+        ],
+    }
+
+
+def render(report: Mapping[str, Any]) -> None:
+    """Print what `doctor` found as tables on standard output."""
+    from rich.console import Console
+
+    console = Console(highlight=False)
+    console.print(", ".join(f"{name} {value}" for name, value in report["machine"].items()))
+    table = _table("part", "for", "has")
+    for part in report["parts"]:
+        has = ", ".join(filter(None, (part["found"], part["note"])))
+        _add(table, part["works"], part["name"], part["use"], has)
+    console.print(table)
+    for recipe in report["recipes"]:
+        table = _table("step", "here", title=recipe["recipe"])
+        for step in recipe["steps"]:
+            missing = step["missing"]
+            shown = f"missing: {missing}" if missing else step["uses"]
+            _add(table, not missing, step["where"], shown)
+        console.print(table)
+    for command, names in _commands(report["parts"]).items():
+        console.print(f"for {', '.join(names)}:\n    {command}", soft_wrap=True, markup=False)
+
+
+def _table(*columns: str, title: str = "") -> Any:
+    from rich.table import Table
+
+    table = Table(title=title, title_justify="left", box=None)
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    return table
+
+
+def _add(table: Any, good: bool, *cells: str) -> None:
+    from rich.text import Text
+
+    table.add_row(*map(Text, cells), style="green" if good else "yellow")
+
+
+def _commands(parts: Iterable[Part]) -> dict[str, list[str]]:
+    """Command -> names of what it brings."""
+    commands: dict[str, list[str]] = {}
+    for part in parts:
+        if part["get"]:
+            commands.setdefault(part["get"], []).append(part["name"])
+    return commands
+
+
+def _steps(
+    steps: Iterable[tuple[str, Step]], known: Mapping[str, Part]
+) -> Iterator[dict[str, str]]:
+    """What every step uses, or what is missing for it; a line for each format of an export."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    for index, (word, step) in enumerate(steps):
+        where = f"steps[{index}].{word}"
+        if isinstance(step, Export):
+            for name in step.formats:
+                needs = FORMATS[name]
+                yield _row(f"{where} {name}", ", ".join(needs), needs, known)
+            continue
+        try:
+            use = step.uses(device)
+            why = f" ({use.why})" if use.why else ""
+            yield _row(where, use.name + why, use.needs, known)
+        except UsageError as error:
+            yield {"where": where, "uses": "", "missing": str(error), "get": ""}
+
+
+def _row(where: str, uses: str, needs: Iterable[str], known: Mapping[str, Part]) -> dict[str, str]:
+    broken = [known[need] for need in needs if not known[need]["works"]]
+    missing = "; ".join(f"{part['name']}: {part['note']}" for part in broken)
+    commands = dict.fromkeys(part["get"] for part in broken if part["get"])
+    return {"where": where, "uses": uses, "missing": missing, "get": "; ".join(commands)}

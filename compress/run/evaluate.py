@@ -1,0 +1,156 @@
+"""compress evaluate: image quality of a checkpoint or an engine on pairs of your own.
+
+The numbers are those of the recipe's step `evaluate`; here they are written as a table.
+"""
+
+import csv
+import io
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from compress.base.errors import UsageError
+from compress.base.files import write_atomic, write_json
+from compress.checkpoint import Model, ModelOptions
+from compress.context import Work
+from compress.data import Data, Pairs
+from compress.data.folder import NONE, held_out
+from compress.enhance import inference
+from compress.quality.metrics import WINDOWS
+from compress.steps.evaluate import Evaluate
+
+FULL = "full"
+"""What the network range is called beside the windows."""
+NAMES = {"input": "input", "dense": "model"}
+"""What the step calls the untouched slices and the only network -> what they are called here."""
+SHARED = ("rmse_hu", "psnr", "ssim")
+"""Metrics of every window; ms_ssim is of the full range only."""
+
+
+def windows(text: str | None) -> tuple[str, ...]:
+    """Names of windows out of `lung,mediastinum`; all where nothing is said.
+
+    Raises:
+        UsageError: there is no such window.
+    """
+    known = [suffix.removeprefix("_") for suffix in WINDOWS if suffix]
+    if text is None:
+        return tuple(known)
+    chosen = tuple(word.strip() for word in text.split(",") if word.strip())
+    for name in chosen:
+        if name not in known:
+            raise UsageError(
+                f"--windows: there is no window {name!r}; there are {', '.join(known)}"
+            )
+    return chosen
+
+
+def run(
+    model: Path, data: Path, out: Path, chosen: Sequence[str], device: str | None
+) -> dict[str, Any]:
+    """Measure the input and what a network makes of it; writes evaluation.csv and .json.
+
+    Args:
+        model: a checkpoint's folder, or an engine's file or sidecar.
+        data: folder of pairs; its part for testing where it has one, else all of it.
+        out: where the two files go; made where missing.
+        chosen: windows to measure in besides the full range.
+        device: cpu, cuda or cuda:N; the GPU where there is one.
+
+    Returns:
+        The content of evaluation.json.
+
+    Raises:
+        UsageError: model, data or device are not usable.
+        QualityError: the network gives NaN or infinity.
+    """
+    pairs = held_out(data)
+    _check(pairs)
+    net = inference.load(model, device=device, batch=None)
+    work = Work(
+        stage=out,
+        device=net.device,
+        data=Data(train=NONE, test=pairs, source="folder", fingerprint=""),
+        seed=0,
+    )
+    Evaluate(batch=net.batch, pictures=0).measure(Model(net=net.net, origin=ModelOptions()), work)
+    facts = work.facts
+    rows = [row for found in facts["rows"] for row in _long(found, chosen)]
+    content = {
+        "schema": 1,
+        "model": net.model,
+        "precision": net.precision,
+        "slices": facts["slices"],
+        "data_range_hu": facts["data_range_hu"],
+        "windows": [FULL, *chosen],
+        "summary": _renamed(facts["summary"], chosen),
+        "by_patient": {who: _renamed(own, chosen) for who, own in facts["by_patient"].items()},
+        "rows": rows,
+    }
+    out.mkdir(parents=True, exist_ok=True)
+    write_json(out / "evaluation.json", content)
+    write_atomic(out / "evaluation.csv", _csv(rows).encode())
+    return content
+
+
+def render(content: dict[str, Any]) -> None:
+    """Print the means as a table on standard output."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from compress.reporting.text import figure
+
+    table = Table("network", "window", "RMSE HU", "PSNR dB", "SSIM")
+    for name, found in content["summary"].items():
+        for window in content["windows"]:
+            values = found[window]
+            cells = [figure(values[metric]["mean"], 4 if metric == "ssim" else 2)
+                     for metric in SHARED]  # fmt: skip
+            table.add_row(name, window, *cells)
+    Console().print(table)
+
+
+def _check(pairs: Pairs) -> None:
+    for name, image in zip(pairs.names, pairs.full, strict=True):
+        if min(image.shape) < 11:
+            height, width = image.shape
+            raise UsageError(f"slice {name} has {height} x {width} pixels; SSIM needs 11 x 11")
+
+
+def _long(row: dict[str, Any], chosen: Sequence[str]) -> Iterator[dict[str, Any]]:
+    """One slice through one network: a row for each window."""
+    about = {
+        "slice": row["slice"],
+        "patient": row["patient"],
+        "network": NAMES[row["network"]],
+    }
+    for window in (FULL, *chosen):
+        values = {metric: row[metric + _suffix(window)] for metric in SHARED}
+        whole = row["ms_ssim"] if window == FULL else None
+        yield {**about, "window": window, **values, "ms_ssim": whole}
+
+
+def _renamed(summary: dict[str, Any], chosen: Sequence[str]) -> dict[str, Any]:
+    """Network -> window -> metric -> mean and standard deviation over slices."""
+    result = {}
+    for name, found in summary.items():
+        by_window: dict[str, Any] = {
+            window: {metric: found[metric + _suffix(window)] for metric in SHARED}
+            for window in (FULL, *chosen)
+        }
+        by_window[FULL]["ms_ssim"] = found["ms_ssim"]
+        result[NAMES[name]] = by_window
+    return result
+
+
+def _suffix(window: str) -> str:
+    return "" if window == FULL else f"_{window}"
+
+
+def _csv(rows: Sequence[dict[str, Any]]) -> str:
+    """As a table with a head; empty where there is no value."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()

@@ -1,0 +1,108 @@
+"""`compress export`: the step `export` on a checkpoint folder, without a recipe."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from compress import checkpoint
+from compress.base import devices
+from compress.base.errors import CompressError, UsageError
+from compress.base.files import write_json
+from compress.context import Work
+from compress.data import Data, DataOptions, load
+from compress.data.folder import NONE, held_out
+from compress.engines import triton_server as server
+from compress.steps.export import Export
+
+FILE = "export.json"
+"""What was built, beside the engines: {schema, engines: rows as in the step's facts}."""
+
+
+def run(
+    model: Path,
+    out: Path,
+    options: Mapping[str, Any],
+    *,
+    data: Path | None = None,
+    device: str | None = None,
+    fallback: bool = True,
+    triton: Path | None = None,
+) -> dict[str, Any]:
+    """Build engines of a checkpoint and compare each, in a fresh process, with the network.
+
+    Args:
+        model: folder of the checkpoint.
+        out: folder for engines, sidecars and export.json; made where missing.
+        options: those of the step `Export` that differ from its defaults.
+        data: folder of pairs whose held-out slices are compared on; the demo set without one.
+        device: cpu, cuda or cuda:N; the GPU where there is one.
+        fallback: whether phantoms may stand in for the demo set.
+        triton: folder of a Triton model repository that the engines are put into, too.
+
+    Returns:
+        The content of export.json.
+
+    Raises:
+        UsageError: model, options, data or device are not usable.
+        QualityError: an engine differs too much from the network, or does not load.
+    """
+    try:
+        step = Export(**options)
+    except ValueError as error:
+        raise UsageError(f"export: {error}") from error
+    if triton is not None:
+        server.check(step.formats)
+    chosen, loaded = devices.choose(device), checkpoint.load(model)
+    pairs = _pairs(step, data, fallback)
+    out.mkdir(parents=True, exist_ok=True)
+    work = Work(stage=out, device=chosen, data=pairs, seed=0)
+    rows: list[dict[str, Any]] = []
+    try:
+        rows += step.build(loaded, work, model)
+    finally:
+        found = {"schema": 1, "engines": work.facts.get("engines", rows)}
+        write_json(out / FILE, found)
+    if triton is not None:
+        for row in rows:
+            if row["status"] == "built":
+                server.add(out / row["sidecar"], triton)
+    return found
+
+
+def complain(found: Mapping[str, Any]) -> None:
+    """Raise where something that was asked for was not built.
+
+    Raises:
+        CompressError: names the format, the reason and what would help.
+    """
+    reasons = []
+    for row in found["engines"]:
+        if row["status"] != "built":
+            would = f"; {row['command']} would help" if row["command"] else ""
+            reasons.append(f"{row['format']} was not built: {row['reason']}{would}")
+    if reasons:
+        raise CompressError("; ".join(dict.fromkeys(reasons)))
+
+
+def render(found: Mapping[str, Any]) -> None:
+    """Print what was built as a table on standard output."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from compress.reporting.text import figure, size
+
+    table = Table("engine", "size", "at most, HU", "on average, HU", "PSNR, dB", box=None)
+    for row in found["engines"]:
+        if row["status"] == "built":
+            p = row["parity"]
+            differs = (figure(p["max_hu"], 4), figure(p["mean_hu"], 4), figure(p["psnr"], 1))
+            table.add_row(row["file"], size(row["bytes"]), *differs)
+    Console().print(table)
+
+
+def _pairs(step: Export, data: Path | None, fallback: bool) -> Data:
+    """Held-out slices, no more than the largest batch."""
+    if data is not None:
+        return Data(train=NONE, test=held_out(data), source="folder", fingerprint="")
+    wanted = DataOptions(train_slices=1, test_slices=min(6, max(step.batch)), size=step.size)
+    return load(wanted, seed=0, fallback=fallback)

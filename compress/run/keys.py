@@ -1,0 +1,39 @@
+"""What decides the result of a stage, as a hash: equal keys, equal stages.
+
+The key of a stage is made of its step and options, the network and weights that the run starts
+from, the data, the seed, and the keys of all stages before it.
+"""
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from compress.base.files import digest, sha256
+from compress.checkpoint import ModelOptions
+from compress.data import Data
+from compress.recipe import Recipe
+
+SCHEMA = 1
+
+
+def keys(recipe: Recipe, data: Data) -> list[str]:
+    """The key of every stage of `recipe` on `data`, in order, in hexadecimal."""
+    chain = digest({"schema": SCHEMA, "model": _origin(recipe.model)})
+    found = []
+    for index, (word, step) in enumerate(recipe.steps):
+        value = {
+            "before": chain,
+            "step": word,
+            "options": asdict(step),  # type: ignore[call-overload]
+            "data": data.fingerprint,
+            "seed": recipe.stage_seed(index),
+        }
+        chain = digest(value)
+        found.append(chain)
+    return found
+
+
+def _origin(options: ModelOptions) -> dict[str, Any]:
+    """What decides the starting network: the weights by content, not by path."""
+    weights = None if options.weights is None else sha256(Path(options.weights))
+    return {**asdict(options), "weights": weights, "folder": None}

@@ -1,0 +1,248 @@
+"""From a recipe to a run folder: every step in its order, once, with what was found written down.
+
+A stage is done when its facts.json holds the hash of everything that decides its result: the step
+and its options, the checkpoint that came in, the data, the seed and the stages before.
+"""
+
+import logging
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager, nullcontext
+from dataclasses import asdict, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from compress import checkpoint
+from compress.base import devices
+from compress.base.errors import Stopped, UsageError
+from compress.base.files import read_json, remove_partial, write_json
+from compress.base.signals import interruptible
+from compress.base.world import World, joined
+from compress.checkpoint import Model
+from compress.context import Work
+from compress.data import Data, load
+from compress.graph import cost
+from compress.recipe import Recipe
+from compress.run import manifest, preview
+from compress.run.folder import locked, prepare
+from compress.run.keys import keys
+from compress.run.stages import FACTS, Stage, begin, drop_stale, finished, result, stages
+from compress.steps.prune import Prune
+from compress.steps.train import Train
+
+log = logging.getLogger(__name__)
+
+SCHEMA = 1
+
+
+def run(
+    recipe: Recipe,
+    *,
+    out: Path,
+    data: Path | None = None,
+    until: str | None = None,
+    device: str | None = None,
+    fallback: bool = True,
+    profile: bool = False,
+    loaded: Data | None = None,
+) -> Path | None:
+    """Run a recipe in the folder `out`, going on where an earlier run of it was stopped.
+
+    Under `torchrun` every process calls this: all train, the first one does everything else.
+
+    Args:
+        recipe: what to do.
+        out: run folder; made where missing.
+        data: folder of pairs to use instead of the recipe's data source.
+        until: the last step to run: a step's name, or a stage's, such as 03-retrain.
+        device: cpu, cuda or cuda:N; by default the GPU where there is one.
+        fallback: whether procedural phantoms may stand in for data that cannot be fetched.
+        profile: whether training stages record where their time goes.
+        loaded: the recipe's data where they are in memory already; `data` is then not read.
+
+    Returns:
+        The run folder; None in all but the first of several processes.
+
+    Raises:
+        UsageError: folder, device, data or model are not usable, or the target is unreachable.
+        QualityError: a gate failed. Stopped: a signal came; run again to go on.
+    """
+    chosen = stages(recipe, out, until)
+    with joined(device) as (world, device), interruptible() as stop:
+        target = devices.choose(device)
+        if target.type == "cuda" and target.index is not None:
+            torch.cuda.set_device(target)  # streams and graphs are made on the current one
+        _refuse_early(recipe, chosen, target)
+        with _held(out, world):
+            threads = torch.get_num_threads()
+            with world.first_goes_first():  # it fills the cache
+                found = loaded or slices(recipe, data, fallback=fallback)
+            # numba, which simulates low dose, gives OpenMP a thread for every core, torch's too.
+            torch.set_num_threads(threads)
+            with world.first_goes_first():
+                model, dense = _start(recipe, out, world)
+            work = Work(
+                stage=out,
+                device=target,
+                data=found,
+                seed=recipe.seed,
+                dense=dense,
+                stop=stop,
+                world=world,
+                profile=profile,
+            )
+            _Run(recipe, out, work).through(chosen, model)
+        return out if world.first else None
+
+
+@contextmanager
+def _held(out: Path, world: World) -> Iterator[None]:
+    """Make the run folder ready and ours, and wait until it is."""
+    with world.together(), ExitStack() as stack:
+        if world.first:
+            prepare(out)
+            stack.enter_context(locked(out))
+            remove_partial(out)
+        kept = stack.pop_all()
+    with kept:
+        yield
+
+
+def slices(recipe: Recipe, folder: Path | None = None, *, fallback: bool = True) -> Data:
+    """The data of a recipe, or the pairs in `folder` instead.
+
+    Raises:
+        UsageError: they are not usable, or cannot be fetched and there is no fallback.
+    """
+    options = recipe.data
+    if folder is not None:
+        options = replace(options, source="folder", path=str(folder.resolve()))
+    return load(options, seed=recipe.seed, fallback=fallback)
+
+
+class _Run:
+    """One execution of a recipe: what does not change from stage to stage, and the hash chain."""
+
+    def __init__(self, recipe: Recipe, out: Path, work: Work) -> None:
+        self.recipe, self.out, self.work = recipe, out, work
+        self.world = work.world
+        self.compressed = False
+        self.choices: list[dict[str, str]] = []
+        self.manifest = manifest.manifest(recipe, work.device, work.data)
+
+    def through(self, chosen: Iterable[Stage], model: Model) -> None:
+        hashes = keys(self.recipe, self.work.data)
+        for stage in chosen:
+            self._write_manifest()
+            if self.world.any(self.work.stop.is_set()):
+                raise Stopped(f"stopped before {stage.name}; run again to go on")
+            model = self._one(stage, model, hashes[stage.index])
+        self._write_manifest()
+
+    def _one(self, stage: Stage, model: Model, key: str) -> Model:
+        if self.world.any(finished(stage, key) is None):
+            model = self._do(stage, model, key)
+        else:
+            log.info("%s: done before", stage.name)
+            model = self._again(stage, model)
+        self._note(stage, read_json(stage.folder / FACTS)["facts"])
+        if not isinstance(stage.step, Train) and (stage.folder / "model.json").exists():
+            self.compressed = True
+        elif isinstance(stage.step, Train) and not self.compressed:
+            self.work = replace(self.work, dense=stage.folder)
+        return model
+
+    def _again(self, stage: Stage, model: Model) -> Model:
+        """What a stage gave when it was done before."""
+        try:
+            return result(stage, model)
+        except UsageError as error:
+            raise UsageError(f"{error}; remove {stage.folder} to have it done again") from error
+
+    def _do(self, stage: Stage, model: Model, key: str) -> Model:
+        """Do a stage: training in all processes, anything else in the first one only."""
+        if self.world.first:
+            begin(stage, key)
+        self.world.wait()
+        log.info("%s: starting", stage.name)
+        torch.manual_seed(self.recipe.stage_seed(stage.index))
+        alone = not isinstance(stage.step, Train)
+        with self.world.together() if alone else nullcontext():
+            if self.world.first:
+                model = self._write(stage, model, key)
+            elif not alone:
+                stage.step.run(model, self._work(stage))
+        self.world.wait()
+        # Others take the first one's result: in training, BatchNorm has seen other slices there.
+        return model if self.world.first else result(stage, model)
+
+    def _work(self, stage: Stage) -> Work:
+        seed = self.recipe.stage_seed(stage.index)
+        return replace(self.work, stage=stage.folder, seed=seed, facts={})
+
+    def _write(self, stage: Stage, model: Model, key: str) -> Model:
+        """Run a step and write down what came of it."""
+        work = self._work(stage)
+        started, clock = datetime.now(UTC), time.monotonic()
+        after = stage.step.run(model, work)
+        if after is not model:
+            checkpoint.save(after, stage.folder)
+        write_json(
+            stage.folder / FACTS,
+            {
+                "schema": SCHEMA,
+                "stage": stage.name,
+                "step": stage.word,
+                "hash": key,
+                "options": asdict(stage.step),  # type: ignore[call-overload]
+                "started": started.isoformat(timespec="seconds"),
+                "seconds": round(time.monotonic() - clock, 3),
+                "cost": cost.cost(after.net).as_dict(),
+                "facts": work.facts,
+            },
+        )
+        return after
+
+    def _note(self, stage: Stage, facts: dict[str, Any]) -> None:
+        """Remember which back end a stage chose, for the manifest."""
+        if "backend" in facts:
+            choice, why = facts["backend"], facts["why"]
+        elif "precision_why" in facts:
+            choice, why = facts["precision"], facts["precision_why"]
+        else:
+            return
+        self.choices.append({"stage": stage.name, "choice": choice, "why": why})
+
+    def _write_manifest(self) -> None:
+        if self.world.first:
+            write_json(self.out / "manifest.json", {**self.manifest, "backends": self.choices})
+
+
+def _refuse_early(recipe: Recipe, chosen: Iterable[Stage], device: torch.device) -> None:
+    """Refuse before training what this machine cannot do and what no pruning could reach."""
+    steps = [stage.step for stage in chosen]
+    for step in steps:
+        step.uses(device)
+    if any(isinstance(step, Prune) for step in steps):
+        preview.check(recipe)
+
+
+def _start(recipe: Recipe, out: Path, world: World) -> tuple[Model, Path | None]:
+    """The dense network; where it starts from given weights, it is the baseline and is kept.
+
+    The first process makes the folder tell of this recipe only.
+    """
+    torch.manual_seed(recipe.seed)
+    model = Model(net=recipe.model.build().eval(), origin=recipe.model)
+    cost.check_shape(model.net)
+    initial = None if recipe.model.weights is None else out / "initial"
+    if world.first:
+        (out / "recipe.yaml").write_text(recipe.text, encoding="utf-8")
+        drop_stale(out, {stage.name for stage in stages(recipe, out, None)})
+        if initial is not None:
+            initial.mkdir(exist_ok=True)
+            checkpoint.save(model, initial)
+    return model, initial

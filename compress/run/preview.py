@@ -1,0 +1,163 @@
+"""`compress check`: what a recipe would do to its network, without training."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from compress.base.errors import UsageError
+from compress.checkpoint import Model, channels
+from compress.graph import cost
+from compress.pruning.unstructured import KINDS
+from compress.recipe import Recipe
+from compress.sparsity.pattern import candidates, refusal
+from compress.steps.prune import Prune
+from compress.steps.sparsify import Sparsify
+
+
+def check(recipe: Recipe) -> dict[str, Any]:
+    """The plan of a recipe as JSON-like values.
+
+    Widths depend on the weights; without starting weights the network is a fresh one, and
+    `estimated` is true. With `of: macs` and a coarse alignment they are mostly fixed all the same.
+
+    Returns:
+        dense and pruned: params, macs; removed: shares; sparse24: convolutions, eligible_backend,
+        eligible_trt; backends: choice and reason by step; layers: every layer before and after;
+        pruning: for every prune step where it stands, and what `Prune.describe` says: groups with
+        mean, sigma, threshold, kept and width.
+
+    Raises:
+        UsageError: the network cannot be built, or a target is out of reach.
+    """
+    torch.manual_seed(recipe.seed)
+    model = Model(net=recipe.model.build().eval(), origin=recipe.model)
+    cost.check_shape(model.net)
+    dense, before = cost.cost(model.net), channels(model.net)
+    backends, prunes, device = [], [], torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    for index, (word, step) in enumerate(recipe.steps):
+        if isinstance(step, Prune) and step.criterion not in KINDS:
+            rewritten, plan = step.plan(model, recipe.stage_seed(index))
+            model = replace(rewritten, net=plan.apply(rewritten.net))
+            where = f"steps[{index}].{word}"
+            prunes.append({"where": where, **step.describe(rewritten, model, plan)})
+        elif isinstance(step, Sparsify):
+            model = model.rewritten("deconv_to_conv")
+        used = step.uses(device)
+        if used.why:  # there was a choice
+            where = f"steps[{index}].{word}"
+            backends.append({"where": where, "choice": used.name, "why": used.why})
+    pruned = cost.cost(model.net)
+    return {
+        "schema": 1,
+        "recipe": recipe.name,
+        "estimated": recipe.model.weights is None,
+        "dense": {"params": dense.params, "macs": dense.macs},
+        "pruned": {"params": pruned.params, "macs": pruned.macs},
+        "removed": {
+            "params": 1 - pruned.params / dense.params,
+            "macs": 1 - pruned.macs / dense.macs,
+        },
+        "sparse24": sparse24(model),
+        "backends": backends,
+        "layers": _layers(before, model),
+        "pruning": prunes,
+    }
+
+
+def render(plan: dict[str, Any]) -> None:
+    """Print a plan as tables on standard output."""
+    from rich.console import Console
+    from rich.table import Column, Table
+
+    console = Console()
+    for pruning in plan["pruning"]:
+        console.print(_scores(pruning))
+    layer, macs = (Column(title, no_wrap=True) for title in ("layer", "MACs"))
+    table = Table(layer, "in", "out", "in after", "out after", macs, "2:4", box=None)
+    for row in plan["layers"]:
+        sizes = (*row["before"], *row["after"])
+        word = "yes" if row["eligible"] else row["reason"]
+        table.add_row(row["name"], *map(str, sizes), f"{row['macs']:,}", word)
+    console.print(table)
+    guess = " (estimated: widths follow the weights)" if plan["estimated"] else ""
+    for name in ("macs", "params"):
+        before, after = plan["dense"][name], plan["pruned"][name]
+        console.print(f"{name}: {before:,} -> {after:,}, {plan['removed'][name]:.1%} less{guess}")
+    sparse = plan["sparse24"]
+    console.print(
+        f"2:4: {sparse['eligible_backend']} of {sparse['convolutions']} convolutions by the rule "
+        f"of ModelOpt and ASP, {sparse['eligible_trt']} by TensorRT's"
+    )
+    for backend in plan["backends"]:
+        console.print(f"{backend['where']}: {backend['choice']} ({backend['why']})")
+
+
+def draw(plan: dict[str, Any], path: Path) -> list[Path]:
+    """Write a picture of the scores for every prune step; returns the files.
+
+    Args:
+        plan: what `check` returns.
+        path: the PNG file for the first prune step; more get their number before the suffix.
+
+    Raises:
+        UsageError: the recipe removes no channels, or or the file is no PNG.
+        OSError: it cannot be written.
+    """
+    from compress.reporting import histograms
+
+    if path.suffix.lower() != ".png":
+        raise UsageError(f"--plot writes a PNG picture, got {path}; let the name end in .png")
+    if not plan["pruning"]:
+        raise UsageError("--plot: the recipe has no step that removes channels")
+    files = [
+        path,
+        *(path.with_stem(f"{path.stem}-{i}") for i in range(2, len(plan["pruning"]) + 1)),
+    ]
+    for file, pruning in zip(files, plan["pruning"], strict=True):
+        histograms.draw(pruning, file)
+    return files
+
+
+def _scores(pruning: dict[str, Any]) -> Any:
+    from rich.table import Table
+
+    threshold = f"{pruning['criterion']}, threshold {pruning['threshold']:.3f}"
+    title = f"{pruning['where']}: {threshold}, align {pruning['align']}"
+    table = Table("channels of", "mean", "sigma", "threshold", "kept", title=title, box=None)
+    table.columns[0].no_wrap = True
+    for group in pruning["groups"]:
+        cut = "" if group["threshold"] is None else f"{group['threshold']:.4f}"
+        kept = f"{group['kept']}/{group['width']}"
+        note = f"  {group['fixed']}" if group["fixed"] else ""
+        numbers = (f"{group['mean']:.4f}", f"{group['sigma']:.4f}", cut)
+        table.add_row(group["name"], *numbers, kept + note)
+    return table
+
+
+def sparse24(model: Model) -> dict[str, int]:
+    """How many layers 2:4 is open to, deconvolutions rewritten, and by whose rule."""
+    net = model.rewritten("deconv_to_conv").net
+    modules = candidates(net).values()
+    return {
+        "convolutions": len(modules),
+        "eligible_backend": sum(not refusal(m) for m in modules),
+        "eligible_trt": sum(not refusal(m, "trt") for m in modules),
+    }
+
+
+def _layers(before: dict[str, list[int]], model: Model) -> list[dict[str, Any]]:
+    net = model.rewritten("deconv_to_conv").net
+    modules, after, macs = candidates(net), channels(net), cost.layers(net)
+    return [
+        {
+            "name": name,
+            "before": before[name],
+            "after": after[name],
+            "macs": macs[name].macs,
+            "eligible": not refusal(modules[name]),
+            "reason": refusal(modules[name]),
+        }
+        for name in before
+    ]

@@ -1,0 +1,201 @@
+"""Masks on a network: who computes 2:4 ones, who holds any. Only this file imports ASP or ModelOpt.
+
+Back ends give a mask for every layer that they take. Holding them is ours, whoever computed them:
+after each optimizer step the masked weights are set to zero again, so that weight decay, momentum,
+loss scaling and a resumed run cannot bring them back.
+"""
+
+import contextlib
+import copy
+import importlib.util
+import io
+import math
+import warnings
+from collections.abc import Callable, Mapping
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from compress.base.errors import CompressError, UsageError
+from compress.sparsity import pattern as sparsity
+
+Backend = Literal["modelopt", "asp"]
+Pattern = Literal["2:4", "unstructured"]
+"""What a mask promises: two zeros in every four input channels, or nothing but zeros that stay."""
+MODULES: Mapping[Backend, str] = {
+    "modelopt": "modelopt.torch.sparsity",
+    "asp": "apex.contrib.sparsity",
+}
+"""What is imported for a back end."""
+
+
+def choose(asked: Literal["auto", "modelopt", "asp"]) -> tuple[Backend, str]:
+    """The back end to use and why.
+
+    Raises:
+        UsageError: asked for by name and not usable here.
+    """
+    missing = _asp_missing()
+    if asked == "asp":
+        if missing:
+            hint = "the container nvcr.io/nvidia/pytorch:25.05-py3 has it"
+            raise UsageError(f"backend asp cannot be used: {missing}; {hint}, or take modelopt")
+        return "asp", "asked for"
+    if asked == "modelopt":
+        return "modelopt", "asked for"
+    return ("modelopt", f"auto: {missing}") if missing else ("asp", "auto: Apex ASP is installed")
+
+
+def compute(net: nn.Module, backend: Backend, rule: sparsity.Rule = "backend") -> dict[str, Tensor]:
+    """Magnitude masks by module name, bool, True = kept; `net` itself is not changed.
+
+    Args:
+        net: the network.
+        backend: who computes the masks of the layers that it takes.
+        rule: "trt" adds those that it refuses and TensorRT's rule admits, with `mask_2to4`.
+
+    Raises:
+        UsageError: a parameter is not finite.
+        CompressError: the back end left a layer that it should take.
+    """
+    sparsity.check_finite(net)
+    layers = sparsity.candidates(net)
+    taken = {name for name, layer in layers.items() if not sparsity.refusal(layer)}
+    found = {"modelopt": _modelopt, "asp": _asp}[backend](copy.deepcopy(net), taken)
+    for name, layer in layers.items():
+        if name not in taken and not sparsity.refusal(layer, rule):
+            found[name] = sparsity.mask_2to4(sparsity.by_output(layer)).cpu()
+    return found
+
+
+def apply(net: nn.Module, masks: Mapping[str, Tensor]) -> None:
+    """Set the masked weights of `net` to zero, in place."""
+    with torch.no_grad():
+        for name, mask in masks.items():
+            weight = net.get_submodule(name).weight
+            assert isinstance(weight, Tensor)
+            weight.mul_(mask.to(weight.device))
+
+
+def check(net: nn.Module, masks: Mapping[str, Tensor], pattern: Pattern = "2:4") -> None:
+    """Make sure that every masked weight is zero and every mask of the pattern.
+
+    Raises:
+        CompressError: names the first layer and position that broke.
+    """
+    for name, mask in masks.items():
+        weight = net.get_submodule(name).weight
+        assert isinstance(weight, Tensor)
+        if bool((weight.detach()[~mask.to(weight.device)] != 0).any()):
+            kind = "2:4 mask" if pattern == "2:4" else "mask"
+            raise CompressError(f"the {kind} of {name} is broken: a masked weight is not zero")
+        # Of the mask, not the weight: a third place that is zero today is trained tomorrow.
+        if pattern == "2:4" and (broken := sparsity.violations(mask)):
+            raise CompressError(f"{name} is not 2:4: {broken[0]}")
+
+
+class Holder:
+    """Keeps masks on a network while it trains: call the holder after every optimizer step.
+
+    Raises:
+        CompressError: a mask is not of the pattern, or a weight to be zeroed is not finite.
+    """
+
+    def __init__(
+        self, net: nn.Module, masks: Mapping[str, Tensor], pattern: Pattern = "2:4"
+    ) -> None:
+        self._net, self._pattern = net, pattern
+        self._masks = dict(masks)
+        modules = {name: net.get_submodule(name) for name in masks}
+        self._weights = [m.weight for m in modules.values() if isinstance(m.weight, Tensor)]
+        # In the weights' own dtype and strides, those of 1x1 kernels too, which are contiguous in
+        # either layout: one pair that differs makes PyTorch multiply them all one by one.
+        self._factors = [
+            torch.zeros_like(weight).copy_(mask)
+            for mask, weight in zip(masks.values(), self._weights, strict=True)
+        ]
+        self()
+        check(net, masks, pattern)  # then masked weights that are zero are all there is to look at
+
+    @torch.no_grad()
+    def __call__(self) -> None:
+        """Set the masked weights to zero again."""
+        if self._weights:
+            torch._foreach_mul_(self._weights, self._factors)
+
+    def check(self) -> None:
+        """As `check` for the network held; reads from the device once where all is well."""
+        if not self._holds():
+            check(self._net, self._masks, self._pattern)
+
+    @torch.no_grad()
+    def _holds(self) -> bool:
+        """Whether all masked weights are zero for sure; NaN and infinity are nobody's zero."""
+        if not self._weights:
+            return True
+        more = torch._foreach_sub(self._weights, torch._foreach_mul(self._weights, self._factors))
+        return not torch.stack(torch._foreach_norm(more, math.inf)).any()
+
+
+def _asp_missing() -> str:
+    if importlib.util.find_spec("apex") is None:
+        return "Apex is not installed"
+    try:
+        found = importlib.util.find_spec("apex.contrib.sparsity") is not None
+    except ImportError:  # the unrelated package that `pip install apex` gets, or a broken build
+        found = False
+    if not found:
+        return "the installed apex has no contrib.sparsity"
+    return "" if torch.cuda.is_available() else "Apex ASP needs a GPU to compute masks"
+
+
+def _modelopt(net: nn.Module, taken: set[str]) -> dict[str, Tensor]:
+    # ModelOpt prints a line a layer and warns of deprecations; neither is the user's affair.
+    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+        warnings.simplefilter("ignore")
+        import modelopt.torch.sparsity as mts
+
+        rules: dict[str, Any] = {"*": None, **{name: {} for name in taken}}
+        mode = [("sparse_magnitude", {"nn.Conv2d": rules, "nn.Linear": rules})]
+        # It refuses channels_last.
+        net = net.to("cpu", memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+        sparse = mts.sparsify(net, mode)
+    masks = {}
+    for name in sorted(taken):
+        mask = getattr(sparse.get_submodule(name), "_weight_mask", None)
+        if mask is None:
+            raise CompressError(f"ModelOpt left {name} dense against its own shape rule")
+        masks[name] = mask.detach().bool().cpu().clone()
+    return masks
+
+
+def _asp(net: nn.Module, taken: set[str]) -> dict[str, Tensor]:
+    from apex.contrib.sparsity import ASP
+
+    _reset(ASP)
+    net = net.cuda()
+    try:
+        ASP.init_model_for_pruning(
+            net,
+            mask_calculator="m4n2_1d",
+            verbosity=0,
+            whitelist=[nn.Conv2d, nn.Linear],
+            allowed_layer_names=sorted(taken),
+            allow_permutation=False,  # its search does not end on this model, or crashes
+        )
+        ASP.init_optimizer_for_pruning(torch.optim.SGD(net.parameters(), lr=0.0))
+        ASP.compute_sparse_masks()
+        modules = {name: net.get_submodule(name) for name in sorted(taken)}
+        return {n: getattr(m, "__weight_mma_mask").bool().cpu() for n, m in modules.items()}
+    finally:
+        _reset(ASP)
+
+
+def _reset(asp: type) -> None:
+    """ASP keeps its state in the class and refuses a second model in one process."""
+    empty: dict[str, Callable[[], object]] = {"model": lambda: None, "optimizer": lambda: None}
+    for name in ("sparse_parameters", "all_parameters"):
+        empty[name] = list
+    for name, value in empty.items():
+        setattr(asp, f"_ASP__{name}", value())

@@ -1,0 +1,275 @@
+"""The number formats of training: which one, and the casts and loss scaling that belong to it.
+
+The training loop has no branches for them: where a format needs no casts or no scaling, what stands
+here does nothing. The only file that imports apex.amp.
+
+fp32   everything in single precision
+tf32   the same, convolutions rounded to TF32 on tensor cores (Ampere and newer)
+fp16   convolutions in half precision by torch.autocast, with dynamic loss scaling
+bf16   convolutions in bfloat16 by torch.autocast; needs no scaling
+apex-* Apex's mixed precision: O1 casts by patched torch functions, O2 keeps the network itself in
+       half precision beside float32 masters
+"""
+
+import copy
+import importlib.util
+from collections.abc import Collection, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from compress.base.errors import UsageError
+
+Name = Literal["auto", "fp32", "tf32", "fp16", "bf16", "apex-O1", "apex-O2"]
+Scope = Literal["all", "sparse_layers"]
+DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16}
+HAS_APEX = "nvcr.io/nvidia/pytorch:25.05-py3"
+"""The newest container known to hold apex.amp."""
+
+
+class Amp(Protocol):
+    """What a format needs while one network trains."""
+
+    net: nn.Module
+    """The network whose float32 parameters the optimizer changes: the one that is kept."""
+    uncapturable: str
+    """Why a step cannot be captured as a CUDA graph; empty where it can."""
+
+    def backward(self, loss: Tensor) -> None:
+        """Add the gradients of `loss`."""
+        ...
+
+    def step(self) -> None:
+        """Let the optimizer step, unless a gradient has overflowed."""
+        ...
+
+    def state_dict(self) -> dict[str, Any]:
+        """JSON-like; waits for the device."""
+        ...
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from `state` and from what `net` holds now."""
+        ...
+
+    def close(self) -> None:
+        """Undo what the format has changed outside the network."""
+        ...
+
+
+@dataclass(frozen=True)
+class Precision:
+    """A number format on a device, ready for a training loop."""
+
+    name: str
+    device: torch.device
+    why: str
+    scope: Scope = "all"
+    """Which layers compute in it; those not in scope compute in fp32."""
+
+    def autocast(self) -> AbstractContextManager[None]:
+        """A context that runs all convolutions in the format, where that is how it works."""
+        dtype = DTYPES.get(self.name)
+        if dtype is None or self.scope != "all":
+            return nullcontext()
+        return torch.autocast(self.device.type, dtype=dtype)
+
+    @contextmanager
+    def switches(self) -> Iterator[None]:
+        """Set torch's global switches for this format; afterwards they are as before."""
+        cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
+        before = (cudnn.allow_tf32, matmul.allow_tf32, cudnn.benchmark)
+        allow = self.name != "fp32" and self.scope == "all"
+        # Shapes never change while training, so it pays to let cuDNN try its kernels once.
+        cudnn.allow_tf32, matmul.allow_tf32, cudnn.benchmark = allow, allow, True
+        try:
+            yield
+        finally:
+            cudnn.allow_tf32, matmul.allow_tf32, cudnn.benchmark = before
+
+    def start(self, net: nn.Module, optimizer: Optimizer, sparse: Collection[str] = ()) -> Amp:
+        """Make `net` and `optimizer` ready for the format, in place.
+
+        Args:
+            net: on the device, in float32.
+            optimizer: of its parameters, its state not yet filled from a file.
+            sparse: names of the sparsified layers, the scope of `sparse_layers`.
+        """
+        if self.name.startswith("apex"):
+            return _Apex(self.name.removeprefix("apex-"), net, optimizer)
+        dtype = DTYPES.get(self.name)
+        if dtype is not None and self.scope == "sparse_layers":
+            for name in sparse:
+                _in_half(net.get_submodule(name), self.device.type, dtype)
+        return _Torch(self, net, optimizer)
+
+
+def choose(name: Name, device: torch.device, scope: Scope = "all") -> Precision:
+    """The format to train in.
+
+    auto: bf16 on GPUs from Ampere (compute capability 8.0), which needs no loss scaling; fp16 with
+    a loss scaler on Volta and Turing; else fp32. Apex is taken by name only: its steps wait for the
+    device to know whether a gradient overflowed, so they cannot be captured as a CUDA graph, and
+    small networks train several times slower for it.
+
+    Raises:
+        UsageError: the device or the installation cannot do what was asked for by name.
+    """
+    if name == "auto":
+        chosen, why = _auto(device)
+        return Precision(chosen, device, f"auto: {why}", scope)
+    if name.startswith("apex") and (missing := _apex_missing()):
+        raise UsageError(
+            f"precision {name} cannot be used: {missing}; the container {HAS_APEX} has it, "
+            "or take fp16"
+        )
+    if device.type == "cpu" and name not in ("fp32", "bf16"):
+        raise UsageError(f"precision {name} needs a GPU; take fp32 or bf16 on the CPU")
+    if name in ("bf16", "tf32") and device.type == "cuda" and _capability(device) < (8, 0):
+        raise UsageError(f"precision {name} needs a GPU from Ampere on; take fp16 here")
+    return Precision(name, device, "asked for", scope)
+
+
+def _capability(device: torch.device) -> tuple[int, int]:
+    return torch.cuda.get_device_capability(device) if device.type == "cuda" else (0, 0)
+
+
+def _auto(device: torch.device) -> tuple[str, str]:
+    capability = _capability(device)
+    if capability >= (8, 0):
+        return "bf16", "a GPU with bf16 tensor cores"
+    if capability >= (7, 0):
+        return "fp16", "a GPU with fp16 tensor cores only"
+    return "fp32", f"{device.type} without tensor cores"
+
+
+def _in_half(layer: nn.Module, device: str, dtype: torch.dtype) -> None:
+    """Let one layer compute in half precision, from float32 to float32."""
+    forward = layer.forward
+
+    def halved(x: Tensor) -> Tensor:
+        with torch.autocast(device, dtype=dtype):
+            y: Tensor = forward(x)
+        return y
+
+    def widened(_layer: nn.Module, _inputs: object, y: Tensor) -> Tensor:
+        return y.float()
+
+    layer.forward = halved
+    layer.register_forward_hook(widened)
+
+
+class _Torch:
+    """Loss scaling by torch: dynamic for fp16, without effect for all others.
+
+    The fused optimizer takes scale and overflow as tensors and skips a step on the device, so
+    nothing here waits for it.
+    """
+
+    uncapturable = ""
+
+    def __init__(self, precision: Precision, net: nn.Module, optimizer: Optimizer) -> None:
+        self.net, self._optimizer = net, optimizer
+        enabled = precision.name == "fp16"
+        self._scaler = torch.amp.GradScaler(precision.device.type, enabled=enabled)
+
+    def backward(self, loss: Tensor) -> None:
+        self._scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+
+    def step(self) -> None:
+        self._scaler.step(self._optimizer)
+        self._scaler.update()
+
+    def state_dict(self) -> dict[str, Any]:
+        return self._scaler.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self._scaler.load_state_dict(state)
+        if self._scaler.is_enabled():
+            # A step that broke off between scaling and updating is forgotten.
+            self._scaler._per_optimizer_states.clear()
+
+    def close(self) -> None:
+        pass
+
+
+class _Apex:
+    """Apex's mixed precision, level O1 or O2.
+
+    Apex O2 halves the network in place and lets the optimizer change float32 masters beside it; the
+    network kept is one made of the masters.
+    """
+
+    uncapturable = "Apex waits for the device in every step"
+
+    def __init__(self, level: str, net: nn.Module, optimizer: Any) -> None:
+        from apex import amp
+
+        self._amp: Any = amp
+        self._optimizer = optimizer  # Apex adds methods to it
+        self.net = net if level == "O1" else copy.deepcopy(net)
+        amp.initialize(net, optimizer, opt_level=level, verbosity=0)
+        # Apex makes the masters when they are first needed; masks and saved states need them now.
+        self._optimizer._amp_lazy_init()
+        if level == "O2":
+            self._adopt(net)
+
+    def backward(self, loss: Tensor) -> None:
+        with self._amp.scale_loss(loss, self._optimizer) as scaled:
+            scaled.backward()
+
+    def step(self) -> None:
+        self._optimizer.step()
+
+    def state_dict(self) -> dict[str, Any]:
+        return dict(self._amp.state_dict())
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self._amp.load_state_dict(state)
+        if (handle := _handle()) is not None:
+            handle._clear_cache()  # casts of a step that broke off, or went back without Apex
+        if hasattr(self._optimizer, "_master_params_to_model_params"):
+            self._optimizer._master_params_to_model_params()
+
+    def close(self) -> None:
+        """Put the torch functions back that O1 has patched; its own way restores in wrong order."""
+        from apex.amp.utils import set_func
+
+        if (handle := _handle()) is None:
+            return
+        handle._is_active = False
+        for module, name, function in reversed(handle._all_wrappers):
+            set_func(module, name, function)
+        handle._all_wrappers = []
+
+    def _adopt(self, half: nn.Module) -> None:
+        """Make `self.net` consist of the optimizer's tensors and the half network's buffers."""
+        stash = self._optimizer._amp_stash
+        masters = dict(zip(stash.all_fp16_params, stash.all_fp32_from_fp16_params, strict=True))
+        for path, module in half.named_modules():
+            own = self.net.get_submodule(path)
+            for name, parameter in module._parameters.items():
+                if parameter is not None:
+                    own._parameters[name] = masters.get(parameter, parameter)
+            own._buffers.update(module._buffers)
+
+
+def _handle() -> Any:
+    """What has patched torch's functions for O1 and keeps their casts; None under O2."""
+    # The package's own name _amp_state is the object inside the module of that name.
+    from apex.amp._amp_state import _amp_state
+
+    return getattr(_amp_state, "handle", None)
+
+
+def _apex_missing() -> str:
+    if importlib.util.find_spec("apex") is None:
+        return "apex.amp is not installed"
+    try:
+        found = importlib.util.find_spec("apex.amp") is not None
+    except ImportError:  # the unrelated package that `pip install apex` gets, or a broken build
+        found = False
+    return "" if found else "the installed apex has no amp, which left it in May 2025"
