@@ -42,7 +42,7 @@ class Use:
     why: str = ""
     """Why this one; empty where there is no choice."""
     needs: tuple[str, ...] = ()
-    """Parts that must work for it, see `machine.parts`."""
+    """Parts that must work for it, see `doctor.all_parts`."""
 
 
 class Step(Protocol):

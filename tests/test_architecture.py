@@ -1,6 +1,7 @@
-"""Rules of design.md that no reader should have to check: who imports whom, how long things are."""
+"""Rules that no reader should have to check: which package imports which, how long things are."""
 
 import ast
+import re
 import statistics
 import subprocess
 import sys
@@ -12,6 +13,28 @@ import pytest
 ROOT = Path(__file__).parents[1]
 FILES = sorted([*(ROOT / "compress").rglob("*.py"), *(ROOT / "models").rglob("*.py")])
 TREES = {path.relative_to(ROOT).as_posix(): ast.parse(path.read_text("utf-8")) for path in FILES}
+
+ORDER = (
+    ("cli",),
+    ("sweep",),
+    ("bench",),
+    ("run",),
+    ("recipe",),
+    ("enhance", "steps"),
+    ("engines",),
+    ("training",),
+    ("context",),
+    ("checkpoint",),
+    ("pruning", "sparsity"),
+    ("data", "reporting"),
+    ("dicom",),
+    ("graph", "models", "quality"),
+    ("base",),
+)
+"""The packages from the top to the bottom: each imports itself and those below, none beside it."""
+FLOOR = {package: floor for floor, packages in enumerate(ORDER) for package in packages}
+TOP = {"__init__", "__main__", "context"}
+"""Modules at the top of compress/."""
 
 OWNERS = {
     "apex.amp": {"compress/training/precision.py"},
@@ -76,6 +99,88 @@ def functions(tree: ast.AST) -> Iterator[Function]:
 def length(function: Function) -> int:
     assert function.end_lineno is not None
     return function.end_lineno - function.lineno + 1
+
+
+def package(dotted: str) -> str | None:
+    """The package of an imported name or of a module; None outside compress."""
+    first, *rest = dotted.split(".")
+    return rest[0] if first == "compress" and rest and rest[0] in FLOOR else None
+
+
+def named(tree: ast.AST) -> list[str]:
+    """Modules of ours that are imported, or named in a string that a program could import."""
+    strings = [n.value for n in ast.walk(tree) if isinstance(n, ast.Constant)]
+    texts = [text for text in strings if isinstance(text, str) and " " not in text]
+    return [*imports(tree), *(text for text in texts if re.fullmatch(r"compress(\.\w+)+", text))]
+
+
+def upward(package_: str, tree: ast.AST) -> list[str]:
+    """What a module of `package_` imports from beside or above it."""
+    below = FLOOR[package_]
+    others = [(name, package(name)) for name in named(tree)]
+    return [name for name, p in others if p and p != package_ and FLOOR[p] <= below]
+
+
+@pytest.mark.parametrize("file", TREES)
+def test_imports_point_downward(file):
+    where = package("compress." + file.removeprefix("compress/").removesuffix(".py").split("/")[0])
+    if where is None:
+        assert Path(file).stem in TOP
+        return
+    assert not upward(where, TREES[file]) or file in STARTS_COMMANDS
+
+
+STARTS_COMMANDS = {"compress/enhance/forking.py"}
+"""The server of worker processes preloads the module of the command that starts it."""
+
+
+@pytest.mark.parametrize(
+    "planted",
+    [
+        "from compress.cli import main",
+        "def f():\n    import compress.steps.train",
+        "from compress import sweep",
+        "NEEDED = 'compress.engines.build'",
+        "from compress.sparsity import masks",
+    ],
+)
+def test_an_import_upward_is_found(planted):
+    assert upward("pruning", ast.parse(planted))
+
+
+def test_every_package_has_its_floor_and_few_modules_lie_at_the_top():
+    folders = {path.parent.name for path in (ROOT / "compress").glob("*/__init__.py")}
+    assert folders | {"context"} == FLOOR.keys()
+    assert {path.stem for path in (ROOT / "compress").glob("*.py")} == TOP
+
+
+ALONE = """
+import os, sys
+import torch
+for name in sys.argv[1:]:
+    child = os.fork()
+    if not child:
+        try:
+            __import__(name)
+        except ModuleNotFoundError as error:
+            os._exit(error.name != "triton")
+        except BaseException:
+            os._exit(1)
+        os._exit(0)
+    if os.waitpid(child, 0)[1]:
+        print(name)
+"""
+"""Each module in a process where nothing of ours was imported before it: no hidden circle."""
+
+
+def test_every_module_can_be_imported_alone():
+    dotted = [
+        file.removesuffix(".py").removesuffix("/__init__").replace("/", ".") for file in TREES
+    ]
+    names = [f"compress.{name}" if name.startswith("models") else name for name in dotted]
+    command = [sys.executable, "-c", ALONE, *(n for n in names if not n.endswith("__main__"))]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert not done.stdout.split()
 
 
 @pytest.mark.parametrize("file", [file for file in TREES if file.startswith("models/")])

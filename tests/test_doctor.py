@@ -38,7 +38,7 @@ def parts(monkeypatch):
     """A machine where everything works; tests break what they need."""
     names = [p.module for p in machine.packages()] + ["GPU", "C++ compiler", "disk", "demo data"]
     found = {name: part(name) for name in names}
-    monkeypatch.setattr(machine, "parts", lambda: iter(found.values()))
+    monkeypatch.setattr(doctor, "all_parts", lambda: iter(found.values()))
     return found
 
 
@@ -181,15 +181,15 @@ def test_the_demo_set_is_in_the_cache_or_will_be_fetched(monkeypatch, tmp_path):
     monkeypatch.setenv("COMPRESS_CACHE", str(tmp_path))
     (tmp_path / "demo").mkdir()
     (tmp_path / "demo" / "B.npy").touch()
-    found = machine.demo()
+    found = doctor.demo()
     assert found["works"]
     assert found["found"] == "patients A, C are fetched by the first run that needs them"
-    monkeypatch.setattr(machine, "_version", lambda _name: None)
-    assert machine.demo()["note"] == "pip, which fetches it, is not installed"
-    assert machine.demo()["get"].endswith(" -m ensurepip")
+    monkeypatch.setattr(machine, "version_of", lambda _name: None)
+    assert doctor.demo()["note"] == "pip, which fetches it, is not installed"
+    assert doctor.demo()["get"].endswith(" -m ensurepip")
     for patient in "AC":
         (tmp_path / "demo" / f"{patient}.npy").touch()
-    assert machine.demo()["found"] == "in the cache"
+    assert doctor.demo()["found"] == "in the cache"
 
 
 @pytest.mark.slow

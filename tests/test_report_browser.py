@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 import runs
 
-from compress import reporting
 from compress.reporting import compare
+from compress.run.report import rebuild
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
@@ -41,7 +41,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def opened(browser: Any, run: Path) -> Iterator[Any]:
     """The page of the run; at the end nothing was fetched and nothing complained of."""
-    yield from visit(browser, reporting.rebuild(run))
+    yield from visit(browser, rebuild(run))
 
 
 def visit(browser: Any, file: Path, **context: Any) -> Iterator[Any]:
@@ -141,7 +141,7 @@ def test_no_page_is_wider_than_the_window_and_text_stands_out(
     browser: Any, run: Path, scheme: str, dark: bool, width: int
 ) -> None:
     size = {"width": width, "height": 800}
-    for page in visit(browser, reporting.rebuild(run), color_scheme=scheme, viewport=size):
+    for page in visit(browser, rebuild(run), color_scheme=scheme, viewport=size):
         assert page.evaluate("document.documentElement.scrollWidth") == width
         back = luminance(page, "body", "backgroundColor")
         assert (back < 0.2) == dark

@@ -28,6 +28,8 @@ from compress.context import Work
 from compress.data import Data, Pairs
 from compress.quality.metrics import Window
 from compress.reporting import charts, compare, pictures, text
+from compress.run.folder import locked
+from compress.run.report import rebuild
 from compress.steps.report import Report
 
 VOID = {"meta", "link", "img", "input", "br"}
@@ -206,7 +208,7 @@ def test_a_file_that_is_no_benchmark_is_refused(tmp_path: Path, text: str) -> No
     run = runs.make(tmp_path / "run", ("train",))
     (run / "bench.json").write_text(text)
     with pytest.raises(UsageError, match=r"bench\.json is not what `compress bench --json` prints"):
-        reporting.rebuild(run)
+        rebuild(run)
 
 
 def test_a_benchmark_older_than_the_networks_is_left_out(tmp_path: Path) -> None:
@@ -268,7 +270,7 @@ def test_the_command_writes_one_report_anew_or_compares_several(
 def test_a_run_without_a_report_gets_one_after_its_last_stage(tmp_path: Path) -> None:
     run = runs.make(tmp_path / "run", ("train", "evaluate"))
     (run / "02-report").rmdir()
-    assert reporting.rebuild(run) == run / "02-report" / "report.html"
+    assert rebuild(run) == run / "02-report" / "report.html"
 
 
 def test_runs_that_cannot_be_compared_are_said_to_be_so(tmp_path: Path) -> None:
@@ -519,3 +521,19 @@ def test_any_loss_has_a_curve_inside_the_chart(loss: list[float]) -> None:
 )
 def test_numbers_read_well(shown: str, expected: str) -> None:
     assert shown.replace(text.SPACE, " ") == expected
+
+
+def test_a_report_has_the_number_of_the_recipe_s_own_step(tmp_path: Path) -> None:
+    run = runs.make(tmp_path / "run", ("train", "evaluate"))
+    (run / "02-report").rmdir()
+    text = (
+        "schema: 1\nmodel: {name: ddnet}\nsteps: [train: {epochs: 1}, evaluate, export, report]\n"
+    )
+    (run / "recipe.yaml").write_text(text)
+    assert rebuild(run) == run / "03-report" / "report.html"
+
+
+def test_no_report_is_written_while_a_recipe_runs(tmp_path: Path) -> None:
+    run = runs.make(tmp_path / "run", ("train",))
+    with locked(run), pytest.raises(UsageError, match="another run is at work"):
+        rebuild(run)

@@ -12,8 +12,6 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -71,13 +69,6 @@ Part = dict[str, Any]
 """Something that can be missing: name, works, found, note, use, get."""
 
 
-def parts() -> Iterator[Part]:
-    """Every part, one after another; takes seconds, because packages are imported."""
-    yield from (gpu(), compiler(), disk(), demo())
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        yield from pool.map(examine, packages())
-
-
 def machine() -> dict[str, Any]:
     """Versions, cores and system."""
     return {
@@ -90,7 +81,7 @@ def machine() -> dict[str, Any]:
     }
 
 
-def _part(name: str, use: str, *, found: str = "", note: str = "", get: str = "") -> Part:
+def part(name: str, use: str, *, found: str = "", note: str = "", get: str = "") -> Part:
     """A part; it works unless there is a note."""
     fields = {"found": found, "note": note, "use": use, "get": get if note else ""}
     return {"name": name, "works": not note, **fields}
@@ -107,11 +98,11 @@ def gpu() -> Part:
     ]
     name, use, found = "GPU", "fast training, 2:4 kernels, TensorRT", "; ".join(shown)
     if torch.cuda.is_available():
-        return _part(name, use, found=found or torch.cuda.get_device_name())
+        return part(name, use, found=found or torch.cuda.get_device_name())
     if not shown:
-        return _part(name, use, note="no NVIDIA GPU is visible")
+        return part(name, use, note="no NVIDIA GPU is visible")
     note = f"PyTorch {torch.__version__} cannot use it"
-    return _part(name, use, found=found, note=note, get="pip install --force-reinstall torch")
+    return part(name, use, found=found, note=note, get="pip install --force-reinstall torch")
 
 
 def smi(device: torch.device, *fields: str) -> dict[str, str]:
@@ -138,7 +129,7 @@ def compiler() -> Part:
     name, use, command = "C++ compiler", "export aot_inductor", os.environ.get("CXX", "g++")
     get = "apt-get install g++"
     if shutil.which(command) is None:
-        return _part(name, use, note=f"{command} is not installed", get=get)
+        return part(name, use, note=f"{command} is not installed", get=get)
     with tempfile.TemporaryDirectory() as folder:
         source = Path(folder) / "line.cpp"
         source.write_text("#include <vector>\nint f() { return std::vector<int>(1).size(); }\n")
@@ -146,7 +137,7 @@ def compiler() -> Part:
         error = _failure(run)
     version = (_output([command, "--version"]).splitlines() or [""])[0]
     note = f"{command} does not compile one line: {error}" if error else ""
-    return _part(name, use, found=version, note=note, get=get)
+    return part(name, use, found=version, note=note, get=get)
 
 
 def disk() -> Part:
@@ -154,25 +145,7 @@ def disk() -> Part:
     free = shutil.disk_usage(".").free
     found = f"{free / 2**30:.1f} GiB free in the working folder"
     note = "" if os.access(".", os.W_OK) else "it is not writable; use --out"
-    return _part("disk", "run folders", found=found, note=note)
-
-
-def demo() -> Part:
-    """The cache of the demo set, and whether the set lies in it."""
-    from compress.data import Unavailable
-    from compress.data import demo as source
-
-    name, use, found = "demo data", "data of source demo", "in the cache"
-    try:
-        lacking = source.lacking()
-    except Unavailable as error:
-        return _part(name, use, note=str(error))
-    if lacking:
-        found = f"patients {', '.join(lacking)} are fetched by the first run that needs them"
-        if _version("pip") is None:  # looking for the module itself makes setuptools warn
-            get = f"{sys.executable} -m ensurepip"
-            return _part(name, use, note="pip, which fetches it, is not installed", get=get)
-    return _part(name, use, found=found)
+    return part("disk", "run folders", found=found, note=note)
 
 
 def examine(package: Package) -> Part:
@@ -180,18 +153,19 @@ def examine(package: Package) -> Part:
     name, top = package.module, package.module.partition(".")[0]
     spec = importlib.util.find_spec(top)
     if spec is None:
-        return _part(name, package.use, note="not installed", get=package.get)
-    found = _version(package.distribution) or "installed, without a version"
+        return part(name, package.use, note="not installed", get=package.get)
+    found = version_of(package.distribution) or "installed, without a version"
     places = list(spec.submodule_search_locations or [])
     if top == "apex" and not any((Path(place) / "contrib").is_dir() for place in places):
         note = "an unrelated package of that name; pip uninstall apex"
     else:
         error = _failure([sys.executable, "-c", f"import {package.module}"])
         note = f"cannot be imported: {error}" if error else ""
-    return _part(name, package.use, found=found, note=note, get=package.get)
+    return part(name, package.use, found=found, note=note, get=package.get)
 
 
-def _version(distribution: str) -> str | None:
+def version_of(distribution: str) -> str | None:
+    """The installed version of a distribution; None where it is not installed."""
     try:
         return importlib.metadata.version(distribution)
     except importlib.metadata.PackageNotFoundError:

@@ -27,12 +27,12 @@ def report(runs: tuple[Path, ...], file: Path | None) -> None:
     Nothing is computed again: pages are made of what the stages left. Latencies come from
     `compress bench --json ... > RUN/bench.json`.
     """
-    from compress import reporting
     from compress.reporting import compare
+    from compress.run.report import rebuild
 
     if len(runs) == 1:
         if file is not None:
             raise click.UsageError("--out is for a comparison; name two or more runs")
-        click.echo(reporting.rebuild(runs[0]))
+        click.echo(rebuild(runs[0]))
         return
     click.echo(compare.write(runs, file or Path("compare.html")))

@@ -57,6 +57,10 @@ LOSSY = {
 """Transfer syntaxes that lose something -> LossyImageCompressionMethod (section C.7.6.1.1.5)."""
 
 
+PURPOSE = "Not for diagnostic use."
+"""Ends the derivation description of every image that is written."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Process:
     """What is done to every image of a run."""
@@ -74,12 +78,10 @@ class Process:
     def description(self) -> str:
         """DerivationDescription, an ST: plain ASCII, so that it fits every character set."""
         if self.simulated:
-            return (
-                f"Low dose simulated: compress {__version__}, {self.simulated}. Not for diagnosis."
-            )
+            return f"Low dose simulated: compress {__version__}, {self.simulated}. {PURPOSE}"
         return (
             f"Enhanced by a neural network: compress {__version__}, model sha256 {self.model}, "
-            f"{self.precision}. Not for diagnostic use."
+            f"{self.precision}. {PURPOSE}"
         )
 
     @property

@@ -117,8 +117,8 @@ class _Run:
     ) -> None:
         self.options, self.source, self.scanner, self.stop = options, source, scanner, stop
         self.words = (
-            f"noise of {options.photons:g} photons per ray and {options.electronic:g} electrons, "
-            f"{options.views} views, {options.geometry} beam, seed {options.seed}"
+            f"{options.photons:g} photons per ray, electronic noise of {options.electronic:g} "
+            f"photons, {options.views} views, {options.geometry} beam, seed {options.seed}"
         )
         self.process = Process(model=digest(self.words), precision="fp32", simulated=self.words)
 

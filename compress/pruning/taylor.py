@@ -9,10 +9,10 @@ import copy
 from collections.abc import Iterable
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from compress.graph.cost import CONVOLUTIONS
-from compress.training.losses import mse
 
 
 def importance(
@@ -36,7 +36,7 @@ def importance(
     for low, full in samples:
         net.zero_grad(set_to_none=True)
         with torch.enable_grad():
-            mse(net(low), full).backward()  # type: ignore[no-untyped-call]
+            F.mse_loss(net(low), full).backward()  # type: ignore[no-untyped-call]
         count += 1
         for name, layer in layers.items():
             total[name] = _worth(layer) + total.get(name, 0.0)

@@ -17,7 +17,7 @@ from compress.checkpoint import NETWORKS, ModelOptions
 from compress.context import Step
 from compress.data import DataOptions
 from compress.recipe import schema as options
-from compress.recipe import shorthand
+from compress.recipe import shipped, shorthand
 from compress.recipe import yaml as yamltree
 from compress.recipe.schema import suggestion
 from compress.recipe.tree import entries, override, rooted
@@ -82,7 +82,7 @@ def load(path: Path, overrides: Sequence[str] = (), steps: Steps = STEPS) -> Rec
     """Read a recipe.
 
     Args:
-        path: the YAML file.
+        path: the YAML file, or the name of a recipe that comes with the package, such as `smoke`.
         overrides: `key=value`, see `--set`: `steps.1.amount=0.7`, `steps.prune.amount=0.7` where
             the step's name stands once, `data.train_slices=100`, `seed=1`.
         steps: the steps there are, by name.
@@ -90,7 +90,7 @@ def load(path: Path, overrides: Sequence[str] = (), steps: Steps = STEPS) -> Rec
     Raises:
         UsageError: it cannot be read or means nothing; one sentence on the first mistake.
     """
-    label = str(path)
+    label, path = str(path), shipped.find(path)
     try:
         text = yamltree.read(path)
         tree = rooted(yamltree.parse(text), path.resolve().parent)

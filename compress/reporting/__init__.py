@@ -13,7 +13,6 @@ compare.py   several runs -> one page
 
 from pathlib import Path
 
-from compress.base.errors import UsageError
 from compress.base.files import write_atomic, write_json
 
 
@@ -40,18 +39,3 @@ def write(run: Path, folder: Path) -> Path:
     html = folder / "report.html"
     write_atomic(html, page.html(report, collect.pictures(run, report)).encode())
     return html
-
-
-def rebuild(run: Path) -> Path:
-    """Write the report of a run folder anew, after its last stage; return report.html.
-
-    Raises:
-        UsageError: `run` holds no run.
-        OSError: the disk is full or `run` is not writable.
-    """
-    if not (run / "manifest.json").is_file():
-        raise UsageError(f"{run} holds no run: it has no manifest.json")
-    count = len([*run.glob("[0-9][0-9]-*")])
-    folder = max(run.glob("*-report"), default=run / f"{count:02d}-report")
-    folder.mkdir(exist_ok=True)
-    return write(run, folder)

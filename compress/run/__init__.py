@@ -7,6 +7,7 @@ folder.py    run folders and their lock
 manifest.py  what a run was made with: versions, commit, GPU, data
 preview.py   `compress check`: what a recipe would do
 doctor.py    `compress doctor`: what this machine has and lacks
+report.py    `compress report`: a run's report, written again
 export.py    `compress export`: the step `export` on a checkpoint
 evaluate.py  `compress evaluate`: the step `evaluate` on a checkpoint or an engine
 """

@@ -1,6 +1,9 @@
 """`compress doctor`: what this machine has, what each step would use here, what is missing."""
 
+import os
+import sys
 from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +14,11 @@ from compress.base.errors import UsageError
 from compress.base.machine import Part
 from compress.base.progress import track
 from compress.context import Step
-from compress.recipe import load
+from compress.data import Unavailable
+from compress.data import demo as source
+from compress.recipe import load, shipped
 from compress.steps.export import Export
 
-RECIPES = Path(__file__).parents[1] / "recipes"
 FORMATS: Mapping[str, tuple[str, ...]] = {
     "onnx": ("onnx", "onnxscript", "onnxruntime"),
     "aot_inductor": ("C++ compiler",),
@@ -28,7 +32,7 @@ def doctor(recipe: Path | None = None) -> dict[str, Any]:
     """Everything that decides what a recipe can do here, JSON-like.
 
     Args:
-        recipe: the recipe to look at; None takes all that lie beside the package.
+        recipe: the recipe to look at; None takes all that come with the package.
 
     Returns:
         machine: versions, cores and drivers; parts: everything that can be missing, with `found`
@@ -38,8 +42,8 @@ def doctor(recipe: Path | None = None) -> dict[str, Any]:
     Raises:
         UsageError: the recipe cannot be read.
     """
-    recipes = [load(path) for path in ([recipe] if recipe else sorted(RECIPES.glob("*.yaml")))]
-    parts = [*track(machine.parts(), "looking at this machine")]
+    recipes = [load(path) for path in ([recipe] if recipe else shipped.paths())]
+    parts = [*track(all_parts(), "looking at this machine")]
     known = {part["name"]: part for part in parts}
     return {
         "schema": 1,
@@ -49,6 +53,28 @@ def doctor(recipe: Path | None = None) -> dict[str, Any]:
             {"recipe": str(one.source), "steps": [*_steps(one.steps, known)]} for one in recipes
         ],
     }
+
+
+def all_parts() -> Iterator[Part]:
+    """Every part, one after another; takes seconds, because packages are imported."""
+    yield from (machine.gpu(), machine.compiler(), machine.disk(), demo())
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        yield from pool.map(machine.examine, machine.packages())
+
+
+def demo() -> Part:
+    """The cache of the demo set, and whether the set lies in it."""
+    name, use, found = "demo data", "data of source demo", "in the cache"
+    try:
+        lacking = source.lacking()
+    except Unavailable as error:
+        return machine.part(name, use, note=str(error))
+    if lacking:
+        found = f"patients {', '.join(lacking)} are fetched by the first run that needs them"
+        if machine.version_of("pip") is None:  # looking for the module itself makes setuptools warn
+            get = f"{sys.executable} -m ensurepip"
+            return machine.part(name, use, note="pip, which fetches it, is not installed", get=get)
+    return machine.part(name, use, found=found)
 
 
 def render(report: Mapping[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""Where a run took place: versions, commit, GPU, data. The head of manifest.json."""
+"""Run manifest: versions, commit, GPU and data of a run, written to manifest.json."""
 
 import importlib.metadata
 import os
@@ -69,16 +69,25 @@ def versions() -> dict[str, str]:
 
 
 def commit() -> str | None:
-    """The git commit of this package's code, `-dirty` where files differ; None outside a clone.
+    """The git commit of this package's code, `-dirty` where files differ; None outside its clone.
 
-    The variable COMPRESS_COMMIT says it for a copy of the files that is no clone.
+    The variable COMPRESS_COMMIT gives it for a copy of the files that is no clone. A repository
+    that merely surrounds an installed package, such as a project with its virtual environment
+    inside, is not the package's own.
     """
     if stated := os.environ.get("COMPRESS_COMMIT"):
         return stated
-    folder = Path(__file__).parent
-    command = ["git", "-C", str(folder), "describe", "--always", "--dirty", "--abbrev=40"]
-    try:
-        result = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False)
-    except (OSError, subprocess.TimeoutExpired):
+    package = Path(compress.__file__).parent
+    if _git(package, "ls-files", "--full-name", "__init__.py") != "compress/__init__.py":
         return None
-    return result.stdout.strip() or None if result.returncode == 0 else None
+    return _git(package, "describe", "--always", "--dirty", "--abbrev=40") or None
+
+
+def _git(folder: Path, *words: str) -> str:
+    """What git prints in `folder`; nothing where it fails or is missing."""
+    command = ["git", "-C", str(folder), *words]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return done.stdout.strip() if done.returncode == 0 else ""

@@ -1,5 +1,6 @@
 """Training: one loop for every number format, device and network.
 
+options.py   what a recipe can say of a training
 session.py   the host's side: epochs and steps, resume, save, log, what facts.json keeps
 update.py    the device's side: one optimizer step, its loss, and what holds after it
 parts.py     what an update consists of: objective, network and optimizer

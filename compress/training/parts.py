@@ -1,7 +1,6 @@
 """What an update consists of: the objective, the network to be trained and its optimizer."""
 
 import copy
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -10,9 +9,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from compress.base.errors import UsageError
 from compress.base.world import World
 from compress.training import losses
-
-if TYPE_CHECKING:
-    from compress.steps.train import Train
+from compress.training.options import TrainOptions
 
 
 class Objective(nn.Module):
@@ -35,7 +32,9 @@ def compiled(module: nn.Module) -> nn.Module:
     return torch.compile(module, dynamic=False)  # type: ignore[return-value]
 
 
-def trainable(net: nn.Module, options: "Train", device: torch.device, world: World) -> nn.Module:
+def trainable(
+    net: nn.Module, options: TrainOptions, device: torch.device, world: World
+) -> nn.Module:
     """A copy of `net` on the device, in the memory layout that tensor cores like, to be trained."""
     copied: nn.Module = copy.deepcopy(net).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     if options.sync_norm and world.size > 1:

@@ -8,7 +8,7 @@ import zlib
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -20,12 +20,10 @@ from compress.data import loaders
 from compress.data.crops import draws, sides
 from compress.training import distill, state
 from compress.training import precision as formats
+from compress.training.options import TrainOptions
 from compress.training.precision import Precision
 from compress.training.profiling import Recorder, span
 from compress.training.update import Update
-
-if TYPE_CHECKING:
-    from compress.steps.train import Train
 
 log = logging.getLogger(__name__)
 
@@ -38,7 +36,7 @@ SAVE_EVERY = 20.0
 class Session:
     """One training run: what is trained, how far it is, and what has been seen so far."""
 
-    def __init__(self, options: "Train", model: Model, work: Work) -> None:
+    def __init__(self, options: TrainOptions, model: Model, work: Work) -> None:
         self.options, self.work, self.model = options, work, model
         self.world = work.world
         self.precision = _precision(options, work)
@@ -199,7 +197,7 @@ class Session:
         log.info("%s: going on from step %d", self.work.stage.name, self.step)
 
 
-def _precision(options: "Train", work: Work) -> Precision:
+def _precision(options: TrainOptions, work: Work) -> Precision:
     """The number format, and what several processes cannot do refused."""
     chosen = formats.choose(options.precision, work.device, options.scope)
     size = work.world.size

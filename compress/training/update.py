@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -16,13 +16,11 @@ from compress.data.loaders import Loader
 from compress.sparsity.masks import Holder
 from compress.training import distill, losses
 from compress.training.cuda_graph import Stepper, first_line
+from compress.training.options import TrainOptions
 from compress.training.parts import Objective, adam, compiled, trainable
 from compress.training.precision import Precision
 from compress.training.profiling import span
 from compress.training.twin import compilable
-
-if TYPE_CHECKING:
-    from compress.steps.train import Train
 
 log = logging.getLogger(__name__)
 CLOSE = 0.02
@@ -46,7 +44,7 @@ class Update:
 
     def __init__(
         self,
-        options: "Train",
+        options: TrainOptions,
         model: Model,
         loader: Loader,
         precision: Precision,
