@@ -17,7 +17,7 @@ exec {} "$@"
 BUILD = """
 import sys, torch
 from pathlib import Path
-from compress.engines import Shape
+from compress.engines.base import Shape
 from compress.engines.aot_inductor import AotInductor
 
 net, cpu = torch.nn.Conv2d(1, 1, 3, padding=1), torch.device("cpu")

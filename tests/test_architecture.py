@@ -202,6 +202,7 @@ def test_the_command_line_imports_click_and_nothing_heavy(file):
     light = (
         "compress.__version__",
         "compress.cli.",
+        "compress.engines.formats.",
         "compress.base.ending",
         "compress.base.errors.CompressError",
     )

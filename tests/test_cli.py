@@ -15,7 +15,7 @@ from click.testing import CliRunner
 from compress.base.errors import CompressError, QualityError, Stopped, UsageError
 from compress.bench import targets
 from compress.cli import engines, main
-from compress.engines import FormatName
+from compress.engines.formats import FormatName
 from compress.run import pipeline, preview
 from compress.sweep import run as sweeps
 

@@ -36,7 +36,7 @@ def part(name, note="", get=""):
 @pytest.fixture
 def parts(monkeypatch):
     """A machine where everything works; tests break what they need."""
-    names = [p.module for p in machine.packages()] + ["GPU", "C++ compiler", "disk", "demo data"]
+    names = [p.module for p in doctor.packages()] + ["GPU", "C++ compiler", "disk", "demo data"]
     found = {name: part(name) for name in names}
     monkeypatch.setattr(doctor, "all_parts", lambda: iter(found.values()))
     return found

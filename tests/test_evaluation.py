@@ -14,7 +14,8 @@ from compress import checkpoint
 from compress.base.errors import UsageError
 from compress.checkpoint import Model, ModelOptions
 from compress.cli import main
-from compress.engines import Shape, onnx, sidecar
+from compress.engines import onnx, sidecar
+from compress.engines.base import Shape
 from compress.engines.subject import Subject
 from compress.quality import metrics
 from compress.run import evaluate

@@ -10,8 +10,8 @@ import pytest
 import torch
 from networks import Plain
 
-from compress.engines import Shape
 from compress.engines.aot_inductor import AotInductor
+from compress.engines.base import Shape
 from compress.engines.subject import Subject
 
 ROOT = Path(__file__).parents[1]

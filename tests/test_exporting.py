@@ -12,7 +12,8 @@ from compress import checkpoint
 from compress.checkpoint import Model, ModelOptions
 from compress.cli import main
 from compress.data import DataOptions
-from compress.engines import formats, parity, sidecar
+from compress.engines import parity, sidecar
+from compress.engines.formats import formats
 from compress.engines.torch_tensorrt import TorchTensorRT
 from compress.run import export
 from compress.steps.export import Export

@@ -25,7 +25,8 @@ from safetensors.torch import load_file, save_file
 from compress.base.errors import UsageError
 from compress.checkpoint import Model, ModelOptions
 from compress.context import Work
-from compress.engines import NotBuilt, fused
+from compress.engines import fused
+from compress.engines.base import NotBuilt
 from compress.engines.kernels import plain, remembered, tune
 from compress.engines.kernels.packing import (
     border,

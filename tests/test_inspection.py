@@ -17,11 +17,12 @@ from compress.base.files import read_json, sha256, write_json
 from compress.checkpoint import Model, ModelOptions, packed24
 from compress.cli import main
 from compress.context import Work
-from compress.engines import Shape as Input
 from compress.engines import inspection, onnx, sidecar
+from compress.engines.base import Shape as Input
 from compress.engines.subject import Subject
 from compress.graph import cost
 from compress.sparsity import masks, pattern
+from compress.sparsity.layers import layers
 from compress.steps.export import Export
 
 
@@ -81,7 +82,7 @@ def test_planted_violations_are_counted_and_the_first_located() -> None:
         net.middle.weight.mul_(pattern.mask_2to4(net.middle.weight))
         for out in range(5):
             net.middle.weight[out, 8:12, 1, 2] = torch.tensor([1.0, 2.0, 3.0, 0.0])
-    (row,) = (row for row in inspection.layers(net) if row["name"] == "middle")
+    (row,) = (row for row in layers(net) if row["name"] == "middle")
     assert (row["sparse24"], row["failing"]) == (False, 5)
     assert row["first"] == [
         {"out": out, "first": 8, "tap": [1, 2], "nonzeros": 3} for out in range(3)
@@ -91,13 +92,13 @@ def test_planted_violations_are_counted_and_the_first_located() -> None:
 def test_layers_out_of_use_linear_ones_and_strided_deconvolutions() -> None:
     net = UNet(Shape((8, 8, 8), concat=False, add=False, strided=True, norm=False))
     net.spare = nn.Linear(16, 8)
-    found = {row["name"]: row for row in inspection.layers(net)}
+    found = {row["name"]: row for row in layers(net)}
     assert (found["spare"]["macs"], found["spare"]["share_of_macs"]) == (None, None)
     assert found["up"]["shape"] == [8, 8, 4, 4]  # (out, in, kernel), however it is stored
     with torch.no_grad():
         net.up.weight[2:4] = 0  # inputs 2 and 3
         net.up.weight[6:8] = 0
-    up = next(row for row in inspection.layers(net) if row["name"] == "up")
+    up = next(row for row in layers(net) if row["name"] == "up")
     assert (up["sparse24"], up["eligible_trt"]) == (True, False)
 
 
@@ -106,7 +107,7 @@ def engine(folder: Path, place: Path, **built: object) -> Path:
     model, cpu = checkpoint.load(folder), torch.device("cpu")
     shape, path = Input(batch=1, size=32), place / "model.onnx"
     facts = onnx.Onnx().build(Subject(model.net, "fp32"), shape, path, cpu)
-    facts = {**facts, "layers": inspection.layers(model.net), **built}
+    facts = {**facts, "layers": layers(model.net), **built}
     return sidecar.write(
         path, format_="onnx", precision="fp32", shape=shape,
         weights=checkpoint.fingerprint(model), device=cpu, built=facts,
@@ -156,7 +157,7 @@ def test_engines_that_cannot_be_inspected(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="there is no such checkpoint folder, engine or sidecar"):
         inspection.inspect(tmp_path / "none.onnx")
     (tmp_path / "alone.onnx").write_bytes(b"")
-    with pytest.raises(UsageError, match="is no sidecar of an engine"):
+    with pytest.raises(UsageError, match="neither a checkpoint folder nor an engine with a side"):
         inspection.inspect(tmp_path / "alone.onnx")
     del facts["built"]["layers"]
     write_json(side, facts)

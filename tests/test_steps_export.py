@@ -19,17 +19,10 @@ from compress.base.errors import QualityError, UsageError
 from compress.base.hu import to_network
 from compress.checkpoint import Model, ModelOptions
 from compress.context import Work
-from compress.engines import (
-    NotBuilt,
-    Shape,
-    aot_inductor,
-    formats,
-    onnx,
-    parity,
-    sidecar,
-    subprocess_run,
-)
+from compress.engines import aot_inductor, onnx, parity, sidecar, subprocess_run
+from compress.engines.base import Format, NotBuilt, Shape
 from compress.engines.build import Job
+from compress.engines.formats import formats
 from compress.engines.subject import Subject, prepared
 from compress.graph import cost, groups
 from compress.graph.rewrite import deconv_to_conv
@@ -400,11 +393,11 @@ def jobs(folder: Path, net: torch.nn.Module, **options: object) -> Job:
     return Job(**{**words, "shape": shape, "model": model(net), "work": work(folder), **options})
 
 
-class Copies:
+class Copies(Format):
     """A format whose files hold the kind of their last deconvolution, and run as long as told."""
 
     suffix = ".copy"
-    precisions, casts = ("fp32",), False
+    precisions = ("fp32",)
 
     def missing(self, _device: torch.device) -> None:
         return None

@@ -12,7 +12,8 @@ from pairs import data
 
 from compress.checkpoint import Model, ModelOptions
 from compress.context import Work
-from compress.engines import NotBuilt, Shape, inspection, subprocess_run, tensorrt_log
+from compress.engines import inspection, subprocess_run, tensorrt_log
+from compress.engines.base import NotBuilt, Shape
 from compress.engines.subject import Subject
 from compress.engines.torch_tensorrt import TorchTensorRT
 from compress.reporting import verdict

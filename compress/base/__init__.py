@@ -4,6 +4,7 @@ errors.py    exceptions that end as one sentence, and their exit status
 files.py     files that are whole or not there
 hu.py        HU <-> normalised intensity in [0, 1]
 devices.py   which device a command runs on
+cuda_graph.py  work of a GPU captured and replayed
 machine.py   what this machine has installed
 world.py     the processes that train together
 ending.py    how one of several processes exits

@@ -22,6 +22,8 @@ from compress import __version__
 
 CONTAINER = "docker pull nvcr.io/nvidia/pytorch:25.05-py3"
 """The newest container known to hold apex.amp; `pip install apex` gets an unrelated package."""
+GPU, COMPILER = "GPU", "C++ compiler"
+"""Names of two parts that are no packages."""
 TIMEOUT = 120
 """Seconds that a package may take to be imported."""
 
@@ -41,27 +43,13 @@ class Package:
 
 
 def packages() -> tuple[Package, ...]:
-    """The packages that steps use; commands fit the installed torch."""
-    minor = ".".join(torch.__version__.split(".")[:2])
+    """The packages that steps use besides those of the engine formats."""
     modelopt = "pip install nvidia-modelopt requests huggingface_hub"
-    tensorrt = f"pip install 'torch-tensorrt=={minor}.*'"
-    onnx = "pip install onnx onnxscript onnxruntime"
     return (
         Package("torch-pruning", "torch_pruning", "prune", "pip install torch-pruning"),
         Package("nvidia-modelopt", "modelopt.torch.sparsity", "sparsify", modelopt),
         Package("apex", "apex.contrib.sparsity", "sparsify, backend asp", CONTAINER),
         Package("apex", "apex.amp", "training in apex's mixed precision", CONTAINER),
-        Package("onnx", "onnx", "export onnx", onnx),
-        Package("onnxscript", "onnxscript", "export onnx", onnx),
-        Package("onnxruntime", "onnxruntime", "export onnx, its check", onnx),
-        Package("torch-tensorrt", "torch_tensorrt", "export torch_tensorrt", tensorrt),
-        Package("tensorrt", "tensorrt", "export torch_tensorrt", tensorrt),
-        Package(
-            "triton",
-            "triton",
-            "export fused, torch.compile on GPUs",
-            "pip install triton",
-        ),
     )
 
 
@@ -96,7 +84,7 @@ def gpu() -> Part:
         for fields in (row.split(",") for row in rows)
         if len(fields) == 4
     ]
-    name, use, found = "GPU", "fast training, 2:4 kernels, TensorRT", "; ".join(shown)
+    name, use, found = GPU, "fast training, 2:4 kernels, TensorRT", "; ".join(shown)
     if torch.cuda.is_available():
         return part(name, use, found=found or torch.cuda.get_device_name())
     if not shown:
@@ -126,7 +114,7 @@ def driver(device: torch.device) -> str | None:
 
 def compiler() -> Part:
     """Whether the compiler that AOTInductor calls turns one line into a library."""
-    name, use, command = "C++ compiler", "export aot_inductor", os.environ.get("CXX", "g++")
+    name, use, command = COMPILER, "export aot_inductor", os.environ.get("CXX", "g++")
     get = "apt-get install g++"
     if shutil.which(command) is None:
         return part(name, use, note=f"{command} is not installed", get=get)

@@ -14,7 +14,8 @@ from compress.base import devices, machine, timing
 from compress.base.errors import UsageError
 from compress.base.timing import Budget, Case
 from compress.bench.targets import Artefact, Row, artefacts
-from compress.engines import Shape, sidecar
+from compress.engines import sidecar
+from compress.engines.base import Shape
 from compress.reporting import text
 from compress.run import manifest
 

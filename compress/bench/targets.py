@@ -21,10 +21,14 @@ import torch
 from torch import Tensor, nn
 
 from compress import checkpoint
+from compress.base.cuda_graph import capture
 from compress.base.errors import UsageError
 from compress.base.timing import Call
-from compress.engines import Precision, Runner, inspection, sidecar
+from compress.engines import sidecar
+from compress.engines.base import Runner
+from compress.engines.formats import Precision, formats
 from compress.engines.subject import Subject
+from compress.sparsity.layers import layers
 from compress.training.precision import Precision as Switches
 
 MODES = ("eager-fp32", "eager-tf32", "eager-fp16", "eager-bf16", "compiled")
@@ -50,7 +54,7 @@ class Artefact:
     size: int | None
     """The only side of a slice that it takes; None: any."""
     layers: Sequence[Row]
-    """See `inspection.layers`."""
+    """See `sparsity.layers`."""
     graph: bool
     """Whether a CUDA graph is tried."""
     start: Callable[[], Runner]
@@ -104,16 +108,14 @@ def _checkpoint(path: Path, mode: str, device: torch.device, graph: bool) -> Art
         most=None,
         least=1,
         size=None,
-        layers=inspection.layers(net),
+        layers=layers(net),
         graph=graph and mode == "compiled" and device.type == "cuda",
         start=partial(network, net, mode, device),
     )
 
 
 def _engine(path: Path, graph: bool) -> Artefact:
-    side = path if path.suffix == ".json" else path.with_name(f"{path.name}.json")
-    if not side.is_file():
-        raise UsageError(f"{path} is neither a checkpoint folder nor an engine with a sidecar")
+    side = sidecar.of(path)
     facts, _ = sidecar.load(side)  # refuses now, not in the middle of a run
     device = torch.device(facts["place"]["device"])
     return Artefact(
@@ -131,8 +133,9 @@ def _engine(path: Path, graph: bool) -> Artefact:
 
 def _library(facts: Mapping[str, Any]) -> str:
     """Which TensorRT runs an engine of it: TensorRT-RTX is not to be taken for TensorRT."""
-    tensorrt = facts["place"].get("tensorrt") if facts["format"] == "torch_tensorrt" else None
-    return f", TensorRT {tensorrt}" if tensorrt else ""
+    key = formats()[facts["format"]].library
+    version = facts["place"].get(key) if key else None
+    return f", {sidecar.WORDS[key]} {version}" if key and version else ""
 
 
 def network(net: nn.Module, mode: str, device: torch.device) -> Runner:
@@ -185,18 +188,15 @@ def _captured(runner: Runner, x: Tensor) -> Call:
 
     A graph reads weights and buffers where they were. The call therefore keeps the runner and `x`.
     """
-    side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
-    side.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(side):
-        for _ in range(3):
-            runner(x)
-    torch.cuda.current_stream().wait_stream(side)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        kept = runner(x)
+    kept: list[Tensor] = []
+
+    def call() -> None:
+        kept[:] = [runner(x)]
+
+    graph = capture(call, x.device, warm=3)
 
     def replay(*_alive: object) -> Tensor:
         graph.replay()
-        return kept
+        return kept[0]
 
     return partial(replay, runner, x)

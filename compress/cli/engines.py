@@ -2,13 +2,14 @@
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import click
 
 from compress.cli.images import DEVICE
+from compress.engines.formats import FormatName, Precision
 
-FORMATS = ("torch_tensorrt", "aot_inductor", "fused", "onnx")
+FORMATS = get_args(FormatName)
 MODES = ("eager-fp32", "eager-tf32", "eager-fp16", "eager-bf16", "compiled")
 JSON = click.option("as_json", "--json", is_flag=True, help="Print one JSON object instead.")
 
@@ -61,7 +62,7 @@ class Numbers(click.ParamType[tuple[int, ...]]):
 )
 @click.option(
     "--precision",
-    type=click.Choice(["auto", "fp32", "fp16", "bf16"]),
+    type=click.Choice(["auto", *get_args(Precision)]),
     default="auto",
     help="Arithmetic inside; auto: fp16 for a GPU, fp32 for the CPU.",
 )

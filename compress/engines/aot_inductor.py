@@ -10,14 +10,16 @@ import torch
 from torch import Tensor, nn
 
 from compress.base import machine
-from compress.engines import ALL, NotBuilt, Runner, Shape, giving_up
+from compress.engines.base import Format, NotBuilt, Runner, Shape, giving_up
 
 
-class AotInductor:
+class AotInductor(Format):
     """`.pt2` packages, for the CPU or the GPU that they are built on."""
 
     suffix = ".pt2"
-    precisions, casts = ALL, False
+    requires = (machine.COMPILER,)
+    needs_same = ("gpu", "sm", "cpu", "torch")
+    timed = True
 
     def missing(self, device: torch.device) -> NotBuilt | None:
         """A C++ compiler that turns one line into a library."""

@@ -18,19 +18,13 @@ from compress.base import timing
 from compress.base.errors import QualityError
 from compress.checkpoint import Model
 from compress.context import Work
-from compress.engines import (
-    Format,
-    FormatName,
-    NotBuilt,
-    Precision,
-    Shape,
-    formats,
-    inspection,
-    sidecar,
-)
+from compress.engines import sidecar
+from compress.engines.base import Format, NotBuilt, Shape
+from compress.engines.formats import FormatName, Precision, formats
 from compress.engines.parity import compare
 from compress.engines.subject import prepared
 from compress.graph.rewrite import deconv_to_conv
+from compress.sparsity.layers import layers
 
 log = logging.getLogger(__name__)
 
@@ -105,7 +99,7 @@ class Job:
 
     def _measures(self) -> bool:
         """Whether a time measured here says something about where the engine will run."""
-        return self.work.device.type == "cuda" and self.name not in ("onnx", "fused")
+        return self.work.device.type == "cuda" and formats()[self.name].timed
 
     def _compiled(self, format_: Format, choice: str, path: Path) -> dict[str, Any]:
         path.parent.mkdir()
@@ -142,7 +136,7 @@ class Job:
             shape=self.shape,
             weights=checkpoint.fingerprint(self.model),
             device=self.work.device,
-            built={**built, "layers": inspection.layers(self.model.net)},
+            built={**built, "layers": layers(self.model.net)},
             model=self.source,
         )
         parity = compare(

@@ -22,9 +22,12 @@ from safetensors import SafetensorError, safe_open
 from safetensors import torch as safetensors
 from torch import Tensor, nn
 
+from compress.base import machine
 from compress.base.errors import CompressError, UsageError
 from compress.base.files import write_atomic
-from compress.engines import NotBuilt, Precision, Runner, Shape
+from compress.base.machine import Package
+from compress.engines.base import Format, NotBuilt, Runner, Shape
+from compress.engines.formats import Precision
 from compress.engines.kernels import remembered
 from compress.engines.kernels.plan import Plan, compiled, from_json
 from compress.engines.kernels.session import Choices, Session
@@ -97,12 +100,19 @@ class Engine:
         return {"plain": {op.name: op.plain for op in self.plan.convs() if op.plain}}
 
 
-class Fused:
+class Fused(Format):
     """The engine format."""
 
     suffix = ".safetensors"
     precisions: tuple[Precision, ...] = ("fp16",)
     casts = True
+    requires = ("triton", machine.GPU)
+    needs_same = ("device",)  # any GPU: its kernels are compiled where it is loaded
+
+    def packages(self) -> tuple[Package, ...]:
+        """Triton, which torch's CUDA builds bring."""
+        use = "export fused, torch.compile on GPUs"
+        return (Package("triton", "triton", use, "pip install triton"),)
 
     def missing(self, device: torch.device) -> NotBuilt | None:
         """Triton, and a GPU with asynchronous copies into shared memory."""

@@ -1,51 +1,29 @@
 """`compress inspect`: every layer of a checkpoint or an engine, its zeros, and where 2:4 fails.
 
-A layer, as `layers` gives it and as the sidecars of engines keep it:
-
-name, kind, shape      module name, class, shape of the weight (out, in, *kernel)
-zeros                  weights that are zero
-sparse24, failing      whether the weight is 2:4 along its input channels; groups of four that are
-                       not; None where the channels come in no fours
-first                  the first such groups: [{out, first, tap, nonzeros}], see sparsity.Violation
-eligible_backend, eligible_trt   whether ModelOpt and ASP would take the layer, and TensorRT
-reason_backend, reason_trt       why not; empty where they would
-eligible_engine, picked   whether the engine could run a sparse kernel for the layer and whether it
-                       does: "yes" or "no" where it tells, else "unknown"
-macs, share_of_macs    multiply-accumulates for one 512x512 slice; None for a layer out of use
-share_of_time          of the layers' time where the engine tells it, else None
-
-Stride-1 deconvolutions are shown as the convolutions that they equal, under the same names.
+Its rows are those of `sparsity.layers`. Stride-1 transposed convolutions are shown as the
+convolutions that they equal, under the same names.
 """
 
 import functools
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from compress import checkpoint
 from compress.base.errors import UsageError
 from compress.checkpoint import packed24
 from compress.checkpoint.files import TABLE, WEIGHTS
-from compress.engines import onnx, sidecar
-from compress.graph import cost
-from compress.graph.rewrite import deconv_to_conv
+from compress.engines import sidecar
+from compress.engines.formats import formats
 from compress.reporting import text
-from compress.sparsity import pattern
+from compress.sparsity.layers import ENGINE_COLUMNS, Row, described, layers
 
 SCHEMA = 1
-SHOWN = 3
-"""Failing groups that are named for a layer; all are counted."""
 COLUMNS = ("layer", "weight", "zeros", "2:4", "eligible", "picked", "MACs", "share", "of time")
 LEFT = ("layer", "weight", "2:4", "eligible", "picked")
-
-TOLD = {"eligible": "eligible_engine", "picked": "picked"}
-"""Facts in a sidecar that list layers -> what a row says of them."""
-
-Row = dict[str, Any]
 Found = tuple[str, Row, list[Row], dict[str, int] | None]
 """Kind, about, layers and nonfinite, as `inspect` says."""
 
@@ -73,31 +51,6 @@ def inspect(path: Path) -> dict[str, Any]:
         "totals": _totals(rows),
         "layers": rows,
     }
-
-
-def layers(net: nn.Module) -> list[Row]:
-    """Every convolution and linear layer of `net`, (N, 1, H, W) -> (N, 1, H, W); see the module."""
-    net = deconv_to_conv(net)
-    used = cost.layers(net)
-    total = sum(layer.macs for layer in used.values())
-    rows = []
-    for name, module in pattern.candidates(net).items():
-        macs = used[name].macs if name in used else None
-        reasons = {rule: pattern.refusal(module, rule) for rule in pattern.RULES}
-        rows.append(
-            {
-                "name": name,
-                "kind": type(module).__name__,
-                **_weight(pattern.by_output(module)),
-                **{f"eligible_{rule}": not reason for rule, reason in reasons.items()},
-                **{f"reason_{rule}": reason for rule, reason in reasons.items()},
-                **dict.fromkeys(TOLD.values(), "unknown"),
-                "macs": macs,
-                "share_of_macs": None if macs is None else macs / total,
-                "share_of_time": None,
-            }
-        )
-    return rows
 
 
 def render(found: Mapping[str, Any]) -> None:
@@ -136,19 +89,19 @@ def _nonfinite(tensors: Mapping[str, Tensor]) -> dict[str, int]:
 
 def _engine(path: Path) -> Found:
     _name_the_folder(path)
-    side = path if path.suffix == ".json" else path.with_name(f"{path.name}.json")
+    side = sidecar.of(path)
     facts, engine = sidecar.read(side)
     built = facts["built"]
     if "layers" not in built:
         raise UsageError(f"{side} lists no layers; export the engine again")
     rows = [dict(row) for row in built["layers"]]
-    inside = onnx.weights(engine) if facts["format"] == "onnx" else {}
+    inside = formats()[facts["format"]].weights(engine)
     seconds = built.get("seconds", {})
     for row in rows:
         name = row["name"]
         if name in inside:  # what lies in the file, not what was meant to
-            row.update(_weight(inside[name]))
-        for fact, key in TOLD.items():
+            row.update(described(inside[name]))
+        for fact, key in ENGINE_COLUMNS.items():
             row[key] = row.get(key, "unknown")
             if fact in built:
                 row[key] = "yes" if name in built[fact] else "no"
@@ -156,11 +109,10 @@ def _engine(path: Path) -> Found:
             row["share_of_time"] = seconds[name] / sum(seconds.values())
     about = {key: facts[key] for key in ("format", "precision", "batch", "size", "weights")}
     if told := built.get("sparsity"):
-        unknown = {word: "unknown" if told[word] is None else told[word] for word in TOLD}
+        unknown = {word: "unknown" if told[word] is None else told[word] for word in ENGINE_COLUMNS}
         about["sparse_kernels"] = f"{unknown['picked']} of {unknown['eligible']} eligible layers"
-    read = facts["format"] == "onnx"
     weights = {f"{name}.weight": weight for name, weight in inside.items()}
-    return "engine", about, rows, _nonfinite(weights) if read else None
+    return "engine", about, rows, _nonfinite(weights) if inside else None
 
 
 def _name_the_folder(path: Path) -> None:
@@ -174,25 +126,12 @@ def _name_the_folder(path: Path) -> None:
         raise UsageError(f"{path} is one file of a checkpoint; inspect its folder, {path.parent}")
 
 
-def _weight(weight: Tensor) -> Row:
-    """What a row says of the values of a weight, (out, in, *kernel)."""
-    whole = weight.shape[1] % 4 == 0
-    broken = pattern.violations(weight, most=SHOWN) if whole else []
-    return {
-        "shape": list(weight.shape),
-        "zeros": int((weight == 0).sum()),
-        "sparse24": whole and not broken,
-        "failing": pattern.count_violations(weight) if whole else None,
-        "first": [asdict(one) | {"tap": list(one.tap)} for one in broken],
-    }
-
-
 def _totals(rows: list[Row]) -> Row:
     sparse = [row for row in rows if row["sparse24"]]
     weights = sum(_size(row) for row in rows)
     told = {
         key: sum(row[key] == "yes" for row in rows)
-        for key in TOLD.values()
+        for key in ENGINE_COLUMNS.values()
         if any(row[key] != "unknown" for row in rows)
     }
     return {
@@ -200,7 +139,7 @@ def _totals(rows: list[Row]) -> Row:
         "sparse24": len(sparse),
         "eligible_backend": sum(row["eligible_backend"] for row in rows),
         "eligible_trt": sum(row["eligible_trt"] for row in rows),
-        **{key: told.get(key, "unknown") for key in TOLD.values()},
+        **{key: told.get(key, "unknown") for key in ENGINE_COLUMNS.values()},
         "weights": weights,
         "zeros": sum(row["zeros"] for row in rows),
         "macs": sum(row["macs"] or 0 for row in rows),

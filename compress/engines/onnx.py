@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from compress.engines import ALL, NotBuilt, Runner, Shape, giving_up
+from compress.base.machine import Package
+from compress.engines.base import Format, NotBuilt, Runner, Served, Shape, giving_up
 from compress.sparsity.pattern import is_2to4
 
 PACKAGES = ("onnx", "onnxscript", "onnxruntime")
@@ -17,13 +18,19 @@ OPSET = 20
 """Operator set: the newest that TensorRT 10, ONNX Runtime 1.20 and torch 2.8 all know."""
 TENSORS = ("low", "enhanced")
 """Names of input and output."""
+COMMAND = f"pip install {' '.join(PACKAGES)}"
 
 
-class Onnx:
+class Onnx(Format):
     """`.onnx` files; the weights lie inside."""
 
     suffix = ".onnx"
-    precisions, casts = ALL, False
+    requires = PACKAGES
+    served = Served("onnxruntime", "model.onnx")
+
+    def packages(self) -> tuple[Package, ...]:
+        """The exporter, its operators and the runtime that checks the file."""
+        return tuple(Package(name, name, "export onnx", COMMAND) for name in PACKAGES)
 
     def missing(self, device: torch.device) -> NotBuilt | None:
         """The packages that it takes; any device will do."""
@@ -58,6 +65,10 @@ class Onnx:
             )
         onnx.checker.check_model(str(path), full_check=True)
         return _facts(path)
+
+    def weights(self, path: Path) -> dict[str, Tensor]:
+        """Those of the convolutions."""
+        return weights(path)
 
     def load(self, path: Path, device: torch.device) -> Runner:
         """The model in ONNX Runtime on the CPU, with as many threads as torch has."""

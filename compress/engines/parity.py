@@ -1,6 +1,5 @@
 """How far an engine is from the network that it was built from, measured in a fresh process."""
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,16 +10,12 @@ from torch import Tensor, nn
 from compress.base.errors import QualityError
 from compress.base.hu import DATA_RANGE, HU_MIN, to_hu, to_network
 from compress.data import Image, Pairs
-from compress.engines import Precision, Shape, subprocess_run
+from compress.engines import subprocess_run
+from compress.engines.base import ARITHMETIC, Shape
+from compress.engines.formats import Precision
 from compress.engines.subject import Subject
 from compress.training.precision import Precision as Switches
 
-LIMITS: Mapping[Precision, tuple[float, float]] = {
-    "fp32": (1.0, 0.1),
-    "fp16": (20.0, 1.0),
-    "bf16": (150.0, 8.0),  # 8 bits of mantissa, three fewer than fp16
-}
-"""Largest and mean difference inside the body that an engine may have, in HU."""
 AIR = -500.0
 """HU below which a pixel that the image's border reaches is the air around a patient."""
 
@@ -57,7 +52,7 @@ def compare(
         raise QualityError(f"export: {side.stem} gives NaN, infinity or another shape")
     difference = (got - expected).abs() * DATA_RANGE
     inside = difference[body(low)]
-    largest, mean = LIMITS[precision]
+    limits = ARITHMETIC[precision]
     error = float((difference.double() ** 2).mean())
     found = {"max_hu": float(inside.max()), "mean_hu": float(inside.mean())}
     return {
@@ -65,9 +60,9 @@ def compare(
         "max_hu_everywhere": float(difference.max()),
         "psnr": 10 * torch.tensor(DATA_RANGE**2 / error).log10().item() if error else None,
         "slices": min(shape.batch, len(pairs.low)),
-        "limit_max_hu": largest,
-        "limit_mean_hu": mean,
-        "ok": found["max_hu"] <= largest and found["mean_hu"] <= mean,
+        "limit_max_hu": limits.max_hu,
+        "limit_mean_hu": limits.mean_hu,
+        "ok": found["max_hu"] <= limits.max_hu and found["mean_hu"] <= limits.mean_hu,
     }
 
 

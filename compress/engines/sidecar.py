@@ -17,17 +17,10 @@ from compress.base import machine
 from compress.base.errors import UsageError
 from compress.base.files import read_json, sha256, write_json
 from compress.base.hu import HU_MAX, HU_MIN
-from compress.engines import FormatName, Precision, Runner, Shape, formats
-from compress.engines.torch_tensorrt import tensorrt_version
+from compress.engines.base import Runner, Shape
+from compress.engines.formats import FormatName, Precision, formats
 
 SCHEMA = 1
-NEEDS: Mapping[FormatName, tuple[str, ...]] = {
-    "torch_tensorrt": ("gpu", "sm", "tensorrt", "torch"),
-    "aot_inductor": ("gpu", "sm", "cpu", "torch"),
-    "fused": ("device",),  # any GPU: its kernels are compiled where it is loaded
-    "onnx": (),
-}
-"""Facts of a place that must be the same where an engine of that format is loaded."""
 WORDS = {
     "gpu": "GPU",
     "sm": "compute capability",
@@ -47,8 +40,8 @@ def place(device: torch.device) -> dict[str, Any]:
         "cpu": None if cuda else f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}",
         "cuda": torch.version.cuda,
         "driver": machine.driver(device) if cuda else None,
-        "tensorrt": tensorrt_version() if cuda else None,
         "torch": torch.__version__,
+        **{k: v for one in formats().values() for k, v in one.place(device).items()},
     }
 
 
@@ -94,11 +87,23 @@ def write(
             "normalisation": {"hu_min": HU_MIN, "hu_max": HU_MAX},
             "weights": weights,
             "model": None if model is None else os.path.relpath(model, engine.parent),
-            "place": place(device if NEEDS[format_] else torch.device("cpu")),
+            "place": place(device if formats()[format_].needs_same else torch.device("cpu")),
             "built": dict(built),
         },
     )
     return path
+
+
+def of(path: Path) -> Path:
+    """The sidecar of an engine that is named by its file or by the sidecar itself.
+
+    Raises:
+        UsageError: there is none.
+    """
+    side = path if path.suffix == ".json" else path.with_name(f"{path.name}.json")
+    if not side.is_file():
+        raise UsageError(f"{path} is neither a checkpoint folder nor an engine with a sidecar")
+    return side
 
 
 def read(path: Path) -> tuple[dict[str, Any], Path]:
@@ -179,7 +184,7 @@ def _check_weights(engine: Path, facts: Mapping[str, Any]) -> None:
 
 def _check_place(engine: Path, facts: Mapping[str, Any], here: Mapping[str, Any]) -> None:
     there = facts["place"]
-    for key in NEEDS[facts["format"]]:
+    for key in formats()[facts["format"]].needs_same:
         if there[key] != here[key]:
             own = "there is none" if here[key] is None else f"it is {here[key]}"
             raise UsageError(

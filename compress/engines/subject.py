@@ -5,7 +5,8 @@ import copy
 import torch
 from torch import Tensor, nn
 
-from compress.engines import DTYPES, Precision
+from compress.engines.base import ARITHMETIC
+from compress.engines.formats import Precision
 from compress.graph.rewrite import deconv_to_conv, fold_batchnorm
 
 
@@ -24,7 +25,7 @@ class Subject(nn.Module):
 
     def __init__(self, net: nn.Module, precision: Precision) -> None:
         super().__init__()
-        self.dtype = DTYPES[precision]
+        self.dtype = ARITHMETIC[precision].dtype
         self.net = copy.deepcopy(net).to(self.dtype).eval().requires_grad_(False)
         self.residual = bool(getattr(net, "residual", False)) and hasattr(net, "body")
 

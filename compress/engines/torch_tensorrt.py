@@ -16,7 +16,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from compress.engines import ALL, NotBuilt, Runner, Shape, giving_up, tensorrt_log, tensorrt_plan
+from compress.base import machine
+from compress.base.machine import Package
+from compress.engines import tensorrt_log, tensorrt_plan
+from compress.engines.base import Format, NotBuilt, Runner, Served, Shape, giving_up
 from compress.sparsity import pattern
 
 COMMAND = "pip install 'torch-tensorrt=={}.*'"
@@ -24,21 +27,36 @@ LOGGER = "torch_tensorrt [TensorRT Conversion Context]"
 """Where Torch-TensorRT hands TensorRT's own messages to Python's logging."""
 
 
-class TorchTensorRT:
+class TorchTensorRT(Format):
     """TensorRT plans, and the same engine as a PyTorch program; 2:4 weights may run sparse."""
 
     suffix = ".engine"
-    precisions, casts = ALL, False
+    requires = ("torch_tensorrt", "tensorrt", machine.GPU)
+    needs_same = ("gpu", "sm", "tensorrt", "torch")
+    library = "tensorrt"
+    timed = True
+    served = Served("tensorrt", "model.plan")
+
+    def packages(self) -> tuple[Package, ...]:
+        """Torch-TensorRT for the installed torch, which brings TensorRT."""
+        command, use = COMMAND.format(_minor()), "export torch_tensorrt"
+        return (
+            Package("torch-tensorrt", "torch_tensorrt", use, command),
+            Package("tensorrt", "tensorrt", use, command),
+        )
+
+    def place(self, device: torch.device) -> dict[str, str | None]:
+        """TensorRT's version."""
+        return {"tensorrt": tensorrt_plan.version() if device.type == "cuda" else None}
 
     def missing(self, device: torch.device) -> NotBuilt | None:
         """A GPU and both packages."""
-        minor = ".".join(torch.__version__.split(".")[:2])
         absent = [] if importlib.util.find_spec("torch_tensorrt") else ["torch_tensorrt"]
         absent += [] if tensorrt_plan.library() else ["tensorrt"]
         if absent:
             verb = "is" if len(absent) == 1 else "are"
             reason = f"{' and '.join(absent)} {verb} not installed"
-            return NotBuilt(reason, COMMAND.format(minor))
+            return NotBuilt(reason, COMMAND.format(_minor()))
         if device.type != "cuda":
             return NotBuilt("TensorRT needs an NVIDIA GPU", "compress run RECIPE --device cuda")
         return None
@@ -70,7 +88,12 @@ class TorchTensorRT:
             files = [beside.name]
         names = [name.removeprefix("net.") for name in pattern.candidates(subject)]
         told = tensorrt_log.facts("\n".join(said), _layers(engine), names)
-        return {"tensorrt": tensorrt_version(), "files": files, "tensors": _names(engine), **told}
+        return {
+            "tensorrt": tensorrt_plan.version(),
+            "files": files,
+            "tensors": _names(engine),
+            **told,
+        }
 
     def load(self, path: Path, device: torch.device) -> Runner:
         """The plan run by TensorRT, or the program with its engine, on the GPU."""
@@ -88,9 +111,9 @@ class TorchTensorRT:
         return run
 
 
-def tensorrt_version() -> str | None:
-    """The version of the TensorRT library that engines are built and run with, None without it."""
-    return tensorrt_plan.version()
+def _minor() -> str:
+    """The version of torch without the patch level, which that of Torch-TensorRT follows."""
+    return ".".join(torch.__version__.split(".")[:2])
 
 
 def _engine(compiled: nn.Module) -> Any:

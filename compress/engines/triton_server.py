@@ -16,26 +16,24 @@ from typing import Any
 
 from compress.base.errors import UsageError
 from compress.base.files import write_atomic
-from compress.engines import FormatName, sidecar
+from compress.engines import sidecar
+from compress.engines.base import Served
+from compress.engines.formats import FormatName, formats
 
-SERVED: Mapping[FormatName, tuple[str, str]] = {
-    "onnx": ("onnxruntime", "model.onnx"),
-    "torch_tensorrt": ("tensorrt", "model.plan"),
-}
-"""Format -> Triton's back end and the file name that it looks for."""
 DELAY = 2000
 """Microseconds that a request may wait for others to join its batch: about one slice's time."""
 
 
-def check(formats: Iterable[FormatName]) -> None:
+def check(names: Iterable[FormatName]) -> None:
     """Refuse formats that Triton has no back end for.
 
     Raises:
         UsageError: names the first one.
     """
-    for name in formats:
-        if name not in SERVED:
-            raise UsageError(f"--triton serves {' and '.join(SERVED)}, not {name}")
+    served = {name: format_.served for name, format_ in formats().items() if format_.served}
+    for name in names:
+        if name not in served:
+            raise UsageError(f"--triton serves {' and '.join(served)}, not {name}")
 
 
 def add(side: Path, repository: Path) -> Path | None:
@@ -61,7 +59,7 @@ def add(side: Path, repository: Path) -> Path | None:
     taken = [int(p.name) for p in folder.glob("*") if p.is_dir() and p.name.isdecimal()]
     version = folder / str(max(taken, default=0) + 1)
     version.mkdir(parents=True)
-    shutil.copyfile(engine, version / SERVED[facts["format"]][1])
+    shutil.copyfile(engine, version / _served(facts).file)
     write_atomic(folder / "config.pbtxt", text(config(name, facts)).encode())
     return version
 
@@ -74,7 +72,7 @@ def config(name: str, facts: Mapping[str, Any]) -> dict[str, Any]:
     kind = "KIND_GPU" if facts["place"]["device"] == "cuda" else "KIND_AUTO"
     found: dict[str, Any] = {
         "name": name,
-        "backend": SERVED[facts["format"]][0],
+        "backend": _served(facts).backend,
         "max_batch_size": batch if dynamic else 0,
         "input": [{"name": low, "data_type": Word("TYPE_FP32"), "dims": dims}],
         "output": [{"name": enhanced, "data_type": Word("TYPE_FP32"), "dims": dims}],
@@ -111,3 +109,10 @@ def _lines(message: Mapping[str, Any], indent: str) -> Iterator[str]:
 def _name(facts: Mapping[str, Any], engine: Path) -> str:
     """The model's name: the engine's, without the batch of an engine that takes many."""
     return engine.stem.rpartition("-b")[0] if facts["dynamic_batch"] else engine.stem
+
+
+def _served(facts: Mapping[str, Any]) -> Served:
+    """How the server runs the engine of a sidecar, whose format `check` has passed."""
+    served = formats()[facts["format"]].served
+    assert served is not None
+    return served

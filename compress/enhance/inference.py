@@ -19,7 +19,8 @@ from compress.base import devices
 from compress.base.errors import CompressError, UsageError
 from compress.base.hu import to_hu, to_network
 from compress.dicom.rescale import HU
-from compress.engines import Runner, sidecar
+from compress.engines import sidecar
+from compress.engines.base import Runner
 from compress.engines.subject import Subject
 
 MULTIPLE = 16
@@ -220,10 +221,7 @@ def _checkpoint(path: Path, device: str | None, batch: int | None) -> Network:
 
 
 def _engine(path: Path, device: str | None, batch: int | None) -> Network:
-    side = path if path.suffix == ".json" else path.with_name(f"{path.name}.json")
-    if not side.is_file():
-        raise UsageError(f"{path.name} is neither a checkpoint folder nor an engine with a sidecar")
-    facts, runner = sidecar.load(side)
+    facts, runner = sidecar.load(sidecar.of(path))
     target = torch.device(facts["place"]["device"])
     if device is not None and devices.choose(device).type != target.type:
         raise UsageError(f"--device {device}: the engine was built for {target.type}")

@@ -11,21 +11,14 @@ import torch
 
 from compress.base import machine
 from compress.base.errors import UsageError
-from compress.base.machine import Part
+from compress.base.machine import Package, Part
 from compress.base.progress import track
 from compress.context import Step
 from compress.data import Unavailable
 from compress.data import demo as source
+from compress.engines.formats import formats
 from compress.recipe import load, shipped
 from compress.steps.export import Export
-
-FORMATS: Mapping[str, tuple[str, ...]] = {
-    "onnx": ("onnx", "onnxscript", "onnxruntime"),
-    "aot_inductor": ("C++ compiler",),
-    "fused": ("triton", "GPU"),
-    "torch_tensorrt": ("torch_tensorrt", "tensorrt", "GPU"),
-}
-"""Parts that an export format needs."""
 
 
 def doctor(recipe: Path | None = None) -> dict[str, Any]:
@@ -59,7 +52,13 @@ def all_parts() -> Iterator[Part]:
     """Every part, one after another; takes seconds, because packages are imported."""
     yield from (machine.gpu(), machine.compiler(), machine.disk(), demo())
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        yield from pool.map(machine.examine, machine.packages())
+        yield from pool.map(machine.examine, packages())
+
+
+def packages() -> list[Package]:
+    """The packages that steps and engine formats use."""
+    own = [package for format_ in formats().values() for package in format_.packages()]
+    return [*machine.packages(), *own]
 
 
 def demo() -> Part:
@@ -132,7 +131,7 @@ def _steps(
         where = f"steps[{index}].{word}"
         if isinstance(step, Export):
             for name in step.formats:
-                needs = FORMATS[name]
+                needs = formats()[name].requires
                 yield _row(f"{where} {name}", ", ".join(needs), needs, known)
             continue
         try:

@@ -11,8 +11,9 @@ from compress import checkpoint
 from compress.base.errors import QualityError, Stopped, UsageError
 from compress.checkpoint import Model
 from compress.context import Use, Work
-from compress.engines import FormatName, Precision, Shape, formats
+from compress.engines.base import Shape
 from compress.engines.build import Job, Rewriting
+from compress.engines.formats import FormatName, Precision, formats
 from compress.graph import cost
 
 log = logging.getLogger(__name__)
@@ -28,7 +29,7 @@ class Export:
 
     formats: tuple[FormatName, ...] = ("onnx",)
     """Engine formats to build."""
-    precision: Literal["auto", "fp32", "fp16", "bf16"] = "auto"
+    precision: Literal["auto", Precision] = "auto"
     """Arithmetic inside the engines; auto: fp16 for a GPU, fp32 for the CPU."""
     batch: tuple[int, ...] = (1,)
     """Slices at once; an engine is built for each."""

@@ -8,7 +8,7 @@ from torch import nn
 from compress.base import timing
 from compress.base.timing import Budget, Case
 from compress.bench import targets
-from compress.engines import Shape
+from compress.engines.base import Shape
 
 log = logging.getLogger(__name__)
 

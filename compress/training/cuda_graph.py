@@ -7,9 +7,12 @@ call the GPU waits for Python most of the time (measured on an H100: 23 ms, as o
 import logging
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from functools import partial
 
 import torch
 from torch import Tensor
+
+from compress.base.cuda_graph import capture
 
 log = logging.getLogger(__name__)
 
@@ -66,21 +69,7 @@ class Stepper:
 
     def _captured(self, raw: Tensor) -> Step:
         given = raw.clone()
-        # One stream for warm-up and capture: gradients are accumulated on the stream that first
-        # made them, and work on another one would lie outside the graph.
-        stream = torch.cuda.Stream(raw.device)  # type: ignore[no-untyped-call]
-        with self._kept():
-            stream.wait_stream(torch.cuda.current_stream(raw.device))
-            with torch.cuda.stream(stream):
-                for _ in range(WARM):
-                    self._step(given)
-            torch.cuda.current_stream(raw.device).wait_stream(stream)
-        graph = torch.cuda.CUDAGraph()
-        # thread_local: threads that pin memory for the next batches may go on meanwhile. The outer
-        # context puts the stream back where a capture that fails does not.
-        capture = torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local")
-        with self._kept(), torch.cuda.stream(torch.cuda.current_stream(raw.device)), capture:
-            self._step(given)
+        graph = capture(partial(self._step, given), raw.device, warm=WARM, around=self._kept)
 
         def replay(raw: Tensor) -> None:
             given.copy_(raw)

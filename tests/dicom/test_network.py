@@ -11,7 +11,8 @@ from torch import nn
 from compress import checkpoint
 from compress.base.errors import CompressError, UsageError
 from compress.checkpoint import Model, ModelOptions
-from compress.engines import Shape, onnx, sidecar
+from compress.engines import onnx, sidecar
+from compress.engines.base import Shape
 from compress.enhance.command import Options, run
 from compress.enhance.inference import AnySize, Flight, Network, load, mirrored
 

@@ -36,7 +36,7 @@ from compress.bench import command as bench
 from compress.bench.targets import artefacts
 from compress.checkpoint import Model, ModelOptions
 from compress.data import DataOptions, load
-from compress.engines import Shape
+from compress.engines.base import Shape
 from compress.run import export as exporting
 from compress.sparsity import masks, pattern
 

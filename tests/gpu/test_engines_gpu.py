@@ -13,7 +13,8 @@ from compress.bench import command
 from compress.bench.targets import Artefact
 from compress.checkpoint import Model, ModelOptions
 from compress.context import Work
-from compress.engines import Shape, fused, sidecar
+from compress.engines import fused, sidecar
+from compress.engines.base import Shape
 from compress.engines.torch_tensorrt import TorchTensorRT
 from compress.steps.export import Export
 

@@ -170,7 +170,7 @@ if __name__ == "__main__":
 
 
 def test_build_save_load_in_a_fresh_process(tmp_path, monkeypatch):
-    from compress.engines import Shape
+    from compress.engines.base import Shape
 
     monkeypatch.setattr(fused, "SECONDS", 20.0)
     net = network(**NETWORKS["flagship"]).float()

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from compress.base.cuda_graph import capture
 from compress.engines.kernels import launch, plain
 from compress.engines.kernels.memory import Framed, framed
 from compress.engines.kernels.plan import IMAGE, OUTPUT, Chain, Conv, Operation, Plan, Pool
@@ -132,15 +133,7 @@ class Session:
 
     def capture(self) -> None:
         """Record the calls as one CUDA graph; the first run compiles the kernels."""
-        side = torch.cuda.Stream(self.image.device)  # type: ignore[no-untyped-call]
-        side.wait_stream(torch.cuda.current_stream(self.image.device))
-        with torch.cuda.stream(side):
-            self.run()
-        torch.cuda.current_stream(self.image.device).wait_stream(side)
-        torch.cuda.synchronize(self.image.device)
-        self.graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self.graph):
-            self.run()
+        self.graph = capture(self.run, self.image.device)
 
     def __call__(self, x: Tensor) -> Tensor:
         """(N, 1, H, W) float32 in network range -> the same shape and type."""

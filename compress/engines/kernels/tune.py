@@ -14,7 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from compress.engines import NotBuilt
+from compress.base.cuda_graph import capture
+from compress.engines.base import NotBuilt
 from compress.engines.kernels import ahead, launch
 from compress.engines.kernels.jobs import Job, jobs
 from compress.engines.kernels.session import Choices, Key, Session
@@ -98,10 +99,7 @@ def milliseconds(call: launch.Call, device: torch.device) -> float:
     try:
         call()  # compiles
         torch.cuda.synchronize(device)
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
-            for _ in range(CALLS):
-                call()
+        graph = capture(lambda: [call() for _ in range(CALLS)], device, warm=0)
         return min(_replayed(graph) for _ in range(REPEATS)) / CALLS
     except LOST:
         raise

@@ -1,0 +1,135 @@
+"""What an engine format is, and what all of them share."""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from compress.base.machine import Package
+from compress.engines.formats import Precision
+
+
+class Arithmetic(NamedTuple):
+    """What is known of a precision."""
+
+    dtype: torch.dtype
+    max_hu: float
+    """Largest difference inside the body that an engine may have from the network, in HU."""
+    mean_hu: float
+    """The same on average."""
+
+
+ARITHMETIC: Mapping[Precision, Arithmetic] = {
+    "fp32": Arithmetic(torch.float32, 1.0, 0.1),
+    "fp16": Arithmetic(torch.float16, 20.0, 1.0),
+    "bf16": Arithmetic(torch.bfloat16, 150.0, 8.0),  # 8 bits of mantissa, three fewer than fp16
+}
+ALL: tuple[Precision, ...] = tuple(ARITHMETIC)
+Runner = Callable[[Tensor], Tensor]
+"""(N, 1, H, W) float32 in network range -> the same shape and type."""
+
+
+class NotBuilt(Exception):
+    """A format cannot be built here; `command` is what would help, empty where nothing does."""
+
+    def __init__(self, reason: str, command: str = "") -> None:
+        super().__init__(reason)
+        self.reason, self.command = reason, command
+
+
+@contextmanager
+def giving_up(who: str) -> Iterator[None]:
+    """Turn what a compiler raises into the reason why there is no engine: its first line."""
+    try:
+        yield
+    except (RuntimeError, AssertionError) as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise NotBuilt(f"{who} gave up: {reason}") from error
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shape:
+    """The input that an engine is built for."""
+
+    batch: int
+    """Slices at once; the most of them where `dynamic`."""
+    size: int
+    """Height and width of a slice in pixels."""
+    dynamic: bool = False
+    """Whether any batch from 1 to `batch` will do."""
+
+    def example(self, device: torch.device) -> Tensor:
+        """An input of this shape, random in [0, 1)."""
+        generator = torch.Generator().manual_seed(0)
+        shape = (self.batch, 1, self.size, self.size)
+        return torch.rand(shape, generator=generator).to(device)
+
+    def dynamic_shapes(self) -> tuple[dict[int, Any]] | None:
+        """What torch.export wants to know of it."""
+        return ({0: torch.export.Dim("batch", min=1, max=self.batch)},) if self.dynamic else None
+
+
+class Served(NamedTuple):
+    """How Triton Inference Server runs files of a format."""
+
+    backend: str
+    file: str
+    """The name that it looks for in a version's folder."""
+
+
+class Format(Protocol):
+    """One engine format: all that the program knows of it. Formats derive from this class."""
+
+    suffix: str
+    """Ending of its files, with the dot."""
+    precisions: tuple[Precision, ...] = ALL
+    """What it can compute in."""
+    casts: bool = False
+    """Whether it rounds to half precision itself, and so is given a network in float32."""
+    requires: tuple[str, ...] = ()
+    """Names of the parts that building it takes, as `compress doctor` lists them."""
+    needs_same: tuple[str, ...] = ()
+    """Facts of the place that must be equal where an engine is built and where it is loaded."""
+    library: str | None = None
+    """The fact of the place that names the library which runs the engine, where it has a choice."""
+    timed: bool = False
+    """Whether milliseconds decide how transposed convolutions are compiled on a GPU."""
+    served: Served | None = None
+    """How Triton Inference Server runs it, if it does."""
+
+    def packages(self) -> tuple[Package, ...]:
+        """The packages that building it takes, and the command that installs each."""
+        return ()
+
+    def place(self, device: torch.device) -> dict[str, str | None]:
+        """Facts of this place that only this format depends on; see `sidecar.place`."""
+        return {}
+
+    def missing(self, device: torch.device) -> NotBuilt | None:
+        """Why it cannot be built for `device` here; None where it can."""
+        ...
+
+    def build(
+        self, subject: nn.Module, shape: Shape, path: Path, device: torch.device
+    ) -> dict[str, Any]:
+        """Write the engine of `subject` to `path`; returns facts for the sidecar.
+
+        Raises:
+            NotBuilt: the compiler gave up.
+        """
+        ...
+
+    def load(self, path: Path, device: torch.device) -> Runner:
+        """The engine in `path`, which was checked against its sidecar."""
+        ...
+
+    def weights(self, path: Path) -> dict[str, Tensor]:
+        """The weights that lie in an engine's file, (out, in, kH, kW) float32 by the layer's name.
+
+        Empty where the format does not let them be read.
+        """
+        return {}
