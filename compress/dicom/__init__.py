@@ -27,6 +27,10 @@ class Reason(StrEnum):
     OTHER_SERIES = "other-series"
     OTHER_SHARD = "other-shard"
     DUPLICATE = "duplicate"
+    OWN_RESULT = "own-result"
+    NOT_A_FILE = "not-a-file"
+    EMPTY = "empty"
+    UNREADABLE = "unreadable"
     DAMAGED = "damaged"
     UNSAFE_NAME = "unsafe-name"
     ENCRYPTED = "encrypted"
@@ -43,11 +47,13 @@ class Reason(StrEnum):
     BURNED_IN = "burned-in"
     SYNTAX = "transfer-syntax"
     UNDECODABLE = "undecodable"
+    NO_GROUPS = "no-groups"
     SHAPE = "shape"
     HU_RANGE = "hu-range"
     NOT_FINITE = "not-finite"
     OUTPUT_RANGE = "output-range"
     UNWRITABLE = "unwritable"
+    DISK_FULL = "disk-full"
     ENGINE_SIZE = "engine-size"
     CRASHED = "crashed"
 
@@ -60,6 +66,10 @@ SENTENCES = {
     Reason.OTHER_SERIES: "of a series that was not asked for",
     Reason.OTHER_SHARD: "the work of another shard",
     Reason.DUPLICATE: "the same file as another one",
+    Reason.OWN_RESULT: "written by this program; --include-results takes it",
+    Reason.NOT_A_FILE: "a pipe, a socket or a device",
+    Reason.EMPTY: "the file is empty",
+    Reason.UNREADABLE: "the file cannot be read",
     Reason.DAMAGED: "the file is damaged",
     Reason.UNSAFE_NAME: "its name in the zip leads out of the zip",
     Reason.ENCRYPTED: "encrypted",
@@ -76,11 +86,13 @@ SENTENCES = {
     Reason.BURNED_IN: "text is burned into the image, and the network would alter it",
     Reason.SYNTAX: "no decoder for this transfer syntax",
     Reason.UNDECODABLE: "pixel data cannot be decoded",
+    Reason.NO_GROUPS: "an Enhanced CT without its functional groups",
     Reason.SHAPE: "decoded pixels have another shape than the header says",
     Reason.HU_RANGE: "values are not those of a CT image in HU",
     Reason.NOT_FINITE: "the network gave NaN or infinity",
     Reason.OUTPUT_RANGE: "the network changed the image beyond any denoising",
     Reason.UNWRITABLE: "the result cannot be encoded or written",
+    Reason.DISK_FULL: "no space was left for the result",
     Reason.ENGINE_SIZE: "larger than the engine's slices",
     Reason.CRASHED: "the decoder crashed or took too long",
 }

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 from compress.base.hu import HU_MAX, HU_MIN
 from compress.dicom import Reason, Refused, rescale
@@ -33,6 +34,7 @@ def to_stored(image: Image, enhanced: Sequence[HU], too_far: float = TOO_FAR) ->
         values = rescale.to_stored(hu, image.scale, frame)
         inside = values.clip(*_ends(image, frame))
         clipped += int(np.count_nonzero((inside != values) & free))
+        _avoid_padding(image, frame, inside)
         np.copyto(result[frame], inside, where=free, casting="unsafe")
     return result, clipped
 
@@ -41,6 +43,8 @@ def _check(image: Image, frame: int, hu: HU, too_far: float) -> None:
     """The gate after the network."""
     if hu.shape != image.stored.shape[1:]:
         raise Refused(Reason.SHAPE)
+    if image.kept[frame].all():  # all of it is copied
+        return
     if not np.isfinite(hu).all():
         raise Refused(Reason.NOT_FINITE)
     change = np.abs(hu - image.hu(frame)).mean(where=~image.kept[frame])
@@ -59,3 +63,12 @@ def _ends(image: Image, frame: int) -> tuple[int, int]:
         below, above = image.scale.padding
         low, high = (max(low, above + 1), high) if floor > 0 else (low, min(high, below - 1))
     return low, high
+
+
+def _avoid_padding(image: Image, frame: int, values: NDArray[np.float64]) -> None:
+    """Keep tissue off a padding value that lies between those of tissue: on the source's side."""
+    if not image.padding or rescale.floor_of(image.scale, frame):
+        return
+    (value, last), source = image.scale.padding or (0, 0), image.stored[frame]
+    turned = (values == value) & (source != value) & (value == last)
+    values[turned] += np.where(source[turned] > value, 1, -1)

@@ -35,11 +35,21 @@ LARGEST_SIDE = 8192
 """Rows or columns; CT has 512 to 2048."""
 LOGGERS = ("pydicom", "openjpeg", "libjpeg", "rle", "pylibjpeg", "PIL")
 """Of pydicom and its codecs."""
+PIXELS = (b"\xe0\x7f\x10\x00", b"\x7f\xe0\x00\x10")
+"""The tag of pixel data, in both byte orders."""
 TAGS = [
     "SOPClassUID", "SOPInstanceUID", "SeriesInstanceUID", "Modality", "ImageType", "Rows",
     "Columns", "NumberOfFrames", "BodyPartExamined", "ConvolutionKernel", "PatientID",
-    "StudyInstanceUID", "PixelSpacing",
+    "StudyInstanceUID", "PixelSpacing", "ContributingEquipmentSequence",
 ]  # fmt: skip
+SUFFIXES = (".dcm", ".dicom", ".dic", ".ima")
+"""Of names that promise a DICOM file: one without content was lost on its way."""
+MAKER = "compress"
+"""Manufacturer of the equipment that derived images name; its models are MAKER and a command."""
+
+
+NO_FAILURES = (Reason.NOT_DICOM, Reason.DICOMDIR, Reason.NOT_CT, Reason.NOT_A_FILE)
+"""What leaves nothing to enhance behind."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,6 +71,8 @@ class Header:
     kernel: str = ""
     patient: str = ""
     """A hash that is the same for all images of a patient."""
+    made: frozenset[str] = frozenset()
+    """The commands of this program that it has been through: enhance, simulate."""
 
     @property
     def pixels(self) -> int:
@@ -101,7 +113,9 @@ def examine(source: Source, name: str) -> Header:
     try:
         return _examined(source, name)
     except Refused as error:
-        skipped = error.reason in (Reason.NOT_DICOM, Reason.DICOMDIR, Reason.NOT_CT)
+        skipped = error.reason in NO_FAILURES or (
+            error.reason == Reason.EMPTY and not name.lower().endswith(SUFFIXES)
+        )
         return Header(name=name, reason=error.reason, failed=not skipped)
     except Exception:  # damaged headers make pydicom raise whatever they like
         return Header(name=name, reason=Reason.DAMAGED, failed=True)
@@ -133,11 +147,21 @@ def valid_uid(value: object) -> str:
     return text
 
 
+def code(dataset: Dataset, keyword: str, default: str = "") -> str:
+    """A code string as the standard spells it: some writers add blanks or use small letters."""
+    return str(dataset.get(keyword) or default).strip(" \0").upper()
+
+
+def is_ct(dataset: Dataset) -> bool:
+    """Whether SOP class and modality are those of a CT image."""
+    return sop_class(dataset) in CT_CLASSES and code(dataset, "Modality", "CT") == "CT"
+
+
 def is_localizer(dataset: Dataset) -> bool:
     """Whether value 3 of ImageType says so (PS3.3 section C.8.2.1.1.1)."""
     kind = dataset.get("ImageType") or []
     values = [kind] if isinstance(kind, str) else list(kind)
-    return any(str(value).strip() in ("LOCALIZER", "SCOUT") for value in values)
+    return any(str(value).strip(" \0").upper() in ("LOCALIZER", "SCOUT") for value in values)
 
 
 def sop_class(dataset: Dataset) -> UID:
@@ -147,18 +171,63 @@ def sop_class(dataset: Dataset) -> UID:
     return UID(str(found or ""))
 
 
+def commands(dataset: Dataset) -> frozenset[str]:
+    """The commands of this program that an image has been through, from its equipment."""
+    items = dataset.get("ContributingEquipmentSequence") or []
+    models = [
+        str(item.get("ManufacturerModelName") or "")
+        for item in items
+        if str(item.get("Manufacturer") or "").strip() == MAKER
+    ]
+    return frozenset(model.split()[-1] for model in models if model.startswith(f"{MAKER} "))
+
+
+def without_pixels(data: bytes) -> Reason:
+    """Why a file has no pixel data: it has none, or was cut off before or within them."""
+    stream = Watched(io.BytesIO(data))
+    pydicom.dcmread(stream, stop_before_pixels=True)
+    if stream.short:
+        return Reason.DAMAGED
+    return Reason.UNDECODABLE if stream.read(4) in PIXELS else Reason.NO_PIXELS
+
+
+class Watched:
+    """A stream that notices where it ends within an element, over which pydicom passes silently.
+
+    Args:
+        stream: what is read.
+    """
+
+    def __init__(self, stream: BinaryIO) -> None:
+        self._stream, self.short = stream, False
+        self._size = stream.seek(0, io.SEEK_END)
+        self.seek, self.tell = self._seek, stream.tell
+        stream.seek(0)
+
+    def read(self, size: int = -1) -> bytes:
+        """As of the stream; only the head of an element, 8 bytes, may find its end."""
+        data = self._stream.read(size)
+        self.short |= len(data) < size and not (size == 8 and not data)
+        return data
+
+    def _seek(self, place: int, whence: int = io.SEEK_SET) -> int:
+        place = self._stream.seek(place, whence)
+        self.short |= place > self._size
+        return place
+
+
 def _examined(source: Source, name: str) -> Header:
-    if source.prefix(name)[PREFIX - 4 :] != b"DICM":
-        raise Refused(Reason.NOT_DICOM)
-    dataset = _read_header(source, name)
+    _check_prefix(source.prefix(name), name)
+    dataset, whole = _read_header(source, name)
     kind = sop_class(dataset)
     if kind == MediaStorageDirectoryStorage:
         raise Refused(Reason.DICOMDIR)
-    if not kind:
+    other = kind.name != kind and kind not in CT_CLASSES  # has a name: it is not cut off
+    if not kind or not (whole or other):
         raise Refused(Reason.DAMAGED)
-    if kind not in CT_CLASSES or dataset.get("Modality", "CT") != "CT":
+    if not is_ct(dataset):
         raise Refused(Reason.NOT_CT)
-    series, sop = valid_uid(dataset.get("SeriesInstanceUID")), valid_uid(dataset.SOPInstanceUID)
+    series, sop = (valid_uid(dataset.get(f"{name}InstanceUID")) for name in ("Series", "SOP"))
     if is_localizer(dataset):
         return Header(name=name, reason=Reason.LOCALIZER, series=series)
     rows, columns = int(dataset.get("Rows") or 0), int(dataset.get("Columns") or 0)
@@ -175,19 +244,35 @@ def _examined(source: Source, name: str) -> Header:
         body_part=_word(dataset.get("BodyPartExamined")),
         kernel=_word(dataset.get("ConvolutionKernel")),
         patient=short(str(dataset.get("PatientID") or dataset.get("StudyInstanceUID") or series)),
+        made=commands(dataset),
     )
 
 
-def _read_header(source: Source, name: str) -> FileDataset:
-    """Up to the pixels; a folder's file is not read beyond them."""
+def _check_prefix(prefix: bytes, name: str) -> None:
+    """Whether the file is DICOM; one that is called so and holds less or zeros was lost."""
+    if not prefix:
+        raise Refused(Reason.EMPTY)
+    if prefix[PREFIX - 4 :] != b"DICM":
+        lost = len(prefix) < PREFIX or not any(prefix)
+        named = name.lower().endswith(SUFFIXES)
+        raise Refused(Reason.DAMAGED if lost and named else Reason.NOT_DICOM)
+
+
+def _read_header(source: Source, name: str) -> tuple[FileDataset, bool]:
+    """Up to the pixels, and whether it reaches them; a folder's file is not read beyond them."""
     wanted: dict[str, Any] = {"stop_before_pixels": True, "specific_tags": TAGS}
     if not source.archive:
-        path = source.path if source.path.is_file() else source.path / name
-        with path.open("rb") as file:
+        with source.opened(name) as file:
             if _syntax(file) != DeflatedExplicitVRLittleEndian:
-                file.seek(0)
-                return pydicom.dcmread(file, **wanted)
-    return parse(source.read(name), **wanted)
+                stream = Watched(file)
+                dataset = pydicom.dcmread(stream, **wanted)
+                return dataset, not stream.short
+    data = source.read(name)
+    if _syntax(io.BytesIO(data)) == DeflatedExplicitVRLittleEndian:
+        return parse(data, **wanted), True  # zlib notices the end
+    stream = Watched(io.BytesIO(data))
+    dataset = pydicom.dcmread(stream, **wanted)
+    return dataset, not stream.short
 
 
 def _syntax(stream: BinaryIO) -> str:

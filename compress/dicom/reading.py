@@ -16,7 +16,15 @@ from pydicom.uid import ExplicitVRBigEndian, JPEGBaseline8Bit, JPEGExtended12Bit
 
 from compress.base.hu import HU_MAX, HU_MIN
 from compress.dicom import Reason, Refused, rescale
-from compress.dicom.headers import CT_CLASSES, is_localizer, parse, sop_class
+from compress.dicom.headers import (
+    ENHANCED,
+    code,
+    is_ct,
+    is_localizer,
+    parse,
+    sop_class,
+    without_pixels,
+)
 from compress.dicom.rescale import HU, Mask, Scale, Stored
 from compress.dicom.sources import LARGEST
 
@@ -34,6 +42,8 @@ class Image:
     """(F, H, W): padding and pixels outside [HU_MIN, HU_MAX], which stay as they are."""
     padding: int
     """Pixels of `kept` that are padding."""
+    ignored: int
+    """Pixels whose value is declared to be padding and that are none, as tissue has it, too."""
     sha256: str
     """Of the file."""
 
@@ -66,6 +76,10 @@ def read(data: bytes, *, assume_hu: bool = False) -> Image:
 
 
 def _checked(dataset: FileDataset, data: bytes, assume_hu: bool) -> Image:
+    if not is_ct(dataset):
+        raise Refused(Reason.NOT_CT)
+    if "PixelData" not in dataset:
+        raise Refused(without_pixels(data))
     _check_kind(dataset)
     _check_bits(dataset)
     frames = int(dataset.get("NumberOfFrames") or 1)
@@ -80,23 +94,22 @@ def _checked(dataset: FileDataset, data: bytes, assume_hu: bool) -> Image:
         raise Refused(Reason.BITS)
     if assume_hu and "RescaleSlope" not in dataset and low == 0:
         raise Refused(Reason.HU_RANGE)  # without an intercept unsigned values cannot hold air
-    kept, padding = _kept(stored, scale)
-    return Image(dataset, stored, scale, kept, padding, hashlib.sha256(data).hexdigest())
+    kept, padding, ignored = _kept(stored, scale)
+    return Image(dataset, stored, scale, kept, padding, ignored, hashlib.sha256(data).hexdigest())
 
 
 def _check_kind(dataset: FileDataset) -> None:
-    """Section C.8.2.1: a CT image, one grey channel, not a localizer, nothing burned in."""
-    if sop_class(dataset) not in CT_CLASSES or dataset.get("Modality", "CT") != "CT":
-        raise Refused(Reason.NOT_CT)
+    """Section C.8.2.1: one grey channel, not a localizer, nothing burned in."""
     if is_localizer(dataset):
         raise Refused(Reason.LOCALIZER)
-    if "PixelData" not in dataset:
-        raise Refused(Reason.NO_PIXELS)
     grey = str(dataset.get("PhotometricInterpretation")) in ("MONOCHROME1", "MONOCHROME2")
     if int(dataset.get("SamplesPerPixel") or 1) != 1 or not grey:
         raise Refused(Reason.COLOUR)
-    if dataset.get("BurnedInAnnotation") == "YES":
+    if code(dataset, "BurnedInAnnotation") == "YES":
         raise Refused(Reason.BURNED_IN)
+    groups = ("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence")
+    if sop_class(dataset) in ENHANCED and not all(dataset.get(name) for name in groups):
+        raise Refused(Reason.NO_GROUPS)
 
 
 def _check_bits(dataset: FileDataset) -> None:
@@ -169,12 +182,16 @@ def _masked(dataset: FileDataset, stored: Stored) -> bool:
     return not np.array_equal(raw.reshape(stored.shape), stored)
 
 
-def _kept(stored: Stored, scale: Scale) -> tuple[Mask, int]:
-    """Pixels that no network may change, and how many of them are padding; gates every frame."""
-    kept, padding = np.empty(stored.shape, bool), 0
+def _kept(stored: Stored, scale: Scale) -> tuple[Mask, int, int]:
+    """Pixels that no network may change, how many of them are padding, and how many only seem so.
+
+    Gates every frame.
+    """
+    kept, padding, ignored = np.empty(stored.shape, bool), 0, 0
     for frame, values in enumerate(stored):
         hu, mask = rescale.to_hu(values, scale, frame), rescale.padded(values, scale, frame)
         rescale.check_hu(hu, mask)
         kept[frame] = mask | (hu < HU_MIN) | (hu > HU_MAX)
         padding += int(np.count_nonzero(mask))
-    return kept, padding
+        ignored += int(np.count_nonzero(rescale.declared(values, scale) & ~mask))
+    return kept, padding, ignored

@@ -6,6 +6,7 @@ says how an image is shown, not what its values mean, so it changes nothing here
 """
 
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -21,8 +22,11 @@ HU = NDArray[np.float32]
 Mask = NDArray[np.bool_]
 
 AIR = -900.0
-"""A padding value at or below this HU is a floor: what lies still lower is padding, too. Lossy
-coding moves padded pixels a little, so equality alone would miss them."""
+"""Padding that ends the scale and lies at or below this HU is a floor: what lies still lower is
+padding, too. Lossy coding moves padded pixels a little, so equality alone would miss them."""
+PATCH = 16
+"""Pixels of the smallest area outside the body that is padding where its value is one that tissue
+has, too: noise puts the same value side by side only a few times."""
 FINEST, COARSEST = 0.002, 100.0
 """HU per stored unit. float32 in the network range resolves 0.0003 HU, so a finer unit would not
 come back as it was; the range of 16 bits in units of 0.05 HU is 3,000 HU, so nobody needs one."""
@@ -32,6 +36,12 @@ HIGHEST = 3500.0
 """12-bit CT ends at 3071 HU; above it is metal in extended scale, a small part of a slice."""
 FEW = 0.1
 """Share of the pixels that may lie above HIGHEST, and that must lie in the network range."""
+DEEPEST = -4096.0
+"""Pixels below the network range are background down to here; still lower they must be flat."""
+FLAT = 100.0
+"""HU within which lossy coding leaves a flat background."""
+UNITS = re.compile(r"hu|hnsfu|houn[dt]?sf(ield|iled|eld)s?(units?)?(hu)?")
+"""Hounsfield units as scanners spell them, in lower case without separators; "[hnsf'U]" is UCUM."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +54,8 @@ class Scale:
     """HU of the stored value 0."""
     padding: tuple[int, int] | None = None
     """Lowest and highest stored value of padding; None where the image declares none."""
+    ends: tuple[int, int] = (-(1 << 15), (1 << 16) - 1)
+    """Lowest and highest stored value that the image can hold."""
 
 
 def scale_of(dataset: Dataset, frames: int, *, assume_hu: bool = False) -> Scale:
@@ -66,7 +78,7 @@ def scale_of(dataset: Dataset, frames: int, *, assume_hu: bool = False) -> Scale
     steep = (np.abs(slope) < FINEST) | (np.abs(slope) > COARSEST)
     if steep.any() or (np.abs(intercept) > FARTHEST).any():
         raise Refused(Reason.HU_RANGE)
-    return Scale(slope, intercept, _padding(dataset))
+    return Scale(slope, intercept, _padding(dataset), limits(dataset))
 
 
 def to_hu(stored: Stored, scale: Scale, frame: int) -> HU:
@@ -84,14 +96,44 @@ def to_stored(hu: HU, scale: Scale, frame: int) -> NDArray[np.float64]:
 
 
 def padded(stored: Stored, scale: Scale, frame: int) -> Mask:
-    """Where one frame, (H, W), holds padding (PS3.3 section C.7.5.1.1.2)."""
+    """Where one frame, (H, W), holds padding (PS3.3 section C.7.5.1.1.2).
+
+    A value that tissue can have, such as 0 in signed HU, is padding only where it fills an area
+    outside the body; a range of such values is never.
+    """
+    mask = declared(stored, scale)
+    if floor := floor_of(scale, frame):
+        low, high = scale.padding or scale.ends
+        mask |= (stored < high) if floor > 0 else (stored > low)
+        return mask
+    if scale.padding is None or scale.padding[0] != scale.padding[1]:
+        return np.zeros(stored.shape, bool)
+    return _outside(mask)
+
+
+def declared(stored: Stored, scale: Scale) -> Mask:
+    """Where one frame, (H, W), has a value that its header declares to be padding."""
     if scale.padding is None:
         return np.zeros(stored.shape, bool)
     low, high = scale.padding
     mask: Mask = (stored >= low) & (stored <= high)
-    if floor := floor_of(scale, frame):
-        mask |= (stored < high) if floor > 0 else (stored > low)
     return mask
+
+
+def _outside(mask: Mask) -> Mask:
+    """The areas of at least PATCH pixels that reach the border, by their sides."""
+    if not mask.any():
+        return mask
+    from skimage.measure import label
+
+    areas = label(mask, connectivity=1)  # type: ignore[no-untyped-call]
+    border = np.concatenate((areas[0], areas[-1], areas[:, 0], areas[:, -1]))
+    large = np.bincount(areas.ravel()) >= PATCH
+    large[0] = False
+    reaching = np.zeros_like(large)
+    reaching[border] = True
+    found: Mask = (large & reaching)[areas]
+    return found
 
 
 def floor_of(scale: Scale, frame: int) -> int:
@@ -103,21 +145,44 @@ def floor_of(scale: Scale, frame: int) -> int:
     if scale.padding is None:
         return 0
     slope, intercept = float(scale.slope[frame]), float(scale.intercept[frame])
-    end = scale.padding[1] if slope > 0 else scale.padding[0]
-    return int(math.copysign(1, slope)) if end * slope + intercept <= AIR else 0
+    low, high = scale.padding if slope > 0 else scale.padding[::-1]
+    last = low <= scale.ends[0] if slope > 0 else low >= scale.ends[1]
+    ends = last or low * slope + intercept <= HU_MIN
+    return int(math.copysign(1, slope)) if ends and high * slope + intercept <= AIR else 0
+
+
+def among_tissue(scale: Scale) -> bool:
+    """Whether the declared padding lies, in some frame, between values that a network gives."""
+    if scale.padding is None:
+        return False
+    for frame, (slope, intercept) in enumerate(zip(scale.slope, scale.intercept, strict=True)):
+        low, high = sorted(value * slope + intercept for value in scale.padding)
+        if not floor_of(scale, frame) and low <= HU_MAX and high >= HU_MIN:
+            return True
+    return False
 
 
 def check_hu(hu: HU, padding: Mask) -> None:
     """The gate before the network, for one frame (H, W).
 
+    A frame may hold nothing but padding and background: beside the patient there is nothing else.
+
     Raises:
-        Refused: HU_RANGE where hardly a pixel lies in the network range, or many lie above metal.
+        Refused: HU_RANGE where hardly a pixel that is no background lies in the network range, or
+            many lie above metal.
     """
-    inside = (hu >= HU_MIN) & (hu <= HU_MAX) & ~padding
-    if np.count_nonzero(inside) < FEW * max(1, int(hu.size - np.count_nonzero(padding))):
+    low = (hu < HU_MIN) & ~padding
+    inside = np.count_nonzero((hu >= HU_MIN) & (hu <= HU_MAX) & ~padding)
+    others = hu.size - np.count_nonzero(padding) - _background(hu[low])
+    if inside < FEW * others or np.count_nonzero(hu > HIGHEST) > FEW * hu.size:
         raise Refused(Reason.HU_RANGE)
-    if not inside.any() or np.count_nonzero(hu > HIGHEST) > FEW * hu.size:
-        raise Refused(Reason.HU_RANGE)
+
+
+def _background(low: HU) -> int:
+    """How many of the pixels below the network range, (N,), are background and no wrong unit."""
+    near = np.abs(low - np.median(low)) <= FLAT if low.size else low > 0
+    flat = np.count_nonzero(near) >= (1 - FEW) * low.size
+    return low.size if flat else int(np.count_nonzero(low >= DEEPEST))
 
 
 def _transformations(dataset: Dataset, frames: int) -> Sequence[Dataset]:
@@ -137,8 +202,8 @@ def _transformations(dataset: Dataset, frames: int) -> Sequence[Dataset]:
 
 def _line(item: Dataset, assume_hu: bool) -> tuple[float, float]:
     """Slope and intercept."""
-    kind = str(item.get("RescaleType") or "HU").strip()
-    if kind != "HU":  # PS3.3 section C.11.1.1.2: US is unspecified, as in perfusion maps
+    kind = re.sub(r"[\s\0._'()\[\]-]", "", str(item.get("RescaleType") or "HU")).lower()
+    if not UNITS.fullmatch(kind or "hu"):  # section C.11.1.1.2: US is unspecified, as in perfusion
         raise Refused(Reason.NOT_HU)
     slope, intercept = item.get("RescaleSlope"), item.get("RescaleIntercept")
     if slope is None or intercept is None:

@@ -75,6 +75,16 @@ def choose(headers: Sequence[Header], wanted: Sequence[str]) -> list[Header]:
     ]
 
 
+def without_results(headers: Iterable[Header], command: str) -> list[Header]:
+    """The headers, those marked that `command` of this program, or a later one, has written."""
+    return [
+        replace(header, reason=Reason.OWN_RESULT)
+        if header.reason is None and command in header.made
+        else header
+        for header in headers
+    ]
+
+
 def without_duplicates(headers: Sequence[Header], source: Source) -> list[Header]:
     """The headers, those marked whose SOP Instance UID came before.
 

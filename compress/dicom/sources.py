@@ -5,12 +5,17 @@ is checked before a byte is unpacked: a member that is too large, or packed too 
 pixels, is refused.
 """
 
+import errno
 import os
+import stat
 import zipfile
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
+from typing import BinaryIO
 
 from compress.base.errors import UsageError
 from compress.dicom import Reason, Refused
@@ -23,8 +28,13 @@ slice reaches about 100, a bomb 1,000."""
 DENSE_FROM = 16 << 20
 MEMBERS = 1_000_000
 """Most members of a zip that are looked at."""
+LOCKED = 0x41
+"""Bits of a zip member's flags that say it is encrypted, weakly or strongly."""
 PREFIX = 132
 """Bytes of preamble and DICM mark (PS3.10 section 7.1)."""
+
+
+_DAMAGED_ZIP = "INPUT is a damaged zip: its directory cannot be read"
 
 
 @dataclass(frozen=True)
@@ -38,14 +48,15 @@ class Source:
         """The content of one file.
 
         Raises:
-            Refused: TOO_LARGE, ENCRYPTED or DAMAGED.
+            Refused: NOT_A_FILE, UNREADABLE, TOO_LARGE, ENCRYPTED or DAMAGED.
         """
-        try:
-            return self._member(name) if self.archive else _read(_place(self.path, name), LARGEST)
-        except (OSError, zipfile.BadZipFile, zlib.error, RuntimeError, KeyError) as error:
-            # zipfile raises RuntimeError where a password is needed.
-            encrypted = isinstance(error, RuntimeError) and "encrypted" in str(error)
-            raise Refused(Reason.ENCRYPTED if encrypted else Reason.DAMAGED) from error
+        if self.archive:
+            return self._member(name)
+        with self.opened(name) as file:
+            data = file.read(LARGEST + 1)
+        if len(data) > LARGEST:
+            raise Refused(Reason.TOO_LARGE)
+        return data
 
     def prefix(self, name: str) -> bytes:
         """The first PREFIX bytes, cheaply.
@@ -55,24 +66,44 @@ class Source:
         """
         if self.archive:
             return self._member(name, PREFIX)
+        with self.opened(name) as file:
+            return file.read(PREFIX)
+
+    @contextmanager
+    def opened(self, name: str) -> Iterator[BinaryIO]:
+        """One file of a folder, or the single one, open for reading.
+
+        Nothing but a regular file is opened: a pipe would wait for its other end, a device acts.
+
+        Raises:
+            Refused: NOT_A_FILE, or UNREADABLE, in the block too.
+        """
+        path = self.path if self.path.is_file() else self.path / name
         try:
-            with _place(self.path, name).open("rb") as file:
-                return file.read(PREFIX)
+            if not stat.S_ISREG(path.stat().st_mode):
+                raise Refused(Reason.NOT_A_FILE)
+            with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb") as file:
+                yield file
         except OSError as error:
-            raise Refused(Reason.DAMAGED) from error
+            raise Refused(Reason.UNREADABLE) from error
 
     def _member(self, name: str, size: int = -1) -> bytes:
         if not safe(name):
             raise Refused(Reason.UNSAFE_NAME)
-        packed = _open(str(self.path))
-        info = packed.getinfo(name)
-        dense = info.file_size > DENSEST * max(info.compress_size, 1)
-        if info.file_size > LARGEST or (dense and info.file_size > DENSE_FROM):
-            raise Refused(Reason.TOO_LARGE)
         try:
+            packed = _open(str(self.path))
+            info = packed.getinfo(name)
+            _check_member(info)
             with packed.open(info) as file:
                 return file.read(size)
-        except (zipfile.BadZipFile, zlib.error, NotImplementedError, EOFError) as error:
+        except (Refused, MemoryError):
+            raise
+        except OSError as error:  # EINVAL: a place before the archive's beginning
+            damaged = error.errno == errno.EINVAL
+            raise Refused(Reason.DAMAGED if damaged else Reason.UNREADABLE) from error
+        except NotImplementedError as error:  # a kind of compression that Python lacks
+            raise Refused(Reason.UNREADABLE) from error
+        except Exception as error:  # zipfile and its unpackers raise whatever they like
             raise Refused(Reason.DAMAGED) from error
 
 
@@ -80,17 +111,23 @@ def open_source(path: Path) -> Source:
     """The input at `path`.
 
     Raises:
-        UsageError: there is nothing.
+        UsageError: there is nothing, or neither a file nor a folder, or a part of a zip.
     """
     if not path.exists():
         raise UsageError("INPUT does not exist; it must be a DICOM file, a folder or a zip")
-    return Source(path.resolve(), archive=path.is_file() and zipfile.is_zipfile(path))
+    if not (path.is_file() or path.is_dir()):
+        raise UsageError("INPUT is a pipe, a socket or a device; it must be a file or a folder")
+    archive = path.is_file() and zipfile.is_zipfile(path)
+    if path.is_file() and not archive and _begins_as_zip(path):
+        raise UsageError(_DAMAGED_ZIP)
+    return Source(path.resolve(), archive=archive)
 
 
 def names(source: Source, leave_out: Path | None = None) -> list[str]:
     """Names of all files in the source, as POSIX paths inside it, sorted.
 
-    Links to folders are not followed, so that a search ends and stays in its tree.
+    Links to folders are followed. No folder is searched twice, so a search ends; what a link shows
+    once more keeps the name that it has without the link.
 
     Args:
         source: where to look.
@@ -103,12 +140,18 @@ def names(source: Source, leave_out: Path | None = None) -> list[str]:
         return _members(source.path)
     if source.path.is_file():
         return [source.path.name]
-    skip = leave_out.resolve() if leave_out else None
-    found = []
-    for folder, folders, files in os.walk(source.path, onerror=_unlisted):
-        folders[:] = [name for name in folders if Path(folder, name) != skip]
-        inside = Path(folder).relative_to(source.path).as_posix()
-        found += [name if inside == "." else f"{inside}/{name}" for name in files]
+    seen = {_identity(leave_out)} if leave_out and leave_out.exists() else set()
+    found, links = list[str](), [source.path]
+    while links:
+        top = links.pop(0)
+        for folder, folders, files in os.walk(top, onerror=_unlisted):
+            if _identity(folder) in seen:
+                folders[:] = []
+                continue
+            seen.add(_identity(folder))
+            links += sorted(Path(folder, name) for name in folders if _is_link(folder, name))
+            inside = Path(folder).relative_to(source.path).as_posix()
+            found += [name if inside == "." else f"{inside}/{name}" for name in files]
     return sorted(found)
 
 
@@ -139,8 +182,8 @@ def inflate_limited(data: bytes, limit: int = LARGEST) -> None:
 def _members(path: Path) -> list[str]:
     try:
         infos = _open(str(path)).infolist()
-    except (OSError, zipfile.BadZipFile) as error:
-        raise UsageError("INPUT is a damaged zip: its directory cannot be read") from error
+    except (OSError, ValueError, zipfile.BadZipFile) as error:
+        raise UsageError(_DAMAGED_ZIP) from error
     if len(infos) > MEMBERS:
         raise UsageError(f"INPUT is a zip with {len(infos)} members, more than {MEMBERS}")
     return sorted({info.filename for info in infos if not info.is_dir()})
@@ -152,16 +195,30 @@ def _open(path: str) -> zipfile.ZipFile:
     return zipfile.ZipFile(path)
 
 
-def _place(root: Path, name: str) -> Path:
-    return root if root.is_file() else root / name
-
-
-def _read(path: Path, limit: int) -> bytes:
-    with path.open("rb") as file:
-        data = file.read(limit + 1)
-    if len(data) > limit:
+def _check_member(info: zipfile.ZipInfo) -> None:
+    """Refuse what needs a password, or would unpack to more than any CT image."""
+    if info.flag_bits & LOCKED:
+        raise Refused(Reason.ENCRYPTED)
+    dense = info.file_size > DENSEST * max(info.compress_size, 1)
+    if info.file_size > LARGEST or (dense and info.file_size > DENSE_FROM):
         raise Refused(Reason.TOO_LARGE)
-    return data
+
+
+def _begins_as_zip(path: Path) -> bool:
+    try:
+        with path.open("rb") as file:
+            return file.read(4) == b"PK\3\4"
+    except OSError:  # counted as unreadable later
+        return False
+
+
+def _identity(folder: str | Path) -> tuple[int, int]:
+    found = os.stat(folder)
+    return found.st_dev, found.st_ino
+
+
+def _is_link(folder: str, name: str) -> bool:
+    return Path(folder, name).is_symlink()
 
 
 def _unlisted(error: OSError) -> None:

@@ -29,7 +29,7 @@ from pydicom.uid import (
 )
 
 from compress import __version__
-from compress.dicom import Reason, Refused
+from compress.dicom import Reason, Refused, rescale
 from compress.dicom.encoding import TOO_FAR, to_stored
 from compress.dicom.headers import ENHANCED, sop_class, valid_uid
 from compress.dicom.reading import Image
@@ -50,6 +50,8 @@ STALE = (
     "ExtendedOffsetTableLengths", "EncapsulatedPixelDataValueTotalLength", "PixelDataProviderURL",
 )  # fmt: skip
 """True of the source's pixels or bytes only."""
+PADDING = ("PixelPaddingValue", "PixelPaddingRangeLimit")
+"""Go where the source declares a value of tissue and has no padding: tissue would turn into it."""
 LOSSY = {
     JPEGBaseline8Bit: "ISO_10918_1", JPEGExtended12Bit: "ISO_10918_1",
     JPEGLSNearLossless: "ISO_14495_1", JPEG2000: "ISO_15444_1",
@@ -117,6 +119,8 @@ class Derived:
     """Pixels outside the network's range, without padding, that stayed as they were."""
     padding: int
     """Pixels of padding that stayed as they were."""
+    unchanged: int
+    """Frames that hold nothing but these, and are copied."""
 
 
 def derive(image: Image, enhanced: Sequence[HU], process: Process, now: datetime) -> Derived:
@@ -137,6 +141,9 @@ def derive(image: Image, enhanced: Sequence[HU], process: Process, now: datetime
     try:
         lossy = _lossy(dataset, pixels.nbytes)
         _swap_words(dataset)
+        if not image.padding and rescale.among_tissue(image.scale):
+            for keyword in PADDING:
+                dataset.pop(keyword, None)
         _identify(dataset, process, now)
         _explain(dataset, process, now)
         if lossy:
@@ -148,7 +155,8 @@ def derive(image: Image, enhanced: Sequence[HU], process: Process, now: datetime
     except Exception as error:  # values that were read but cannot be written
         raise Refused(Reason.UNWRITABLE) from error
     copied = int(np.count_nonzero(image.kept)) - image.padding
-    return Derived(data, clipped, copied, image.padding)
+    unchanged = int(image.kept.all(axis=(1, 2)).sum())
+    return Derived(data, clipped, copied, image.padding, unchanged)
 
 
 def _identify(dataset: Dataset, process: Process, now: datetime) -> None:

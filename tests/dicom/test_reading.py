@@ -188,9 +188,56 @@ def test_empty_padding_value_is_none():
     assert read(packed(ds)).padding == 0
 
 
-def test_slices_that_are_all_padding_are_refused():
-    hu = np.full((16, 16), -2000, np.int16)
-    assert refused(packed(dataset(hu, intercept=0, PixelPaddingValue=-2000))) == Reason.HU_RANGE
+SPELLINGS = (
+    "HU", "hu", "Hu ", "H.U.", "Hounsfield", "HOUNSFIELD", "Hounsfield Unit", "Hounsfield Units",
+    "hounsfield_units", "Houndsfield Unit", "Hounsfield Units (HU)", "[hnsf'U]", " ", None,
+)  # fmt: skip
+OTHERS = ("US", "HU_MOD", "OD", "MGML", "Z_EFF", "ED", "EDW", "PCT", "HU*10", "HU/1000", "1/HU",
+          "mHU", "HU\\US", "UNSPECIFIED", "ml/100ml/s")  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", SPELLINGS)
+def test_spellings_of_hounsfield_units(kind):
+    assert np.array_equal(read(packed(dataset(RescaleType=kind))).hu(0), body())
+    hu = np.stack([body(seed=k) for k in range(2)])
+    assert np.array_equal(read(packed(enhanced(hu, [(1, -1024)] * 2, kind=kind))).hu(1), hu[1])
+
+
+@pytest.mark.parametrize("kind", OTHERS)
+def test_other_units_are_refused(kind):
+    assert refused(packed(dataset(RescaleType=kind))) == Reason.NOT_HU
+
+
+@pytest.mark.parametrize(
+    ("keyword", "value", "reason"),
+    [
+        ("Modality", "ct", None),
+        ("BurnedInAnnotation", "Yes", Reason.BURNED_IN),
+        ("ImageType", ["ORIGINAL", "PRIMARY", "Localizer"], Reason.LOCALIZER),
+    ],
+)
+def test_code_strings_in_small_letters(keyword, value, reason):
+    data = packed(dataset(**{keyword: value}))
+    if reason is None:
+        read(data)
+    else:
+        assert refused(data) == reason
+
+
+def test_enhanced_ct_without_functional_groups_is_refused_at_once():
+    """Slope and intercept at the top level: a result could not say what it is derived from."""
+    line = {"RescaleSlope": "1", "RescaleIntercept": "-1024", "RescaleType": "HU"}
+    hu = np.stack([body(seed=k) for k in range(2)])
+    for keyword in ("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"):
+        for empty in (False, True):
+            ds = enhanced(hu, [(1, -1024)] * 2)
+            for name, value in line.items():
+                setattr(ds, name, value)
+            if empty:
+                setattr(ds, keyword, [])
+            else:
+                del ds[keyword]
+            assert refused(packed(ds)) == Reason.NO_GROUPS
 
 
 def test_enhanced_ct_with_a_line_for_each_frame():

@@ -56,7 +56,7 @@ def test_files_are_told_apart_with_a_reason(mixed):
         "nouid": (Reason.NO_UID, True), "path": (Reason.NO_UID, True),
         "flat": (Reason.SHAPE, True), "README.txt": (Reason.NOT_DICOM, False),
         "nomark": (Reason.NOT_DICOM, False), "DICOMDIR": (Reason.DICOMDIR, False),
-        "cut": (Reason.NO_UID, True),
+        "cut": (Reason.DAMAGED, True),
     }  # fmt: skip
 
 

@@ -121,11 +121,11 @@ def test_a_damaged_directory(tmp_path):
         sources.names(open_source(path))
 
 
-def test_unreadable_files_are_damaged(tmp_path):
+def test_a_dangling_link_is_unreadable(tmp_path):
     (tmp_path / "gone").symlink_to(tmp_path / "nowhere")
     with pytest.raises(Refused) as caught:
         open_source(tmp_path).read("gone")
-    assert caught.value.reason == Reason.DAMAGED
+    assert caught.value.reason == Reason.UNREADABLE
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root can list everything")
