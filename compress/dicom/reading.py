@@ -25,6 +25,7 @@ from compress.dicom.headers import (
     sop_class,
     without_pixels,
 )
+from compress.dicom.multiframe import check_concatenation
 from compress.dicom.rescale import HU, Mask, Scale, Stored
 from compress.dicom.sources import LARGEST
 
@@ -110,6 +111,7 @@ def _check_kind(dataset: FileDataset) -> None:
     groups = ("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence")
     if sop_class(dataset) in ENHANCED and not all(dataset.get(name) for name in groups):
         raise Refused(Reason.NO_GROUPS)
+    check_concatenation(dataset)
 
 
 def _check_bits(dataset: FileDataset) -> None:

@@ -17,21 +17,14 @@ from datetime import datetime
 import numpy as np
 import pydicom
 from numpy.typing import NDArray
-from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
 from pydicom.sr.coding import Code
-from pydicom.uid import (
-    JPEG2000,
-    ExplicitVRLittleEndian,
-    JPEGBaseline8Bit,
-    JPEGExtended12Bit,
-    JPEGLSNearLossless,
-)
+from pydicom.uid import ExplicitVRLittleEndian
 
 from compress import __version__
-from compress.dicom import Reason, Refused, rescale
+from compress.dicom import Reason, Refused, lossy, multiframe, rescale, transcode
 from compress.dicom.encoding import TOO_FAR, to_stored
-from compress.dicom.headers import ENHANCED, sop_class, valid_uid
+from compress.dicom.headers import ENHANCED, MAKER, sop_class, valid_uid
 from compress.dicom.reading import Image
 from compress.dicom.rescale import HU
 
@@ -52,11 +45,6 @@ STALE = (
 """True of the source's pixels or bytes only."""
 PADDING = ("PixelPaddingValue", "PixelPaddingRangeLimit")
 """Go where the source declares a value of tissue and has no padding: tissue would turn into it."""
-LOSSY = {
-    JPEGBaseline8Bit: "ISO_10918_1", JPEGExtended12Bit: "ISO_10918_1",
-    JPEGLSNearLossless: "ISO_14495_1", JPEG2000: "ISO_15444_1",
-}  # fmt: skip
-"""Transfer syntaxes that lose something -> LossyImageCompressionMethod (section C.7.6.1.1.5)."""
 
 
 PURPOSE = "Not for diagnostic use."
@@ -139,16 +127,17 @@ def derive(image: Image, enhanced: Sequence[HU], process: Process, now: datetime
     pixels, clipped = to_stored(image, enhanced, too_far)
     dataset = image.dataset
     try:
-        lossy = _lossy(dataset, pixels.nbytes)
-        _swap_words(dataset)
+        loss = lossy.history(dataset, image.stored)
+        transcode.to_explicit_little_endian(dataset)
+        now = transcode.local_time(dataset, now)
         if not image.padding and rescale.among_tissue(image.scale):
             for keyword in PADDING:
                 dataset.pop(keyword, None)
         _identify(dataset, process, now)
         _explain(dataset, process, now)
-        if lossy:
+        if loss:
             dataset.LossyImageCompression = "01"
-            dataset.LossyImageCompressionRatio, dataset.LossyImageCompressionMethod = lossy
+            dataset.LossyImageCompressionRatio, dataset.LossyImageCompressionMethod = loss
         data = _packed(dataset, pixels, process)
     except Refused:
         raise
@@ -169,7 +158,7 @@ def _identify(dataset: Dataset, process: Process, now: datetime) -> None:
     if source_class in ENHANCED:
         _mark_frames(dataset, item, process)
     else:
-        dataset.SourceImageSequence = [item]
+        dataset.SourceImageSequence = [*(dataset.get("SourceImageSequence") or []), item]
     dataset.SOPClassUID = source_class
     dataset.SOPInstanceUID = process.sop(str(item.ReferencedSOPInstanceUID))
     dataset.SeriesInstanceUID = process.uid(valid_uid(dataset.get("SeriesInstanceUID")), "series")
@@ -177,38 +166,27 @@ def _identify(dataset: Dataset, process: Process, now: datetime) -> None:
     number = dataset.get("SeriesNumber")
     if number is not None and abs(int(number)) < 1 << 30:
         dataset.SeriesNumber = int(number) + SERIES_OFFSET
-    described = str(dataset.get("SeriesDescription") or "").strip()
-    dataset.SeriesDescription = (described[: 64 - len(process.suffix)] + process.suffix).strip()
+    transcode.append(dataset, "SeriesDescription", process.suffix, 64)
     dataset.InstanceCreationDate = now.strftime("%Y%m%d")
     dataset.InstanceCreationTime = now.strftime("%H%M%S.%f")
 
 
 def _mark_frames(dataset: Dataset, source: Dataset, process: Process) -> None:
     """Sections C.7.6.16.2.6 and C.8.15.3.2: Enhanced CT says it in its functional groups."""
-    shared = dataset.SharedFunctionalGroupsSequence[0]
     derivation = Dataset()
     derivation.DerivationDescription = process.description
     derivation.DerivationCodeSequence = [_code(code) for code in process.codes]
-    derivation.SourceImageSequence = [source]
-    for groups in (shared, *dataset.PerFrameFunctionalGroupsSequence):
+    shared = dataset.SharedFunctionalGroupsSequence
+    for groups in (*shared, *dataset.PerFrameFunctionalGroupsSequence):
         for item in groups.get("CTImageFrameTypeSequence") or []:
             item.FrameType = _derived(item.get("FrameType"), True)
-        if "DerivationImageSequence" in groups:
-            del groups.DerivationImageSequence
-    shared.DerivationImageSequence = [derivation]
-    dataset.SourceImageEvidenceSequence = [_evidence(dataset, source)]
-
-
-def _evidence(dataset: Dataset, source: Dataset) -> Dataset:
-    """Section C.8.15.2: the source with the study and series that it lies in."""
-    instance, series, study = Dataset(), Dataset(), Dataset()
-    instance.ReferencedSOPClassUID = source.ReferencedSOPClassUID
-    instance.ReferencedSOPInstanceUID = source.ReferencedSOPInstanceUID
-    series.SeriesInstanceUID = dataset.SeriesInstanceUID
-    series.ReferencedSOPSequence = [instance]
-    study.StudyInstanceUID = dataset.get("StudyInstanceUID")
-    study.ReferencedSeriesSequence = [series]
-    return study
+    multiframe.derive_frames(dataset, source, derivation)
+    if "ConcatenationUID" in dataset:
+        whole = valid_uid(dataset.ConcatenationUID)
+        dataset.ConcatenationUID = process.uid(whole, "concatenation")
+    if "SOPInstanceUIDOfConcatenationSource" in dataset:
+        before = valid_uid(dataset.SOPInstanceUIDOfConcatenationSource)
+        dataset.SOPInstanceUIDOfConcatenationSource = process.sop(before)
 
 
 def _derived(kind: object, enhanced: bool) -> list[str]:
@@ -225,17 +203,15 @@ def _derived(kind: object, enhanced: bool) -> list[str]:
 def _explain(dataset: Dataset, process: Process, now: datetime) -> None:
     """Sections C.7.6.1.1.3 and C.12.1.1.5: how it was derived, and by which equipment."""
     if sop_class(dataset) not in ENHANCED:
-        before = str(dataset.get("DerivationDescription") or "").strip()
-        text = process.description
-        dataset.DerivationDescription = f"{before[: 1021 - len(text)]}; {text}" if before else text
+        transcode.append(dataset, "DerivationDescription", process.description, 1024, "; ")
         codes = list(dataset.get("DerivationCodeSequence") or [])
         codes += [_code(code) for code in process.codes]
         if codes:
             dataset.DerivationCodeSequence = codes
     item = Dataset()
     item.PurposeOfReferenceCodeSequence = [_code(EQUIPMENT)]
-    item.Manufacturer = "compress"
-    item.ManufacturerModelName = "compress simulate" if process.simulated else "compress enhance"
+    item.Manufacturer = MAKER
+    item.ManufacturerModelName = f"{MAKER} {'simulate' if process.simulated else 'enhance'}"
     item.SoftwareVersions = __version__
     item.ContributionDateTime = now.strftime("%Y%m%d%H%M%S.%f")
     item.ContributionDescription = process.description
@@ -248,27 +224,6 @@ def _code(code: Code) -> Dataset:
     item.CodeValue, item.CodingSchemeDesignator = code.value, code.scheme_designator
     item.CodeMeaning = code.meaning
     return item
-
-
-def _lossy(dataset: FileDataset, raw: int) -> tuple[list[float], list[str]] | None:
-    """Ratios and methods of all lossy steps so far, where the source's own was not yet noted."""
-    method = LOSSY.get(dataset.file_meta.get("TransferSyntaxUID"))
-    if method is None or dataset.get("LossyImageCompression") == "01":
-        return None
-    ratio = round(raw / max(1, len(dataset.PixelData)), 2)
-    return [ratio], [method]
-
-
-def _swap_words(dataset: FileDataset) -> None:
-    """Bring words of a big-endian source into little endian: pydicom writes OW as it lies."""
-    if dataset.original_encoding[1] is not False:
-        return
-
-    def swap(_parent: Dataset, element: DataElement) -> None:
-        if element.VR == "OW" and element.keyword != "PixelData" and element.value:
-            element.value = np.frombuffer(element.value, ">u2").astype("<u2").tobytes()
-
-    dataset.walk(swap)
 
 
 def _packed(dataset: FileDataset, pixels: NDArray[np.integer], process: Process) -> bytes:

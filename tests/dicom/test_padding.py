@@ -1,4 +1,4 @@
-"""Padding and background: what no network may touch, and what is no padding whatever is declared."""
+"""Padding and background: what no network may touch, and what only seems to be it."""
 
 import io
 from datetime import datetime

@@ -1,4 +1,4 @@
-"""Every file that is left aside has the reason that is true of it, and no file can hold up a run."""
+"""Every file that is left aside has the reason that is true of it; none can hold up a run."""
 
 import io
 import os
