@@ -7,7 +7,7 @@ from compress.base.errors import UsageError
 from compress.data import DataOptions, load
 from compress.data import folder as source
 
-SLICE = np.arange(-60, 60, dtype=np.int16).reshape(10, 12)
+SLICE = np.arange(-600, 600, 10, dtype=np.int16).reshape(10, 12)
 
 
 def npy(path, values=SLICE):
@@ -92,7 +92,7 @@ def test_validation_folder_is_held_out_where_there_is_no_test(split):
 
 
 def test_dicom_in_hu_with_the_last_patient_held_out(tmp_path):
-    hu = SLICE.astype(int) * 2
+    hu = SLICE.astype(int)
     for patient, name in (("P1", "one/IM0"), ("P2", "two/IM0"), ("P2", "two/IM1.dcm")):
         dicom(tmp_path / "full" / name, hu, patient)
         dicom(tmp_path / "low" / name, hu - 8, patient, slope=1.0, intercept=-1000.0)
@@ -180,7 +180,7 @@ def test_partners_of_different_size(split):
     [
         (np.zeros((3, 4, 5), np.int16), r"array of shape \(3, 4, 5\)"),
         (np.full((4, 4), np.nan), "not finite"),
-        (np.linspace(0, 1, 16).reshape(4, 4), "between 0 and 1, they must be HU"),
+        (np.linspace(0, 1, 16).reshape(4, 4), "between 0.06667 and 0.9333, .* scaled to 0..1"),
         (np.array([[None]]), "allow_pickle"),
     ],
 )

@@ -1,10 +1,13 @@
 """Checkpoints: a folder with plain tensors and a channel table, never a pickle.
 
 model.py     a network with its table of channels and masks; load and save
+hashes.py    what a checkpoint computes, as hashes
+imported.py  networks of the user's own, and the hash of their code
 files.py     the two files of a checkpoint, read within limits
 packed24.py  a checkpoint as one file with its 2:4 weights compressed
 """
 
+from compress.checkpoint.hashes import code_of, identity, weights_hash
 from compress.checkpoint.model import (
     NETWORKS,
     Model,
@@ -13,10 +16,8 @@ from compress.checkpoint.model import (
     contents,
     described,
     fingerprint,
-    identity,
     load,
     save,
-    weights_hash,
 )
 
 __all__ = [
@@ -24,6 +25,7 @@ __all__ = [
     "Model",
     "ModelOptions",
     "channels",
+    "code_of",
     "contents",
     "described",
     "fingerprint",

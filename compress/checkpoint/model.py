@@ -8,9 +8,7 @@ Never a pickle.
 """
 
 import hashlib
-import importlib
 import inspect
-import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -21,9 +19,11 @@ from safetensors import torch as safetensors
 from torch import Tensor, nn
 
 from compress.base.errors import CompressError, UsageError
-from compress.base.files import digest, read_json, write_atomic, write_json
+from compress.base.files import write_atomic, write_json
 from compress.base.hu import HU_MAX, HU_MIN
 from compress.checkpoint.files import BITS, REMEDY, SCHEMA, TABLE, WEIGHTS, from_bits, read, to_bits
+from compress.checkpoint.hashes import of_import, warn_of_other_code
+from compress.checkpoint.imported import network_class
 from compress.graph.cost import CONVOLUTIONS
 from compress.graph.resize import resize
 from compress.graph.rewrite import REWRITES
@@ -60,7 +60,7 @@ class ModelOptions:
                 known = ", ".join(NETWORKS)
                 raise UsageError(f"there is no network {self.name!r}; there are: {known}")
             return NETWORKS[self.name]
-        return _imported(self.import_, self.folder)
+        return network_class(self.import_, self.folder)
 
     def build(self) -> nn.Module:
         """The dense network, with its starting weights where the recipe names some.
@@ -133,6 +133,7 @@ def contents(model: Model) -> tuple[dict[str, Any], bytes]:
             "folder": origin.folder,
             "options": dict(origin.options),
             "source_sha256": _source_hash(model.net),
+            **of_import(origin.import_, origin.folder),
         },
         "rewrites": list(model.rewrites),
         "channels": channels(model.net),
@@ -188,6 +189,7 @@ def described(folder: Path, table: Mapping[str, Any]) -> tuple[ModelOptions, nn.
         net = origin.build()
     except UsageError as error:
         raise UsageError(f"{folder / TABLE}: {error}") from error
+    warn_of_other_code(folder, table)
     for name in table["rewrites"]:
         net = REWRITES[name](net)
     return origin, net
@@ -207,19 +209,6 @@ def _serialised(model: Model) -> bytes:
     return safetensors.save(tensors)
 
 
-def identity(folder: Path) -> str:
-    """The SHA-256 of what a checkpoint computes: its description, which holds the tensors' hash."""
-    return digest(read_json(folder / TABLE))
-
-
-def weights_hash(folder: Path) -> str | None:
-    """The `fingerprint` of the checkpoint in `folder` by its description; None without one."""
-    try:
-        return str(read_json(folder / TABLE)["sha256"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-
-
 def _take(net: nn.Module, tensors: Mapping[str, Tensor], file: Path) -> None:
     """Give `net`, in place, the shapes and values of `tensors`, which are those of `file`."""
     try:
@@ -234,21 +223,6 @@ def _reason(error: Exception) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     telling = [line for line in lines if not line.startswith("Error(s) in loading")]
     return (telling or lines or [type(error).__name__])[0].rstrip(":.")
-
-
-def _imported(path: str, folder: str | None) -> Callable[..., nn.Module]:
-    module_name, _, class_name = path.partition(":")
-    search = [folder] if folder else []
-    sys.path[:0] = search
-    try:
-        found = getattr(importlib.import_module(module_name), class_name)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise UsageError(f"the network {path!r} cannot be imported: {error}") from error
-    finally:
-        del sys.path[: len(search)]
-    if not callable(found):
-        raise UsageError(f"the network {path!r} is no class")
-    return found  # type: ignore[no-any-return]
 
 
 def _fill(net: nn.Module, path: Path) -> None:

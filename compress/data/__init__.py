@@ -119,6 +119,8 @@ def load(options: DataOptions, *, seed: int, fallback: bool = True) -> Data:
             f"training and held-out slices are of the same patients ({', '.join(shared)}): "
             "the results are better than on a new patient"
         )
+    if options.source == "folder":
+        notices += [said for pairs in (train, test) if (said := _unlike(pairs))]
     for notice in notices:
         log.warning("%s", notice)
     return Data(train, test, options.source, _fingerprint(train, test), tuple(notices))
@@ -137,6 +139,12 @@ def _read(options: DataOptions, seed: int) -> tuple[Pairs, Pairs]:
     from compress.data import demo
 
     return demo.load(options, seed)
+
+
+def _unlike(pairs: Pairs) -> str:
+    from compress.data.partners import unlike
+
+    return unlike(pairs)
 
 
 def _fingerprint(*sets: Pairs) -> str:

@@ -17,6 +17,7 @@ from compress.base import machine
 from compress.base.errors import UsageError
 from compress.base.files import read_json, sha256, write_json
 from compress.base.hu import HU_MAX, HU_MIN
+from compress.checkpoint.hashes import CODE
 from compress.engines.base import Runner, Shape
 from compress.engines.formats import FormatName, Precision, formats
 
@@ -69,7 +70,7 @@ def write(
             can tell names in `eligible` and `picked` the layers that the engine could run and
             does run with sparse kernels, and in `seconds` the time of each layer.
         model: folder of that checkpoint, where there is one; the engine is refused as soon as
-            other weights lie there.
+            other weights, or other code of an imported network, are there.
     """
     path = engine.with_name(f"{engine.name}.json")
     write_json(
@@ -86,6 +87,7 @@ def write(
             "dynamic_batch": shape.dynamic,
             "normalisation": {"hu_min": HU_MIN, "hu_max": HU_MAX},
             "weights": weights,
+            CODE: None if model is None else checkpoint.code_of(model),
             "model": None if model is None else os.path.relpath(model, engine.parent),
             "place": place(device if formats()[format_].needs_same else torch.device("cpu")),
             "built": dict(built),
@@ -138,9 +140,9 @@ def load(path: Path) -> tuple[dict[str, Any], Runner]:
         The sidecar's content, and the engine as a function.
 
     Raises:
-        UsageError: the file was altered, or the engine was built for another place or from other
-            weights than its checkpoint has now; the sentence names both sides and the command
-            that builds it again.
+        UsageError: the file was altered, or the engine was built for another place or from
+            other weights or code than its checkpoint has now; the sentence names both sides and
+            the command that builds it again.
     """
     facts, engine = read(path)
     device = torch.device(facts["place"]["device"])
@@ -149,7 +151,7 @@ def load(path: Path) -> tuple[dict[str, Any], Runner]:
             f"{engine} was built for GPU {facts['place']['gpu']}, here is none; where there is "
             f"one, build it again: {rebuild(facts, engine)}"
         )
-    _check_weights(engine, facts)
+    _check_model(engine, facts)
     _check_place(engine, facts, place(device))
     return facts, formats()[facts["format"]].load(engine, device)
 
@@ -171,15 +173,20 @@ def _model(facts: Mapping[str, Any], engine: Path) -> Path | None:
     return Path(os.path.normpath(engine.parent / name)) if name else None
 
 
-def _check_weights(engine: Path, facts: Mapping[str, Any]) -> None:
+def _check_model(engine: Path, facts: Mapping[str, Any]) -> None:
     """Refuse an engine whose checkpoint has changed; one whose checkpoint is gone is taken."""
     model = _model(facts, engine)
-    now = model and checkpoint.weights_hash(model)
-    if now and now != facts["weights"]:
-        raise UsageError(
-            f"{engine} was built from weights {facts['weights'][:12]}, {model} now holds "
-            f"{now[:12]}; build it again: {rebuild(facts, engine)}"
-        )
+    if model is None:
+        return
+    for what, built, now in (
+        ("weights", facts["weights"], checkpoint.weights_hash(model)),
+        ("code", facts.get(CODE), checkpoint.code_of(model)),
+    ):
+        if built and now and now != built:
+            raise UsageError(
+                f"{engine} was built from {what} {built[:12]}, {model} now holds {now[:12]}; "
+                f"build it again: {rebuild(facts, engine)}"
+            )
 
 
 def _check_place(engine: Path, facts: Mapping[str, Any], here: Mapping[str, Any]) -> None:

@@ -5,6 +5,7 @@ The numbers are those of the recipe's step `evaluate`; here they are written as 
 
 import csv
 import io
+import logging
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,9 +16,12 @@ from compress.checkpoint import Model, ModelOptions
 from compress.context import Work
 from compress.data import Data, Pairs
 from compress.data.folder import NONE, held_out
+from compress.data.partners import unlike
 from compress.enhance import inference
 from compress.quality.metrics import WINDOWS
 from compress.steps.evaluate import Evaluate
+
+log = logging.getLogger(__name__)
 
 FULL = "full"
 """What the network range is called beside the windows."""
@@ -66,6 +70,8 @@ def run(
     """
     pairs = held_out(data)
     _check(pairs)
+    if said := unlike(pairs):
+        log.warning("%s", said)
     net = inference.load(model, device=device, batch=None)
     work = Work(
         stage=out,

@@ -1,7 +1,7 @@
 """What decides the result of a stage, as a hash: equal keys, equal stages.
 
-The key of a stage is made of its step and options, the network and weights that the run starts
-from, the data, the seed, and the keys of all stages before it.
+The key of a stage is made of its step and options, the network, its code where it is imported, the
+weights that the run starts from, the data, the seed, and the keys of all stages before it.
 """
 
 from dataclasses import asdict
@@ -10,6 +10,7 @@ from typing import Any
 
 from compress.base.files import digest, sha256
 from compress.checkpoint import ModelOptions
+from compress.checkpoint.hashes import of_import
 from compress.data import Data
 from compress.recipe import Recipe
 
@@ -34,6 +35,7 @@ def keys(recipe: Recipe, data: Data) -> list[str]:
 
 
 def _origin(options: ModelOptions) -> dict[str, Any]:
-    """What decides the starting network: the weights by content, not by path."""
+    """What decides the starting network: weights and imported code by content, not by path."""
     weights = None if options.weights is None else sha256(Path(options.weights))
-    return {**asdict(options), "weights": weights, "folder": None}
+    code = of_import(options.import_, options.folder)
+    return {**asdict(options), "weights": weights, "folder": None, **code}
