@@ -5,6 +5,7 @@ Coordinates are those of the patient in mm (PS3.3 section C.7.6.2.1.1).
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pydicom
@@ -57,20 +58,18 @@ def read(path: Path) -> Place:
     """The place of the DICOM image in a file; what cannot be read counts as not said."""
     with silent():
         try:
-            dataset: Dataset = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=TAGS)
+            found: Dataset = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=TAGS)
         except Exception:  # pydicom raises whatever it likes; reading the pixels says what is wrong
-            dataset = Dataset()
-        thickness = _numbers(dataset, "SliceThickness", 1)
-        axes = _numbers(dataset, "ImageOrientationPatient", 6)
-        size = [_numbers(dataset, name, 1) for name in ("Rows", "Columns")]
-    rows, columns = (0 if side is None else int(side[0]) for side in size)
+            found = Dataset()
+        said = {name: _said(found, name) for name in TAGS}
+    axes, thickness = _numbers(said["ImageOrientationPatient"], 6), _number(said["SliceThickness"])
     return Place(
-        patient=str(dataset.get("PatientID") or "").strip(),
-        position=_numbers(dataset, "ImagePositionPatient", 3),
+        patient=str(said["PatientID"] or "").strip(),
+        position=_numbers(said["ImagePositionPatient"], 3),
         axes=None if axes is None else axes.reshape(2, 3),
-        spacing=_numbers(dataset, "PixelSpacing", 2),
-        size=(rows, columns),
-        thickness=None if thickness is None or thickness[0] <= 0 else float(thickness[0]),
+        spacing=_numbers(said["PixelSpacing"], 2),
+        size=(int(_number(said["Rows"])), int(_number(said["Columns"]))),
+        thickness=thickness if thickness > 0 else None,
     )
 
 
@@ -118,11 +117,24 @@ def _times(values: tuple[int, int] | Vector | None) -> str:
     return " x ".join(f"{value:.4g}" for value in (() if values is None else values))
 
 
-def _numbers(dataset: Dataset, name: str, count: int) -> Vector | None:
-    """The numbers of an attribute, (count,); None where there are not so many finite ones."""
+def _said(dataset: Dataset, name: str) -> Any:
+    """The value of an attribute; None where it cannot be decoded."""
     try:
-        value = dataset.get(name)
-        found = np.array(value if count > 1 else [value], np.float64)
+        return dataset.get(name)
+    except Exception:  # as above: values are decoded when they are asked for
+        return None
+
+
+def _number(value: Any) -> float:
+    """A finite number; 0 where it is none."""
+    found = _numbers([value], 1)
+    return 0.0 if found is None else float(found[0])
+
+
+def _numbers(value: Any, count: int) -> Vector | None:
+    """Numbers, (count,); None where there are not so many finite ones."""
+    try:
+        found = np.array(value, np.float64)
     except (TypeError, ValueError):
         return None
     return found if found.shape == (count,) and np.isfinite(found).all() else None
