@@ -1,16 +1,24 @@
 """What a file is by its first bytes, for sentences about files that are not what they should be."""
 
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 
-POINTER = b"version https://git-lfs.github.com/spec/"
-"""How a Git LFS pointer begins: what a clone without LFS has in place of a large file."""
+POINTER = "a Git LFS pointer"
+ARCHIVE = "a PyTorch archive"
+SCRIPT = "a TorchScript archive"
+PICKLE = "a Python pickle"
+FOLDER = "a folder"
+EMPTY = "an empty file"
+PAGE = "a web page"
+ZIP = "a zip archive"
 MARKS: Mapping[bytes, str] = {
-    POINTER: "a Git LFS pointer",
-    b"PK\x03\x04": "a zip archive",
-    b"\x80\x02": "a Python pickle",
-    b"\x80\x04": "a Python pickle",
-    b"\x80\x05": "a Python pickle",
+    b"version https://git-lfs.github.com/spec/": POINTER,
+    b"PK\x03\x04": ZIP,
+    b"\x80\x02": PICKLE,
+    b"\x80\x03": PICKLE,
+    b"\x80\x04": PICKLE,
+    b"\x80\x05": PICKLE,
     b"\x89HDF\r\n\x1a\n": "an HDF5 file",
     b"\x93NUMPY": "a NumPy array",
     b"II*\0": "a TIFF image",
@@ -19,14 +27,17 @@ MARKS: Mapping[bytes, str] = {
     b"\xff\xd8\xff": "a JPEG picture",
     b"\x1f\x8b": "a gzip archive",
     b"\x28\xb5\x2f\xfd": "a Zstandard archive",
-    b"<!DOCTYPE": "a web page",
-    b"<html": "a web page",
-    b"\x08\x08\x12": "an ONNX model",
+    b"<!doctype": PAGE,
+    b"<html": PAGE,
 }
-ARCHIVE = "a PyTorch archive"
-SAVED = ("data.pkl", "/version")
-"""Ends of members that torch.save puts into its zip archive."""
-FETCH = "fetch the file itself with `git lfs pull`"
+INSIDE: Mapping[str, str] = {
+    "constants.pkl": SCRIPT,
+    "data.pkl": ARCHIVE,
+    ".npy": "a NumPy archive",
+}
+"""End of a member of a zip archive -> what the archive is; the first that fits."""
+NEVER = (EMPTY, PAGE, FOLDER)
+"""What no file that is asked for can be, whatever it is called."""
 
 
 def kind(path: Path) -> str:
@@ -36,21 +47,33 @@ def kind(path: Path) -> str:
         OSError: it cannot be read.
     """
     if path.is_dir():
-        return "a folder"
+        return FOLDER
     with path.open("rb") as file:
-        start = file.read(512)
+        start = file.read(64)
     if not start:
-        return "an empty file"
-    found = next((name for mark, name in MARKS.items() if start.startswith(mark)), "")
-    return ARCHIVE if found == "a zip archive" and b"data.pkl" in start else found
+        return EMPTY
+    found = next(
+        (name for mark, name in MARKS.items() if start.lower().startswith(mark.lower())), ""
+    )
+    return _archive(path) if found == ZIP else found
 
 
 def wrong_kind(path: Path) -> str:
-    """What to say of a file that cannot be what its name says; empty where there is nothing."""
+    """A clause on a file that cannot be what it is taken for; empty where nothing tells."""
     try:
         found = kind(path)
     except OSError:
         return ""
-    if found == "a Git LFS pointer":
-        return f"it is {found}; {FETCH}"
-    return f"it is {found}" if found in ("an empty file", "a web page", "a folder") else ""
+    if found == POINTER:
+        return f"it is {POINTER}: fetch the file itself with `git lfs pull`"
+    return f"it is {found}" if found in NEVER else ""
+
+
+def _archive(path: Path) -> str:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = archive.namelist()
+    except (zipfile.BadZipFile, OSError):
+        return f"{ZIP} that was cut off"
+    ends = (what for end, what in INSIDE.items() if any(name.endswith(end) for name in names))
+    return next(ends, ZIP)

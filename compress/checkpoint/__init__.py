@@ -3,6 +3,7 @@
 model.py     a network with its table of channels and masks; load and save
 hashes.py    what a checkpoint computes, as hashes
 imported.py  networks of the user's own, and the hash of their code
+weights.py   a file of weights to start from
 files.py     the two files of a checkpoint, read within limits
 packed24.py  a checkpoint as one file with its 2:4 weights compressed
 """

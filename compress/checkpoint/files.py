@@ -16,6 +16,7 @@ from safetensors import torch as safetensors
 from torch import Tensor
 
 from compress.base.errors import UsageError
+from compress.base.filekind import wrong_kind
 from compress.base.files import read_json
 from compress.graph.rewrite import REWRITES
 from compress.sparsity.masks import Pattern
@@ -50,9 +51,12 @@ def read(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         table = read_json(folder / TABLE)
         data = (folder / WEIGHTS).read_bytes()
     except (OSError, ValueError) as error:
-        raise UsageError(f"{folder} holds no checkpoint: {_missing(folder) or error}") from error
+        why = _missing(folder) or error
+        raise UsageError(f"{folder} holds no checkpoint: {why}") from error
     if wrong := _wrong(table):
         raise UsageError(f"{folder}/{TABLE} {wrong}")
+    if other := wrong_kind(folder / WEIGHTS):
+        raise UsageError(f"{folder}/{WEIGHTS} is damaged: {other}")
     if hashlib.sha256(data).hexdigest() != table["sha256"]:
         raise UsageError(f"{folder}/{WEIGHTS} was altered: its hash is not in {TABLE}")
     try:
@@ -123,6 +127,8 @@ def _check_bits(name: str, tensors: Mapping[str, Tensor]) -> None:
 
 
 def _missing(folder: Path) -> str:
+    if other := (folder / TABLE).exists() and wrong_kind(folder / TABLE):
+        return f"of {TABLE}, {other}"
     gone = ", ".join(f"no {name}" for name in (TABLE, WEIGHTS) if not (folder / name).exists())
     inside = sorted(folder.glob(f"*/{TABLE}"))
     return f"{gone}; try {inside[-1].parent}" if gone and inside else gone

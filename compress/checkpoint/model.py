@@ -14,7 +14,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
 from safetensors import torch as safetensors
 from torch import Tensor, nn
 
@@ -24,10 +23,11 @@ from compress.base.hu import HU_MAX, HU_MIN
 from compress.checkpoint.files import BITS, REMEDY, SCHEMA, TABLE, WEIGHTS, from_bits, read, to_bits
 from compress.checkpoint.hashes import of_import, warn_of_other_code
 from compress.checkpoint.imported import network_class
+from compress.checkpoint.weights import fill, reason
 from compress.graph.cost import CONVOLUTIONS
 from compress.graph.resize import resize
 from compress.graph.rewrite import REWRITES
-from compress.models.ddnet import DDnet, from_2dnet
+from compress.models.ddnet import DDnet
 from compress.models.redcnn import RedCNN
 from compress.sparsity import masks as masking
 
@@ -73,7 +73,7 @@ class ModelOptions:
         except (TypeError, ValueError, RuntimeError) as error:
             raise UsageError(f"the network {self.name or self.import_}: {error}") from error
         if self.weights is not None:
-            _fill(net, Path(self.weights))
+            fill(net, Path(self.weights))
         return net
 
 
@@ -215,24 +215,7 @@ def _take(net: nn.Module, tensors: Mapping[str, Tensor], file: Path) -> None:
         resize(net, tensors)
         net.load_state_dict(tensors)
     except (AttributeError, RuntimeError, IndexError, TypeError, ValueError) as error:
-        raise UsageError(f"{file} does not fit the network: {_reason(error)}; {REMEDY}") from error
-
-
-def _reason(error: Exception) -> str:
-    """The first line of an error that says something; PyTorch's own begin with a heading."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    telling = [line for line in lines if not line.startswith("Error(s) in loading")]
-    return (telling or lines or [type(error).__name__])[0].rstrip(":.")
-
-
-def _fill(net: nn.Module, path: Path) -> None:
-    try:
-        state = safetensors.load_file(path)
-        if isinstance(net, DDnet) and "dnet1.conv1_0.weight" in state:
-            state = from_2dnet(state)
-        net.load_state_dict(state)
-    except (OSError, SafetensorError, KeyError, RuntimeError) as error:
-        raise UsageError(f"the weights {path} do not fit the network: {_reason(error)}") from error
+        raise UsageError(f"{file} does not fit the network: {reason(error)}; {REMEDY}") from error
 
 
 def _source_hash(net: nn.Module) -> str | None:

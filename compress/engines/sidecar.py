@@ -15,6 +15,7 @@ import torch
 from compress import checkpoint
 from compress.base import machine
 from compress.base.errors import UsageError
+from compress.base.filekind import wrong_kind
 from compress.base.files import read_json, sha256, write_json
 from compress.base.hu import HU_MAX, HU_MIN
 from compress.checkpoint.hashes import CODE
@@ -122,9 +123,12 @@ def read(path: Path) -> tuple[dict[str, Any], Path]:
         gone = "its engine" if path.exists() else "it"
         raise UsageError(f"{path} is no sidecar of an engine: {gone} does not exist") from error
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UsageError(f"{path} is no sidecar of an engine: {error}") from error
+        why = wrong_kind(path) or error
+        raise UsageError(f"{path} is no sidecar of an engine: {why}") from error
     if facts.get("schema") != SCHEMA:
         raise UsageError(f"{path} has schema {facts.get('schema')}, not {SCHEMA}")
+    if other := wrong_kind(engine):
+        raise UsageError(f"{engine} is no engine: {other}")
     if not same:
         raise UsageError(
             f"{engine} was altered or cut off: its hash is not the {facts['sha256'][:12]} in "

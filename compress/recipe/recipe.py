@@ -140,6 +140,9 @@ def _model(tree: Tree, folder: Path) -> ModelOptions:
         raise UsageError("model: give either name, a network of this package, or import, your own")
     values = {key: options.convert(str | None, given.pop(key), f"model.{key}") for key in own}
     weights = values.get("weights")
+    if weights is not None and Path(weights).is_dir():
+        inside = f"{weights}/model.safetensors"
+        raise UsageError(f"model.weights: {weights} is a folder; name a file, such as {inside}")
     if weights is not None and not Path(weights).is_file():
         raise UsageError(f"model.weights: there is no file {weights}")
     if "name" in values:

@@ -1,0 +1,57 @@
+"""A file of weights that a recipe starts from, into a network."""
+
+import shlex
+from pathlib import Path
+
+from safetensors import SafetensorError
+from safetensors import torch as safetensors
+from torch import nn
+
+from compress.base.errors import UsageError
+from compress.base.filekind import ARCHIVE, PICKLE, kind, wrong_kind
+from compress.models.ddnet import DDnet, from_2dnet
+
+CONVERT = (
+    "import torch; from safetensors.torch import save_file; "
+    "found = torch.load({old!r}, map_location='cpu', weights_only=True); "
+    "found = found.get('state_dict', found); "
+    "save_file({{k: v.clone() for k, v in found.items() if torch.is_tensor(v)}}, {new!r})"
+)
+"""Python that makes safetensors of what torch.save wrote; weights_only runs no code of the file."""
+
+
+def fill(net: nn.Module, path: Path) -> None:
+    """Give `net`, in place, the weights of a safetensors file: our names, or 2dnet's for ddnet.
+
+    Raises:
+        UsageError: it is no such file, and then how it becomes one; or it does not fit.
+    """
+    try:
+        if other := _other(path):
+            raise UsageError(f"the weights {path} are no safetensors file: {other}")
+        state = safetensors.load_file(path)
+        if isinstance(net, DDnet) and "dnet1.conv1_0.weight" in state:
+            state = from_2dnet(state)
+        net.load_state_dict(state)
+    except SafetensorError as error:
+        raise UsageError(f"the weights {path} are no safetensors file: {error}") from error
+    except (OSError, KeyError, RuntimeError) as error:
+        raise UsageError(f"the weights {path} do not fit the network: {reason(error)}") from error
+
+
+def reason(error: Exception) -> str:
+    """The first line of an error that says something; PyTorch's own begin with a heading."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    telling = [line for line in lines if not line.startswith("Error(s) in loading")]
+    return (telling or lines or [type(error).__name__])[0].rstrip(":.")
+
+
+def _other(path: Path) -> str:
+    """What a file is that is no safetensors file, and what to do; empty where nothing tells."""
+    found = kind(path)
+    if found in (ARCHIVE, PICKLE):
+        code = CONVERT.format(old=str(path), new=str(path.with_suffix(".safetensors")))
+        return f"it is {found} of torch.save; convert it: python -c {shlex.quote(code)}"
+    if wrong := wrong_kind(path):
+        return wrong
+    return f"it is {found}; write its tensors with safetensors.torch.save_file" if found else ""
