@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Event
-from typing import Any, Protocol
+from typing import Any, ClassVar, Literal, Protocol
 
 import torch
 
@@ -45,8 +45,14 @@ class Use:
     """Parts that must work for it, see `doctor.all_parts`."""
 
 
+Kind = Literal["training", "compressing", "measuring"]
+"""What a step does to the network: its weights learn, it becomes smaller or sparser, or nothing."""
+
+
 class Step(Protocol):
-    """A shape, not a base class: any frozen dataclass of options with this method is a step."""
+    """A shape, not a base class: any frozen dataclass of options with these is a step."""
+
+    kind: ClassVar[Kind]
 
     def uses(self, device: torch.device) -> Use:
         """What the step would use here.

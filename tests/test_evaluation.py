@@ -107,7 +107,7 @@ def test_windows():
 def test_slices_that_are_too_small(model, tmp_path):
     for side in ("low", "full"):
         (tmp_path / side).mkdir()
-        np.save(tmp_path / side / "x.npy", np.arange(80, dtype=np.int16).reshape(8, 10))
+        np.save(tmp_path / side / "x.npy", np.arange(-1000, 600, 20, dtype=np.int16).reshape(8, 10))
     with pytest.raises(UsageError, match=r"^slice x.npy has 8 x 10 pixels; SSIM needs 11 x 11$"):
         evaluate.run(model, tmp_path, tmp_path / "out", (), "cpu")
 

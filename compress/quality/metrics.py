@@ -15,9 +15,9 @@ Shapes: N slices, H and W their sides.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -42,6 +42,7 @@ class Window:
 
     low: float
     high: float
+    label: str = ""
 
     @property
     def width(self) -> float:
@@ -55,8 +56,8 @@ class Window:
 
 WINDOWS: Mapping[str, Window] = {
     "": Window(HU_MIN, HU_MAX),
-    "_lung": Window(-1350.0, 150.0),  # level -600, width 1500
-    "_mediastinum": Window(-150.0, 250.0),  # level 50, width 400
+    "_lung": Window(-1350.0, 150.0, "lung window"),  # level -600, width 1500
+    "_mediastinum": Window(-150.0, 250.0, "mediastinal window"),  # level 50, width 400
 }
 """Suffix of a metric's name -> where it is measured; without suffix the network range (2924 HU)."""
 
@@ -69,9 +70,8 @@ def measure(image: ArrayLike | Tensor, reference: ArrayLike | Tensor) -> dict[st
         reference: the same shape and unit.
 
     Returns:
-        `rmse_hu`, `psnr` (dB) and `ssim`, each also with the suffixes `_lung` and `_mediastinum`,
-        and `ms_ssim`. None stands for an infinite PSNR (equal images) and for MS-SSIM where a side
-        is shorter than 176 pixels.
+        The value of every column of `columns`, by its key. None stands for an infinite PSNR
+        (equal images) and for MS-SSIM where a side is shorter than 176 pixels.
 
     Raises:
         ValueError: the shapes differ, are no (H, W), or a side is shorter than 11 pixels.
@@ -81,17 +81,55 @@ def measure(image: ArrayLike | Tensor, reference: ArrayLike | Tensor) -> dict[st
     if pair[1].shape != shape or len(shape) != 2 or min(shape) <= 2 * RADIUS:
         shapes = " and ".join(str(tuple(x.shape)) for x in pair)
         raise ValueError(f"expected two (H, W) slices of one shape from 11x11 on, got {shapes}")
-    values: dict[str, float] = {}
-    for suffix, window in WINDOWS.items():
-        a, b = (window.apply(x)[None, None] for x in pair)
-        values[f"rmse_hu{suffix}"] = float(rmse(a, b))
-        values[f"psnr{suffix}"] = float(psnr(a, b, window.width))
-        values[f"ssim{suffix}"] = float(ssim(a, b, window.width))
-        if not suffix and min(shape) >= MS_SSIM_SIDE:
-            values["ms_ssim"] = float(ms_ssim(a, b, window.width))
-    # JSON has no infinity.
-    defined = {name: value if math.isfinite(value) else None for name, value in values.items()}
-    return {"ms_ssim": None} | defined
+    values: dict[str, float | None] = {}
+    for column in columns():
+        metric, window = METRICS[column.metric], WINDOWS[column.window]
+        value = math.inf
+        if min(shape) >= metric.smallest:
+            a, b = (window.apply(x)[None, None] for x in pair)
+            value = float(metric.compute(a, b, window.width))
+        values[column.key] = value if math.isfinite(value) else None  # JSON has no infinity
+    return values
+
+
+class Metric(NamedTuple):
+    """One way to compare a slice with its reference."""
+
+    label: str
+    unit: str
+    """Empty for a number without one."""
+    digits: int
+    """Decimals in tables."""
+    compute: Callable[[Tensor, Tensor, float], Tensor]
+    """Two (N, 1, H, W) in a window, >= 0, and the window's width -> (N,)."""
+    windowed: bool = True
+    """Whether it is measured in every window, or in the full range only."""
+    smallest: int = 2 * RADIUS + 1
+    """The smallest side in pixels that it is defined for."""
+
+
+class Column(NamedTuple):
+    """A metric in a window: one number of a slice."""
+
+    key: str
+    """What `measure` calls it."""
+    metric: str
+    window: str
+    label: str
+    digits: int
+
+
+def columns() -> tuple[Column, ...]:
+    """What `measure` gives, window by window; metrics of the full range only come last."""
+    pairs = [(name, window) for window in WINDOWS for name, m in METRICS.items() if m.windowed]
+    pairs += [(name, "") for name, metric in METRICS.items() if not metric.windowed]
+    return tuple(_column(name, window) for name, window in pairs)
+
+
+def _column(name: str, window: str) -> Column:
+    metric = METRICS[name]
+    parts = (metric.label, WINDOWS[window].label, metric.unit)
+    return Column(name + window, name, window, ", ".join(filter(None, parts)), metric.digits)
 
 
 def rmse(a: Tensor, b: Tensor) -> Tensor:
@@ -127,6 +165,15 @@ def ms_ssim(a: Tensor, b: Tensor, data_range: float) -> Tensor:
         power = term.clamp(min=torch.finfo(term.dtype).tiny) ** exponent
         value = value * torch.where(term > 0, power, torch.zeros_like(power))
     return value
+
+
+METRICS: Mapping[str, Metric] = {
+    "psnr": Metric("PSNR", "dB", 2, psnr),
+    "ssim": Metric("SSIM", "", 4, ssim),
+    "rmse_hu": Metric("RMSE", "HU", 2, lambda a, b, _width: rmse(a, b)),
+    "ms_ssim": Metric("MS-SSIM", "", 4, ms_ssim, windowed=False, smallest=MS_SSIM_SIDE),
+}
+"""Every metric by its name in facts; the report, sweeps and `compress evaluate` read this table."""
 
 
 def _float64(image: ArrayLike | Tensor) -> Tensor:

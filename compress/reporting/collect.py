@@ -35,6 +35,15 @@ Facts = dict[str, Any]
 SCHEMA = 1
 
 
+KINDS = {
+    "train": "training",
+    "retrain": "training",
+    "prune": "compressing",
+    "sparsify": "compressing",
+}
+"""Kinds of the steps of older runs, see `context.Kind`."""
+
+
 def collect(run: Path, before: str) -> Facts:
     """Everything that the report of the run folder `run` says, as plain JSON values.
 
@@ -49,7 +58,7 @@ def collect(run: Path, before: str) -> Facts:
         raise UsageError(f"{run} holds no run: it has no manifest.json")
     manifest = read_json(run / "manifest.json")
     paths = sorted(path for path in run.glob("*/facts.json") if path.parent.name < before)
-    found = {path: read_json(path) for path in paths}
+    found = {path: _with_kind(read_json(path)) for path in paths}
     stages = [facts for facts in found.values() if facts["step"] != "report"]
     pruning, sparse24 = _of(stages, "prune"), _last(_of(stages, "sparsify"))
     engines = [
@@ -62,8 +71,10 @@ def collect(run: Path, before: str) -> Facts:
         "device": manifest.get("gpu") or manifest.get("device"),
         "started": stages[0]["started"] if stages else None,
         **_costs(stages),
-        "stages": [_pick(s, ("stage", "step", "seconds", "options", "cost")) for s in stages],
-        "training": _of(stages, "train", "retrain"),
+        "stages": [
+            _pick(s, ("stage", "step", "kind", "seconds", "options", "cost")) for s in stages
+        ],
+        "training": [_remembered(s) for s in stages if s["kind"] == "training"],
         "pruning": pruning,
         "sparse24": sparse24,
         "layers": layers.rows(pruning, sparse24, [engine.pop("layers") for engine in engines]),
@@ -102,7 +113,17 @@ def _network(run: Path, stages: list[Facts]) -> Facts:
 
 def _of(stages: Iterable[Facts], *steps: str) -> list[Facts]:
     """What the stages of these steps remembered, each with its stage's name."""
-    return [{"stage": s["stage"], **s["facts"]} for s in stages if s["step"] in steps]
+    return [_remembered(s) for s in stages if s["step"] in steps]
+
+
+def _remembered(stage: Facts) -> Facts:
+    """What a stage remembered, with its name."""
+    return {"stage": stage["stage"], **stage["facts"]}
+
+
+def _with_kind(stage: Facts) -> Facts:
+    """The facts of a stage; those of a run before version 0.2 lack the kind of their step."""
+    return {"kind": KINDS.get(stage["step"], "measuring"), **stage}
 
 
 def _last(facts: list[Facts]) -> Facts | None:
@@ -115,7 +136,7 @@ def _pick(facts: Facts, keys: Iterable[str]) -> Facts:
 
 def _costs(stages: list[Facts]) -> Facts:
     """The dense network's cost and the last one's, as `numbers` and `removed`."""
-    cut = next((i for i, s in enumerate(stages) if s["step"] in verdict.COMPRESSING), len(stages))
+    cut = next((i for i, s in enumerate(stages) if s["kind"] == "compressing"), len(stages))
     # A recipe that starts by pruning given weights has no dense stage; prune knows what it met.
     met = stages[cut]["facts"].get("before", {}) if cut < len(stages) else {}
     dense: Facts = stages[cut - 1]["cost"] if cut else met

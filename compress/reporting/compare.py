@@ -6,13 +6,15 @@ from typing import Any
 
 from compress.base.errors import UsageError
 from compress.base.files import write_atomic
+from compress.quality.metrics import METRICS, columns
 from compress.reporting import charts, collect, page
 
 Facts = dict[str, Any]
 LAST = "~"
 """Sorts behind every stage's folder."""
-METRICS = ("psnr", "ssim", "rmse_hu", "psnr_lung", "psnr_mediastinum")
-"""What is compared of image quality."""
+MAIN = next(iter(METRICS))
+"""The metric that is compared in every window, the others in the full range."""
+COMPARED = [column for column in columns() if not column.window or column.metric == MAIN]
 
 
 def write(runs: Sequence[Path], file: Path) -> Path:
@@ -25,7 +27,8 @@ def write(runs: Sequence[Path], file: Path) -> Path:
     if len({run.resolve() for run in runs}) < max(2, len(runs)):
         raise UsageError("a comparison needs two or more different run folders")
     found = compare(runs)
-    write_atomic(file, page.comparison(found, charts.scatter(_points(found["rows"]))).encode())
+    chart = charts.scatter(_points(found["rows"]))
+    write_atomic(file, page.comparison(found, COMPARED, chart).encode())
     return file
 
 
@@ -34,7 +37,7 @@ def compare(runs: Sequence[Path]) -> Facts:
 
     Returns:
         rows [{run, name, device, verdict, notices, macs, params, bytes, latency, sparse24,
-        convolutions, engines, seconds, psnr_input, psnr_dense, and METRICS as {mean, sd}}] in the
+        convolutions, engines, seconds, psnr_input, psnr_dense, and COMPARED as {mean, sd}}] in the
         order of `runs`; notices: sentences to be read first.
     """
     reports = [collect.collect(run, before=LAST) for run in runs]
@@ -67,7 +70,7 @@ def _row(label: str, report: Facts) -> Facts:
         "seconds": sum(stage["seconds"] for stage in report["stages"]),
         "psnr_input": quality.get("input", {}).get("psnr", {}).get("mean"),
         "psnr_dense": quality.get("dense", {}).get("psnr", {}).get("mean"),
-        **{key: own.get(key, {"mean": None, "sd": None}) for key in METRICS},
+        **{c.key: own.get(c.key, {"mean": None, "sd": None}) for c in COMPARED},
     }
 
 

@@ -2,7 +2,7 @@
 
 import base64
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,18 +17,7 @@ from compress.reporting import charts, pictures, speed, text
 Facts = dict[str, Any]
 FOLDER = Path(__file__).parent
 
-METRICS = (
-    ("psnr", "PSNR, dB", 2),
-    ("ssim", "SSIM", 4),
-    ("rmse_hu", "RMSE, HU", 2),
-    ("psnr_lung", "PSNR, lung window, dB", 2),
-    ("ssim_lung", "SSIM, lung window", 4),
-    ("rmse_hu_lung", "RMSE, lung window, HU", 2),
-    ("psnr_mediastinum", "PSNR, mediastinal window, dB", 2),
-    ("ssim_mediastinum", "SSIM, mediastinal window", 4),
-    ("rmse_hu_mediastinum", "RMSE, mediastinal window, HU", 2),
-    ("ms_ssim", "MS-SSIM", 4),
-)
+METRICS = tuple((column.key, column.label, column.digits) for column in metrics.columns())
 """Metrics as evaluate names them, what the page calls them, and their decimals."""
 PATIENT_METRICS = tuple(m for m in METRICS if m[0] in ("psnr", "ssim", "rmse_hu"))
 NETWORKS = {"input": "Low-dose input", "dense": "Dense network", "compressed": "Compressed network"}
@@ -82,9 +71,10 @@ def markdown(report: Facts) -> str:
     return _render("report.md.j2", r=report, escape=False)
 
 
-def comparison(found: Facts, chart: str) -> str:
+def comparison(found: Facts, compared: Sequence[metrics.Column], chart: str) -> str:
     """The page of what `compare.compare` found, with the chart of its points."""
-    return _render("compare.html.j2", c=found, escape=True, chart=chart, **_script())
+    context = {"c": found, "compared": compared, "chart": chart, **_script()}
+    return _render("compare.html.j2", escape=True, **context)
 
 
 def _script() -> dict[str, str]:
@@ -113,10 +103,10 @@ def _between(stages: list[Facts]) -> dict[str, str]:
     done: list[str] = []
     found = {}
     for stage in stages:
-        if stage["step"] in ("train", "retrain"):
+        if stage["kind"] == "training":
             found[stage["stage"]] = " and ".join(done)
             done = []
-        elif stage["step"] in ("prune", "sparsify"):
+        elif stage["kind"] == "compressing":
             done.append(stage["step"])
     return found
 

@@ -6,10 +6,6 @@ from typing import Any
 from compress.reporting import speed, text
 
 Facts = dict[str, Any]
-COMPRESSING = ("prune", "sparsify")
-"""Steps that make the network smaller or sparser."""
-CHANGING = ("train", "retrain", *COMPRESSING)
-"""Steps that change the network."""
 
 
 def sentences(report: Facts) -> Facts:
@@ -98,7 +94,7 @@ def _psnr(report: Facts) -> dict[str, float]:
 
 def _changed_later(report: Facts) -> str:
     """The last stage that changed the network, where the evaluation came before it."""
-    names = [s["stage"] for s in report["stages"] if s["step"] in CHANGING]
+    names = [s["stage"] for s in report["stages"] if s["kind"] in ("training", "compressing")]
     evaluated = report["evaluation"]
     return names[-1] if names and evaluated and evaluated["stage"] < names[-1] else ""
 
@@ -201,6 +197,6 @@ def _left(sparse24: Facts | None) -> dict[str, list[str]]:
 
 def _steps_trained(report: Facts) -> tuple[int, int]:
     """Optimizer steps that the dense network and the one at the end were trained for."""
-    first = next((s["stage"] for s in report["stages"] if s["step"] in COMPRESSING), "~")
+    first = next((s["stage"] for s in report["stages"] if s["kind"] == "compressing"), "~")
     steps = [(training["stage"], training["steps"]) for training in report["training"]]
     return sum(n for stage, n in steps if stage < first), sum(n for _, n in steps)

@@ -18,7 +18,7 @@ from compress.data import Data, Pairs
 from compress.data.folder import NONE, held_out
 from compress.data.partners import unlike
 from compress.enhance import inference
-from compress.quality.metrics import WINDOWS
+from compress.quality.metrics import METRICS, WINDOWS
 from compress.steps.evaluate import Evaluate
 
 log = logging.getLogger(__name__)
@@ -27,8 +27,9 @@ FULL = "full"
 """What the network range is called beside the windows."""
 NAMES = {"input": "input", "dense": "model"}
 """What the step calls the untouched slices and the only network -> what they are called here."""
-SHARED = ("rmse_hu", "psnr", "ssim")
-"""Metrics of every window; ms_ssim is of the full range only."""
+WINDOWED = [name for name, metric in METRICS.items() if metric.windowed]
+WHOLE = [name for name in METRICS if name not in WINDOWED]
+"""Metrics of every window, and those of the full range only."""
 
 
 def windows(text: str | None) -> tuple[str, ...]:
@@ -106,12 +107,12 @@ def render(content: dict[str, Any]) -> None:
 
     from compress.reporting.text import figure
 
-    table = Table("network", "window", "RMSE HU", "PSNR dB", "SSIM")
+    heads = [f"{METRICS[name].label} {METRICS[name].unit}".strip() for name in WINDOWED]
+    table = Table("network", "window", *heads)
     for name, found in content["summary"].items():
         for window in content["windows"]:
             values = found[window]
-            cells = [figure(values[metric]["mean"], 4 if metric == "ssim" else 2)
-                     for metric in SHARED]  # fmt: skip
+            cells = [figure(values[key]["mean"], METRICS[key].digits) for key in WINDOWED]
             table.add_row(name, window, *cells)
     Console().print(table)
 
@@ -131,9 +132,9 @@ def _long(row: dict[str, Any], chosen: Sequence[str]) -> Iterator[dict[str, Any]
         "network": NAMES[row["network"]],
     }
     for window in (FULL, *chosen):
-        values = {metric: row[metric + _suffix(window)] for metric in SHARED}
-        whole = row["ms_ssim"] if window == FULL else None
-        yield {**about, "window": window, **values, "ms_ssim": whole}
+        values = {metric: row[metric + _suffix(window)] for metric in WINDOWED}
+        whole = {metric: row[metric] if window == FULL else None for metric in WHOLE}
+        yield {**about, "window": window, **values, **whole}
 
 
 def _renamed(summary: dict[str, Any], chosen: Sequence[str]) -> dict[str, Any]:
@@ -141,10 +142,10 @@ def _renamed(summary: dict[str, Any], chosen: Sequence[str]) -> dict[str, Any]:
     result = {}
     for name, found in summary.items():
         by_window: dict[str, Any] = {
-            window: {metric: found[metric + _suffix(window)] for metric in SHARED}
+            window: {metric: found[metric + _suffix(window)] for metric in WINDOWED}
             for window in (FULL, *chosen)
         }
-        by_window[FULL]["ms_ssim"] = found["ms_ssim"]
+        by_window[FULL] |= {metric: found[metric] for metric in WHOLE}
         result[NAMES[name]] = by_window
     return result
 

@@ -31,7 +31,6 @@ from compress.run.folder import locked, prepare
 from compress.run.keys import keys
 from compress.run.stages import FACTS, Stage, begin, drop_stale, finished, result, stages
 from compress.steps.prune import Prune
-from compress.steps.train import Train
 
 log = logging.getLogger(__name__)
 
@@ -149,9 +148,9 @@ class _Run:
             log.info("%s: done before", stage.name)
             model = self._again(stage, model)
         self._note(stage, read_json(stage.folder / FACTS)["facts"])
-        if not isinstance(stage.step, Train) and (stage.folder / "model.json").exists():
+        if stage.step.kind != "training" and (stage.folder / "model.json").exists():
             self.compressed = True
-        elif isinstance(stage.step, Train) and not self.compressed:
+        elif stage.step.kind == "training" and not self.compressed:
             self.work = replace(self.work, dense=stage.folder)
         return model
 
@@ -169,7 +168,7 @@ class _Run:
         self.world.wait()
         log.info("%s: starting", stage.name)
         torch.manual_seed(self.recipe.stage_seed(stage.index))
-        alone = not isinstance(stage.step, Train)
+        alone = stage.step.kind != "training"
         with self.world.together() if alone else nullcontext():
             if self.world.first:
                 model = self._write(stage, model, key)
@@ -196,6 +195,7 @@ class _Run:
                 "schema": SCHEMA,
                 "stage": stage.name,
                 "step": stage.word,
+                "kind": stage.step.kind,
                 "hash": key,
                 "options": asdict(stage.step),  # type: ignore[call-overload]
                 "started": started.isoformat(timespec="seconds"),

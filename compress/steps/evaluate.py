@@ -8,7 +8,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -20,7 +20,7 @@ from compress.base.files import write_atomic
 from compress.base.hu import DATA_RANGE, to_hu, to_network
 from compress.base.progress import track
 from compress.checkpoint import Model
-from compress.context import Use, Work
+from compress.context import Kind, Use, Work
 from compress.data import Pairs
 from compress.quality import metrics
 
@@ -36,6 +36,8 @@ class Evaluate:
 
     Outputs are clipped to the network range, because that is how they are written as images.
     """
+
+    kind: ClassVar[Kind] = "measuring"
 
     batch: int = 1
     """Slices that go through a network at once."""

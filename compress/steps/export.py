@@ -3,14 +3,14 @@
 import logging
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 
 from compress import checkpoint
 from compress.base.errors import QualityError, Stopped, UsageError
 from compress.checkpoint import Model
-from compress.context import Use, Work
+from compress.context import Kind, Use, Work
 from compress.engines.base import Shape
 from compress.engines.build import Job, Rewriting
 from compress.engines.formats import FormatName, Precision, formats
@@ -26,6 +26,8 @@ class Export:
     Each engine is reloaded from its file by a fresh process and compared with the network on
     held-out slices; one that differs too much ends the run with exit code 3.
     """
+
+    kind: ClassVar[Kind] = "measuring"
 
     formats: tuple[FormatName, ...] = ("onnx",)
     """Engine formats to build."""

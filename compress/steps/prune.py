@@ -4,14 +4,14 @@ import copy
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Literal, get_args
+from typing import Any, ClassVar, Literal, get_args
 
 import torch
 from torch import Tensor, nn
 
 from compress.base.errors import UsageError
 from compress.checkpoint import Model
-from compress.context import Use, Work
+from compress.context import Kind, Use, Work
 from compress.graph import cost
 from compress.pruning import plan as pruning
 from compress.pruning import taylor, unstructured
@@ -35,6 +35,8 @@ class Prune:
     the share `amount` of the convolution weights to zero and hold it there: no channel goes, and
     nothing gets faster.
     """
+
+    kind: ClassVar[Kind] = "compressing"
 
     criterion: Literal[
         "gaussian", "l1", "l2", "magnitude", "random", "taylor",

@@ -2,11 +2,12 @@
 
 import logging
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 
 from compress.checkpoint import Model
-from compress.context import Use, Work
+from compress.context import Kind, Use, Work
 
 log = logging.getLogger(__name__)
 
@@ -14,6 +15,8 @@ log = logging.getLogger(__name__)
 @dataclass(frozen=True, kw_only=True)
 class Report:
     """Write report.html, report.md and report.json from the facts of the stages before this one."""
+
+    kind: ClassVar[Kind] = "measuring"
 
     def uses(self, device: torch.device) -> Use:
         """What the stages before left on disk."""

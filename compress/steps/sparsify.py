@@ -4,14 +4,14 @@ import copy
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 
 from compress.base.errors import QualityError, UsageError
 from compress.checkpoint import Model, packed24
-from compress.context import Use, Work
+from compress.context import Kind, Use, Work
 from compress.sparsity import masks, permutation
 from compress.sparsity import pattern as sparsity
 
@@ -24,6 +24,8 @@ SHOWN = 3
 @dataclass(frozen=True, kw_only=True)
 class Sparsify:
     """Make weights 2:4 sparse: of every four consecutive input channels two are zero."""
+
+    kind: ClassVar[Kind] = "compressing"
 
     pattern: Literal["2:4"] = "2:4"
     """The pattern of NVIDIA's sparse tensor cores; the only one. Quote it in YAML."""

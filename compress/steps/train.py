@@ -2,11 +2,12 @@
 
 import gc
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import torch
 
 from compress.checkpoint import Model
-from compress.context import Use, Work
+from compress.context import Kind, Use, Work
 from compress.data import loaders
 from compress.training import precision as formats
 from compress.training.options import TrainOptions
@@ -20,6 +21,8 @@ class Train(TrainOptions):
 
     Adam (Kingma and Ba, ICLR 2015) with the learning rate falling along half a cosine.
     """
+
+    kind: ClassVar[Kind] = "training"
 
     def uses(self, device: torch.device) -> Use:
         """The number format on this device."""

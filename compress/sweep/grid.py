@@ -10,9 +10,10 @@ from pathlib import Path
 
 from compress.base.errors import UsageError
 from compress.recipe import Recipe, load
+from compress.steps import STEPS
 
 EXAMPLE = "such as steps.prune.amount=0.1:0.9:0.1 or seed=0,1,2"
-COMPRESSING = ("prune", "sparsify")
+COMPRESSING = tuple(word for word, step in STEPS.items() if step.kind == "compressing")
 """Steps that make a network smaller or sparse: without them it stays dense."""
 
 

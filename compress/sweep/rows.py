@@ -13,6 +13,7 @@ import torch
 from compress import checkpoint
 from compress.base.files import read_json, write_atomic, write_json
 from compress.graph import cost
+from compress.quality.metrics import METRICS
 from compress.recipe import Recipe
 from compress.reporting.text import DASH
 from compress.run import preview
@@ -21,7 +22,7 @@ from compress.sweep.latency import latency
 
 Row = dict[str, Any]
 SCHEMA = 1
-QUALITY = ("psnr", "ssim", "rmse_hu", "ms_ssim")
+QUALITY = tuple(METRICS)
 """Means over the held-out slices; `<name>_sd` is their standard deviation over the slices."""
 SEEDS = ("seed", "reseed")
 """Varied options that only repeat: rows that differ in nothing else are one line of the table."""
