@@ -10,6 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
 from networks import Plain, randomise
 from packaging.version import Version
 from pairs import data
@@ -449,6 +452,17 @@ def test_the_body_is_what_the_outer_air_does_not_reach() -> None:
     assert inside[0].sum() == 25
     assert inside[0, 0, 4, 4]
     assert inside[1].all(), "a slice of nothing but air is all compared"
+
+
+@given(arrays(bool, st.tuples(st.integers(1, 3), st.just(1), st.integers(1, 9), st.integers(1, 9))))
+def test_the_body_is_what_a_flood_from_outside_leaves(air: np.ndarray) -> None:
+    from skimage.segmentation import flood
+
+    ringed = np.pad(air[:, 0], ((0, 0), (1, 1), (1, 1)), constant_values=True)
+    dry = np.stack([~flood(one, (0, 0)) for one in ringed])[:, None, 1:-1, 1:-1]
+    dry[~dry.any((1, 2, 3))] = True
+    hu = torch.where(torch.from_numpy(air), -900.0, 40.0)
+    assert np.array_equal(parity.body(to_network(hu)).numpy(), dry)
 
 
 def test_limits_hold_inside_the_body(tmp_path: Path, monkeypatch) -> None:
