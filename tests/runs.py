@@ -187,7 +187,6 @@ def sparsity(_: int) -> dict[str, Any]:
         "layers": table,
         "share_of_weights": 0.993,
         "zeros_in_sparse_layers": 0.5,
-        "packed_bytes": 425_000,
         "kept_magnitude": 0.7274,
         "permutation": {"exchanges": 222, "kept_before": 0.7186, "kept": 0.7274},
     }

@@ -54,8 +54,6 @@ def test_the_options_are_frozen():
         },
         "doctor": {"recipe", "--json"},
         "inspect": {"path", "--json"},
-        "pack": {"model", "--output", "-o"},
-        "unpack": {"file", "--output", "-o"},
         "export": {
             "model", "--format", "--precision", "--batch", "--dynamic-batch", "--size",
             "--deconvolutions", "--out", "-o", "--data", "--triton", "--device", "--no-fallback",

@@ -1,14 +1,12 @@
-from dataclasses import replace
-
 import numpy as np
 import pytest
 import torch
 from pairs import pairs as blobs
 
 from compress.base.errors import UsageError
-from compress.base.hu import to_hu, to_network
+from compress.base.hu import to_hu
 from compress.data import Pairs
-from compress.data.crops import draws, slices
+from compress.data.crops import draws
 from compress.data.loaders import Streamed
 
 CPU = torch.device("cpu")
@@ -97,12 +95,3 @@ def test_whole_slices_of_different_sizes_are_refused():
 def test_no_slices_are_refused():
     with pytest.raises(UsageError, match="no slices to train with"):
         draw(numbered())
-
-
-def test_slices_in_order_with_name_and_patient():
-    data = replace(numbered((8, 9), (7, 7)), patients=("A", "B"))
-    found = list(slices(data, CPU))
-    assert [(name, patient) for name, patient, _, _ in found] == [("s0", "A"), ("s1", "B")]
-    for (_, _, low, full), one, other in zip(found, data.low, data.full, strict=True):
-        assert torch.equal(low[0, 0], to_network(torch.from_numpy(one)))
-        assert torch.equal(full[0, 0], to_network(torch.from_numpy(other)))

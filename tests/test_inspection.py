@@ -14,7 +14,7 @@ from torch import nn
 from compress import checkpoint
 from compress.base.errors import UsageError
 from compress.base.files import read_json, sha256, write_json
-from compress.checkpoint import Model, ModelOptions, packed24
+from compress.checkpoint import Model, ModelOptions
 from compress.cli import main
 from compress.context import Work
 from compress.engines import inspection, onnx, sidecar
@@ -211,9 +211,6 @@ def test_values_that_are_not_finite_are_named(value: float, folder: Path, tmp_pa
     assert "stem.norm.running_var: 1 value is not finite (NaN or infinite)" in lines
     printed = CliRunner().invoke(main.main, ["inspect", str(tmp_path), "--json"]).stdout
     assert json.loads(printed)["nonfinite"] == counts
-    packed24.pack(tmp_path, tmp_path / "packed")  # says nothing of values and keeps every bit
-    packed24.unpack(tmp_path / "packed", tmp_path / "b")
-    assert sha256(tmp_path / "b" / "model.safetensors") == sha256(tmp_path / "model.safetensors")
 
 
 def test_values_in_an_engines_file_that_are_not_finite(tmp_path: Path) -> None:
@@ -239,14 +236,8 @@ def test_one_group_is_no_plural(tmp_path: Path) -> None:
     ) in shown(tmp_path)
 
 
-def test_a_file_of_a_checkpoint_is_told_what_to_name(folder: Path, tmp_path: Path) -> None:
+def test_a_file_of_a_checkpoint_is_told_what_to_name(folder: Path) -> None:
     for name in ("model.safetensors", "model.json"):
         sentence = rf"{name} is one file of a checkpoint; inspect its folder, {folder}$"
         with pytest.raises(UsageError, match=sentence):
             inspection.inspect(folder / name)
-    for name in ("q.st", "model.safetensors"):
-        file = tmp_path / name
-        packed24.pack(folder, file)
-        sentence = rf"{name} is a packed checkpoint; unpack it \(compress unpack {file} -o DIR\)"
-        with pytest.raises(UsageError, match=sentence):
-            inspection.inspect(file)

@@ -7,12 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+import option_reference
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from compress.base.errors import UsageError
-from compress.recipe import load, reference
+from compress.recipe import load
 from compress.steps import STEPS
 
 ROOT = Path(__file__).parents[1]
@@ -472,9 +473,9 @@ def test_shipped_recipes_are_read_and_named_after_their_files(path):
 
 def test_the_readme_of_recipes_lists_every_option():
     text = (ROOT / "recipes" / "README.md").read_text(encoding="utf-8")
-    _, mark, table = text.partition(reference.MARK)
-    assert mark + table == reference.reference(), (
-        "run: python -m compress.recipe.reference recipes/README.md"
+    _, mark, table = text.partition(option_reference.MARK)
+    assert mark + table == option_reference.reference(), (
+        "run: python tools/option_reference.py recipes/README.md"
     )
     for recipe in (ROOT / "recipes").glob("*.yaml"):
         assert recipe.name in text

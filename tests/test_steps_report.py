@@ -101,7 +101,7 @@ def test_report_json_holds_what_the_recipe_promised(tmp_path: Path) -> None:
     numbers = {n["key"]: (n["before"], n["after"]) for n in report["numbers"]}
     assert numbers["macs"] == (19_086_442_496, 7_252_606_976)
     assert list(numbers) == ["macs", "params", "bytes", "latency", "psnr"]
-    assert numbers["bytes"] == (2_313_912, 425_000)
+    assert numbers["bytes"] == (2_313_912, 742_300)
     assert numbers["latency"] == (None, None)
     assert numbers["psnr"] == pytest.approx((46.15, 45.65))
 
@@ -133,16 +133,15 @@ def test_engines_promise_nothing_of_sparse_kernels(tmp_path: Path) -> None:
     assert said in markdown
 
 
-def test_file_sizes_dense_pruned_and_packed(tmp_path: Path) -> None:
+def test_file_sizes_dense_pruned_and_sparse(tmp_path: Path) -> None:
     report, html, markdown = written(runs.make(tmp_path / "run"))
     assert [(row["label"], row["bytes"]) for row in report["storage"]] == [
         ("dense", 2_313_912),
         ("pruned", 742_300),
         ("pruned, 2:4, zeros stored", 742_300),
-        ("pruned, 2:4 packed (`compress pack`)", 425_000),
     ]
-    assert "| pruned, 2:4 packed (`compress pack`) | 425\N{NO-BREAK SPACE}kB | 18.4" in markdown
-    assert "pruned, 2:4 packed (compress pack)" in html
+    assert "| pruned, 2:4, zeros stored | 742\N{NO-BREAK SPACE}kB | 32.1" in markdown
+    assert "pruned, 2:4, zeros stored" in html
 
 
 def test_file_sizes_without_pruning_from_given_weights_and_when_files_are_gone(
@@ -156,7 +155,6 @@ def test_file_sizes_without_pruning_from_given_weights_and_when_files_are_gone(
     assert rows == [
         ("dense", 1000),
         ("dense, 2:4, zeros stored", 2_313_912),
-        ("dense, 2:4 packed (`compress pack`)", 425_000),
     ]
     dense = runs.make(tmp_path / "dense", ("train", "evaluate"))
     report, _, markdown = written(dense)

@@ -6,12 +6,12 @@ from pathlib import Path
 import pytest
 import torch
 from pairs import data
-from test_packing import plain
+from test_stored import plain
 from torch import nn
 
 from compress import checkpoint
 from compress.base.errors import QualityError, UsageError
-from compress.checkpoint import Model, ModelOptions, packed24
+from compress.checkpoint import Model, ModelOptions
 from compress.context import Work
 from compress.sparsity import masks, pattern
 from compress.steps.sparsify import Sparsify
@@ -69,7 +69,6 @@ def test_its_masks_survive_the_checkpoint(tmp_path: Path) -> None:
     back = checkpoint.load(tmp_path)
     assert back.masks.keys() == sparse.masks.keys()
     masks.check(back.net, back.masks)
-    assert packed24.pack(tmp_path, tmp_path / "m.safetensors").left == ()
 
 
 def test_layers_that_neither_rule_takes(tmp_path: Path) -> None:
@@ -87,15 +86,6 @@ def test_too_small_a_share_is_an_error(tmp_path: Path) -> None:
         step.run(ddnet(**NARROW), work(tmp_path))
     with pytest.raises(ValueError, match=r"at_least must lie in \[0, 1\], got 1.5"):
         replace(step, at_least=1.5)
-
-
-def test_the_packed_size_is_that_of_the_packed_file(tmp_path: Path) -> None:
-    model = plain()
-    place = work(tmp_path)
-    sparse = Sparsify(backend="modelopt").run(replace(model, masks={}), place)
-    checkpoint.save(sparse, tmp_path)
-    summary = packed24.pack(tmp_path, tmp_path / "m.safetensors")
-    assert place.facts["packed_bytes"] == summary.bytes
 
 
 def test_a_second_one_lets_no_layer_go(tmp_path: Path) -> None:

@@ -68,12 +68,7 @@ def remove_partial(folder: Path, names: Container[str] | None = None) -> None:
 
 def write_json(path: Path, value: object) -> None:
     """Write `value` as JSON, atomically; keys keep their order, NaN is refused."""
-    write_atomic(path, json_bytes(value))
-
-
-def json_bytes(value: object) -> bytes:
-    """`value` as the content of a JSON file; keys keep their order, NaN is refused."""
-    return (json.dumps(value, indent=1, allow_nan=False) + "\n").encode()
+    write_atomic(path, (json.dumps(value, indent=1, allow_nan=False) + "\n").encode())
 
 
 def read_json(path: Path) -> Any:

@@ -5,7 +5,6 @@ hashes.py    what a checkpoint computes, as hashes
 imported.py  networks of the user's own, and the hash of their code
 weights.py   a file of weights to start from
 files.py     the two files of a checkpoint, read within limits
-packed24.py  a checkpoint as one file with its 2:4 weights compressed
 """
 
 from compress.checkpoint.hashes import code_of, identity, weights_hash
@@ -14,8 +13,6 @@ from compress.checkpoint.model import (
     Model,
     ModelOptions,
     channels,
-    contents,
-    described,
     fingerprint,
     load,
     save,
@@ -27,8 +24,6 @@ __all__ = [
     "ModelOptions",
     "channels",
     "code_of",
-    "contents",
-    "described",
     "fingerprint",
     "identity",
     "load",

@@ -1,7 +1,7 @@
 """The two files of a checkpoint as they are read: nothing is built, everything is looked at.
 
-A file can be damaged and readable all the same. `read` refuses what `checkpoint.load` and
-`packing` could not use, so that both can trust what they get.
+A file can be damaged and readable all the same. `read` refuses what `checkpoint.load`
+could not use, so that it can trust what it gets.
 """
 
 import hashlib

@@ -117,13 +117,6 @@ def save(model: Model, folder: Path) -> None:
         OSError: the disk is full or the folder not writable.
     """
     masking.check(model.net, model.masks, model.pattern)
-    table, data = contents(model)
-    write_atomic(folder / WEIGHTS, data)
-    write_json(folder / TABLE, table)
-
-
-def contents(model: Model) -> tuple[dict[str, Any], bytes]:
-    """What `save` writes: the value of model.json and the bytes of model.safetensors."""
     data, origin = _serialised(model), model.origin
     table = {
         "schema": SCHEMA,
@@ -141,7 +134,8 @@ def contents(model: Model) -> tuple[dict[str, Any], bytes]:
         "normalisation": {"hu_min": HU_MIN, "hu_max": HU_MAX},
         "sha256": hashlib.sha256(data).hexdigest(),
     }
-    return table, data
+    write_atomic(folder / WEIGHTS, data)
+    write_json(folder / TABLE, table)
 
 
 def load(folder: Path) -> Model:
@@ -152,13 +146,13 @@ def load(folder: Path) -> Model:
             masks that do not hold.
     """
     table, tensors = read(folder)
-    origin, net = described(folder, table)
+    origin, net = _described(folder, table)
     bits = {name: tensors.pop(name) for name in list(tensors) if name.endswith(BITS)}
     _take(net, tensors, folder / WEIGHTS)
     masks = {}
-    for name, packed in bits.items():
+    for name, stored in bits.items():
         layer = name.removesuffix(BITS)
-        masks[layer] = from_bits(packed, tensors[f"{layer}.weight"].shape)
+        masks[layer] = from_bits(stored, tensors[f"{layer}.weight"].shape)
     rewrites = tuple(table["rewrites"])
     pattern: masking.Pattern = table["pattern"] or "2:4"
     try:
@@ -168,7 +162,7 @@ def load(folder: Path) -> Model:
     return Model(net=net.eval(), origin=origin, rewrites=rewrites, masks=masks, pattern=pattern)
 
 
-def described(folder: Path, table: Mapping[str, Any]) -> tuple[ModelOptions, nn.Module]:
+def _described(folder: Path, table: Mapping[str, Any]) -> tuple[ModelOptions, nn.Module]:
     """The network of a model.json before its tensors are filled in, and how it was built.
 
     Args:

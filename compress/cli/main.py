@@ -232,46 +232,6 @@ def inspect(path: Path, as_json: bool) -> None:
     show(inspection.inspect(path), as_json, inspection.render)
 
 
-@main.command(short_help="Write a checkpoint to one file, 2:4 weights compressed.")
-@click.argument("model", type=click.Path(path_type=Path), metavar="MODEL")
-@click.option(
-    "file",
-    "-o",
-    "--output",
-    type=click.Path(path_type=Path, dir_okay=False),
-    metavar="FILE",
-    required=True,
-    help="The file to write, safetensors; only an older packed one is replaced.",
-)
-def pack(model: Path, file: Path) -> None:
-    """Write the checkpoint folder MODEL to one safetensors file with its 2:4 weights compressed.
-
-    `compress unpack` gives the folder back, bit for bit.
-    """
-    from compress.checkpoint import packed24
-
-    click.echo(f"{file}: {packed24.pack(model, file).sentence()}")
-
-
-@main.command(short_help="Restore the checkpoint folder from a packed file.")
-@click.argument("file", type=click.Path(path_type=Path), metavar="FILE")
-@click.option(
-    "folder",
-    "-o",
-    "--output",
-    type=click.Path(path_type=Path, file_okay=False),
-    metavar="DIR",
-    required=True,
-    help="The checkpoint folder to write; it must not hold one already.",
-)
-def unpack(file: Path, folder: Path) -> None:
-    """Restore the checkpoint folder that `compress pack` wrote to FILE, bit for bit."""
-    from compress.checkpoint import packed24
-
-    packed24.unpack(file, folder)
-    click.echo(folder)
-
-
 main.add_command(engines.export)
 main.add_command(engines.bench)
 main.add_command(reports.report)

@@ -1,15 +1,12 @@
-"""Which parts of the slices to train with, drawn at random; and slices as they are, in order."""
+"""Which parts of the slices to train with, drawn at random."""
 
 from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from compress.base.errors import UsageError
-from compress.base.hu import to_network
-from compress.data import Image, Pairs
+from compress.data import Pairs
 
 Span = tuple[int, int, int]
 """First pixel, direction (1, or -1 for mirrored) and length along one axis."""
@@ -46,14 +43,6 @@ def draws(
     return _draw(pairs, count, batch, crop, np.random.default_rng(seed))
 
 
-def slices(pairs: Pairs, device: torch.device) -> Iterator[tuple[str, str, Tensor, Tensor]]:
-    """Name, patient, low and full dose, each (1, 1, H, W) float32 in [0, 1], in order."""
-    for name, patient, low, full in zip(
-        pairs.names, pairs.patients, pairs.low, pairs.full, strict=True
-    ):
-        yield name, patient, _tensor([low], device), _tensor([full], device)
-
-
 def _draw(
     pairs: Pairs, count: int, batch: int, crop: int | None, generator: np.random.Generator
 ) -> Iterator[list[Crop]]:
@@ -70,11 +59,6 @@ def _span(length: int, side: int, generator: np.random.Generator) -> Span:
     """`side` neighbouring pixels of `length`, in random order of the two."""
     start = int(generator.integers(length - side + 1))
     return (start, 1, side) if generator.random() < 0.5 else (start + side - 1, -1, side)
-
-
-def _tensor(images: list[Image], device: torch.device) -> Tensor:
-    """Images of one size, (H, W) HU -> (N, 1, H, W) in network range."""
-    return to_network(torch.from_numpy(np.stack(images)[:, None]).to(device))
 
 
 def sides(pairs: Pairs, crop: int | None) -> tuple[int, int]:

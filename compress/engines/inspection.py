@@ -14,7 +14,6 @@ from torch import Tensor
 
 from compress import checkpoint
 from compress.base.errors import UsageError
-from compress.checkpoint import packed24
 from compress.checkpoint.files import TABLE, WEIGHTS
 from compress.engines import sidecar
 from compress.engines.formats import formats
@@ -117,11 +116,6 @@ def _engine(path: Path) -> Found:
 
 def _name_the_folder(path: Path) -> None:
     """Refuse files of a checkpoint, that people take for the checkpoint, with what to name."""
-    if packed24.is_packed(path):
-        raise UsageError(
-            f"{path} is a packed checkpoint; unpack it (compress unpack {path} -o DIR) and inspect "
-            "the folder"
-        )
     if path.name in (WEIGHTS, TABLE):
         raise UsageError(f"{path} is one file of a checkpoint; inspect its folder, {path.parent}")
 

@@ -7,7 +7,7 @@ so a stride-1 deconvolution and the convolution that it is rewritten to have the
 
 import copy
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -42,10 +42,6 @@ class Cost:
     conv_weights: int
     nonzero_weights: int
     bytes: int
-
-    def as_dict(self) -> dict[str, int]:
-        """The totals as plain numbers, for facts.json."""
-        return asdict(self)
 
 
 def convolutions(net: nn.Module) -> dict[str, nn.Conv2d | nn.ConvTranspose2d]:

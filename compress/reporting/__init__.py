@@ -3,7 +3,7 @@
 collect.py   facts.json, manifest.json and recipe.yaml -> one plain dictionary, which is report.json
 layers.py    one row for every layer: channels, 2:4, what an engine made of it
 speed.py     latencies that `compress bench` left in the run folder
-storage.py   sizes of the checkpoint files: dense, pruned, 2:4, packed
+storage.py   sizes of the checkpoint files: dense, pruned, 2:4
 verdict.py   that dictionary -> the sentence, the warnings and the limits at the top of the page
 pictures.py  slices in HU -> PNG
 charts.py    numbers -> SVG

@@ -12,7 +12,7 @@ training      [{stage, epochs, steps, batch, loss: [per epoch], lr: [per epoch],
 pruning       [{stage, criterion, threshold, removed, groups: [{name, width, kept, z, ...}], ...}]
 sparse24      {done, eligible_backend, eligible_trt, convolutions, layers: [...], ...}
 layers        [{name, shape, width, kept, done, picked, ...}]: one row for each, see layers.py
-storage       [{label, bytes, share}]: checkpoint files, dense to 2:4 packed, see storage.py
+storage       [{label, bytes, share}]: checkpoint files, dense to 2:4, see storage.py
 speed         {where, size, rows, before, after}: what `compress bench` measured, see speed.py
 quality       {input | dense | compressed: {psnr | ssim | rmse_hu | ...: {mean, sd}}}
 by_patient    {patient: the same as quality}
@@ -164,8 +164,7 @@ def _stored(numbers: list[Facts], files: list[Facts]) -> list[Facts]:
     """The numbers with the size of the files instead of that of the plain weights."""
     if not files:
         return numbers
-    note = "2:4 packed" if "packed" in files[-1]["label"] else ""
-    sizes = {"before": files[0]["bytes"], "after": files[-1]["bytes"], "note": note}
+    sizes = {"before": files[0]["bytes"], "after": files[-1]["bytes"], "note": ""}
     return [{**n, **sizes} if n["key"] == "bytes" else n for n in numbers]
 
 

@@ -1,4 +1,4 @@
-"""What the networks of a run take on disk: files as they lie there, and 2:4 in compressed form."""
+"""What the networks of a run take on disk: dense, pruned, and 2:4 with its zeros stored."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -22,13 +22,11 @@ def rows(run: Path, stages: list[Facts]) -> list[Facts]:
     steps = [stage["step"] for stage in stages]
     prune, sparsify = (_first(steps, word) for word in ("prune", "sparsify"))
     dense = _size(run, stages[: min(prune, sparsify)]) or _bytes(run / "initial" / FILE)
-    packed = stages[sparsify]["facts"].get("packed_bytes") if sparsify < len(stages) else None
     pruned = "pruned" if prune < sparsify else "dense"
     found = {
         "dense": dense,
         "pruned": _size(run, stages[prune:sparsify]),
         f"{pruned}, 2:4, zeros stored": _size(run, stages[sparsify:]),
-        f"{pruned}, 2:4 packed (`compress pack`)": packed,
     }
     if dense is None or not any(size for label, size in found.items() if label != "dense"):
         return []

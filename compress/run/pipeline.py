@@ -200,7 +200,7 @@ class _Run:
                 "options": asdict(stage.step),  # type: ignore[call-overload]
                 "started": started.isoformat(timespec="seconds"),
                 "seconds": round(time.monotonic() - clock, 3),
-                "cost": cost.cost(after.net).as_dict(),
+                "cost": asdict(cost.cost(after.net)),
                 "facts": work.facts,
             },
         )

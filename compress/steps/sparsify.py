@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from compress.base.errors import QualityError, UsageError
-from compress.checkpoint import Model, packed24
+from compress.checkpoint import Model
 from compress.context import Kind, Use, Work
 from compress.sparsity import masks, permutation
 from compress.sparsity import pattern as sparsity
@@ -66,7 +66,6 @@ class Sparsify:
         facts["masks_from_before"] = sorted(held.keys() - found.keys())
         asked = {"pattern": self.pattern, "rule": self.rule, "backend": backend, "why": why}
         work.facts.update({**asked, **facts})
-        work.facts["packed_bytes"] = packed24.summarise(sparse).bytes
         self._say(sparse, facts)
         if facts["share_of_weights"] < self.at_least:
             share = f"{facts['share_of_weights']:.3f} of the weights lie in 2:4 layers"

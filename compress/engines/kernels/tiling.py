@@ -32,9 +32,6 @@ class Tiling:
     whatever they are told; 4 go through it."""
 
 
-DEFAULT = Tiling()
-
-
 def default(size: int, inside: int, out: int, side: int, batch: int = 16) -> Tiling:
     """A cut that will do without measuring; what an H100 found fastest, or near to it.
 

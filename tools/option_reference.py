@@ -1,6 +1,6 @@
 """The reference of recipe options, made from the dataclasses that read them.
 
-`python -m compress.recipe.reference recipes/README.md` writes it into that file, below the mark.
+`python tools/option_reference.py recipes/README.md` writes it into that file, below the mark.
 """
 
 import ast
@@ -18,7 +18,7 @@ from compress.data import DataOptions
 from compress.recipe.schema import describe, parameters
 from compress.steps import STEPS
 
-MARK = "<!-- From here on written by `python -m compress.recipe.reference recipes/README.md`. -->\n"
+MARK = "<!-- From here on written by `python tools/option_reference.py recipes/README.md`. -->\n"
 
 
 def reference() -> str:
