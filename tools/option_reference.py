@@ -10,6 +10,7 @@ import re
 import sys
 import textwrap
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -41,14 +42,15 @@ def _sections() -> Iterator[str]:
 
 
 def field_docs(options: type) -> dict[str, str]:
-    """The docstring under each field of a dataclass, by field."""
-    (body,) = ast.parse(textwrap.dedent(inspect.getsource(options))).body
-    assert isinstance(body, ast.ClassDef)
+    """The docstring under each field of a dataclass, by field; inherited ones come first."""
     docs = {}
-    for field, doc in zip(body.body, body.body[1:], strict=False):
-        if isinstance(field, ast.AnnAssign) and isinstance(doc, ast.Expr):
-            assert isinstance(field.target, ast.Name)
-            docs[field.target.id] = inspect.cleandoc(ast.literal_eval(doc.value))
+    for owner in filter(is_dataclass, reversed(options.__mro__)):
+        (body,) = ast.parse(textwrap.dedent(inspect.getsource(owner))).body
+        assert isinstance(body, ast.ClassDef)
+        for field, doc in zip(body.body, body.body[1:], strict=False):
+            if isinstance(field, ast.AnnAssign) and isinstance(doc, ast.Expr):
+                assert isinstance(field.target, ast.Name)
+                docs[field.target.id] = inspect.cleandoc(ast.literal_eval(doc.value))
     return docs
 
 
