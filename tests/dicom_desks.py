@@ -62,7 +62,8 @@ def identity(batch: int = 16):
     """A network that changes nothing."""
     import torch
 
-    from compress.enhance.inference import AnySize, Network
+    from compress.enhance.inference import Network
+    from compress.graph.padding import AnySize
 
     device = torch.device("cpu")
     return Network(AnySize(torch.nn.Identity()), device, batch, "0" * 64, "fp32")

@@ -16,6 +16,7 @@ from compress.base.timing import Budget, Case
 from compress.bench.targets import Artefact, Row, artefacts
 from compress.engines import sidecar
 from compress.engines.base import Shape
+from compress.graph.padding import refuse_sides
 from compress.reporting import text
 from compress.run import manifest
 
@@ -172,6 +173,8 @@ def _sparse_sentences(found: Mapping[str, Any]) -> Iterator[str]:
 
 def _check(found: Sequence[Artefact], batches: Sequence[int], size: int) -> None:
     for a in found:
+        if a.net is not None:
+            refuse_sides(a.net, (size, size), f"--size {size}")
         if a.size not in (None, size):
             raise UsageError(f"{a.name} takes slices of {a.size} pixels, not {size}")
         if not any(map(a.takes, batches)):

@@ -57,6 +57,8 @@ class Artefact:
     """See `sparsity.layers`."""
     graph: bool
     """Whether a CUDA graph is tried."""
+    net: nn.Module | None
+    """The checkpoint's network; None for an engine."""
     start: Callable[[], Runner]
     """Loads it."""
 
@@ -110,6 +112,7 @@ def _checkpoint(path: Path, mode: str, device: torch.device, graph: bool) -> Art
         size=None,
         layers=layers(net),
         graph=graph and mode == "compiled" and device.type == "cuda",
+        net=net,
         start=partial(network, net, mode, device),
     )
 
@@ -127,6 +130,7 @@ def _engine(path: Path, graph: bool) -> Artefact:
         size=facts["size"],
         layers=facts["built"].get("layers", []),
         graph=graph and device.type == "cuda",
+        net=None,
         start=lambda: sidecar.load(side)[1],
     )
 

@@ -93,7 +93,8 @@ class Numbers(click.ParamType[tuple[int, ...]]):
     "--data",
     type=click.Path(path_type=Path, file_okay=False),
     metavar="DIR",
-    help="Folder of pairs to compare on; the demo set by default.",
+    help="Folder of pairs to compare on; the demo set by default where it was fetched before, else "
+    "phantoms.",
 )
 @click.option(
     "--triton",
@@ -154,7 +155,10 @@ def export(
     help="Slices at once; by default those of the engines, else 1.",
 )
 @click.option(
-    "--size", type=int, metavar="N", help="Side of the slices in pixels; as the engines, else 512."
+    "--size",
+    type=click.IntRange(16),
+    metavar="N",
+    help="Side of the slices in pixels; as the engines, else 512.",
 )
 @DEVICE
 @click.option(

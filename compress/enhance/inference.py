@@ -1,10 +1,4 @@
-"""The network of `enhance`: a checkpoint or an engine, for slices of any size.
-
-A network takes sides that are multiples of 16, a static engine one size and one batch. Slices are
-continued beyond their lower and right border by their mirror image, not by air: an edge of air
-beside tissue is a structure that no network has seen in the middle of a patient, and the mirror
-image goes on with the same tissue and the same noise. What was added is cut off again.
-"""
+"""The network of `enhance`: a checkpoint or an engine, for slices of any size."""
 
 import time
 from collections.abc import Sequence
@@ -12,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from compress import checkpoint
 from compress.base import devices
@@ -20,58 +14,11 @@ from compress.base.errors import CompressError, UsageError
 from compress.base.hu import to_hu, to_network
 from compress.dicom.rescale import HU
 from compress.engines import sidecar
-from compress.engines.base import Runner
 from compress.engines.subject import Subject
+from compress.graph.padding import AnySize, multiple
 
-MULTIPLE = 16
-"""Sides of what a network takes, see `compress.models.ddnet`."""
 BATCH = {"cuda": 16, "cpu": 2}
 """Slices at once, where neither the engine nor the user says."""
-
-
-class AnySize(nn.Module):
-    """A network or engine as one that takes any batch, height and width.
-
-    Args:
-        net: (N, 1, H, W) float32 in network range -> the same shape.
-        size: the only side that it takes; None: all multiples of MULTIPLE.
-        batch: the only batch that it takes; None: every one.
-    """
-
-    def __init__(self, net: Runner, size: int | None = None, batch: int | None = None) -> None:
-        super().__init__()
-        self.net, self.size, self.batch = net, size, batch
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(N, 1, H, W) float32 in network range -> the same shape and type.
-
-        Raises:
-            ValueError: H or W is larger than `size`.
-        """
-        count, _, height, width = x.shape
-        sides = [self.size or -(-side // MULTIPLE) * MULTIPLE for side in (height, width)]
-        if height > sides[0] or width > sides[1]:
-            raise ValueError(f"slices of {height} x {width} do not fit into {self.size}")
-        for axis, (old, new) in enumerate(zip((height, width), sides, strict=True), 2):
-            if new > old:
-                x = x.index_select(axis, mirrored(old, new).to(x.device))
-        step = self.batch or count
-        parts = [self._run(x[k : k + step]) for k in range(0, count, step)]
-        y = parts[0] if len(parts) == 1 else torch.cat(parts)
-        return y[:, :, :height, :width]
-
-    def _run(self, x: Tensor) -> Tensor:
-        count = len(x)
-        if self.batch and count < self.batch:
-            x = torch.cat((x, x[-1:].expand(self.batch - count, -1, -1, -1)))
-        return self.net(x.contiguous())[:count].float()
-
-
-def mirrored(old: int, new: int) -> Tensor:
-    """Indices into `old` pixels that continue them to `new` by mirroring at both ends, (new,)."""
-    period = max(1, 2 * (old - 1))
-    place = torch.arange(new) % period
-    return torch.where(place < old, place, period - place)
 
 
 class Flight:
@@ -217,7 +164,8 @@ def _checkpoint(path: Path, device: str | None, batch: int | None) -> Network:
     if target.type == "cuda":
         subject.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     size = batch or BATCH[target.type]
-    return Network(AnySize(subject), target, size, checkpoint.identity(path), precision)
+    anysize = AnySize(subject, multiple=multiple(net))
+    return Network(anysize, target, size, checkpoint.identity(path), precision)
 
 
 def _engine(path: Path, device: str | None, batch: int | None) -> Network:

@@ -75,6 +75,19 @@ def check_shape(net: nn.Module, size: tuple[int, int] = SLICE, device: str = "me
         )
 
 
+def check_work(net: nn.Module) -> None:
+    """Pass where there is something to train and to compress.
+
+    Raises:
+        UsageError: no convolution and no linear layer is used, or none has weights to train.
+    """
+    name = type(net).__name__
+    if not sum(layer.macs for layer in layers(net).values()):
+        raise UsageError(f"{name} uses no convolution or linear layer: nothing can be compressed")
+    if not any(parameter.requires_grad for parameter in net.parameters()):
+        raise UsageError(f"{name} has no weights that can be trained: all are frozen")
+
+
 def _copy(net: nn.Module, device: str) -> nn.Module:
     return copy.deepcopy(net).to(device, torch.float32).eval()
 

@@ -32,7 +32,9 @@ K1, K2 = 0.01, 0.03
 """SSIM's stabilising constants, as shares of the data range."""
 SCALES = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
 """MS-SSIM's exponents from the finest scale to the coarsest."""
-MS_SSIM_SIDE = (2 * RADIUS + 1) * 2 ** (len(SCALES) - 1)
+SSIM_SIDE = 2 * RADIUS + 1
+"""Smallest side in pixels (11) that holds the Gaussian."""
+MS_SSIM_SIDE = SSIM_SIDE * 2 ** (len(SCALES) - 1)
 """Smallest side in pixels (176) whose coarsest scale still holds the Gaussian."""
 
 

@@ -1,18 +1,22 @@
 """`compress export`: the step `export` on a checkpoint folder, without a recipe."""
 
+import logging
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from compress import checkpoint
 from compress.base import devices
 from compress.base.errors import CompressError, UsageError
-from compress.base.files import write_json
+from compress.base.files import read_json, write_json
 from compress.context import Work
-from compress.data import Data, DataOptions, load
+from compress.data import Data, DataOptions, Unavailable, load
 from compress.data.folder import NONE, held_out
 from compress.engines import triton_server as server
+from compress.graph.padding import refuse_sides
 from compress.steps.export import Export
+
+log = logging.getLogger(__name__)
 
 FILE = "export.json"
 """What was built, beside the engines: {schema, engines: rows as in the step's facts}."""
@@ -34,9 +38,10 @@ def run(
         model: folder of the checkpoint.
         out: folder for engines, sidecars and export.json; made where missing.
         options: those of the step `Export` that differ from its defaults.
-        data: folder of pairs whose held-out slices are compared on; the demo set without one.
+        data: folder of pairs whose held-out slices are compared on; without one the demo set
+            where it is in the cache, else phantoms.
         device: cpu, cuda or cuda:N; the GPU where there is one.
-        fallback: whether phantoms may stand in for the demo set.
+        fallback: whether phantoms may stand in for the demo set; otherwise it is fetched.
         triton: folder of a Triton model repository that the engines are put into, too.
 
     Returns:
@@ -53,7 +58,8 @@ def run(
     if triton is not None:
         server.check(step.formats)
     chosen, loaded = devices.choose(device), checkpoint.load(model)
-    pairs = _pairs(step, data, fallback)
+    refuse_sides(loaded.net, (step.size, step.size), f"--size {step.size}")
+    pairs = _pairs(step, model, data, fallback)
     out.mkdir(parents=True, exist_ok=True)
     work = Work(stage=out, device=chosen, data=pairs, seed=0)
     rows: list[dict[str, Any]] = []
@@ -100,9 +106,29 @@ def render(found: Mapping[str, Any]) -> None:
     Console().print(table)
 
 
-def _pairs(step: Export, data: Path | None, fallback: bool) -> Data:
+def _pairs(step: Export, model: Path, data: Path | None, fallback: bool) -> Data:
     """Held-out slices, no more than the largest batch."""
     if data is not None:
         return Data(train=NONE, test=held_out(data), source="folder", fingerprint="")
-    wanted = DataOptions(train_slices=1, test_slices=min(6, max(step.batch)), size=step.size)
+    source: Literal["demo", "phantom"] = "phantom" if fallback and _unfetched(model) else "demo"
+    count = min(6, max(step.batch))
+    wanted = DataOptions(source=source, train_slices=1, test_slices=count, size=step.size)
     return load(wanted, seed=0, fallback=fallback)
+
+
+def _unfetched(model: Path) -> bool:
+    """Whether the demo set would be fetched for nothing but a comparison, or the run had none."""
+    from compress.data import demo
+
+    try:
+        if read_json(model.parent / "manifest.json")["data"]["source"] == "phantom":
+            return True
+    except (OSError, ValueError, KeyError, TypeError):
+        pass  # a checkpoint without its run
+    try:
+        lacking = demo.lacking()
+    except Unavailable:
+        lacking = ["all"]
+    if lacking:
+        log.info("engines are compared on phantoms; --data names slices of your own")
+    return bool(lacking)

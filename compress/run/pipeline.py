@@ -6,7 +6,7 @@ and its options, the checkpoint that came in, the data, the seed and the stages 
 
 import logging
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from compress import checkpoint
 from compress.base import devices
@@ -23,10 +24,10 @@ from compress.base.signals import interruptible
 from compress.base.world import World, joined
 from compress.checkpoint import Model
 from compress.context import Work
-from compress.data import Data, load
+from compress.data import Data, DataOptions, load
 from compress.graph import cost
 from compress.recipe import Recipe
-from compress.run import manifest, preview
+from compress.run import manifest, preview, sides
 from compress.run.folder import locked, prepare
 from compress.run.keys import keys
 from compress.run.stages import FACTS, Stage, begin, drop_stale, finished, result, stages
@@ -35,6 +36,8 @@ from compress.steps.prune import Prune
 log = logging.getLogger(__name__)
 
 SCHEMA = 1
+ELSEWHERE = DataOptions(source="folder", path=".")
+"""A data source of which nothing is known before it is read."""
 
 
 def run(
@@ -74,13 +77,16 @@ def run(
         target = devices.choose(device)
         if target.type == "cuda" and target.index is not None:
             torch.cuda.set_device(target)  # streams and graphs are made on the current one
-        _refuse_early(recipe, chosen, target)
+        # Slices of a folder have sides that nobody knows before they are read.
+        unread = recipe.data if data is None and loaded is None else ELSEWHERE
+        net = _refuse_early(replace(recipe, data=unread), chosen, target)
         with _held(out, world):
             threads = torch.get_num_threads()
             with world.first_goes_first():  # it fills the cache
                 found = loaded or slices(recipe, data, fallback=fallback)
             # numba, which simulates low dose, gives OpenMP a thread for every core, torch's too.
             torch.set_num_threads(threads)
+            sides.refuse_slices(_named(chosen), net, found)
             with world.first_goes_first():
                 model, dense = _start(recipe, out, world)
             work = Work(
@@ -221,13 +227,27 @@ class _Run:
             write_json(self.out / "manifest.json", {**self.manifest, "backends": self.choices})
 
 
-def _refuse_early(recipe: Recipe, chosen: Iterable[Stage], device: torch.device) -> None:
-    """Refuse before training what this machine cannot do and what no pruning could reach."""
+def _refuse_early(recipe: Recipe, chosen: Sequence[Stage], device: torch.device) -> nn.Module:
+    """Refuse before training what this machine cannot do and what no pruning could reach.
+
+    Returns:
+        The dense network as it was built for that.
+    """
     steps = [stage.step for stage in chosen]
     for step in steps:
         step.uses(device)
     if any(isinstance(step, Prune) for step in steps):
         preview.check(recipe)
+    net = recipe.model.build().eval()
+    cost.check_shape(net)
+    cost.check_work(net)
+    sides.refuse(_named(chosen), net, recipe.data)
+    return net
+
+
+def _named(chosen: Sequence[Stage]) -> list[sides.Named]:
+    """Steps with their places in the recipe."""
+    return [(f"steps[{stage.index}].{stage.word}", stage.step) for stage in chosen]
 
 
 def _start(recipe: Recipe, out: Path, world: World) -> tuple[Model, Path | None]:

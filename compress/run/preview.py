@@ -11,6 +11,7 @@ from compress.checkpoint import Model, channels
 from compress.graph import cost
 from compress.pruning.unstructured import KINDS
 from compress.recipe import Recipe
+from compress.run import sides
 from compress.sparsity.pattern import candidates, refusal
 from compress.steps.prune import Prune
 from compress.steps.sparsify import Sparsify
@@ -34,6 +35,8 @@ def check(recipe: Recipe) -> dict[str, Any]:
     torch.manual_seed(recipe.seed)
     model = Model(net=recipe.model.build().eval(), origin=recipe.model)
     cost.check_shape(model.net)
+    cost.check_work(model.net)
+    sides.refuse(sides.named(recipe.steps), model.net, recipe.data)
     dense, before = cost.cost(model.net), channels(model.net)
     backends, prunes, device = [], [], torch.device("cuda" if torch.cuda.is_available() else "cpu")
     for index, (word, step) in enumerate(recipe.steps):

@@ -22,6 +22,7 @@ from compress.base.progress import track
 from compress.checkpoint import Model
 from compress.context import Kind, Use, Work
 from compress.data import Pairs
+from compress.graph.padding import AnySize, multiple
 from compress.quality import metrics
 
 log = logging.getLogger(__name__)
@@ -34,7 +35,8 @@ Row = dict[str, Any]
 class Evaluate:
     """Measure image quality on the held-out slices; the networks run in float32.
 
-    Outputs are clipped to the network range, because that is how they are written as images.
+    Slices whose sides the network does not take are padded and cut again, as `compress enhance`
+    does. Outputs are clipped to the network range, because that is how they are written as images.
     """
 
     kind: ClassVar[Kind] = "measuring"
@@ -99,7 +101,8 @@ class Evaluate:
     def _images(self, name: str, net: nn.Module | None, work: Work) -> Iterator[Tensor]:
         """The held-out slices through `net` (None: as they are), each (H, W) HU on the device."""
         slices = work.data.test
-        net = net and copy.deepcopy(net).to(work.device).eval()
+        if net is not None:
+            net = AnySize(copy.deepcopy(net).to(work.device).eval(), multiple=multiple(net))
         for chunk in _chunks(slices.low, self.batch):
             if work.stop.is_set():
                 raise Stopped("evaluate: stopped; run again to go on")

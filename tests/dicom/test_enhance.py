@@ -41,6 +41,7 @@ from compress.dicom import short
 from compress.enhance import command as enhance
 from compress.enhance import inference, scan, workers
 from compress.enhance.command import Options, run
+from compress.graph import padding
 
 NARROW = ModelOptions(
     name="ddnet", options={"residual": True, "trunk": 2, "bottleneck": 2, "decoder": 2}
@@ -249,7 +250,7 @@ class Plus(torch.nn.Module):
 
 def test_what_the_network_gives_is_written_in_order(tmp_path, monkeypatch):
     cpu = torch.device("cpu")
-    net = inference.Network(inference.AnySize(Plus()), cpu, 3, "1" * 64, "fp32")
+    net = inference.Network(padding.AnySize(Plus()), cpu, 3, "1" * 64, "fp32")
     monkeypatch.setattr(inference, "load", lambda *_a, **_k: net)
     write_series(tmp_path / "in", 11, side=32)
     enhance_all(tmp_path / "in", Path(), tmp_path / "out")

@@ -14,7 +14,8 @@ from compress.checkpoint import Model, ModelOptions
 from compress.engines import onnx, sidecar
 from compress.engines.base import Shape
 from compress.enhance.command import Options, run
-from compress.enhance.inference import AnySize, Flight, Network, load, mirrored
+from compress.enhance.inference import Flight, Network, load
+from compress.graph.padding import AnySize, mirrored
 
 CPU = torch.device("cpu")
 NARROW = ModelOptions(

@@ -14,6 +14,7 @@ from compress.data.fanbeam_torch import TorchScanner
 from compress.data.lowdose import Exposure, insert_noise
 from compress.enhance import inference
 from compress.enhance.command import Options, run
+from compress.graph import padding
 
 pytestmark = [
     pytest.mark.gpu,
@@ -46,7 +47,7 @@ def test_a_smaller_batch_gives_the_same_bits():
     """It is filled up, so the kernels are those of the others."""
     torch.manual_seed(0)
     net = torch.nn.Conv2d(1, 1, 3, padding=1).eval().to("cuda", torch.half)
-    half = inference.AnySize(lambda x: net(x.half()))
+    half = padding.AnySize(lambda x: net(x.half()))
     flights = inference.Network(half, torch.device("cuda"), 8, "0" * 64, "fp16")
     slices = [body(64, k).astype(np.float32) for k in range(8)]
     whole = flights.launch(slices).land()[0].copy()

@@ -1,0 +1,123 @@
+"""Slices of any size through networks and engines that take only some.
+
+A network takes sides that are multiples of 16 or of another number, a static engine one size and
+one batch. Slices are continued beyond their lower and right border by their mirror image, not by
+air: an edge of air beside tissue is a structure that no network has seen in the middle of a
+patient, and the mirror image goes on with the same tissue and the same noise. What was added is
+cut off again.
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from compress.base.errors import UsageError
+from compress.graph.cost import check_shape
+
+MULTIPLES = (16, 32, 64, 128)
+"""What sides may have to be multiples of: a half-sized grid for each of four to seven levels."""
+
+
+class AnySize(nn.Module):
+    """A network or engine as one that takes any batch, height and width.
+
+    Args:
+        net: (N, 1, H, W) float32 in network range -> the same shape.
+        size: the only side that it takes; None: all multiples of `multiple`.
+        batch: the only batch that it takes; None: every one.
+        multiple: of sides.
+    """
+
+    def __init__(
+        self,
+        net: Callable[[Tensor], Tensor],
+        size: int | None = None,
+        batch: int | None = None,
+        multiple: int = MULTIPLES[0],
+    ) -> None:
+        super().__init__()
+        self.net, self.size, self.batch, self.multiple = net, size, batch, multiple
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, 1, H, W) float32 in network range -> the same shape and type.
+
+        Raises:
+            ValueError: H or W is larger than `size`.
+        """
+        count, _, height, width = x.shape
+        sides = [self.size or up(side, self.multiple) for side in (height, width)]
+        if height > sides[0] or width > sides[1]:
+            raise ValueError(f"slices of {height} x {width} do not fit into {self.size}")
+        for axis, (old, new) in enumerate(zip((height, width), sides, strict=True), 2):
+            if new > old:
+                x = x.index_select(axis, mirrored(old, new).to(x.device))
+        step = self.batch or count
+        parts = [self._run(x[k : k + step]) for k in range(0, count, step)]
+        y = parts[0] if len(parts) == 1 else torch.cat(parts)
+        return y[:, :, :height, :width]
+
+    def _run(self, x: Tensor) -> Tensor:
+        count = len(x)
+        if self.batch and count < self.batch:
+            x = torch.cat((x, x[-1:].expand(self.batch - count, -1, -1, -1)))
+        return self.net(x.contiguous())[:count].float()
+
+
+def mirrored(old: int, new: int) -> Tensor:
+    """Indices into `old` pixels that continue them to `new` by mirroring at both ends, (new,)."""
+    period = max(1, 2 * (old - 1))
+    place = torch.arange(new) % period
+    return torch.where(place < old, place, period - place)
+
+
+def up(side: int, multiple: int) -> int:
+    """The smallest multiple that is not below `side`."""
+    return -(-side // multiple) * multiple
+
+
+def takes(net: nn.Module, height: int, width: int) -> bool:
+    """Whether a network gives a (1, 1, height, width) slice in that shape; nothing is computed."""
+    try:
+        check_shape(net, (height, width))
+    except UsageError:
+        return False
+    return True
+
+
+def multiple(net: nn.Module) -> int:
+    """What sides of slices for `net` must be multiples of: the smallest of MULTIPLES that does.
+
+    The first of them, where none does: a network may take a single size.
+    """
+    fits = (number for number in MULTIPLES if takes(net, 3 * number, 5 * number))
+    return next(fits, MULTIPLES[0])
+
+
+def refuse_sides(
+    net: nn.Module, shape: tuple[int, int], where: str, most: int | None = None
+) -> None:
+    """Pass where a network takes slices of a shape as they are, without padding.
+
+    Args:
+        net: the network.
+        shape: height and width.
+        where: what asks for it, to begin the sentence with.
+        most: the largest side to propose instead.
+
+    Raises:
+        UsageError: it does not; says why, and which sides would do.
+    """
+    try:
+        check_shape(net, shape)
+    except UsageError as error:
+        works = [side for side in _nearest(net, max(shape)) if most is None or side <= most]
+        hint = f"; {' and '.join(map(str, works))} would work" if works else ""
+        raise UsageError(f"{where}: {error}{hint}") from error
+
+
+def _nearest(net: nn.Module, side: int) -> list[int]:
+    """The next sides of squares below and above `side` that go through the network."""
+    number = multiple(net)
+    near = (up(side, number) - number, up(side, number))
+    return [size for size in near if size and takes(net, size, size)]
