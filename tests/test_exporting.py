@@ -124,7 +124,7 @@ def test_what_cannot_be_built_ends_with_exit_code_1(model, data, tmp_path) -> No
 
 
 def test_an_engine_that_differs_ends_with_exit_code_3(model, data, tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr(parity.fresh, "run", lambda _side, x: x + 0.01)
+    monkeypatch.setattr(parity.subprocess_run, "run", lambda _side, x: x + 0.01)
     result = call(model, "-o", tmp_path, "--size", 32, "--data", data)
     assert result.exit_code == 3
     assert "differs from the network by 29.2 HU at most" in result.stderr
@@ -132,12 +132,36 @@ def test_an_engine_that_differs_ends_with_exit_code_3(model, data, tmp_path, mon
     assert row["parity"]["ok"] is False
 
 
-def test_without_data_no_more_slices_are_simulated_than_compared(monkeypatch) -> None:
+@pytest.mark.parametrize(
+    ("cached", "run", "fallback", "source"),
+    [
+        (True, "demo", True, "demo"),
+        (True, None, True, "demo"),
+        (True, "phantom", True, "phantom"),
+        (False, "demo", True, "phantom"),
+        (False, None, True, "phantom"),
+        (False, "phantom", True, "phantom"),
+        (False, None, False, "demo"),
+    ],
+)
+def test_nothing_is_fetched_for_a_comparison(
+    cached, run, fallback, source, tmp_path, monkeypatch
+) -> None:
+    """Only --no-fallback asks for the demo set where it is not in the cache."""
     seen: list = []
     monkeypatch.setattr(export, "load", lambda wanted, **_: seen.append(wanted))
-    export._pairs(Export(batch=(1, 2)), None, True)
-    export._pairs(Export(batch=(16,)), None, True)
-    assert seen == [DataOptions(train_slices=1, test_slices=n) for n in (2, 6)]
+    monkeypatch.setenv("COMPRESS_CACHE", str(tmp_path / "cache"))
+    if cached:
+        (tmp_path / "cache" / "demo").mkdir(parents=True)
+        for patient in "ABC":
+            (tmp_path / "cache" / "demo" / f"{patient}.npy").touch()
+    if run is not None:
+        (tmp_path / "manifest.json").write_text(json.dumps({"data": {"source": run}}))
+    for batch in ((1, 2), (16,)):
+        export._pairs(Export(batch=batch, size=48), tmp_path / "04-retrain", None, fallback)
+    assert seen == [
+        DataOptions(source=source, train_slices=1, test_slices=n, size=48) for n in (2, 6)
+    ]
 
 
 def test_every_format_can_be_named() -> None:

@@ -81,11 +81,8 @@ def run(
         unread = recipe.data if data is None and loaded is None else ELSEWHERE
         net = _refuse_early(replace(recipe, data=unread), chosen, target)
         with _held(out, world):
-            threads = torch.get_num_threads()
-            with world.first_goes_first():  # it fills the cache
+            with world.first_goes_first(), _threads_kept():  # the first one fills the cache
                 found = loaded or slices(recipe, data, fallback=fallback)
-            # numba, which simulates low dose, gives OpenMP a thread for every core, torch's too.
-            torch.set_num_threads(threads)
             sides.refuse_slices(_named(chosen), net, found)
             with world.first_goes_first():
                 model, dense = _start(recipe, out, world)
@@ -101,6 +98,14 @@ def run(
             )
             _Run(recipe, out, work).through(chosen, model)
         return out if world.first else None
+
+
+@contextmanager
+def _threads_kept() -> Iterator[None]:
+    """Undo what numba, which simulates low dose, does: OpenMP, torch's too, on every core."""
+    threads = torch.get_num_threads()
+    yield
+    torch.set_num_threads(threads)
 
 
 @contextmanager
