@@ -1,0 +1,318 @@
+"""The Python entry: `import compress`, then `compress.load`, `prune`, `sparsify`, `export`, ...
+
+Each function takes any network (N, 1, H, W) -> (N, 1, H, W) on normalised intensity in [0, 1],
+leaves it as it is, and calls the code of the recipe step or command of the same name. Images are
+NumPy arrays in HU.
+
+    >>> import compress
+    >>> from compress.models.ddnet import DDnet
+    >>> net = DDnet(residual=True, trunk=16, bottleneck=32, decoder=32)
+    >>> pruned = compress.prune(net, amount=0.4)
+    >>> compress.cost(pruned).macs < 0.6 * compress.cost(net).macs
+    True
+    >>> sparse = compress.sparsify(pruned)
+"""
+
+import copy
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+from torch import Tensor, nn
+
+from compress import checkpoint
+from compress.base import devices
+from compress.base.errors import CompressError, UsageError
+from compress.base.hu import to_hu, to_network
+from compress.checkpoint import Model, ModelOptions
+from compress.context import Work
+from compress.data import Data, DataOptions, Pairs
+from compress.data import load as load_data
+from compress.data.folder import NONE
+from compress.engines import sidecar
+from compress.engines.formats import FormatName
+from compress.graph.cost import Cost, cost
+from compress.graph.padding import AnySize, multiple
+from compress.sparsity import pattern
+from compress.sparsity.masks import Holder
+from compress.steps.evaluate import Evaluate
+from compress.steps.export import Export
+from compress.steps.prune import Prune
+from compress.steps.sparsify import Sparsify
+
+__all__ = [
+    "Cost", "Engine", "Quality", "cost", "enhance", "evaluate", "export", "hold_sparsity", "load",
+    "prune", "sparsify",
+]  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Engine:
+    """An engine that was built and compared with its network in a fresh process."""
+
+    path: Path
+    sidecar: Path
+    """JSON file that says what the engine was built from and for."""
+    bytes: int
+    max_hu: float
+    """Largest difference from the network inside the body, in HU."""
+    mean_hu: float
+
+
+@dataclass(frozen=True)
+class Quality:
+    """Image quality against the full dose, means over slices; see `compress.quality.metrics`."""
+
+    input: Mapping[str, float | None]
+    """Of the low-dose slices, by metric: psnr (dB), ssim, rmse_hu, psnr_lung, ..."""
+    enhanced: Mapping[str, float | None]
+    """Of what the network makes of them."""
+    slices: int
+
+
+def load(path: str | Path) -> nn.Module:
+    """A checkpoint folder, or an engine named by its file or sidecar, ready to call.
+
+    Args:
+        path: what `compress run` or `export` wrote.
+
+    Returns:
+        The network in eval mode on the CPU, or the engine as a module that takes any side up to
+        its own; (N, 1, H, W) float32 in [0, 1] -> the same.
+
+    Raises:
+        UsageError: neither of them, damaged, or an engine that was built for another machine.
+
+    >>> import compress
+    >>> compress.load("nowhere")
+    Traceback (most recent call last):
+        ...
+    compress.base.errors.UsageError: nowhere is neither a checkpoint folder nor an engine with a \
+sidecar
+    """
+    path = Path(path)
+    if path.is_dir():
+        return checkpoint.load(path).net
+    facts, runner = sidecar.load(sidecar.of(path))
+    fixed = None if facts["dynamic_batch"] else int(facts["batch"])
+    return AnySize(runner, int(facts["size"]), fixed)
+
+
+def prune(net: nn.Module, amount: float = 0.6, **options: Any) -> nn.Module:
+    """A copy of `net` with whole channels removed; smaller, and still dense.
+
+    Args:
+        net: the network; behind a 2:4 mask nothing can be removed.
+        amount: share of the multiply-accumulates to remove, in (0, 1).
+        options: further options of the recipe step `prune`, such as `criterion="l1"`.
+
+    Raises:
+        UsageError: the amount cannot be reached, or the network cannot be pruned.
+        ValueError: an option has a value that it cannot have.
+
+    >>> import compress
+    >>> from compress.models.ddnet import DDnet
+    >>> net = DDnet(residual=True, trunk=16, bottleneck=32, decoder=32)
+    >>> pruned = compress.prune(net, amount=0.3, criterion="l1")
+    >>> [c.out_channels for c in (net.stem.conv, pruned.stem.conv)]
+    [16, 16]
+    """
+    return _stepped(Prune(amount=amount, **options), net)
+
+
+def sparsify(net: nn.Module, **options: Any) -> nn.Module:
+    """A copy of `net` whose eligible layers are 2:4 sparse along their input channels.
+
+    Stride-1 transposed convolutions become the convolutions that they equal. `hold_sparsity` keeps
+    the zeros while an optimizer of yours trains the copy.
+
+    Args:
+        net: the network.
+        options: options of the recipe step `sparsify`, such as `backend="modelopt"`.
+
+    Raises:
+        UsageError: the network has no layer that could be sparse, or the back end is missing.
+
+    >>> import compress
+    >>> from compress.models.ddnet import DDnet
+    >>> sparse = compress.sparsify(DDnet(trunk=16, bottleneck=32, decoder=32))
+    >>> float((sparse.stem.conv.weight == 0).double().mean())  # one input channel: not eligible
+    0.0
+    """
+    return _stepped(Sparsify(**options), net)
+
+
+def hold_sparsity(net: nn.Module, optimizer: torch.optim.Optimizer) -> list[str]:
+    """Keep the zeros of every 2:4 sparse layer of `net` after each step of `optimizer`.
+
+    Returns:
+        The names of the layers.
+
+    >>> import torch
+    >>> import compress
+    >>> from compress.models.ddnet import DDnet
+    >>> from compress.sparsity import pattern
+    >>> sparse = compress.sparsify(DDnet(trunk=16, bottleneck=32, decoder=32)).train()
+    >>> optimizer = torch.optim.SGD(sparse.parameters(), lr=0.1)
+    >>> held = compress.hold_sparsity(sparse, optimizer)
+    >>> sparse(torch.rand(1, 1, 32, 32)).square().mean().backward()
+    >>> optimizer.step()
+    >>> bool(pattern.is_2to4(sparse.get_submodule(held[0]).weight))
+    True
+    """
+    masks = {
+        name: _weight(layer) != 0
+        for name, layer in pattern.candidates(net).items()
+        if not pattern.refusal(layer, "trt") and pattern.is_2to4(pattern.by_output(layer))
+    }
+    holder = Holder(net, masks)
+    optimizer.register_step_post_hook(lambda *_: holder())
+    return list(masks)
+
+
+def export(
+    net: nn.Module,
+    folder: str | Path,
+    format: FormatName = "onnx",
+    *,
+    batch: int = 1,
+    size: int = 512,
+    device: str | None = None,
+    **options: Any,
+) -> Engine:
+    """Compile `net` into an engine, and compare the engine with it in a fresh process.
+
+    Args:
+        net: the network.
+        folder: where engine and sidecar go; made where missing.
+        format: torch_tensorrt, aot_inductor, fused or onnx.
+        batch: slices at once.
+        size: side of a slice in pixels.
+        device: cpu, cuda or cuda:N; the GPU where there is one.
+        options: further options of the recipe step `export`, such as `precision="fp16"`.
+
+    Raises:
+        CompressError: the format cannot be built here; says what would help.
+        QualityError: the engine differs too much from the network.
+
+    >>> import compress
+    >>> from compress.models.ddnet import DDnet
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     engine = compress.export(DDnet(trunk=16, bottleneck=32, decoder=32), folder, size=32)
+    >>> engine.path.name, engine.max_hu < 0.1
+    ('onnx-fp32-b1.onnx', True)
+    """
+    out = Path(folder)
+    out.mkdir(parents=True, exist_ok=True)
+    phantoms = DataOptions(source="phantom", train_slices=1, test_slices=1, size=size, views=90)
+    step = Export(formats=(format,), batch=(batch,), size=size, **options)
+    work = Work(stage=out, device=devices.choose(device), data=load_data(phantoms, seed=0), seed=0)
+    row = step.build(_model(net), work, None)[0]
+    if row["status"] != "built":
+        would = f"; {row['command']} would help" if row["command"] else ""
+        raise CompressError(f"{format} was not built: {row['reason']}{would}")
+    parity = row["parity"]
+    return Engine(
+        path=out / row["file"],
+        sidecar=out / row["sidecar"],
+        bytes=row["bytes"],
+        max_hu=parity["max_hu"],
+        mean_hu=parity["mean_hu"],
+    )
+
+
+def evaluate(
+    net: nn.Module, low: ArrayLike, full: ArrayLike, *, device: str | None = None
+) -> Quality:
+    """Measure what `net` makes of low-dose slices against the full dose.
+
+    Args:
+        net: the network.
+        low: (N, H, W) in HU.
+        full: the same shape and unit.
+        device: cpu, cuda or cuda:N; the GPU where there is one.
+
+    Raises:
+        UsageError: the arrays are no (N, H, W) of one shape.
+        QualityError: the network gives NaN or infinity.
+
+    >>> import numpy as np
+    >>> import torch
+    >>> import compress
+    >>> full = np.full((1, 32, 32), 40)
+    >>> quality = compress.evaluate(torch.nn.Identity(), full + 10, full)
+    >>> round(quality.enhanced["rmse_hu"], 3), quality.slices
+    (10.0, 1)
+    """
+    images = [np.rint(np.asarray(x)).astype(np.int16) for x in (low, full)]
+    if images[0].shape != images[1].shape or images[0].ndim != 3:
+        shapes = " and ".join(str(image.shape) for image in images)
+        raise UsageError(f"low and full must be (N, H, W) of one shape, got {shapes}")
+    names = tuple(f"slice {index}" for index in range(len(images[0])))
+    pairs = Pairs(low=tuple(images[0]), full=tuple(images[1]), names=names, patients=names)
+    work = _work(devices.choose(device), pairs)
+    Evaluate(pictures=0).measure(_model(net), work)
+    means = {
+        name: {key: moments["mean"] for key, moments in found.items()}
+        for name, found in work.facts["summary"].items()
+    }
+    return Quality(input=means["input"], enhanced=means["dense"], slices=work.facts["slices"])
+
+
+def enhance(net: nn.Module, image: ArrayLike, *, device: str | None = None) -> NDArray[np.float32]:
+    """Enhance CT slices of any size; `compress enhance` does it with DICOM series.
+
+    Args:
+        net: the network or a loaded engine.
+        image: (H, W) or (N, H, W) in HU.
+        device: cpu, cuda or cuda:N; the GPU where there is one.
+
+    Returns:
+        The same shape, float32 HU.
+
+    Raises:
+        UsageError: the image has another number of dimensions.
+
+    >>> import numpy as np
+    >>> import torch
+    >>> import compress
+    >>> compress.enhance(torch.nn.Identity(), np.zeros((20, 30))).shape
+    (20, 30)
+    """
+    hu = np.asarray(image, dtype=np.float32)
+    if hu.ndim not in (2, 3):
+        raise UsageError(f"image must be (H, W) or (N, H, W), got {hu.shape}")
+    target = devices.choose(device)
+    module = net if isinstance(net, AnySize) else AnySize(net.to(target), multiple=multiple(net))
+    x = to_network(torch.from_numpy(hu.reshape(-1, 1, *hu.shape[-2:])).to(target))
+    with torch.inference_mode():
+        y = torch.cat([module(x[k : k + 1]) for k in range(len(x))])
+    enhanced: NDArray[np.float32] = to_hu(y.clamp(0, 1)).cpu().numpy().reshape(hu.shape)
+    return enhanced
+
+
+def _stepped(step: Prune | Sparsify, net: nn.Module) -> nn.Module:
+    """What a step makes of a network, on the CPU and in eval mode."""
+    return step.run(_model(net), _work(torch.device("cpu"), NONE)).net
+
+
+def _model(net: nn.Module) -> Model:
+    """A network without a recipe; what is 2:4 in it already is not known to be masked."""
+    return Model(net=copy.deepcopy(net).eval(), origin=ModelOptions())
+
+
+def _work(device: torch.device, test: Pairs) -> Work:
+    """The context of a step that writes no files."""
+    data = Data(train=NONE, test=test, source="folder", fingerprint="")
+    return Work(stage=Path(tempfile.gettempdir()), device=device, data=data, seed=0)
+
+
+def _weight(layer: nn.Module) -> Tensor:
+    assert isinstance(layer.weight, Tensor)
+    return layer.weight

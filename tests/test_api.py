@@ -1,0 +1,113 @@
+"""The Python entry: its examples run, it leaves networks as they are, and it is light at import."""
+
+import doctest
+import inspect
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import compress
+from compress import api, checkpoint
+from compress.base.errors import CompressError, UsageError
+from compress.checkpoint import Model, ModelOptions
+from compress.graph.cost import cost
+from compress.models.ddnet import DDnet
+from compress.sparsity import pattern
+
+SMALL = {"residual": True, "trunk": 16, "bottleneck": 32, "decoder": 32}
+
+
+@pytest.fixture(scope="module")
+def net() -> nn.Module:
+    torch.manual_seed(0)
+    return DDnet(**SMALL).eval()
+
+
+def test_examples_run() -> None:
+    found = doctest.testmod(api, optionflags=doctest.NORMALIZE_WHITESPACE)
+    assert found.attempted > 20
+    assert not found.failed
+
+
+def test_the_package_imports_no_torch_until_it_is_used() -> None:
+    code = "import compress, sys; print('torch' in sys.modules, len(compress.__all__))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["False", str(len(compress.__all__))]
+
+
+def test_every_name_is_that_of_the_entry() -> None:
+    assert {name: getattr(compress, name) for name in compress.__all__} == {
+        name: getattr(api, name) for name in compress.__all__
+    }
+    with pytest.raises(AttributeError, match="no attribute 'prun'"):
+        compress.prun  # noqa: B018
+
+
+def test_functions_have_types_and_examples() -> None:
+    for name in compress.__all__:
+        function = getattr(api, name)
+        if inspect.isfunction(function) and function.__module__ == "compress.api":
+            assert ">>>" in (function.__doc__ or ""), name
+            assert "return" in function.__annotations__, name
+
+
+def test_networks_are_left_as_they_are(net: nn.Module) -> None:
+    before = {name: tensor.clone() for name, tensor in net.state_dict().items()}
+    net.train()
+    compress.sparsify(compress.prune(net, amount=0.3))
+    compress.evaluate(net, np.zeros((1, 32, 32)), np.zeros((1, 32, 32)))
+    assert net.training
+    net.eval()
+    assert all(torch.equal(tensor, before[name]) for name, tensor in net.state_dict().items())
+
+
+def test_prune_does_what_the_step_does(net: nn.Module) -> None:
+    pruned = compress.prune(net, amount=0.4)
+    assert cost(pruned).macs <= 0.6 * cost(net).macs
+    with pytest.raises(UsageError, match="amount"):
+        compress.prune(net, amount=0.999)
+    with pytest.raises(ValueError, match="amount"):
+        compress.prune(net, amount=2)
+
+
+def test_zeros_hold_under_training_of_the_user_s_own(net: nn.Module) -> None:
+    sparse = compress.sparsify(net).train()
+    optimizer = torch.optim.Adam(sparse.parameters(), lr=0.1)
+    held = compress.hold_sparsity(sparse, optimizer)
+    assert len(held) == sum(
+        pattern.is_2to4(pattern.by_output(sparse.get_submodule(n))) for n in held
+    )
+    for _ in range(2):
+        sparse(torch.rand(1, 1, 32, 32)).square().mean().backward()
+        optimizer.step()
+    assert all(pattern.is_2to4(pattern.by_output(sparse.get_submodule(name))) for name in held)
+
+
+def test_checkpoints_and_engines_load(net: nn.Module, tmp_path: Path) -> None:
+    origin = ModelOptions(name="ddnet", options=SMALL)
+    (tmp_path / "model").mkdir()
+    checkpoint.save(Model(net=net, origin=origin), tmp_path / "model")
+    back = compress.load(tmp_path / "model")
+    engine = compress.export(back, tmp_path / "engines", size=32)
+    x = torch.rand(3, 1, 20, 30)
+    expected = net(nn.functional.pad(x, (0, 2, 0, 12), mode="reflect"))[..., :20, :30]
+    image = np.random.default_rng(0).integers(-1000, 1000, (2, 20, 30))
+    for path in (engine.path, engine.sidecar):
+        loaded = compress.load(path)
+        torch.testing.assert_close(loaded(x), expected, atol=1e-5, rtol=0)
+        assert np.abs(compress.enhance(loaded, image) - compress.enhance(back, image)).max() < 0.1
+
+
+def test_what_cannot_be_done_is_one_sentence(net: nn.Module, tmp_path: Path) -> None:
+    if not torch.cuda.is_available():
+        with pytest.raises(CompressError, match=r"^fused was not built: fused kernels need a GPU"):
+            compress.export(net, tmp_path, "fused", size=32)
+    with pytest.raises(UsageError, match=r"must be \(N, H, W\) of one shape, got \(32, 32\)"):
+        compress.evaluate(net, np.zeros((32, 32)), np.zeros((32, 32)))
+    with pytest.raises(UsageError, match=r"must be \(H, W\) or \(N, H, W\), got \(4,\)"):
+        compress.enhance(net, np.zeros(4))
