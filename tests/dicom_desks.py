@@ -1,5 +1,6 @@
 """What misbehaves on purpose: tasks that crash or hang, and runs that are killed."""
 
+import errno
 import json
 import os
 import random
@@ -39,6 +40,15 @@ class CrashingEncode(Desk):
     def encode(self, number, *given):
         if number == 2:
             os._exit(11)
+        return super().encode(number, *given)
+
+
+class Filling(Desk):
+    """Has no space for the third result and what follows."""
+
+    def encode(self, number, *given):
+        if number >= 2:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         return super().encode(number, *given)
 
 

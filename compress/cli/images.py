@@ -18,6 +18,9 @@ SERIES = click.option(
     metavar="UID",
     help="Series to take: a UID, a key from the table, or all; can be given more than once.",
 )
+AGAIN = click.option(
+    "--include-results", is_flag=True, help="Take results of this command in INPUT, too."
+)
 DEVICE = click.option(
     "--device", metavar="DEVICE", help="cpu, cuda or cuda:N; the GPU if there is one."
 )
@@ -84,6 +87,7 @@ class _Shard(click.ParamType[tuple[int, int]]):
 )
 @click.option("--assume-hu", is_flag=True, help="Take stored values as HU without a rescale slope.")
 @click.option("--strip-private", is_flag=True, help="Leave private attributes out.")
+@AGAIN
 def enhance(
     source: Path,
     model: Path,
@@ -96,6 +100,7 @@ def enhance(
     shard: tuple[int, int],
     assume_hu: bool,
     strip_private: bool,
+    include_results: bool,
 ) -> None:
     """Enhance the CT images in INPUT, a DICOM file, a folder or a zip, and write derived images.
 
@@ -124,6 +129,7 @@ def enhance(
                 shard=shard,
                 assume_hu=assume_hu,
                 strip_private=strip_private,
+                include_results=include_results,
             )
         )
 
@@ -169,6 +175,7 @@ def enhance(
 @SERIES
 @DEVICE
 @click.option("--seed", type=click.IntRange(min=0), default=0, help="Of the noise; 0 by default.")
+@AGAIN
 def simulate(
     source: Path,
     out: Path,
@@ -179,6 +186,7 @@ def simulate(
     series: tuple[str, ...],
     device: str | None,
     seed: int,
+    include_results: bool,
 ) -> None:
     """Insert the noise of a low dose into the CT images in INPUT, and write pairs to train with."""
     from compress.base.progress import start_log
@@ -197,6 +205,7 @@ def simulate(
                 series=series,
                 device=device,
                 seed=seed,
+                include_results=include_results,
             )
         )
 

@@ -6,7 +6,8 @@ Between several series nobody guesses: the table shows them, `--series` chooses.
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 
 from compress.base.errors import UsageError
@@ -14,8 +15,12 @@ from compress.dicom import Reason, Refused, short
 from compress.dicom.headers import Header
 from compress.dicom.sources import Source
 
+KEY = 12
+"""Characters of a series' key."""
+FEWEST = 4
+"""Characters of the shortest beginning of a key that names a series."""
 ALL = "all"
-"""What `--series` takes besides UIDs."""
+"""What `--series` takes besides UIDs and keys."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,7 +59,8 @@ def choose(headers: Sequence[Header], wanted: Sequence[str]) -> list[Header]:
         wanted: UIDs, keys from the table, or ALL; empty where there is but one series.
 
     Raises:
-        UsageError: there is no series, several and none is named, or a named one is not there.
+        UsageError: there is no series, several and none is named, or a named one is not there or
+            not the only one.
     """
     found = find(headers)
     if not found and not any(header.failed for header in headers):
@@ -63,10 +69,10 @@ def choose(headers: Sequence[Header], wanted: Sequence[str]) -> list[Header]:
         raise UsageError(
             f"INPUT holds {len(found)} CT series; choose by --series UID, or --series all"
         )
-    for name in wanted:
-        if name != ALL and not any(name in (series.uid, series.key) for series in found):
-            raise UsageError("--series names a series that INPUT does not hold; see the table")
-    chosen = {s.uid for s in found if not wanted or {ALL, s.uid, s.key} & set(wanted)}
+    if not wanted or ALL in wanted:
+        chosen = {series.uid for series in found}
+    else:
+        chosen = {_named(found, name) for name in wanted}
     return [
         replace(header, reason=Reason.OTHER_SERIES)
         if header.reason is None and header.series not in chosen
@@ -85,11 +91,33 @@ def without_results(headers: Iterable[Header], command: str) -> list[Header]:
     ]
 
 
-def without_duplicates(headers: Sequence[Header], source: Source) -> list[Header]:
+def contested(headers: Iterable[Header]) -> list[str]:
+    """Names of the images whose SOP Instance UID another one has, too."""
+    names: dict[str, list[str]] = defaultdict(list)
+    for header in headers:
+        if header.reason is None:
+            names[header.sop].append(header.name)
+    return [name for own in names.values() if len(own) > 1 for name in own]
+
+
+def digests(source: Source, names: Iterable[str]) -> dict[str, str]:
+    """The SHA-256 of each file's content; what cannot be read is left out."""
+    found = {}
+    for name in names:
+        with suppress(Refused):
+            found[name] = hashlib.sha256(source.read(name)).hexdigest()
+    return found
+
+
+def without_duplicates(headers: Sequence[Header], known: Mapping[str, str]) -> list[Header]:
     """The headers, those marked whose SOP Instance UID came before.
 
     The same content again is skipped. Other content under the same UID is a failure: nobody can
     tell which of the two is meant, and one would be lost.
+
+    Args:
+        headers: of all files.
+        known: SHA-256 of the contested ones; a file without is the same as no other.
     """
     first: dict[str, Header] = {}
     result = []
@@ -97,11 +125,25 @@ def without_duplicates(headers: Sequence[Header], source: Source) -> list[Header
         if header.reason is None:
             other = first.setdefault(header.sop, header)
             if other is not header:
-                same = _content(source, other.name) == _content(source, header.name)
+                content = known.get(header.name)
+                same = content is not None and content == known.get(other.name)
                 reason = Reason.DUPLICATE if same else Reason.UID_CONFLICT
                 header = replace(header, reason=reason, failed=not same)
         result.append(header)
     return result
+
+
+def _named(found: Sequence[Series], name: str) -> str:
+    """The UID of the series with this UID or key, or the only one whose key begins so."""
+    begun = name.rstrip("….").lower()  # as a narrow terminal may have cut it
+    fitting = [series for series in found if name in (series.uid, series.key)] or [
+        series for series in found if len(begun) >= FEWEST and series.key.startswith(begun)
+    ]
+    if not fitting:
+        raise UsageError("--series names a series that INPUT does not hold; see the table")
+    if len(fitting) > 1:
+        raise UsageError(f"--series {name} names {len(fitting)} series; give more of the key")
+    return fitting[0].uid
 
 
 def shard(headers: Sequence[Header], index: int, count: int) -> list[Header]:
@@ -123,11 +165,14 @@ def shard_of(uid: str, count: int) -> int:
 
 
 def render(found: Sequence[Series]) -> None:
-    """Print the table of series on standard output."""
+    """Print the table of series on standard output; nothing is cut, long words go on below."""
     from rich.console import Console
     from rich.table import Table
 
-    table = Table("series", "modality", "images", "slices", "matrix", "body part", "kernel")
+    table = Table()
+    table.add_column("series", no_wrap=True, min_width=KEY)
+    for name in ("modality", "images", "slices", "matrix", "body part", "kernel"):
+        table.add_column(name, overflow="fold")
     for series in found:
         numbers = (str(series.images), str(series.slices))
         words = (series.matrix, series.body_part or "-", series.kernel or "-")
@@ -156,10 +201,3 @@ def _why(headers: Sequence[Header]) -> str:
     for header in headers:
         counts[str(header.reason)] += 1
     return ": " + ", ".join(f"{count} {reason}" for reason, count in sorted(counts.items()))
-
-
-def _content(source: Source, name: str) -> str:
-    try:
-        return hashlib.sha256(source.read(name)).hexdigest()
-    except Refused:  # what cannot be read is not the same as anything
-        return name

@@ -11,6 +11,7 @@ forking.py     the server that they are forked from
 one_thread.py  one thread for the libraries of each worker
 tasks.py       the tasks of a worker process: scan, decode, encode
 arena.py       the memory that workers share with the network
+output.py      whether OUT can take results
 manifest.py    what became of every file
 clock.py       where the time went
 simulate.py    low-dose partners of a series

@@ -6,9 +6,8 @@ from the source's and from the model. A second run therefore finds what the firs
 
 import logging
 import os
-from collections import deque
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from threading import Event
@@ -18,17 +17,17 @@ from compress import __version__
 from compress.base.errors import CompressError, Stopped, UsageError
 from compress.base.files import remove_partial, sync_folder, write_json
 from compress.base.progress import meter
-from compress.base.signals import interruptible
+from compress.base.signals import at_once, interruptible
 from compress.dicom import Reason, series, sources
 from compress.dicom.headers import Header
 from compress.dicom.writing import Process
-from compress.enhance import manifest
+from compress.enhance import manifest, output
 from compress.enhance.arena import Arena
 from compress.enhance.clock import Clock
-from compress.enhance.scan import Look
+from compress.enhance.scan import Look, digests
 from compress.enhance.stream import Job, Result, Stream
 from compress.enhance.tasks import Desk
-from compress.enhance.workers import Pool
+from compress.enhance.workers import TICK, Pool
 
 if TYPE_CHECKING:
     from compress.enhance.inference import Network
@@ -54,6 +53,8 @@ class Options:
     """Index from 1, and count."""
     assume_hu: bool = False
     strip_private: bool = False
+    include_results: bool = False
+    """Enhance what this command has enhanced before, too."""
 
 
 def run(options: Options) -> dict[str, Any]:
@@ -64,20 +65,31 @@ def run(options: Options) -> dict[str, Any]:
         CompressError: some files failed; all others are done, the manifest says which.
         Stopped: a signal came; `--skip-existing` goes on.
     """
-    clock = Clock()
-    source = sources.open_source(options.source)
-    names = sources.names(source, options.out)
-    pool = Pool(Desk, (source,), _processes())
-    clock.lap("workers")
-    try:
-        with interruptible() as stop:
-            headers, net = _beside(Look(pool, names), options, clock)
-            done = _Run(options, pool, net, _chosen(headers, options, source), stop, clock)
-            clock.lap("choose")
+    pool = None
+    with interruptible("stopping") as stop:
+        try:
+            with at_once(stop, stopped()):
+                clock = Clock()
+                source = sources.open_source(options.source)
+                output.check(options.out, source.path)
+                names = sources.names(source, options.out)
+                log.info("INPUT holds %d files", len(names))
+                pool = Pool(Desk, (source,), _processes())
+                clock.lap("workers")
+                headers, net = _beside(Look(pool, names), options, clock)
+                chosen = _chosen(headers, options, pool)
+                done = _Run(options, pool, net, chosen, stop, clock)
+                clock.lap("choose")
             done.through()
             return done.close()
-    finally:
-        pool.close()
+        finally:
+            if pool is not None:
+                pool.close()
+
+
+def stopped() -> Stopped:
+    """What a signal ends the command with."""
+    return Stopped("enhance: stopped; run again with --skip-existing to go on")
 
 
 def _beside(look: Look, options: Options, clock: Clock) -> tuple[list[Header], "Network"]:
@@ -90,6 +102,8 @@ def _beside(look: Look, options: Options, clock: Clock) -> tuple[list[Header], "
             clock.lap("torch")
             net = inference.load(options.model, device=options.device, batch=options.batch)
             clock.lap("load")
+            while not looking.done():  # a signal that another thread is given ends no longer wait
+                wait((looking,), TICK)
             headers = looking.result()
         except BaseException:
             look.stop()  # else the thread would look at the whole archive first
@@ -118,6 +132,7 @@ class _Run:
             assume_hu=options.assume_hu,
             strip_private=options.strip_private,
         )
+        self.full, self.blocked = False, dict[Path, bool]()
         headers = [self._fitting(header) for header in headers]
         self.rows = [manifest.row(number, header) for number, header in enumerate(headers)]
         self.jobs = {
@@ -125,18 +140,13 @@ class _Run:
             for number, header in enumerate(headers)
             if header.reason is None
         }
-        self.folders = {folder for job in self.jobs.values() for folder in self._above(job.target)}
-
-    def _above(self, target: Path) -> Iterator[Path]:
-        """The folders that a result's name depends on, up to the one that OUT lies in."""
-        for folder in target.parents:
-            yield folder
-            if folder == self.options.out.parent:
-                return
+        above = (output.above(job.target, options.out) for job in self.jobs.values())
+        self.folders = set[Path]().union(*above)
 
     def through(self) -> None:
         """All files that are not there yet."""
-        self._meet_existing()
+        with at_once(self.stop, stopped()):
+            self._meet_existing()
         numbers = list(self.jobs)
         if not numbers:
             self.clock.lap("prepare")
@@ -156,6 +166,10 @@ class _Run:
             self.clock.lap("prepare")
             stream.run()
             self.clock.seconds |= stream.seconds
+        self.full = stream.full
+        if self.stop.is_set() or self.full:
+            self.pool.close()
+            self._remove_partial()
         self.clock.lap("stream")
 
     def close(self) -> dict[str, Any]:
@@ -178,7 +192,8 @@ class _Run:
             self.options.out.mkdir(parents=True, exist_ok=True)
             write_json(self.options.out / self._manifest, content)
         except OSError as error:
-            raise UsageError(f"OUT cannot be written: {error.strerror}") from error
+            if not self.full:
+                raise UsageError(f"OUT cannot be written: {error.strerror}") from error
         self._say(counted, seconds["work"])
         return content
 
@@ -202,10 +217,15 @@ class _Run:
             status.get("enhanced", 0), counted["slices"], speed, status.get("existing", 0),
             status.get("skipped", 0), status.get("failed", 0),
         )  # fmt: skip
-        if skipped := manifest.listed(self.rows, "skipped"):
-            log.info("skipped: %s", skipped)
+        manifest.log_counts(self.rows, counted)
+        if self.full:
+            there = status.get("enhanced", 0) + status.get("existing", 0)
+            raise CompressError(
+                f"OUT's disk is full: {there} of {there + status.get('stopped', 0)} results are "
+                "there; make space and run again with --skip-existing to go on"
+            )
         if "stopped" in status:
-            raise Stopped("enhance: stopped; run again with --skip-existing to go on")
+            raise stopped()
         if failed := status.get("failed", 0):
             reasons = manifest.listed(self.rows, "failed")
             raise CompressError(
@@ -219,7 +239,14 @@ class _Run:
         size = self.net.size
         if header.reason is None and size and max(header.rows, header.columns) > size:
             return replace(header, reason=Reason.ENGINE_SIZE, failed=True)
+        if header.reason is None and self._blocked(self._target(header).parent):
+            return replace(header, reason=Reason.UNWRITABLE, failed=True)
         return header
+
+    def _blocked(self, folder: Path) -> bool:
+        if folder not in self.blocked:
+            self.blocked[folder] = output.blocked(folder)
+        return self.blocked[folder]
 
     def _target(self, header: Header) -> Path:
         folder = self.options.out / PurePosixPath(header.name).parent
@@ -236,15 +263,15 @@ class _Run:
         self._remove_partial()
         if self.options.existing != "skip":
             return
-        todo = deque(there)
-        while todo or self.pool.waiting:
-            while todo and self.pool.waiting < self.pool.capacity:
-                number = todo.popleft()
-                job = there[number]
-                self.pool.submit("verify", number, job.target, self.process.sop(job.header.sop))
-            answer = self.pool.answer(wait=True)
-            if answer is not None and isinstance(answer[1], str):
-                self._keep(answer[0][1], answer[1])
+        with meter(len(there), "results") as advance:
+            looks = {
+                number: (job.target, self.process.sop(job.header.sop))
+                for number, job in there.items()
+            }
+            for number, sha256 in self.pool.each("verify", looks):
+                advance(1)
+                if isinstance(sha256, str):
+                    self._keep(number, sha256)
 
     def _keep(self, number: int, sha256: str) -> None:
         """Leave a result as it is; one that is damaged is written again like one missing."""
@@ -259,10 +286,12 @@ class _Run:
             remove_partial(folder, own)
 
 
-def _chosen(headers: list[Header], options: Options, source: sources.Source) -> list[Header]:
+def _chosen(headers: list[Header], options: Options, pool: Pool) -> list[Header]:
+    if not options.include_results:
+        headers = series.without_results(headers, "enhance")
     series.render(series.find(headers))
     chosen = series.choose(headers, options.series)
-    single = series.without_duplicates(chosen, source)
+    single = series.without_duplicates(chosen, digests(pool, series.contested(chosen)))
     return single if options.shard[1] == 1 else series.shard(single, *options.shard)
 
 

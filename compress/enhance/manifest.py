@@ -1,6 +1,7 @@
 """What became of every file: counted for people, listed for programs. No path, no patient."""
 
 import hashlib
+import logging
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any
@@ -8,6 +9,13 @@ from typing import Any
 from compress.dicom import SENTENCES, Reason, Refused, short
 from compress.dicom.headers import Header
 
+log = logging.getLogger(__name__)
+
+NOTES = {
+    "unchanged": "slices hold nothing but padding and background, and were copied",
+    "padding_ignored": "pixels have a value that is declared to be padding, and are tissue",
+}
+"""Counts that are logged where they are not zero."""
 Row = dict[str, Any]
 """One file: number in the order of names, hash of its path, status, reason, hashes, counts."""
 
@@ -26,22 +34,33 @@ def row(number: int, header: Header) -> Row:
     return found
 
 
-def outcome(result: dict[str, Any] | Refused) -> Row:
-    """What is added when a job has ended."""
+def outcome(result: dict[str, Any] | Refused, status: str = "enhanced") -> Row:
+    """What is added when a job has ended; `status` is what was done to it."""
     if isinstance(result, Refused):
         return {"status": "failed", "reason": result.reason}
-    return {"status": "enhanced", **result}
+    return {"status": status, **result}
 
 
 def counts(rows: Sequence[Row]) -> dict[str, Any]:
-    """Files by status, and by reason those that failed or were skipped."""
+    """Files by status, by reason those that failed or were skipped; what else occurred at all."""
     by_status = Counter(row["status"] for row in rows)
     reasons = Counter(str(row["reason"]) for row in rows if row["reason"])
+    notes = {key: sum(row.get(key, 0) for row in rows) for key in NOTES}
     return {
         "status": dict(sorted(by_status.items())),
         "reason": dict(sorted(reasons.items())),
         "slices": sum(row.get("slices", 0) for row in rows),
+        **{key: count for key, count in notes.items() if count},
     }
+
+
+def log_counts(rows: Sequence[Row], counted: dict[str, Any]) -> None:
+    """Log what else occurred, and what was skipped."""
+    for key, words in NOTES.items():
+        if count := counted.get(key):
+            log.info("%d %s", count, words)
+    if skipped := listed(rows, "skipped"):
+        log.info("skipped: %s", skipped)
 
 
 def listed(rows: Sequence[Row], status: str) -> str:

@@ -4,6 +4,7 @@ from collections import deque
 from collections.abc import Sequence
 from typing import Any
 
+from compress.base.progress import meter
 from compress.dicom import Reason, Refused
 from compress.dicom.headers import Header
 from compress.enhance.workers import Lost, Pool
@@ -29,12 +30,15 @@ class Look:
 
     def headers(self) -> list[Header]:
         """In the order of names."""
-        while self.pool.waiting:
-            answer = self.pool.answer(wait=True)
-            if answer is not None:
-                (_, number), outcome = answer
-                self._take(self.chunks[number], outcome)
-            self._feed()
+        with meter(len(self.names), "files") as advance:
+            while self.pool.waiting and not self.stopped:
+                answer = self.pool.answer(wait=True)
+                if answer is not None:
+                    (_, number), outcome = answer
+                    before = len(self.found)
+                    self._take(self.chunks[number], outcome)
+                    advance(len(self.found) - before)
+                self._feed()
         return [self.found[name] for name in self.names if not self.stopped]
 
     def _take(self, chunk: Sequence[str], outcome: Any) -> None:
@@ -54,3 +58,14 @@ class Look:
         while self.todo and not self.stopped and self.pool.waiting < self.pool.capacity:
             number = self.todo.popleft()
             self.pool.submit("scan", number, list(self.chunks[number]))
+
+
+def digests(pool: Pool, names: Sequence[str]) -> dict[str, str]:
+    """The SHA-256 of files that may be the same; of those that can be read."""
+    found = {}
+    with meter(len(names), "files compared") as advance:
+        for number, sha256 in pool.each("digest", {k: (name,) for k, name in enumerate(names)}):
+            advance(1)
+            if isinstance(sha256, str):
+                found[names[number]] = sha256
+    return found

@@ -24,7 +24,7 @@ from compress.base.errors import CompressError, Stopped, UsageError
 from compress.base.files import digest, write_atomic, write_json
 from compress.base.hu import HU_MIN
 from compress.base.progress import track
-from compress.base.signals import interruptible
+from compress.base.signals import at_once, interruptible
 from compress.data import Image as Pixels
 from compress.data.fanbeam import FanBeam
 from compress.data.fanbeam_torch import TorchScanner
@@ -33,7 +33,7 @@ from compress.dicom import Reason, Refused, headers, reading, series, sources
 from compress.dicom.headers import Header
 from compress.dicom.spacing import spacing_of
 from compress.dicom.writing import Process, derive
-from compress.enhance import manifest
+from compress.enhance import manifest, output
 
 log = logging.getLogger(__name__)
 
@@ -53,6 +53,8 @@ class Options:
     series: tuple[str, ...] = ()
     device: str | None = None
     seed: int = 0
+    include_results: bool = False
+    """Take what this command has written before, too."""
 
     def exposure(self) -> Exposure:
         """The physics."""
@@ -70,16 +72,31 @@ def run(options: Options) -> dict[str, Any]:
         Stopped: a signal came.
     """
     source = sources.open_source(options.source)
-    if options.out.exists() and (options.out.is_file() or any(options.out.iterdir())):
+    output.check(options.out, source.path, "PAIRS")
+    if options.out.exists() and any(options.out.iterdir()):
         raise UsageError("PAIRS is not empty; give a new folder, or empty it")
     device = devices.choose(options.device)
     scanner: Scanner = CPU if device.type == "cpu" else TorchScanner(device)
-    with headers.silent(), interruptible() as stop:
-        names = sources.names(source, options.out)
-        found = [headers.examine(source, name) for name in track(names, "looking", len(names))]
-        series.render(series.find(found))
-        chosen = series.without_duplicates(series.choose(found, options.series), source)
+    with headers.silent(), interruptible("stopping") as stop:
+        with at_once(stop, _stopped()):
+            chosen = _chosen(options, source)
         return _Run(options, source, scanner, stop).through(chosen)
+
+
+def _stopped() -> Stopped:
+    return Stopped("simulate: stopped; empty PAIRS and run again")
+
+
+def _chosen(options: Options, source: sources.Source) -> list[Header]:
+    names = sources.names(source, options.out)
+    found = [headers.examine(source, name) for name in track(names, "looking", len(names))]
+    if not options.include_results:
+        found = series.without_results(found, "simulate")
+    series.render(series.find(found))
+    chosen = series.choose(found, options.series)
+    contested = series.contested(chosen)
+    compared = track(contested, "comparing", len(contested))
+    return series.without_duplicates(chosen, series.digests(source, compared))
 
 
 def partners(
@@ -133,7 +150,10 @@ class _Run:
             header = chosen[number]
             folder = f"patient-{patients.index(header.patient) + 1}"
             try:
-                rows[number] |= manifest.outcome(self._pair(header, folder))
+                with at_once(self.stop, _stopped()):
+                    rows[number] |= manifest.outcome(self._pair(header, folder), "simulated")
+            except Stopped:
+                break
             except Refused as error:
                 rows[number] |= manifest.outcome(error)
         return self._close(rows)
@@ -170,7 +190,7 @@ class _Run:
         folders = " or ".join(str(self.options.out / kind) for kind in ("npy", "dicom"))
         log.info("%d pairs of slices: --data %s", counted["slices"], folders)
         if self.stop.is_set() and "stopped" in counted["status"]:
-            raise Stopped("simulate: stopped; empty PAIRS and run again")
+            raise _stopped()
         if failed := counted["status"].get("failed", 0):
             reasons = manifest.listed(rows, "failed")
             raise CompressError(

@@ -13,6 +13,8 @@ from pathlib import Path
 from threading import Event
 from typing import TYPE_CHECKING, Any
 
+from compress.base.errors import Stopped
+from compress.base.signals import at_once
 from compress.dicom import Reason, Refused
 from compress.dicom.headers import Header
 from compress.dicom.writing import Process
@@ -25,6 +27,8 @@ if TYPE_CHECKING:  # the workers begin before torch is imported
 TRIES = 3
 """How often a file is begun whose worker ended because of another file."""
 
+GRACE = 0.5
+"""Seconds that results which are being written get when a signal has come."""
 GLANCE = 0.001
 """Seconds between two looks at the network while it is waited for."""
 
@@ -57,7 +61,7 @@ class Stream:
         arena: slots that hold the largest job.
         jobs: what to do.
         process: what is written into the derived objects.
-        stop: when set, no further file is begun.
+        stop: when set, only what is being written is finished.
         done: is told the number of each job that ended, and what became of it.
     """
 
@@ -84,19 +88,33 @@ class Stream:
         self.flying: deque[tuple[list[Entry], Flight]] = deque()
         self.left: Counter[int] = Counter()  # frames of a job still before or in the network
         self.encoding: set[int] = set()
+        self.full = False
+        """Whether the disk of the results is: then it ends, too."""
         self.tries: Counter[int] = Counter()
 
     def run(self) -> None:
-        """All jobs, or as many as are under way when `stop` is set."""
+        """All jobs, or as many as are done when `stop` is set or the disk full."""
         while self.todo or self.slot:
-            if self.stop.is_set():
-                self.todo.clear()
+            if self.stop.is_set() or self.full:
+                self._give_up()
+                return
             self._feed()
             self._advance()
             launched = self._launch()
             if not launched:
                 self._land_done()
             self._collect(idle=not launched)
+
+    def _give_up(self) -> None:
+        """Wait a moment for what is being written; the rest is left for the next run."""
+        end = time.monotonic() + GRACE
+        while self.encoding and self.pool.waiting and time.monotonic() < end:
+            answer = self.pool.answer(wait=False, seconds=0.05)
+            if answer is not None and answer[0][0] == "encode":
+                (_, number), outcome = answer
+                self.encoding.discard(number)
+                if isinstance(outcome, dict):
+                    self._take("encode", number, outcome)
 
     def _feed(self) -> None:
         """Have files decoded ahead, in order, as long as there are slots."""
@@ -140,7 +158,11 @@ class Stream:
             self.line.popleft()
         self.seconds["first"] = self.seconds["first"] or time.perf_counter() - self.start
         views = [self._view(number)[frame] for number, _, frame in batch]
-        self.flying.append((batch, self.network.launch(views)))
+        try:
+            with at_once(self.stop, Stopped("enhance: stopped")):  # a CPU takes seconds for a batch
+                self.flying.append((batch, self.network.launch(views)))
+        except Stopped:
+            return False
         self._land(1)
         return True
 
@@ -178,15 +200,22 @@ class Stream:
         self.seconds[whom] += time.perf_counter() - start
         while answer is not None:
             (task, number), outcome = answer
-            if isinstance(outcome, Lost):
-                self._lost(number, outcome)
-            elif isinstance(outcome, Refused):
-                self._end(number, outcome)
-            elif task == "decode":
-                self.ready[number] = outcome
-            else:
-                self._end(number, {"source_sha256": self.ready[number], **outcome})
+            self._take(task, number, outcome)
             answer = self.pool.answer(wait=False)
+
+    def _take(self, task: str, number: int, outcome: Any) -> None:
+        """Take in what became of one task."""
+        if isinstance(outcome, Lost):
+            self._lost(number, outcome)
+        elif isinstance(outcome, Refused) and outcome.reason == Reason.DISK_FULL:
+            self.full = True
+            self.encoding.discard(number)
+        elif isinstance(outcome, Refused):
+            self._end(number, outcome)
+        elif task == "decode":
+            self.ready[number] = outcome
+        else:
+            self._end(number, {"source_sha256": self.ready[number], **outcome})
 
     def _lost(self, number: int, lost: Lost) -> None:
         """Begin a file again whose worker ended, unless the file is to blame."""

@@ -37,6 +37,14 @@ class Desk:
         """The headers of some files."""
         return [examine(self.source, name) for name in names]
 
+    def digest(self, _number: int, name: str) -> str:
+        """The SHA-256 of a file of the input.
+
+        Raises:
+            Refused: as `Source.read`.
+        """
+        return hashlib.sha256(self.source.read(name)).hexdigest()
+
     def verify(self, _number: int, target: Path, uid: str) -> str:
         """The SHA-256 of a result that is there already.
 
@@ -88,4 +96,6 @@ class Desk:
             "clipped": derived.clipped,
             "copied": derived.copied,
             "padding": derived.padding,
+            "padding_ignored": image.ignored,
+            "unchanged": derived.unchanged,
         }

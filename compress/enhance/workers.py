@@ -9,14 +9,16 @@ import this file and nothing heavier.
 """
 
 import contextlib
+import ctypes
+import errno
 import os
 import resource
 import signal
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from multiprocessing import connection, reduction
+from multiprocessing import connection, forkserver, reduction
 from multiprocessing.context import ForkServerProcess
 from typing import Any
 
@@ -27,8 +29,12 @@ from compress.enhance.arena import Arena
 
 LIMIT = 300.0
 """Seconds that one task may take: a decoder that takes longer hangs."""
-TICK = 1.0
-"""Seconds between two looks for workers that hang."""
+TICK = 0.25
+"""Seconds of one wait for an outcome, after which signals and workers that hang are noticed."""
+FULL = (errno.ENOSPC, errno.EDQUOT)
+"""What the system says when a disk, or what a user may store on it, is full."""
+DEATH = 1
+"""The call of Linux's prctl that asks for a signal when the parent ends."""
 MEMORY = 8 << 30
 """Bytes that a worker may allocate: a file that claims to need more is refused."""
 DEPTH = 4
@@ -68,7 +74,7 @@ class Pool:
     """
 
     def __init__(self, make: Callable[..., Any], arguments: Sequence[Any], count: int) -> None:
-        forking.begin((make.__module__,))
+        forking.begin((forking.NEEDED[0], make.__module__))
         self._make, self._arguments = make, tuple(arguments)
         self._arena: Arena | None = None
         self._workers = [self._start() for _ in range(count)]
@@ -106,7 +112,7 @@ class Pool:
         """The next outcome: what a task returned, the Refused that it raised, or Lost.
 
         Args:
-            wait: for an outcome; otherwise None is returned where there is none yet.
+            wait: for an outcome, TICK at most; otherwise None is returned where there is none yet.
             seconds: how long to look out for one without `wait`.
         """
         while not self._lost:
@@ -120,17 +126,34 @@ class Pool:
                     self._replace(worker)
             elif self._end_hanging():
                 continue
-            elif not wait or not pipes:
+            else:
                 return None
         return self._lost.popleft()
+
+    def each(self, task: str, jobs: Mapping[int, Sequence[Any]]) -> Iterator[tuple[int, Any]]:
+        """Have a task done for many jobs: number and outcome of each, as they come.
+
+        Args:
+            task: its name.
+            jobs: the arguments of each number.
+        """
+        todo = deque(jobs)
+        while todo or self.waiting:
+            while todo and self.waiting < self.capacity:
+                number = todo.popleft()
+                self.submit(task, number, *jobs[number])
+            answer = self.answer(wait=True)
+            if answer is not None:
+                yield answer[0][1], answer[1]
 
     def close(self) -> None:
         """End all workers, whatever they are at."""
         for worker in self._workers:
             worker.pipe.close()
             worker.process.kill()
-        for worker in self._workers:
-            worker.process.join()
+        end = time.monotonic() + TICK
+        for worker in self._workers:  # one that waits for a dead disk ends when that comes back
+            worker.process.join(max(0.0, end - time.monotonic()))
 
     def _start(self) -> _Worker:
         ours, theirs = forking.CONTEXT.Pipe()
@@ -182,6 +205,7 @@ def _serve(pipe: connection.Connection, make: Callable[..., Any], arguments: Seq
     """The life of a worker: one task after the other, until its pipe is closed."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
         signal.signal(number, signal.SIG_IGN)  # they mean the command, which ends its workers
+    _end_with_server()
     with contextlib.suppress(ValueError, OSError):  # a lower limit is set already
         resource.setrlimit(resource.RLIMIT_DATA, (MEMORY, MEMORY))
     quiet()
@@ -198,6 +222,17 @@ def _serve(pipe: connection.Connection, make: Callable[..., Any], arguments: Seq
             pipe.send(_outcome(desk, task, number, given))
 
 
+def _end_with_server() -> None:
+    """End with the fork server, even within a decoder that hangs; the server ends with the command.
+
+    For that no worker may hold the pipe open by whose end the server learns of the command's.
+    Elsewhere than on Linux a worker ends when it asks for its next task.
+    """
+    with contextlib.suppress(AttributeError, TypeError, OSError):
+        os.close(getattr(forkserver, "_forkserver")._forkserver_alive_fd)  # noqa: B009
+        ctypes.CDLL(None).prctl(DEATH, signal.SIGKILL)
+
+
 def _outcome(desk: Any, task: str, number: int, given: Sequence[Any]) -> Any:
     try:
         return getattr(desk, task)(number, *given)
@@ -205,7 +240,7 @@ def _outcome(desk: Any, task: str, number: int, given: Sequence[Any]) -> Any:
         return Refused(error.reason)  # without the cause, which may quote the file
     except MemoryError:
         return Refused(Reason.TOO_LARGE)
-    except OSError:
-        return Refused(Reason.UNWRITABLE)
+    except OSError as error:
+        return Refused(Reason.DISK_FULL if error.errno in FULL else Reason.UNWRITABLE)
     except Exception:  # a file must not end a worker, and its exceptions may quote it
         return Refused(Reason.DAMAGED)

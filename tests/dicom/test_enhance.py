@@ -5,10 +5,8 @@ import logging
 import os
 import subprocess
 import sys
-import threading
 import time
 import zipfile
-from contextlib import contextmanager
 from pathlib import Path
 
 import dicom_desks
@@ -39,7 +37,7 @@ from compress.checkpoint import Model, ModelOptions
 from compress.cli import main
 from compress.dicom import short
 from compress.enhance import command as enhance
-from compress.enhance import inference, scan, workers
+from compress.enhance import inference, scan, stream, workers
 from compress.enhance.command import Options, run
 from compress.graph import padding
 
@@ -181,7 +179,7 @@ def test_a_wrong_model_is_said_before_a_large_archive_is_looked_at(tmp_path, mon
 def test_workers_have_one_thread_each_and_the_command_all_of_its_own(tmp_path):
     code = """
 import os
-from compress.dicom import forking
+from compress.enhance import forking
 forking.begin()
 name = "OMP_NUM_THREADS"
 before = os.environ.get(name)
@@ -197,8 +195,8 @@ with forking.CONTEXT.Pool(1) as pool:
 def test_the_workers_server_starts_before_anything_heavy_is_imported():
     code = """
 import sys
-from compress import cli
-from compress.dicom import forking
+from compress.cli import main as cli
+from compress.enhance import forking
 heavy = {"torch", "pydicom", "numpy"}
 forking.begin = lambda: print(heavy & set(sys.modules))
 cli.main(["enhance", "nowhere", "-m", "x", "-o", "y"], standalone_mode=False)
@@ -452,15 +450,14 @@ def test_what_nobody_thought_of_is_a_reason_without_words(monkeypatch, tmp_path,
 
 def test_a_signal_stops_and_going_on_completes(monkeypatch, tmp_path):
     folder, out = write_series(tmp_path / "in", 30, side=16), tmp_path / "out"
+    take = stream.Stream._take
 
-    @contextmanager
-    def stopping():
-        stop = threading.Event()
-        threading.Timer(0.0, stop.set).start()
-        yield stop
+    def stopping(self, *given):
+        self.stop.set()
+        take(self, *given)
 
     with monkeypatch.context() as patch:
-        patch.setattr(enhance, "interruptible", stopping)
+        patch.setattr(stream.Stream, "_take", stopping)
         with pytest.raises(Stopped, match="run again with --skip-existing") as caught:
             run_with(dicom_desks.Desk, patch, folder, out)
     assert caught.value.exit_code == 75

@@ -119,7 +119,8 @@ def test_duplicates_and_conflicts(tmp_path):
     (tmp_path / "copy").write_bytes(copy)
     (tmp_path / "other").write_bytes(packed(dataset(index=1, InstanceNumber=9)))
     source, headers = headers_of(tmp_path)
-    marked = series.without_duplicates(headers, source)
+    known = series.digests(source, series.contested(headers))
+    marked = series.without_duplicates(headers, known)
     assert {h.name: (h.reason, h.failed) for h in marked if h.reason} == {
         "copy": (Reason.DUPLICATE, False),
         "other": (Reason.UID_CONFLICT, True),

@@ -61,7 +61,7 @@ def test_low_dose_images_are_derived_objects(pairs):
     ds = pydicom.dcmread(paths[0])
     assert ds.ImageType[0] == "DERIVED"
     assert ds.SeriesDescription == "THORAX low dose"
-    assert "noise of 100000 photons per ray" in ds.DerivationDescription
+    assert "100000 photons per ray" in ds.DerivationDescription
     assert "DerivationCodeSequence" not in ds
     assert ds.ContributingEquipmentSequence[-1].ManufacturerModelName == "compress simulate"
     assert len({pydicom.dcmread(path).SOPInstanceUID for path in paths}) == 6
@@ -183,7 +183,9 @@ def test_the_command(tmp_path):
     result = CliRunner().invoke(main.main, words)
     assert result.exit_code == 0, result.output
     said = json.loads((tmp_path / "out/manifest.json").read_text())["simulation"]
-    assert (
-        said == "noise of 200000 photons per ray and 0 electrons, 24 views, parallel beam, seed 0"
+    assert said == (
+        "200000 photons per ray, electronic noise of 0 photons, 24 views, parallel beam, seed 0"
     )
+    status = json.loads((tmp_path / "out/manifest.json").read_text())["counts"]["status"]
+    assert status == {"simulated": 1}
     assert math.isclose(Options(source=source, out=source).exposure().electronic ** 2, 10)
