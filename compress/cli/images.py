@@ -37,6 +37,16 @@ def _no_paths() -> Iterator[None]:
 
 
 @contextmanager
+def _stoppable(words: str) -> Iterator[None]:
+    """End with `words` at a signal that comes before the command listens to them itself."""
+    from compress.base.errors import Stopped
+    from compress.base.signals import at_once, interruptible
+
+    with interruptible("stopping") as stop, at_once(stop, Stopped(words)):
+        yield
+
+
+@contextmanager
 def _short_end() -> Iterator[None]:
     """Spare the end of the process a look through all objects of torch, a third of a second."""
     try:
@@ -109,14 +119,14 @@ def enhance(
     """
     if skip_existing and overwrite:
         raise click.UsageError("--skip-existing and --overwrite exclude each other")
-    from compress.enhance import forking
+    from compress.enhance import STOPPED, forking
 
     forking.begin()  # imports what the workers need while this process imports the rest
-    from compress.base.progress import start_log
-    from compress.enhance import command
+    with _stoppable(STOPPED), _no_paths(), _short_end():
+        from compress.base.progress import start_log
+        from compress.enhance import command
 
-    start_log()
-    with _no_paths(), _short_end():
+        start_log()
         command.run(
             command.Options(
                 source=source,
@@ -189,11 +199,13 @@ def simulate(
     include_results: bool,
 ) -> None:
     """Insert the noise of a low dose into the CT images in INPUT, and write pairs to train with."""
-    from compress.base.progress import start_log
-    from compress.enhance import simulate as command
+    from compress.enhance import STOPPED_SIMULATION
 
-    start_log()
-    with _no_paths():
+    with _stoppable(STOPPED_SIMULATION), _no_paths():
+        from compress.base.progress import start_log
+        from compress.enhance import simulate as command
+
+        start_log()
         command.run(
             command.Options(
                 source=source,

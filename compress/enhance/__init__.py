@@ -1,6 +1,6 @@
 """`compress enhance` and `compress simulate`: CT series in, derived series out.
 
-Empty on purpose: worker processes start before anything heavy is imported.
+Nothing is imported here: worker processes start before anything heavy is imported.
 
 command.py     the command: from the input to the manifest
 scan.py        the headers of all files
@@ -18,3 +18,7 @@ simulate.py    low-dose partners of a series
 
 Only inference.py and simulate.py need torch: `enhance` starts its workers before it imports it.
 """
+
+STOPPED = "enhance: stopped; run again with --skip-existing to go on"
+STOPPED_SIMULATION = "simulate: stopped; empty PAIRS and run again"
+"""What the commands say when a signal ends them."""

@@ -5,7 +5,6 @@ from the source's and from the model. A second run therefore finds what the firs
 """
 
 import logging
-import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
@@ -21,21 +20,18 @@ from compress.base.signals import at_once, interruptible
 from compress.dicom import Reason, series, sources
 from compress.dicom.headers import Header
 from compress.dicom.writing import Process
-from compress.enhance import manifest, output
+from compress.enhance import STOPPED, manifest, output
 from compress.enhance.arena import Arena
 from compress.enhance.clock import Clock
 from compress.enhance.scan import Look, digests
 from compress.enhance.stream import Job, Result, Stream
 from compress.enhance.tasks import Desk
-from compress.enhance.workers import TICK, Pool
+from compress.enhance.workers import TICK, Pool, processes
 
 if TYPE_CHECKING:
     from compress.enhance.inference import Network
 
 log = logging.getLogger(__name__)
-
-MOST = 32
-"""Most worker processes: one GPU does not need more."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,7 +70,7 @@ def run(options: Options) -> dict[str, Any]:
                 output.check(options.out, source.path)
                 names = sources.names(source, options.out)
                 log.info("INPUT holds %d files", len(names))
-                pool = Pool(Desk, (source,), _processes())
+                pool = Pool(Desk, (source,), processes())
                 clock.lap("workers")
                 headers, net = _beside(Look(pool, names), options, clock)
                 chosen = _chosen(headers, options, pool)
@@ -89,7 +85,7 @@ def run(options: Options) -> dict[str, Any]:
 
 def stopped() -> Stopped:
     """What a signal ends the command with."""
-    return Stopped("enhance: stopped; run again with --skip-existing to go on")
+    return Stopped(STOPPED)
 
 
 def _beside(look: Look, options: Options, clock: Clock) -> tuple[list[Header], "Network"]:
@@ -293,9 +289,3 @@ def _chosen(headers: list[Header], options: Options, pool: Pool) -> list[Header]
     chosen = series.choose(headers, options.series)
     single = series.without_duplicates(chosen, digests(pool, series.contested(chosen)))
     return single if options.shard[1] == 1 else series.shard(single, *options.shard)
-
-
-def _processes() -> int:
-    """One for each core but the network's own."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return max(1, min((cores or 1) - 1, MOST))

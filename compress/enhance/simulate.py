@@ -33,7 +33,7 @@ from compress.dicom import Reason, Refused, headers, reading, series, sources
 from compress.dicom.headers import Header
 from compress.dicom.spacing import spacing_of
 from compress.dicom.writing import Process, derive
-from compress.enhance import manifest, output
+from compress.enhance import STOPPED_SIMULATION, manifest, output
 
 log = logging.getLogger(__name__)
 
@@ -84,7 +84,7 @@ def run(options: Options) -> dict[str, Any]:
 
 
 def _stopped() -> Stopped:
-    return Stopped("simulate: stopped; empty PAIRS and run again")
+    return Stopped(STOPPED_SIMULATION)
 
 
 def _chosen(options: Options, source: sources.Source) -> list[Header]:

@@ -27,6 +27,8 @@ from compress.dicom.headers import quiet
 from compress.enhance import forking
 from compress.enhance.arena import Arena
 
+MOST = 32
+"""Most worker processes: one GPU does not need more."""
 LIMIT = 300.0
 """Seconds that one task may take: a decoder that takes longer hangs."""
 TICK = 0.25
@@ -199,6 +201,12 @@ class Pool:
         for key in (*worker.queue, *held):
             self._lost.append((key, Lost(guilty=key == guilty)))
         self._workers[self._workers.index(worker)] = self._start()
+
+
+def processes() -> int:
+    """One for each core but the network's own."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return max(1, min((cores or 1) - 1, MOST))
 
 
 def _serve(pipe: connection.Connection, make: Callable[..., Any], arguments: Sequence[Any]) -> None:
