@@ -133,6 +133,18 @@ def test_engines_promise_nothing_of_sparse_kernels(tmp_path: Path) -> None:
     assert said in markdown
 
 
+def test_a_size_is_that_of_the_file_in_every_table(tmp_path: Path) -> None:
+    """Once the plain weights' 2.28 MB stood in one table and the file's 2.31 MB in another."""
+    report, html, markdown = written(runs.make(tmp_path / "run"))
+    stored = [row["bytes"] for row in report["storage"]]
+    sizes = [stage["cost"]["bytes"] for stage in report["stages"]]
+    assert sizes[0] == stored[0] == report["numbers"][2]["before"]
+    assert sizes[-1] == stored[-1] == report["numbers"][2]["after"]
+    assert set(sizes) == set(stored)
+    for page in (html, markdown):
+        assert len(set(re.findall(r"2\.[23]\d\WMB", page))) == 1
+
+
 def test_file_sizes_dense_pruned_and_sparse(tmp_path: Path) -> None:
     report, html, markdown = written(runs.make(tmp_path / "run"))
     assert [(row["label"], row["bytes"]) for row in report["storage"]] == [

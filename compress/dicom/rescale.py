@@ -124,9 +124,9 @@ def _outside(mask: Mask) -> Mask:
     """The areas of at least PATCH pixels that reach the border, by their sides."""
     if not mask.any():
         return mask
-    from skimage.measure import label
+    from scipy.ndimage import label
 
-    areas = label(mask, connectivity=1)  # type: ignore[no-untyped-call]
+    areas, _ = label(mask)
     border = np.concatenate((areas[0], areas[-1], areas[:, 0], areas[:, -1]))
     large = np.bincount(areas.ravel()) >= PATCH
     large[0] = False

@@ -59,7 +59,7 @@ def collect(run: Path, before: str) -> Facts:
     manifest = read_json(run / "manifest.json")
     paths = sorted(path for path in run.glob("*/facts.json") if path.parent.name < before)
     found = {path: _with_kind(read_json(path)) for path in paths}
-    stages = [facts for facts in found.values() if facts["step"] != "report"]
+    stages = storage.as_stored(run, [s for s in found.values() if s["step"] != "report"])
     pruning, sparse24 = _of(stages, "prune"), _last(_of(stages, "sparsify"))
     engines = [
         _engine(run, stage, row) for stage in _of(stages, "export") for row in stage["engines"]

@@ -37,6 +37,21 @@ def rows(run: Path, stages: list[Facts]) -> list[Facts]:
     ]
 
 
+def as_stored(run: Path, stages: list[Facts]) -> list[Facts]:
+    """The facts of stages whose cost says what the checkpoint file takes, with its header.
+
+    A stage that makes no checkpoint has that of the one before; where there is no file, the bytes
+    stay those of the plain weights.
+    """
+    latest, found = _bytes(run / "initial" / FILE), []
+    for stage in stages:
+        latest = _bytes(run / stage["stage"] / FILE) or latest
+        cost = stage.get("cost")
+        sized = {"cost": {**cost, "bytes": latest}} if cost and latest else {}
+        found.append({**stage, **sized})
+    return found
+
+
 def _first(steps: list[str], word: str) -> int:
     return steps.index(word) if word in steps else len(steps)
 
