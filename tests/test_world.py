@@ -6,13 +6,16 @@ import signal
 import socket
 import subprocess
 import sys
+import time
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 import torch
 from children import ending
 
-from compress.base.errors import UsageError
+from compress.base import world
+from compress.base.errors import CompressError, UsageError
 from compress.base.world import World, joined
 
 TESTS = Path(__file__).parent
@@ -25,10 +28,10 @@ torch.set_num_threads(1)
 sys.path.insert(0, {tests!r})
 from pairs import data
 from compress.checkpoint import Model, ModelOptions
-from compress.ending import leave
+from compress.base.ending import leave
 from compress.steps.train import Train
-from compress.work import Work
-from compress.world import joined
+from compress.context import Work
+from compress.base.world import joined
 from compress.models.ddnet import DDnet
 from compress.models.redcnn import RedCNN
 
@@ -65,8 +68,8 @@ if os.environ["RANK"] == "1":
 LEAVING = """
 import os, sys
 import torch
-from compress.errors import CompressError
-from compress.world import joined
+from compress.base.errors import CompressError
+from compress.base.world import joined
 with joined("cpu") as (world, _):
     world.wait()
     if world.rank == 1:
@@ -222,8 +225,79 @@ def test_shares_cover_a_batch() -> None:
 )
 def test_devices_that_several_processes_cannot_have(device, said, monkeypatch) -> None:
     known = {"WORLD_SIZE": "4", "RANK": "3", "LOCAL_RANK": "3", "LOCAL_WORLD_SIZE": "4"}
+    known |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"}
     for name, value in known.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     with pytest.raises(UsageError, match=said), joined(device):
         pass
+
+
+TORCHRUN = "start several processes by torchrun, or unset WORLD_SIZE"
+
+
+@pytest.mark.parametrize(
+    ("known", "said"),
+    [
+        ({"WORLD_SIZE": "2"}, "WORLD_SIZE is 2, but RANK and MASTER_ADDR and MASTER_PORT not set"),
+        ({"WORLD_SIZE": "2", "RANK": "0"}, "but MASTER_ADDR and MASTER_PORT not set"),
+        ({"WORLD_SIZE": "two"}, "WORLD_SIZE is 'two', no number of processes"),
+        ({"WORLD_SIZE": "0"}, "WORLD_SIZE is '0', no number of processes"),
+        ({"WORLD_SIZE": "-2"}, "WORLD_SIZE is '-2', no number of processes"),
+        ({"WORLD_SIZE": "2", "RANK": "x"}, "RANK is 'x', no whole number"),
+        ({"WORLD_SIZE": "2", "RANK": "2"}, "RANK is 2, but there are 2 processes, counted from 0"),
+        ({"WORLD_SIZE": "2", "RANK": "0", "MASTER_PORT": "p"}, "MASTER_PORT is 'p', no whole"),
+    ],
+)
+def test_half_of_what_torchrun_says_is_one_sentence(known, said, monkeypatch) -> None:
+    place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"} if "RANK" in known else {}
+    if said.startswith("but"):
+        place = {}
+    for name in ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in (place | known).items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(UsageError, match=f"{said}.*{TORCHRUN}"), joined("cpu"):
+        pass
+
+
+@pytest.mark.parametrize("size", ["", " ", "1", " 1 "])
+def test_an_empty_world_is_this_process_alone(size: str, monkeypatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", size)
+    monkeypatch.setenv("RANK", "")
+    with joined("cpu") as (found, device):
+        assert (found, device) == (World(), "cpu")
+
+
+@pytest.mark.parametrize("size", ["", "two"])
+def test_no_command_ends_in_a_traceback_for_the_environments_sake(size: str) -> None:
+    """It did after all work was done, when the exit status was given."""
+    done = subprocess.run(
+        [sys.executable, "-m", "compress", "--version"],
+        env={**os.environ, "WORLD_SIZE": size}, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_partners_that_never_come_are_waited_for_and_named(rank, monkeypatch, caplog) -> None:
+    caplog.set_level("INFO", "compress")
+    known = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port()}
+    for name, value in (known | {"RANK": str(rank)}).items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(world, "JOIN", timedelta(seconds=2))
+    where = f"127.0.0.1:{known['MASTER_PORT']}"
+    said = f"not all of 2 processes came to {where} within 0:00:02: "
+    with pytest.raises(CompressError, match=said), joined("cpu"):
+        pass
+    if rank == 0:
+        assert f"waiting at {where} for all of 2 processes, 0:00:02 at most" in caplog.messages
+
+
+def test_long_waits_are_said(monkeypatch, caplog) -> None:
+    monkeypatch.setattr(world, "SILENCE", 0.1)
+    monkeypatch.setattr(world, "_reduce", lambda *_: time.sleep(0.9))
+    World(rank=1, size=3).wait()
+    said = [text for text in caplog.messages if text.startswith("process 1 has waited ")]
+    assert said[0].endswith(" minutes for the other 2: they may be at work, or gone")
+    assert 2 <= len(said) <= 3, "after 0.1, 0.3 and 0.7 seconds"

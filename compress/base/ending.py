@@ -6,8 +6,15 @@ import sys
 
 
 def processes() -> int:
-    """How many processes train together, by what `torchrun` tells each."""
-    return int(os.environ.get("WORLD_SIZE", "1"))
+    """How many processes train together, by what `torchrun` tells each; empty means 1.
+
+    Raises:
+        ValueError: what is told is no number from 1 on.
+    """
+    size = int(os.environ.get("WORLD_SIZE", "").strip() or 1)
+    if size < 1:
+        raise ValueError(f"{size} processes")
+    return size
 
 
 def leave(status: int) -> None:
@@ -16,7 +23,11 @@ def leave(status: int) -> None:
     Threads of torch.distributed outlive its end and, rarely, abort a process whose Python is
     shutting down, which turns any exit status into 134.
     """
-    if processes() > 1:
+    try:
+        several = processes() > 1
+    except ValueError:  # `world.joined` says so, where several may train
+        several = False
+    if several:
         logging.shutdown()
         sys.stdout.flush()
         sys.stderr.flush()

@@ -10,20 +10,32 @@ plain call works with accumulated gradients and inside a CUDA graph.
 import logging
 import os
 import sys
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from threading import Event, Thread
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed.rendezvous import rendezvous
 
 from compress.base import ending
 from compress.base.errors import CompressError, UsageError
 
+log = logging.getLogger(__name__)
+
+JOIN = timedelta(minutes=10)
+"""How long a process waits for the others to start."""
+MEET = ("MASTER_ADDR", "MASTER_PORT")
+"""Where they meet, in the environment."""
+UNSET = "start several processes by torchrun, or unset WORLD_SIZE"
 PATIENCE = timedelta(days=2)
 """How long a process waits for another one: an export by the first may take hours."""
+SILENCE = 600.0
+"""Seconds of such waiting after which it is said."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +75,8 @@ class World:
         if self.size == 1:
             return value
         flag = torch.tensor(int(value))
-        _reduce(flag, dist.ReduceOp.MAX)
+        with _said_while_waiting(self):
+            _reduce(flag, dist.ReduceOp.MAX)
         return bool(flag)
 
     def wait(self) -> None:
@@ -95,6 +108,32 @@ class World:
             self.wait()
 
 
+@contextmanager
+def _said_while_waiting(world: World) -> Iterator[None]:
+    """Say after SILENCE, and again whenever that time has doubled, that others are waited for."""
+    done, started = Event(), time.monotonic()
+
+    def say() -> None:
+        pause = SILENCE
+        while not done.wait(pause):
+            minutes = (time.monotonic() - started) / 60
+            log.warning(
+                "process %d has waited %.0f minutes for the other %d: they may be at work, or gone",
+                world.rank,
+                minutes,
+                world.size - 1,
+            )
+            pause *= 2
+
+    watch = Thread(target=say, daemon=True)
+    watch.start()
+    try:
+        yield
+    finally:
+        done.set()
+        watch.join()
+
+
 def _reduce(tensor: Tensor, how: "dist.ReduceOp.RedOpType") -> None:
     """Combine `tensor` over all processes, in place."""
     try:
@@ -114,22 +153,76 @@ def joined(device: str | None) -> Iterator[tuple[World, str | None]]:
             process.
 
     Raises:
-        UsageError: a GPU is named for several processes, or there are fewer GPUs than processes.
+        UsageError: the environment says half of what `torchrun` says, a GPU is named for several
+            processes, or there are fewer GPUs than processes.
+        CompressError: the other processes do not come.
     """
-    size = ending.processes()
-    if size == 1:
-        yield World(), device
+    world = _told()
+    if world.size == 1:
+        yield world, device
         return
-    world, device = World(int(os.environ["RANK"]), size), _own(device)
+    device = _own(device)
     if not world.first:
         logging.getLogger("compress").setLevel(logging.WARNING)
-    gpu = device is not None and device.startswith("cuda")
     with _nothing_printed():
-        dist.init_process_group("cpu:gloo,cuda:nccl" if gpu else "gloo", timeout=PATIENCE)
+        _meet(world, "cpu:gloo,cuda:nccl" if device.startswith("cuda") else "gloo")
     try:
         yield world, device
     finally:
         dist.destroy_process_group()
+
+
+def _told() -> World:
+    """This process among all, by what `torchrun` tells it."""
+    try:
+        size = ending.processes()
+    except ValueError as error:
+        said = os.environ["WORLD_SIZE"]
+        raise UsageError(f"WORLD_SIZE is {said!r}, no number of processes; {UNSET}") from error
+    if size == 1:
+        return World()
+    missing = [name for name in ("RANK", *MEET) if not os.environ.get(name)]
+    if missing:
+        gone = f"{' and '.join(missing)} not set"
+        raise UsageError(f"WORLD_SIZE is {size}, but {gone}; {UNSET}")
+    rank = _number("RANK")
+    if rank >= size:
+        raise UsageError(f"RANK is {rank}, but there are {size} processes, counted from 0; {UNSET}")
+    return World(rank, size)
+
+
+def _number(name: str) -> int:
+    """A whole number from the environment.
+
+    Raises:
+        UsageError: it is none, or not set.
+    """
+    said = os.environ.get(name, "").strip()
+    if not said.isdecimal():
+        raise UsageError(f"{name} is {said!r}, no whole number; {UNSET}")
+    return int(said)
+
+
+def _meet(world: World, backend: str) -> None:
+    """Connect with the other processes.
+
+    Raises:
+        CompressError: they do not come within JOIN.
+    """
+    address = ":".join(os.environ[name] for name in MEET)
+    _number(MEET[1])
+    log.info("waiting at %s for all of %d processes, %s at most", address, world.size, JOIN)
+    try:
+        store, *_ = next(rendezvous("env://", timeout=JOIN))
+        dist.init_process_group(
+            backend, store=store, rank=world.rank, world_size=world.size, timeout=PATIENCE
+        )
+        store.set_timeout(PATIENCE)
+    except (RuntimeError, ValueError, OSError) as error:
+        said = str(error).splitlines()[0][:200]
+        raise CompressError(
+            f"not all of {world.size} processes came to {address} within {JOIN}: {said}"
+        ) from error
 
 
 @contextmanager
@@ -154,9 +247,9 @@ def _own(device: str | None) -> str:
         return device
     if device != "cuda":
         raise UsageError(f"--device {device}: several processes take one GPU each; give cuda")
-    local, there = int(os.environ["LOCAL_RANK"]), torch.cuda.device_count()
+    local, there = _number("LOCAL_RANK"), torch.cuda.device_count()
     if local >= there:
-        count = int(os.environ.get("LOCAL_WORLD_SIZE", local + 1))
+        count = int(os.environ.get("LOCAL_WORLD_SIZE") or local + 1)
         raise UsageError(f"{count} processes need {count} GPUs, PyTorch sees {there} here")
     torch.cuda.set_device(local)
     return f"cuda:{local}"
