@@ -5,7 +5,7 @@ shipped.py    recipes that come with the package, by name
 schema.py     the options of a dataclass, read and checked
 shorthand.py  short forms that stand for several options or steps
 tree.py       overrides and paths, before options are read
-yaml.py       YAML with the line of every value
+yaml.py       YAML 1.2 text as plain values
 """
 
 from compress.recipe.recipe import Recipe, load

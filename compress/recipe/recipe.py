@@ -17,8 +17,7 @@ from compress.checkpoint import NETWORKS, ModelOptions
 from compress.context import Step
 from compress.data import DataOptions
 from compress.recipe import schema as options
-from compress.recipe import shipped, shorthand
-from compress.recipe import yaml as yamltree
+from compress.recipe import shipped, shorthand, yaml
 from compress.recipe.schema import suggestion
 from compress.recipe.tree import entries, override, rooted
 from compress.recipe.yaml import Tree
@@ -92,8 +91,8 @@ def load(path: Path, overrides: Sequence[str] = (), steps: Steps = STEPS) -> Rec
     """
     label, path = str(path), shipped.find(path)
     try:
-        text = yamltree.read(path)
-        tree = rooted(yamltree.parse(text), path.resolve().parent)
+        text = yaml.read(path)
+        tree = rooted(yaml.parse(text), path.resolve().parent)
         recipe = _recipe(tree, path, text, steps)
         if overrides:  # the file was right by itself; what is wrong now came with --set
             label += " with" + "".join(f" --set {change}" for change in overrides)
@@ -154,7 +153,7 @@ def _model(tree: Tree, folder: Path) -> ModelOptions:
         import_=values["import"],
         weights=weights,
         folder=str(folder),
-        options={key: options.free(value) for key, value in given.items()},
+        options=given,
     )
 
 

@@ -3,28 +3,30 @@
 Every complaint is one sentence: the place in the recipe, what was found, what is possible.
 """
 
-import math
+import sys
 from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
-from dataclasses import replace
 from difflib import get_close_matches
 from inspect import Parameter, signature
 from types import NoneType, UnionType
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin
 
 from compress.base.errors import UsageError
-from compress.recipe.yaml import Scalar, Tree
+from compress.recipe import yaml
+from compress.recipe.yaml import Tree
 
 T = TypeVar("T")
 WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
+TRUTH = {"yes": "true", "on": "true", "no": "false", "off": "false"}
+"""Words that YAML 1.1 takes for truth values and YAML 1.2 for text."""
 
 
 def fill(build: Callable[..., T], tree: Tree, where: str) -> T:
-    """The object of a class whose options stand in `tree`.
+    """The object of the class whose options are in `tree`.
 
     Args:
         build: the class; its keyword arguments, their types and defaults are the schema.
-        tree: a mapping; nothing at all stands for no options.
+        tree: a mapping; nothing at all means no options.
         where: place in the recipe, such as steps[1].prune.
 
     Raises:
@@ -77,7 +79,7 @@ def parameters(build: Callable[..., object]) -> Mapping[str, Parameter]:
 
 def section(tree: Tree, where: str) -> dict[str, Tree]:
     """The mapping at `where`; empty where nothing is written."""
-    if isinstance(tree, Scalar) and tree.value is None:
+    if tree is None:
         return {}
     if not isinstance(tree, dict):
         raise UsageError(f"{where}: expected options by name, got {found(tree)}")
@@ -85,7 +87,7 @@ def section(tree: Tree, where: str) -> dict[str, Tree]:
 
 
 def convert(kind: Any, tree: Tree, where: str) -> Any:
-    """The value of type `kind` that `tree` stands for.
+    """`tree` as a value of type `kind`.
 
     Args:
         kind: int, float, bool, str, a Literal of texts, X | None, tuple[X, ...], tuple[X, Y],
@@ -94,32 +96,17 @@ def convert(kind: Any, tree: Tree, where: str) -> Any:
         where: place in the recipe.
 
     Raises:
-        UsageError: it stands for no such value.
+        UsageError: it is no such value.
     """
     origin, parts = get_origin(kind), get_args(kind)
     if origin in (Union, UnionType):
-        none = isinstance(tree, Scalar) and tree.value is None
-        return None if none else convert(_inner(parts), tree, where)
+        return None if tree is None else convert(_inner(parts), tree, where)
     if origin is tuple:
         return _tuple(kind, tree, where)
     if origin in (dict, Mapping):
         items = section(tree, where).items()
         return {key: convert(parts[1], value, f"{where}.{key}") for key, value in items}
     return _single(kind, tree, where)
-
-
-def free(tree: Tree) -> Any:
-    """The value of a tree where no type is known; numbers as Python reads them, `2:4` is text."""
-    if isinstance(tree, dict):
-        return {key: free(value) for key, value in tree.items()}
-    if isinstance(tree, list):
-        return [free(value) for value in tree]
-    if tree.style == "quoted" or isinstance(tree.value, bool | NoneType):
-        return tree.value
-    for kind in (int, float):
-        with suppress(ValueError):
-            return READ[kind](tree)
-    return tree.text
 
 
 def describe(kind: Any) -> str:
@@ -140,14 +127,16 @@ def describe(kind: Any) -> str:
 
 
 def found(tree: Tree) -> str:
-    """What stands in the recipe, short enough for a sentence."""
+    """What the recipe has in some place, short enough for a sentence."""
     if isinstance(tree, list):
         return "a list"
     if isinstance(tree, dict):
         return "options by name"
-    if tree.style == "quoted":
-        return f"the text {tree.text[:60]!r}"
-    return repr(tree.text[:60]) if tree.text else "nothing"
+    if isinstance(tree, bool):
+        return str(tree).lower()
+    if isinstance(tree, str):
+        return repr(tree[:60])
+    return "nothing" if tree is None else str(tree)[:60]
 
 
 def suggestion(word: str, known: Collection[str]) -> str:
@@ -164,44 +153,20 @@ def _inner(parts: tuple[Any, ...]) -> Any:
     return inner
 
 
-def _text(scalar: Scalar, where: str) -> str:
-    if scalar.style == "shell" or isinstance(scalar.value, str):
-        return scalar.text
-    names = {True: "true", False: "false", None: "nothing"}
-    number = f"the number {scalar.value}"
-    read = names[scalar.value] if isinstance(scalar.value, bool | NoneType) else number
-    text = scalar.text
-    raise UsageError(f'{where}: {text} without quotes is read by YAML as {read}; write "{text}"')
-
-
-def _whole(scalar: Scalar) -> int:
-    return int(scalar.text, 0)  # base 0 refuses 010, which YAML takes for 8
-
-
-def _float(scalar: Scalar) -> float:
-    number = float(scalar.text)  # takes 1e-4, which is text for YAML
-    if not math.isfinite(number):
-        raise ValueError("not finite")
-    return number
-
-
-def _bool(scalar: Scalar) -> bool:
-    if not isinstance(scalar.value, bool):
-        raise ValueError("not a truth value")
-    return scalar.value
-
-
-READ: Mapping[type, Callable[[Scalar], Any]] = {int: _whole, float: _float, bool: _bool}
+def _fits(kind: Any, tree: Tree) -> bool:
+    """Whether a value is of a type without parts; a whole number is a number, too."""
+    if get_origin(kind) is Literal:
+        return isinstance(tree, str) and tree in get_args(kind)
+    if kind is float:
+        return type(tree) in (int, float) and abs(tree) <= sys.float_info.max  # type: ignore[arg-type]
+    return type(tree) is kind and tree != ""
 
 
 def _single(kind: Any, tree: Tree, where: str) -> Any:
-    if isinstance(tree, Scalar):
-        if tree.text in get_args(kind) or (kind is str and tree.text):
-            return _text(tree, where)
-        if kind in READ and tree.style != "quoted":
-            with suppress(ValueError):
-                return READ[kind](tree)
-    raise UsageError(f"{where}: expected {describe(kind)}, got {found(tree)}{_hint(kind, tree)}")
+    if not _fits(kind, tree):
+        wrong = f"expected {describe(kind)}, got {found(tree)}"
+        raise UsageError(f"{where}: {wrong}{_hint(kind, tree)}")
+    return float(tree) if kind is float else tree  # type: ignore[arg-type]
 
 
 def _tuple(kind: Any, tree: Tree, where: str) -> tuple[Any, ...]:
@@ -217,12 +182,17 @@ def _tuple(kind: Any, tree: Tree, where: str) -> tuple[Any, ...]:
 
 def _hint(kind: Any, tree: Tree) -> str:
     """What to write instead, where that can be guessed."""
-    if not isinstance(tree, Scalar) or not tree.text:
+    if isinstance(tree, list | dict | NoneType):
         return ""
     if get_origin(kind) is tuple:
-        return f"; write [{tree.text[:60]}]"
+        return f"; write [{str(tree)[:60]}]"
+    if not isinstance(tree, str):
+        return "; put it in quotes" if kind is str else ""
     if get_origin(kind) is Literal:
-        near = get_close_matches(tree.text, get_args(kind), n=1)
+        near = get_close_matches(tree, get_args(kind), n=1)
         return f"; did you mean {near[0]!r}?" if near else ""
-    plain = free(replace(tree, style="plain"))
-    return "; leave out the quotes" if tree.style == "quoted" and plain != tree.text else ""
+    if kind is bool and tree.lower() in TRUTH:
+        return f"; write {TRUTH[tree.lower()]}"
+    with suppress(UsageError):
+        return "; leave out the quotes" if _fits(kind, yaml.parse(tree)) else ""
+    return ""

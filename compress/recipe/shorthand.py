@@ -14,7 +14,7 @@ from compress.base.errors import UsageError
 from compress.context import Step
 from compress.pruning.unstructured import KINDS
 from compress.recipe import schema
-from compress.recipe.yaml import Scalar, Tree
+from compress.recipe.yaml import Tree
 from compress.steps.prune import Prune
 from compress.steps.train import Train
 
@@ -49,8 +49,7 @@ def epochs(steps: Sequence[tuple[str, Tree]], total: int | None) -> list[tuple[s
         raise UsageError(f"epochs_total: the steps have {spent} epochs, more than {total}")
     if spent == total:
         return steps[:index] + steps[index + 1 :]
-    left = str(total - spent)
-    steps[index] = ("retrain", {**training[index], "epochs": Scalar(left, int(left), "plain")})
+    steps[index] = ("retrain", {**training[index], "epochs": total - spent})
     return steps
 
 

@@ -6,9 +6,9 @@ from pathlib import Path
 
 from compress.base.errors import UsageError
 from compress.recipe import schema as options
-from compress.recipe import yaml as yamltree
+from compress.recipe import yaml
 from compress.recipe.schema import suggestion
-from compress.recipe.yaml import Scalar, Tree
+from compress.recipe.yaml import Tree
 
 PATHS = (("model", "weights"), ("data", "path"))
 """Options that are paths: those in a recipe start at its folder, those of `--set` where one is."""
@@ -22,10 +22,8 @@ def rooted(tree: Tree, folder: Path) -> dict[str, Tree]:
     rooted = dict(tree)
     for name, key in PATHS:
         group = rooted.get(name)
-        scalar = group.get(key) if isinstance(group, dict) else None
-        if isinstance(group, dict) and isinstance(scalar, Scalar) and isinstance(scalar.value, str):
-            full = str(folder / Path(scalar.text).expanduser())
-            rooted[name] = {**group, key: Scalar(full, full, "quoted")}
+        if isinstance(group, dict) and isinstance(path := group.get(key), str):
+            rooted[name] = {**group, key: str(folder / Path(path).expanduser())}
     return rooted
 
 
@@ -38,8 +36,8 @@ def entries(tree: Tree) -> list[tuple[str, Tree]]:
         )
     found: list[tuple[str, Tree]] = []
     for index, item in enumerate(tree):
-        if isinstance(item, Scalar) and item.text:
-            found.append((item.text, {}))
+        if isinstance(item, str) and item:
+            found.append((item, {}))
         elif isinstance(item, dict) and len(item) == 1:
             found.extend(item.items())
         elif isinstance(item, dict) and item:
@@ -58,7 +56,7 @@ def override(tree: dict[str, Tree], text: str) -> dict[str, Tree]:
         raise UsageError("--set expects key=value, such as steps.prune.amount=0.7")
     path = re.sub(r"\[(\d+)\]", r".\1", key).split(".")  # steps[1].prune, as messages have it
     try:
-        return _replaced(tree, path, yamltree.parse(value, shell=True), "")
+        return _replaced(tree, path, yaml.parse(value), "")
     except UsageError as error:
         raise UsageError(str(error).removeprefix("line 1: ")) from error
 
@@ -99,5 +97,5 @@ def _position(word: str, names: Sequence[str]) -> int:
         raise UsageError(f"steps.{word}: no such step in the recipe; {suggestion(word, names)}")
     if len(places) > 1:
         numbers = " or ".join(f"steps.{place}" for place in places)
-        raise UsageError(f"steps.{word}: the step stands more than once; write {numbers}")
+        raise UsageError(f"steps.{word}: the recipe has this step more than once; write {numbers}")
     return places[0]

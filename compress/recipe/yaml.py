@@ -1,41 +1,35 @@
-"""YAML text as a tree of dict, list and `Scalar`; a Scalar keeps what was written.
+"""YAML 1.2 text as plain Python values.
 
-YAML 1.1 reads `2:4` as 124, `no` as false and `1e-4` as text. With the spelling at hand, options.py
-takes the value that was meant, or says what happened. Anchors, aliases and tags are refused: a
-recipe is plain data, and its size is what one sees.
+PyYAML reads YAML 1.1, where `2:4` is the number 124, `no` is false and `1e-4` is text. The loader
+here resolves plain scalars by the core schema of YAML 1.2.2, section 10.3.2. Anchors, aliases and
+tags are refused: a recipe is plain data, and its size is what one sees.
 """
 
-from dataclasses import dataclass
+import re
 from pathlib import Path
-from typing import Literal, TypeAlias
+from typing import Any, TypeAlias
 
 import yaml
+from yaml.reader import ReaderError
 
 from compress.base.errors import UsageError
 
+Tree: TypeAlias = "bool | int | float | str | list[Tree] | dict[str, Tree] | None"
+
 LIMIT = 256 * 1024
 """Bytes of a recipe at most: far more than one needs, and little enough to parse at once."""
-TYPED = {f"tag:yaml.org,2002:{name}" for name in ("int", "float", "bool", "null")}
-"""What YAML reads as something else than text; dates stay text here."""
 REFERENCES = (
     "anchors (&), aliases (*) and tags (!) are not allowed; "
     "write the value out, or quote it where it is text"
 )
-
-
-@dataclass(frozen=True)
-class Scalar:
-    """A single value of the tree."""
-
-    text: str
-    """As written, without quotes."""
-    value: str | int | float | bool | None
-    """As YAML 1.1 reads it."""
-    style: Literal["plain", "quoted", "shell"]
-    """shell: plain, from the command line, where quotes do not survive."""
-
-
-Tree: TypeAlias = "Scalar | list[Tree] | dict[str, Tree]"
+CORE = {
+    "null": r"(~|null|Null|NULL|)\Z",
+    "bool": r"(true|True|TRUE|false|False|FALSE)\Z",
+    "int": r"([-+]?[0-9]+|0o[0-7]{1,21}|0x[0-9a-fA-F]{1,16})\Z",
+    "float": r"([-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?"
+    r"|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN))\Z",
+}
+"""What a plain scalar must look like to be no text, by tag; no octal or hex beyond 64 bits."""
 
 
 def read(path: Path) -> str:
@@ -62,39 +56,58 @@ def read(path: Path) -> str:
         raise UsageError(f"line {line}: this is not UTF-8 text") from None
 
 
-def parse(text: str, *, shell: bool = False) -> Tree:
-    """The tree of one YAML document; an empty one is an empty Scalar.
-
-    Args:
-        text: the document.
-        shell: it comes from the command line.
+def parse(text: str) -> Tree:
+    """The value of one YAML document; None for an empty one.
 
     Raises:
-        UsageError: broken YAML, a key that stands twice, or an anchor, alias or tag.
+        UsageError: broken YAML, a key given twice, or an anchor, alias or tag.
     """
-    if bad := _Loader.NON_PRINTABLE.search(text):
-        line = text[: bad.start()].count("\n") + 1
-        raise UsageError(f"line {line}: broken YAML: a control character")
-    loader = _Loader(text)
     try:
-        node = loader.get_single_node()
-        if node is None:
-            return Scalar("", None, "plain")
-        return _tree(loader, node, "", shell)
+        tree: Tree = _Loader(text).get_single_data()
     except yaml.MarkedYAMLError as error:
         raise UsageError(_broken(error)) from None
+    except ReaderError as error:
+        line = text.count("\n", 0, error.position) + 1
+        raise UsageError(f"line {line}: broken YAML: a control character") from None
     except RecursionError:
         raise UsageError("lists and mappings are nested too deeply") from None
+    except ValueError:
+        raise UsageError("a number has more digits than can be read") from None
+    return tree
 
 
 class _Loader(yaml.SafeLoader):
-    """Composes nodes; refuses what makes a document more than its text."""
+    """Reads the core schema; refuses double keys and what makes a document more than its text."""
+
+    yaml_implicit_resolvers = {}  # noqa: RUF012  (PyYAML reads it from the class)
 
     def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
         event = self.peek_event()  # type: ignore[no-untyped-call]
         if isinstance(event, yaml.AliasEvent) or event.anchor or event.tag:
             raise UsageError(f"line {event.start_mark.line + 1}: {REFERENCES}")
         return super().compose_node(parent, index)
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        lines: dict[str, int] = {}
+        for key, _ in node.value:
+            line = key.start_mark.line + 1
+            if not isinstance(key, yaml.ScalarNode):
+                raise UsageError(f"line {line}: a list or mapping cannot be the name of an option")
+            if key.value in lines:
+                both = f"lines {lines[key.value]} and {line}"
+                raise UsageError(f"{key.value!r} is given twice, in {both}; keep one")
+            lines[key.value] = line
+        return {key.value: self.construct_object(value, deep=deep) for key, value in node.value}
+
+
+def _int(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> int:
+    """Decimal unless it begins with 0x or 0o; PyYAML's own takes 010 for 8."""
+    return int(node.value, 0 if node.value[:2] in ("0x", "0o") else 10)
+
+
+for _name, _form in CORE.items():
+    _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_name}", re.compile(_form), None)
+_Loader.add_constructor("tag:yaml.org,2002:int", _int)
 
 
 def _broken(error: yaml.MarkedYAMLError) -> str:
@@ -103,37 +116,3 @@ def _broken(error: yaml.MarkedYAMLError) -> str:
     if (error.context or "").endswith((" alias", " anchor", " tag")):  # such as [*.conv]
         return f"{line}: {REFERENCES}"
     return f"{line}: broken YAML: {', '.join(filter(None, (error.context, error.problem)))}"
-
-
-def _tree(loader: _Loader, node: yaml.Node, where: str, shell: bool) -> Tree:
-    if isinstance(node, yaml.SequenceNode):
-        return [_tree(loader, n, f"{where}[{i}]", shell) for i, n in enumerate(node.value)]
-    if isinstance(node, yaml.MappingNode):
-        return _mapping(loader, node, where, shell)
-    assert isinstance(node, yaml.ScalarNode)
-    if node.style is not None:
-        return Scalar(node.value, node.value, "quoted")
-    value = node.value
-    if node.tag in TYPED:
-        try:
-            value = loader.construct_object(node)
-        except ValueError:  # 0b_, or more digits than Python reads
-            value = node.value
-    return Scalar(node.value, value, "shell" if shell else "plain")
-
-
-def _mapping(loader: _Loader, node: yaml.MappingNode, where: str, shell: bool) -> dict[str, Tree]:
-    tree: dict[str, Tree] = {}
-    lines: dict[str, int] = {}
-    for key, value in node.value:
-        line = key.start_mark.line + 1
-        if not isinstance(key, yaml.ScalarNode):
-            raise UsageError(f"line {line}: a list or mapping cannot be the name of an option")
-        if key.value in tree:
-            place = f"{where}: " if where else ""
-            both = f"lines {lines[key.value]} and {line}"
-            raise UsageError(f"{place}{key.value!r} stands twice, in {both}; keep one")
-        lines[key.value] = line
-        below = f"{where}.{key.value}" if where else key.value
-        tree[key.value] = _tree(loader, value, below, shell)
-    return tree

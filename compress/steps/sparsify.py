@@ -28,7 +28,7 @@ class Sparsify:
     kind: ClassVar[Kind] = "compressing"
 
     pattern: Literal["2:4"] = "2:4"
-    """The pattern of NVIDIA's sparse tensor cores; the only one. Quote it in YAML."""
+    """The pattern of NVIDIA's sparse tensor cores; the only one."""
     backend: Literal["auto", "modelopt", "asp"] = "auto"
     """Who computes the masks; auto: Apex ASP where it and a GPU are there, else ModelOpt."""
     rule: sparsity.Rule = "backend"
