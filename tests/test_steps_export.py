@@ -1,6 +1,7 @@
 """export: engines that load from their files alone, and the truth about those not built."""
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -81,6 +82,16 @@ def test_onnx_agrees_in_a_fresh_process(name: str, variant: str, tmp_path: Path)
     built = json.loads((place.stage / row["sidecar"]).read_text())["built"]
     assert built["sparse24"] >= len(given.masks)
     assert built["convolutions"] == len(cost.convolutions(given.net))
+
+
+def test_an_onnx_file_holds_no_path_of_the_machine_that_made_it(tmp_path: Path) -> None:
+    subject, _ = prepared(ddnet(), "fp32", as_conv=True)
+    path = tmp_path / "m.onnx"
+    onnx.Onnx().build(subject, Shape(batch=1, size=32), path, CPU)
+    data = path.read_bytes()
+    places = (Path(__file__).parents[1], Path(torch.__file__).parents[1], tmp_path)
+    assert not [place for place in places if bytes(place) in data]
+    assert not re.findall(rb"[\w/.-]+\.py\b|, line \d+|def forward", data)
 
 
 @pytest.mark.slow

@@ -51,18 +51,20 @@ class Onnx(Format):
         logging.getLogger("onnxscript").setLevel(logging.ERROR)
         with warnings.catch_warnings(), giving_up("the ONNX exporter"):
             warnings.simplefilter("ignore")
-            torch.onnx.export(
+            program = torch.onnx.export(
                 subject.to(cpu),
                 (shape.example(cpu),),
-                path,
                 dynamo=True,
                 verbose=False,
                 opset_version=OPSET,
-                external_data=False,
                 input_names=[TENSORS[0]],
                 output_names=[TENSORS[1]],
                 dynamic_shapes=shape.dynamic_shapes(),
             )
+        assert program is not None  # with dynamo=True it always returns the program
+        model = program.model_proto
+        _strip(model)
+        onnx.save(model, path)
         onnx.checker.check_model(str(path), full_check=True)
         return _facts(path)
 
@@ -101,6 +103,20 @@ def weights(path: Path) -> dict[str, Tensor]:
         )
         for kernel in kernels
     }
+
+
+def _strip(message: Any) -> None:
+    """Remove metadata and comments from a protobuf message and those in it, in place.
+
+    torch.onnx keeps with each node the lines of source that made it, with the paths of the files
+    on the machine that exported it. Nothing computes with them.
+    """
+    for field, value in message.ListFields():
+        if field.name in ("metadata_props", "doc_string"):
+            message.ClearField(field.name)
+        elif field.message_type is not None:
+            for inner in [value] if hasattr(value, "ListFields") else value:
+                _strip(inner)
 
 
 def _facts(path: Path) -> dict[str, Any]:
