@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 
 __version__ = "0.2.0"
 __all__ = [
-    "Cost", "Engine", "Quality", "cost", "enhance", "evaluate", "export", "hold_sparsity", "load", "prune",
-    "sparsify",
+    "Cost", "Engine", "Quality", "cost", "enhance", "evaluate", "export", "hold_sparsity", "load",
+    "prune", "sparsify",
 ]  # fmt: skip
 
 

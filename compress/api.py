@@ -14,16 +14,14 @@ NumPy arrays in HU.
 """
 
 import copy
-import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
-from torch import Tensor, nn
+from torch import nn
 
 from compress import checkpoint
 from compress.base import devices
@@ -38,8 +36,7 @@ from compress.engines import sidecar
 from compress.engines.formats import FormatName
 from compress.graph.cost import Cost, cost
 from compress.graph.padding import AnySize, multiple
-from compress.sparsity import pattern
-from compress.sparsity.masks import Holder
+from compress.sparsity.masks import Holder, present
 from compress.steps.evaluate import Evaluate
 from compress.steps.export import Export
 from compress.steps.prune import Prune
@@ -51,8 +48,7 @@ __all__ = [
 ]  # fmt: skip
 
 
-@dataclass(frozen=True)
-class Engine:
+class Engine(NamedTuple):
     """An engine that was built and compared with its network in a fresh process."""
 
     path: Path
@@ -64,8 +60,7 @@ class Engine:
     mean_hu: float
 
 
-@dataclass(frozen=True)
-class Quality:
+class Quality(NamedTuple):
     """Image quality against the full dose, means over slices; see `compress.quality.metrics`."""
 
     input: Mapping[str, float | None]
@@ -165,11 +160,7 @@ def hold_sparsity(net: nn.Module, optimizer: torch.optim.Optimizer) -> list[str]
     >>> bool(pattern.is_2to4(sparse.get_submodule(held[0]).weight))
     True
     """
-    masks = {
-        name: _weight(layer) != 0
-        for name, layer in pattern.candidates(net).items()
-        if not pattern.refusal(layer, "trt") and pattern.is_2to4(pattern.by_output(layer))
-    }
+    masks = present(net)
     holder = Holder(net, masks)
     optimizer.register_step_post_hook(lambda *_: holder())
     return list(masks)
@@ -217,14 +208,8 @@ def export(
     if row["status"] != "built":
         would = f"; {row['command']} would help" if row["command"] else ""
         raise CompressError(f"{format} was not built: {row['reason']}{would}")
-    parity = row["parity"]
-    return Engine(
-        path=out / row["file"],
-        sidecar=out / row["sidecar"],
-        bytes=row["bytes"],
-        max_hu=parity["max_hu"],
-        mean_hu=parity["mean_hu"],
-    )
+    files, parity = (out / row["file"], out / row["sidecar"]), row["parity"]
+    return Engine(*files, row["bytes"], parity["max_hu"], parity["mean_hu"])
 
 
 def evaluate(
@@ -250,12 +235,7 @@ def evaluate(
     >>> round(quality.enhanced["rmse_hu"], 3), quality.slices
     (10.0, 1)
     """
-    images = [np.rint(np.asarray(x)).astype(np.int16) for x in (low, full)]
-    if images[0].shape != images[1].shape or images[0].ndim != 3:
-        shapes = " and ".join(str(image.shape) for image in images)
-        raise UsageError(f"low and full must be (N, H, W) of one shape, got {shapes}")
-    names = tuple(f"slice {index}" for index in range(len(images[0])))
-    pairs = Pairs(low=tuple(images[0]), full=tuple(images[1]), names=names, patients=names)
+    pairs = _pairs(low, full)
     work = _work(devices.choose(device), pairs)
     Evaluate(pictures=0).measure(_model(net), work)
     means = {
@@ -307,12 +287,17 @@ def _model(net: nn.Module) -> Model:
     return Model(net=copy.deepcopy(net).eval(), origin=ModelOptions())
 
 
-def _work(device: torch.device, test: Pairs) -> Work:
-    """The context of a step that writes no files."""
+def _work(device: torch.device, test: Pairs, stage: Path = Path()) -> Work:
+    """The context of a step; `stage` is where it writes files, if it does."""
     data = Data(train=NONE, test=test, source="folder", fingerprint="")
-    return Work(stage=Path(tempfile.gettempdir()), device=device, data=data, seed=0)
+    return Work(stage=stage, device=device, data=data, seed=0)
 
 
-def _weight(layer: nn.Module) -> Tensor:
-    assert isinstance(layer.weight, Tensor)
-    return layer.weight
+def _pairs(low: ArrayLike, full: ArrayLike) -> Pairs:
+    """Arrays as slices, each of a patient of its own."""
+    images = [np.rint(np.asarray(x)).astype(np.int16) for x in (low, full)]
+    if images[0].shape != images[1].shape or images[0].ndim != 3:
+        shapes = " and ".join(str(image.shape) for image in images)
+        raise UsageError(f"low and full must be (N, H, W) of one shape, got {shapes}")
+    names = tuple(f"slice {index}" for index in range(len(images[0])))
+    return Pairs(low=tuple(images[0]), full=tuple(images[1]), names=names, patients=names)

@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 from compress.base.files import PARTIAL
-from compress.enhance.tasks import Desk
+from compress.imaging.tasks import Desk
 
 ENDED = os.WEXITED | os.WNOHANG | os.WNOWAIT
 """Asks whether a process has ended, and no more than that."""
@@ -72,8 +72,8 @@ def identity(batch: int = 16):
     """A network that changes nothing."""
     import torch
 
-    from compress.enhance.inference import Network
     from compress.graph.padding import AnySize
+    from compress.imaging.inference import Network
 
     device = torch.device("cpu")
     return Network(AnySize(torch.nn.Identity()), device, batch, "0" * 64, "fp32")
@@ -81,7 +81,7 @@ def identity(batch: int = 16):
 
 def started(source: str, folder: str, *, at_the_manifest: bool = False) -> int:
     """A run in a fork of this process; killed when its manifest is written but not named so."""
-    from compress.enhance import command
+    from compress.imaging import command
 
     pid = os.fork()
     if pid:
@@ -116,7 +116,7 @@ def killed_runs(source: str, out: str, times: int, seed: int) -> None:
     """
     import torch
 
-    from compress.enhance import inference
+    from compress.imaging import inference
 
     torch.set_num_threads(1)
     inference.load = lambda *_args, **_options: identity()

@@ -68,7 +68,7 @@ def main(mode: str, source: str, out: str) -> int:
 
     from compress.base.errors import CompressError
     from compress.base.progress import start_log
-    from compress.enhance import command, inference
+    from compress.imaging import command, inference
 
     class Slow(torch.nn.Module):
         def forward(self, x):

@@ -20,7 +20,7 @@ ORDER = (
     ("bench",),
     ("run",),
     ("recipe",),
-    ("enhance", "steps"),
+    ("imaging", "steps"),
     ("engines",),
     ("training",),
     ("context",),
@@ -130,7 +130,7 @@ def test_imports_point_downward(file):
     assert not upward(where, TREES[file]) or file in STARTS_COMMANDS
 
 
-STARTS_COMMANDS = {"compress/enhance/forking.py"}
+STARTS_COMMANDS = {"compress/imaging/forking.py"}
 """The server of worker processes preloads the module of the command that starts it."""
 
 
@@ -260,7 +260,7 @@ def test_nothing_prints_but_the_command_line_and_tables(file):
 
 
 def test_processes_that_read_dicom_import_no_torch():
-    modules = "compress.enhance.tasks, compress.enhance.workers, compress.enhance.command, sys"
+    modules = "compress.imaging.tasks, compress.imaging.workers, compress.imaging.command, sys"
     code = f"import {modules}; print(*{{'torch', 'numba'}} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert not done.stdout.split()

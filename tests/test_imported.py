@@ -13,7 +13,7 @@ from compress.base.errors import UsageError
 from compress.checkpoint import Model, ModelOptions
 from compress.checkpoint.imported import code_hash
 from compress.engines import Shape, onnx, sidecar
-from compress.enhance import inference
+from compress.imaging import inference
 from compress.run.keys import keys
 
 NET = """

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -18,7 +19,10 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder that the wheel was installed into."""
     folder = tmp_path_factory.mktemp("install")
     pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check"]
-    wheel = [*pip, "wheel", "--no-deps", "--wheel-dir", str(folder), str(ROOT)]
+    # Of a copy: setuptools builds in the tree and packs what earlier builds left there.
+    ignored = shutil.ignore_patterns("build", "*.egg-info", ".git", ".hypothesis", "runs", "tests")
+    shutil.copytree(ROOT, folder / "tree", symlinks=True, ignore=ignored)
+    wheel = [*pip, "wheel", "--no-deps", "--wheel-dir", str(folder), str(folder / "tree")]
     subprocess.run(wheel, check=True, cwd=folder)
     (file,) = folder.glob("*.whl")
     with zipfile.ZipFile(file) as content:

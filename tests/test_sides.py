@@ -17,8 +17,8 @@ from compress.checkpoint import Model, ModelOptions
 from compress.cli import main as cli
 from compress.context import Work
 from compress.data import Pairs
-from compress.enhance import inference
 from compress.graph.padding import AnySize, mirrored, multiple
+from compress.imaging import inference
 from compress.models.ddnet import DDnet
 from compress.models.redcnn import RedCNN
 from compress.recipe import load

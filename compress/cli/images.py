@@ -119,12 +119,12 @@ def enhance(
     """
     if skip_existing and overwrite:
         raise click.UsageError("--skip-existing and --overwrite exclude each other")
-    from compress.enhance import STOPPED, forking
+    from compress.imaging import STOPPED, forking
 
     forking.begin()  # imports what the workers need while this process imports the rest
     with _stoppable(STOPPED), _no_paths(), _short_end():
         from compress.base.progress import start_log
-        from compress.enhance import command
+        from compress.imaging import command
 
         start_log()
         command.run(
@@ -199,11 +199,11 @@ def simulate(
     include_results: bool,
 ) -> None:
     """Insert the noise of a low dose into the CT images in INPUT, and write pairs to train with."""
-    from compress.enhance import STOPPED_SIMULATION
+    from compress.imaging import STOPPED_SIMULATION
 
     with _stoppable(STOPPED_SIMULATION), _no_paths():
         from compress.base.progress import start_log
-        from compress.enhance import simulate as command
+        from compress.imaging import simulate as command
 
         start_log()
         command.run(

@@ -17,7 +17,7 @@ from compress.context import Work
 from compress.data import Data, Pairs
 from compress.data.folder import NONE, held_out
 from compress.data.partners import unlike
-from compress.enhance import inference
+from compress.imaging import inference
 from compress.quality.metrics import METRICS, WINDOWS
 from compress.steps.evaluate import Evaluate
 

@@ -95,6 +95,16 @@ def check(net: nn.Module, masks: Mapping[str, Tensor], pattern: Pattern = "2:4")
             raise CompressError(f"{name} is not 2:4: {broken[0]}")
 
 
+def present(net: nn.Module) -> dict[str, Tensor]:
+    """The masks of the layers whose weights are 2:4 sparse already: True where a weight is kept."""
+    masks = {}
+    for name, layer in sparsity.candidates(net).items():
+        eligible = not sparsity.refusal(layer, "trt")
+        if eligible and sparsity.is_2to4(sparsity.by_output(layer)):
+            masks[name] = net.get_parameter(f"{name}.weight") != 0
+    return masks
+
+
 class Holder:
     """Keeps masks on a network while it trains: call the holder after every optimizer step.
 

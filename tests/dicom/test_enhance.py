@@ -36,10 +36,10 @@ from compress.base.files import PARTIAL
 from compress.checkpoint import Model, ModelOptions
 from compress.cli import main
 from compress.dicom import short
-from compress.enhance import command as enhance
-from compress.enhance import inference, scan, stream, workers
-from compress.enhance.command import Options, run
 from compress.graph import padding
+from compress.imaging import command as enhance
+from compress.imaging import inference, scan, stream, workers
+from compress.imaging.command import Options, run
 
 NARROW = ModelOptions(
     name="ddnet", options={"residual": True, "trunk": 2, "bottleneck": 2, "decoder": 2}
@@ -179,7 +179,7 @@ def test_a_wrong_model_is_said_before_a_large_archive_is_looked_at(tmp_path, mon
 def test_workers_have_one_thread_each_and_the_command_all_of_its_own(tmp_path):
     code = """
 import os
-from compress.enhance import forking
+from compress.imaging import forking
 forking.begin()
 name = "OMP_NUM_THREADS"
 before = os.environ.get(name)
@@ -196,7 +196,7 @@ def test_the_workers_server_starts_before_anything_heavy_is_imported():
     code = """
 import sys
 from compress.cli import main as cli
-from compress.enhance import forking
+from compress.imaging import forking
 heavy = {"torch", "pydicom", "numpy"}
 forking.begin = lambda: print(heavy & set(sys.modules))
 cli.main(["enhance", "nowhere", "-m", "x", "-o", "y"], standalone_mode=False)

@@ -20,8 +20,8 @@ from compress.base.errors import CompressError
 from compress.dicom import Reason, Refused, headers, sources
 from compress.dicom.reading import read
 from compress.dicom.writing import Process, derive
-from compress.enhance import command, inference
-from compress.enhance.command import Options, run
+from compress.imaging import command, inference
+from compress.imaging.command import Options, run
 
 PROCESS = Process(model="ab" * 32, precision="fp32")
 NOW = datetime(2024, 1, 1)
@@ -179,4 +179,4 @@ def test_the_whole_command_on_damaged_files(tmp_path, monkeypatch, capfd):
     said = capfd.readouterr()
     assert "Traceback" not in said.out + said.err
     assert "Jane" not in said.out + said.err
-    assert command.log.name == "compress.enhance.command"
+    assert command.log.name == "compress.imaging.command"

@@ -13,9 +13,9 @@ from compress.base.errors import CompressError, UsageError
 from compress.checkpoint import Model, ModelOptions
 from compress.engines import onnx, sidecar
 from compress.engines.base import Shape
-from compress.enhance.command import Options, run
-from compress.enhance.inference import Flight, Network, load
 from compress.graph.padding import AnySize, mirrored
+from compress.imaging.command import Options, run
+from compress.imaging.inference import Flight, Network, load
 
 CPU = torch.device("cpu")
 NARROW = ModelOptions(
@@ -136,7 +136,7 @@ def test_no_memory_for_one_slice_is_an_error_in_words(tmp_path, monkeypatch):
             raise torch.OutOfMemoryError("no more")
 
     net = Network(AnySize(None_()), CPU, 2, "0", "fp32")
-    monkeypatch.setattr("compress.enhance.inference.load", lambda *_a, **_k: net)
+    monkeypatch.setattr("compress.imaging.inference.load", lambda *_a, **_k: net)
     folder = write_series(tmp_path / "in", 2)
     with pytest.raises(CompressError, match=r"^the GPU's memory is too small for a single slice$"):
         run(Options(source=folder, model=tmp_path, out=tmp_path / "out"))

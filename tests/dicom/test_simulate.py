@@ -20,8 +20,8 @@ from compress.data.lowdose import CPU
 from compress.dicom import Reason, Refused
 from compress.dicom.reading import read
 from compress.dicom.spacing import spacing_of
-from compress.enhance import simulate
-from compress.enhance.simulate import Options, partners, run
+from compress.imaging import simulate
+from compress.imaging.simulate import Options, partners, run
 
 FEW = {"views": 24, "device": "cpu"}
 

@@ -22,8 +22,8 @@ from compress.base.files import PARTIAL
 from compress.base.signals import at_once, interruptible
 from compress.cli import main as cli
 from compress.dicom import Reason, series, short
-from compress.enhance import command, inference, output, simulate, workers
-from compress.enhance.command import Options, run
+from compress.imaging import command, inference, output, simulate, workers
+from compress.imaging.command import Options, run
 
 SOON = 2.0
 """Seconds in which a run ends after a signal."""

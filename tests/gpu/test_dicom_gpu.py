@@ -12,9 +12,9 @@ from compress.data import fanbeam, phantom
 from compress.data.fanbeam import FanBeam
 from compress.data.fanbeam_torch import TorchScanner
 from compress.data.lowdose import Exposure, insert_noise
-from compress.enhance import inference
-from compress.enhance.command import Options, run
 from compress.graph import padding
+from compress.imaging import inference
+from compress.imaging.command import Options, run
 
 pytestmark = [
     pytest.mark.gpu,

@@ -33,7 +33,7 @@ from compress.dicom import Reason, Refused, headers, reading, series, sources
 from compress.dicom.headers import Header
 from compress.dicom.spacing import spacing_of
 from compress.dicom.writing import Process, derive
-from compress.enhance import STOPPED_SIMULATION, manifest, output
+from compress.imaging import STOPPED_SIMULATION, manifest, output
 
 log = logging.getLogger(__name__)
 

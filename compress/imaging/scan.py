@@ -7,7 +7,7 @@ from typing import Any
 from compress.base.progress import meter
 from compress.dicom import Reason, Refused
 from compress.dicom.headers import Header
-from compress.enhance.workers import Lost, Pool
+from compress.imaging.workers import Lost, Pool
 
 CHUNK = 32
 """Most files of one task of looking at headers."""

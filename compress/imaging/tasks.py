@@ -16,7 +16,7 @@ from compress.dicom.headers import Header, examine, parse
 from compress.dicom.reading import Image
 from compress.dicom.sources import Source
 from compress.dicom.writing import Process, derive
-from compress.enhance.arena import Arena
+from compress.imaging.arena import Arena
 
 
 class Desk:

@@ -20,16 +20,16 @@ from compress.base.signals import at_once, interruptible
 from compress.dicom import Reason, series, sources
 from compress.dicom.headers import Header
 from compress.dicom.writing import Process
-from compress.enhance import STOPPED, manifest, output
-from compress.enhance.arena import Arena
-from compress.enhance.clock import Clock
-from compress.enhance.scan import Look, digests
-from compress.enhance.stream import Job, Result, Stream
-from compress.enhance.tasks import Desk
-from compress.enhance.workers import TICK, Pool, processes
+from compress.imaging import STOPPED, manifest, output
+from compress.imaging.arena import Arena
+from compress.imaging.clock import Clock
+from compress.imaging.scan import Look, digests
+from compress.imaging.stream import Job, Result, Stream
+from compress.imaging.tasks import Desk
+from compress.imaging.workers import TICK, Pool, processes
 
 if TYPE_CHECKING:
-    from compress.enhance.inference import Network
+    from compress.imaging.inference import Network
 
 log = logging.getLogger(__name__)
 
@@ -93,7 +93,7 @@ def _beside(look: Look, options: Options, clock: Clock) -> tuple[list[Header], "
     with ThreadPoolExecutor(1) as thread:
         looking = thread.submit(look.headers)
         try:
-            from compress.enhance import inference
+            from compress.imaging import inference
 
             clock.lap("torch")
             net = inference.load(options.model, device=options.device, batch=options.batch)

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from multiprocessing import forkserver
 
 CONTEXT = multiprocessing.get_context("forkserver")
-NEEDED = ("compress.enhance.one_thread", "compress.enhance.tasks", "compress.cli.main")
+NEEDED = ("compress.imaging.one_thread", "compress.imaging.tasks", "compress.cli.main")
 """What the server imports: first its libraries' number of threads, last what a console script
 imports again in each worker."""
 

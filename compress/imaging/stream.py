@@ -18,11 +18,11 @@ from compress.base.signals import at_once
 from compress.dicom import Reason, Refused
 from compress.dicom.headers import Header
 from compress.dicom.writing import Process
-from compress.enhance.arena import Arena
-from compress.enhance.workers import Lost, Pool
+from compress.imaging.arena import Arena
+from compress.imaging.workers import Lost, Pool
 
 if TYPE_CHECKING:  # the workers begin before torch is imported
-    from compress.enhance.inference import Flight, Network
+    from compress.imaging.inference import Flight, Network
 
 TRIES = 3
 """How often a file is begun whose worker ended because of another file."""

@@ -24,8 +24,8 @@ from typing import Any
 
 from compress.dicom import Reason, Refused
 from compress.dicom.headers import quiet
-from compress.enhance import forking
-from compress.enhance.arena import Arena
+from compress.imaging import forking
+from compress.imaging.arena import Arena
 
 MOST = 32
 """Most worker processes: one GPU does not need more."""
