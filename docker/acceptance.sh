@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Everything that needs a GPU host, in one go: what a user with an A100 runs to prove the flagship.
+# Everything that needs a GPU host, in one go: what a user with an A100 runs to prove the reference recipe.
 #
 #     docker/acceptance.sh OUT            an hour or so; OUT becomes a folder and OUT.tar.gz
 #     docker/acceptance.sh OUT PART...    these parts only, named as in the summary
@@ -15,7 +15,7 @@ set -uo pipefail
 root=$(cd "$(dirname "$0")/.." && pwd)
 out=$(realpath -m "${1:?usage: docker/acceptance.sh OUT [PART...]}")
 shift
-parts=(machine doctor flagship eligible-picked bench-engines engines apex-masks precisions
+parts=(machine doctor reference eligible-picked bench-engines engines apex-masks precisions
     bench-training gpu-tests)
 asked=("${@:-${parts[@]}}")
 for name in "${asked[@]}"; do
@@ -88,8 +88,8 @@ watched() {
 }
 
 # Trained under watch, then the rest; how busy the GPU was from its first kernel on is the last word.
-flagship() {
-    local words=("$recipe" --out "$out/flagship")
+reference() {
+    local words=("$recipe" --out "$out/reference")
     [ -n "$quick" ] || words+=(--no-fallback)
     watched compress run "${words[@]}" --until 04-retrain && compress run "${words[@]}" || return
     [ ! -s "$out/gpu.csv" ] || awk -F', ' '$2 > 0 { begun = 1 } begun { busy += $2; watt += $4; n++ } END {
@@ -100,7 +100,7 @@ flagship() {
 # Sidecars of the engines that were built: FILE.json beside FILE.
 sidecars() {
     local side
-    for side in "$out"/flagship/*-export/*.json; do
+    for side in "$out"/reference/*-export/*.json; do
         [ ! -e "${side%.json}" ] || echo "$side"
     done
 }
@@ -119,23 +119,23 @@ eligible_picked() {
 
 # Dense and final network and every engine in turns, in one run; the report shows it.
 bench_engines() {
-    local paths=("$out"/flagship/*-train "$out"/flagship/*-retrain) side words=()
+    local paths=("$out"/reference/*-train "$out"/reference/*-retrain) side words=()
     paths=("${paths[0]}" "${paths[-1]}")
     [ -n "$quick" ] || words=(--mode "eager-fp32,eager-fp16,compiled")
     for side in $(sidecars); do
         paths+=("${side%.json}")
     done
     # Batches are those of the engines.
-    compress bench --json ${words[@]+"${words[@]}"} "${paths[@]}" >"$out/flagship/bench.json" &&
-        compress report "$out/flagship"
+    compress bench --json ${words[@]+"${words[@]}"} "${paths[@]}" >"$out/reference/bench.json" &&
+        compress report "$out/reference"
 }
 
-# AOTInductor, TensorRT and fused engines for the dense, the pruned and the 2:4 network of the flagship, beside PyTorch.
+# AOTInductor, TensorRT and fused engines for the dense, the pruned and the 2:4 network of the reference recipe, beside PyTorch.
 engines() {
     local pair words=(--out "$out/engines" --checkpoints "$out/networks" --data demo)
     mkdir -p "$out/networks"
     for pair in dense:00-train struct60:02-retrain struct60-24:04-retrain; do
-        ln -sfn "$out/flagship/${pair#*:}" "$out/networks/${pair%:*}" || return
+        ln -sfn "$out/reference/${pair#*:}" "$out/networks/${pair%:*}" || return
     done
     [ -z "${TENSORRT_RTX:-}" ] || words+=(--rig "$TENSORRT_RTX")
     "$python" tests/gpu/engines.py "${words[@]}" >"$out/engines.json" && echo engines.json
@@ -175,7 +175,7 @@ lacking() {
     esac
     case "$1" in
     eligible-picked | bench-engines | engines)
-        compgen -G "$out/flagship/*-report/report.html" >/dev/null || echo "the flagship has not ended in $out"
+        compgen -G "$out/reference/*-report/report.html" >/dev/null || echo "the reference recipe has not ended in $out"
         ;;
     esac
 }

@@ -1,4 +1,4 @@
-"""Fails where the image lacks a part that the flagship recipe needs; run while it is built.
+"""Fails where the image lacks a part that the reference recipe needs; run while it is built.
 
 Every part is imported in a process of its own, as steps do it: Apex O1 changes torch for good.
 """

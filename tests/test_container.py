@@ -324,7 +324,7 @@ PRETENDS = """
 case "$*" in
   *"doctor --json"*) echo '{}' ;;
   *"compress run"*)
-    mkdir -p "$OUT/flagship/06-export" "$OUT/flagship/07-report" && cd "$_" && touch report.html
+    mkdir -p "$OUT/reference/06-export" "$OUT/reference/07-report" && cd "$_" && touch report.html
     cd ../06-export && touch e.onnx e.onnx.json ;;
   *"inspect --json"*) echo '{"layers": []}' ;;
   *apex_masks*) echo "no such thing | here" >&2; exit 3 ;;
@@ -349,12 +349,12 @@ def test_a_part_that_fails_or_is_missing_does_not_stop_the_rest(tmp_path):
     assert code == 1
     assert rows["apex-masks"] == ["FAILED", r"status 3: no such thing \| here"]
     states = {name: state for name, (state, _) in rows.items()}
-    assert states["flagship"] == states["eligible-picked"] == states["bench-engines"] == "done"
+    assert states["reference"] == states["eligible-picked"] == states["bench-engines"] == "done"
     assert states["bench-training"] == "missing"
     assert rows["gpu-tests"] == ["missing", "no GPU"]
     packed = subprocess.run(["tar", "tzf", f"{out}.tar.gz"], capture_output=True, text=True).stdout
     assert "acc/summary.md" in packed
-    assert "acc/flagship/06-export/e.onnx.json" in packed
+    assert "acc/reference/06-export/e.onnx.json" in packed
 
 
 def test_only_the_parts_that_were_asked_for_run(tmp_path):
@@ -363,12 +363,12 @@ def test_only_the_parts_that_were_asked_for_run(tmp_path):
     code, rows = accept(tmp_path / "acc", "doctor", "bench-engines", **env, ACCEPTANCE_QUICK="1")
     assert code == 0
     assert rows.pop("doctor")[0] == "done"
-    assert rows.pop("bench-engines") == ["missing", f"the flagship has not ended in {tmp_path}/acc"]
+    assert rows.pop("bench-engines") == ["missing", f"the reference recipe has not ended in {tmp_path}/acc"]
     assert {state for state, _ in rows.values()} == {"not asked"}
-    words = ["bash", DOCKER / "acceptance.sh", tmp_path / "other", "flagships"]
+    words = ["bash", DOCKER / "acceptance.sh", tmp_path / "other", "references"]
     done = subprocess.run(words, capture_output=True, text=True)
     assert done.returncode == 2
-    assert done.stderr.startswith("there is no part flagships; there are machine, doctor, flagship")
+    assert done.stderr.startswith("there is no part references; there are machine, doctor, reference")
     assert not (tmp_path / "other").exists()
 
 
@@ -379,8 +379,8 @@ def test_the_trained_part_says_how_busy_the_gpu_was(tmp_path):
     stand_in(tmp_path, "nvidia-smi", "; ".join(f"echo '{sample}'" for sample in samples))
     out, path = tmp_path / "acc", f"{tmp_path}:{os.environ['PATH']}"
     env = {"PYTHON": str(tmp_path / "python"), "OUT": str(out), "PATH": path}
-    _, rows = accept(out, "flagship", **env)
-    assert rows["flagship"] == ["done", "GPU busy 94.5 % while training, 400 W, 2 samples"]
+    _, rows = accept(out, "reference", **env)
+    assert rows["reference"] == ["done", "GPU busy 94.5 % while training, 400 W, 2 samples"]
 
 
 @pytest.mark.slow
@@ -389,7 +389,7 @@ def test_the_short_form_runs_here(tmp_path):
     env = {"ACCEPTANCE_QUICK": "1", "PYTHON": sys.executable, "PYTHONPATH": str(ROOT)}
     code, rows = accept(tmp_path / "acc", **env)
     assert code == 0, rows
-    parts = ("flagship", "eligible-picked", "bench-engines", "apex-masks")
+    parts = ("reference", "eligible-picked", "bench-engines", "apex-masks")
     assert {rows[name][0] for name in parts} == {"done"}
     assert rows["eligible-picked"][1] == "2 engines"
     (listed, *_) = sorted((tmp_path / "acc").glob("layers-*.json"))
