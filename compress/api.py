@@ -53,10 +53,8 @@ class Engine(NamedTuple):
 
     path: Path
     sidecar: Path
-    """JSON file that says what the engine was built from and for."""
     bytes: int
-    max_hu: float
-    """Largest difference from the network inside the body, in HU."""
+    max_hu: float  # largest difference from the network inside the body
     mean_hu: float
 
 
@@ -66,7 +64,6 @@ class Quality(NamedTuple):
     input: Mapping[str, float | None]
     """Of the low-dose slices, by metric: psnr (dB), ssim, rmse_hu, psnr_lung, ..."""
     enhanced: Mapping[str, float | None]
-    """Of what the network makes of them."""
     slices: int
 
 

@@ -363,12 +363,17 @@ def test_only_the_parts_that_were_asked_for_run(tmp_path):
     code, rows = accept(tmp_path / "acc", "doctor", "bench-engines", **env, ACCEPTANCE_QUICK="1")
     assert code == 0
     assert rows.pop("doctor")[0] == "done"
-    assert rows.pop("bench-engines") == ["missing", f"the reference recipe has not ended in {tmp_path}/acc"]
+    assert rows.pop("bench-engines") == [
+        "missing",
+        f"the reference recipe has not ended in {tmp_path}/acc",
+    ]
     assert {state for state, _ in rows.values()} == {"not asked"}
     words = ["bash", DOCKER / "acceptance.sh", tmp_path / "other", "references"]
     done = subprocess.run(words, capture_output=True, text=True)
     assert done.returncode == 2
-    assert done.stderr.startswith("there is no part references; there are machine, doctor, reference")
+    assert done.stderr.startswith(
+        "there is no part references; there are machine, doctor, reference"
+    )
     assert not (tmp_path / "other").exists()
 
 
