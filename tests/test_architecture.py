@@ -43,7 +43,7 @@ OWNERS = {
     "modelopt.torch.sparsity": {"compress/sparsity/masks.py"},
     "modelopt.torch.opt": {"compress/pruning/modelopt_mode.py"},
     "modelopt": set(),
-    "torch_pruning": {"compress/graph/groups.py"},
+    "torch_pruning": set(),
     "torch_tensorrt": {"compress/engines/torch_tensorrt.py"},
     "tensorrt": {"compress/engines/tensorrt_plan.py"},
     "onnx": {"compress/engines/onnx.py"},

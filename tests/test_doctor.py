@@ -199,6 +199,5 @@ def test_doctor_tells_the_truth_about_this_machine():
     report = json.loads(done.stdout)
     found = {part["name"]: part["works"] for part in report["parts"]}
     assert found["modelopt.torch.sparsity"]
-    assert found["torch_pruning"]
     assert found["onnxruntime"]
     assert report["machine"]["python"] == ".".join(map(str, sys.version_info[:3]))

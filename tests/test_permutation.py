@@ -94,21 +94,29 @@ def test_layers_that_get_no_mask_are_not_in_the_balance() -> None:
 
 
 class Hidden(nn.Module):
-    """Scales channels by a parameter of its own, which no module of the tracer's carries."""
+    """Scales channels; outside of PyTorch, where no tracer sees it, unless told otherwise."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, hide: bool) -> None:
         super().__init__()
-        self.net = Plain(16)
+        self.net, self.hide = Plain(16), hide
         self.register_buffer("scale", torch.rand(1, 16, 1, 1))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        y = self.net.first(x) * self.scale
+        y = self.net.first(x)
+        if self.hide:
+            y.detach().numpy()[:] *= self.scale.numpy()
+        else:
+            y = y * self.scale
         return self.net.last(self.net.middle(y))
 
 
 def test_channels_used_behind_the_tracers_back_are_an_error() -> None:
     with pytest.raises(CompressError, match="cannot be permuted; leave permute out"):
-        permutation.permute(Hidden(), ["net.middle"])
+        permutation.permute(Hidden(hide=True), ["net.middle"])
+
+
+def test_a_scale_of_the_networks_own_moves_with_its_channels() -> None:
+    assert permutation.permute(Hidden(hide=False), ["net.middle"]).exchanges > 0
 
 
 def work(folder: Path) -> Work:

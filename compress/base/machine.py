@@ -46,7 +46,6 @@ def packages() -> tuple[Package, ...]:
     """The packages that steps use besides those of the engine formats."""
     modelopt = "pip install nvidia-modelopt requests huggingface_hub"
     return (
-        Package("torch-pruning", "torch_pruning", "prune", "pip install torch-pruning"),
         Package("nvidia-modelopt", "modelopt.torch.sparsity", "sparsify", modelopt),
         Package("apex", "apex.contrib.sparsity", "sparsify, backend asp", CONTAINER),
         Package("apex", "apex.amp", "training in apex's mixed precision", CONTAINER),

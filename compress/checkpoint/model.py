@@ -195,7 +195,15 @@ def fingerprint(model: Model) -> str:
 
 
 def _serialised(model: Model) -> bytes:
-    tensors = {name: t.detach().cpu().contiguous() for name, t in model.net.state_dict().items()}
+    # Copies where a tensor has several names, as a module that is registered twice: safetensors
+    # stores no tensor under two.
+    seen: set[int] = set()
+    tensors = {}
+    for name, tensor in model.net.state_dict().items():
+        value = tensor.detach().cpu().contiguous()
+        place = value.untyped_storage().data_ptr()
+        tensors[name] = value.clone() if place in seen else value
+        seen.add(place)
     for name, mask in model.masks.items():
         # Masking leaves -0.0 where a weight was negative; on disk a zero is a zero.
         tensors[f"{name}.weight"] = tensors[f"{name}.weight"].masked_fill(~mask.cpu(), 0.0)

@@ -1,5 +1,6 @@
 """What an engine format is, and what all of them share."""
 
+import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -43,11 +44,17 @@ class NotBuilt(Exception):
 
 @contextmanager
 def giving_up(who: str) -> Iterator[None]:
-    """Turn what a compiler raises into the reason why there is no engine: its first line."""
+    """Turn what a compiler raises into the reason why there is no engine, in one line."""
     try:
         yield
-    except (RuntimeError, AssertionError) as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    except NotBuilt:
+        raise
+    except Exception as error:  # compilers raise whatever they like
+        cause: BaseException = error
+        while cause.__cause__ is not None:
+            cause = cause.__cause__
+        plain = re.sub(r"\x1b\[[0-9;]*m", "", str(cause)).strip()
+        reason = (plain.splitlines() or [type(cause).__name__])[0]
         raise NotBuilt(f"{who} gave up: {reason}") from error
 
 

@@ -1,5 +1,6 @@
 """ONNX: a portable model, checked with ONNX Runtime on the CPU."""
 
+import ast
 import importlib.util
 import logging
 import warnings
@@ -16,6 +17,8 @@ from compress.sparsity.pattern import is_2to4
 PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 OPSET = 20
 """Operator set: the newest that TensorRT 10, ONNX Runtime 1.20 and torch 2.8 all know."""
+LAYERS = ("Conv", "MatMul", "Gemm")
+"""Operators that hold the weight of a layer."""
 TENSORS = ("low", "enhanced")
 """Names of input and output."""
 COMMAND = f"pip install {' '.join(PACKAGES)}"
@@ -69,7 +72,7 @@ class Onnx(Format):
         return _facts(path)
 
     def weights(self, path: Path) -> dict[str, Tensor]:
-        """Those of the convolutions."""
+        """Those of the convolutions and linear layers."""
         return weights(path)
 
     def load(self, path: Path, device: torch.device) -> Runner:
@@ -90,19 +93,33 @@ class Onnx(Format):
 
 
 def weights(path: Path) -> dict[str, Tensor]:
-    """The weights in a model's file, (out, in, kH, kW) float32, by the layer's name."""
+    """The weights in a model's file, (out, in, ...) float32, by the layer's name.
+
+    A linear layer is a MatMul, whose weight is transposed and has lost its name, or a Gemm.
+    """
     import onnx
     from onnx import numpy_helper
 
     graph = onnx.load(path).graph
     values = {tensor.name: tensor for tensor in graph.initializer}
-    kernels = [values[n.input[1]] for n in graph.node if n.op_type == "Conv"]
-    return {
-        kernel.name.removeprefix("net.").removesuffix(".weight"): torch.from_numpy(
-            numpy_helper.to_array(kernel).astype("f4")
-        )
-        for kernel in kernels
-    }
+    found = {}
+    for node in graph.node:
+        if node.op_type in LAYERS and len(node.input) > 1 and node.input[1] in values:
+            weight = torch.from_numpy(numpy_helper.to_array(values[node.input[1]]).astype("f4"))
+            turned = any(a.name == "transB" and a.i for a in node.attribute)
+            if node.op_type != "Conv" and not turned and weight.dim() == 2:
+                weight = weight.T
+            found[_layer(node)] = weight
+    return found
+
+
+def _layer(node: Any) -> str:
+    """The module that a node was exported from: its weight's name, or its innermost scope."""
+    if node.input[1].endswith(".weight"):
+        return str(node.input[1]).removeprefix("net.").removesuffix(".weight")
+    scopes = [p.value for p in node.metadata_props if p.key == "pkg.torch.onnx.name_scopes"]
+    names = ast.literal_eval(scopes[0]) if scopes else [node.name, ""]
+    return str(names[-2]).removeprefix("net.")
 
 
 def _strip(message: Any) -> None:
@@ -120,7 +137,7 @@ def _strip(message: Any) -> None:
 
 
 def _facts(path: Path) -> dict[str, Any]:
-    """What lies in the file: how many convolutions, and how many of them are 2:4."""
+    """What lies in the file: how many convolutions and linear layers, and how many are 2:4."""
     import onnx
 
     found = weights(path)

@@ -1,5 +1,6 @@
 """How far an engine is from the network that it was built from, measured in a fresh process."""
 
+import copy
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,6 @@ from compress.data import Image, Pairs
 from compress.engines import subprocess_run
 from compress.engines.base import ARITHMETIC, Shape
 from compress.engines.formats import Precision
-from compress.engines.subject import Subject
 from compress.training.precision import Precision as Switches
 
 AIR = -500.0
@@ -105,7 +105,8 @@ def fitted(image: Image, size: int) -> Tensor:
 
 def _reference(net: nn.Module, low: Tensor, device: torch.device) -> Tensor:
     """The network in float32, one slice at a time, on the CPU at the end."""
-    net = Subject(net, "fp32").to(device)
+    # The network itself: what an engine is made of is what is checked here.
+    net = copy.deepcopy(net).to(device, torch.float32).eval()
     exact = Switches(name="fp32", device=device, why="what engines are compared with")
     with torch.inference_mode(), exact.switches():
         return torch.cat([net(x[None].to(device)).cpu() for x in low])

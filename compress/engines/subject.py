@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from compress.engines.base import ARITHMETIC
 from compress.engines.formats import Precision
 from compress.graph.rewrite import deconv_to_conv, fold_batchnorm
+from compress.models.ddnet import DDnet
 
 
 class Subject(nn.Module):
@@ -18,8 +19,8 @@ class Subject(nn.Module):
     to that.
 
     Args:
-        net: (N, 1, H, W) float32 in network range -> the same; where it has a true attribute
-            `residual`, its method `body` is f.
+        net: (N, 1, H, W) float32 in network range -> the same. A `DDnet` with `residual` is known
+            to be x + body(x); of any other class nothing is assumed, whatever its attributes.
         precision: of the arithmetic inside.
     """
 
@@ -27,16 +28,21 @@ class Subject(nn.Module):
         super().__init__()
         self.dtype = ARITHMETIC[precision].dtype
         self.net = copy.deepcopy(net).to(self.dtype).eval().requires_grad_(False)
-        self.residual = bool(getattr(net, "residual", False)) and hasattr(net, "body")
+        self.residual = is_residual(net)
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, 1, H, W) float32 in network range -> the same shape and type."""
         inside = x.to(self.dtype)
         if self.residual:
-            body: Tensor = self.net.body(inside)  # type: ignore[operator]
-            return x + body.to(torch.float32)
+            assert isinstance(self.net, DDnet)
+            return x + self.net.body(inside).to(torch.float32)
         y: Tensor = self.net(inside)
         return y.to(torch.float32)
+
+
+def is_residual(net: nn.Module) -> bool:
+    """Whether a network is known to compute x + body(x)."""
+    return isinstance(net, DDnet) and net.residual
 
 
 def prepared(net: nn.Module, precision: Precision, *, as_conv: bool) -> tuple[Subject, int]:

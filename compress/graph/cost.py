@@ -5,6 +5,7 @@ multiply-accumulate per weight and grid position. The grid is the smaller of its
 so a stride-1 deconvolution and the convolution that it is rewritten to have the same number.
 """
 
+import contextlib
 import copy
 import math
 from dataclasses import dataclass
@@ -16,7 +17,11 @@ from compress.base.errors import UsageError
 
 CONVOLUTIONS = (nn.Conv2d, nn.ConvTranspose2d)
 SLICE = (512, 512)
-"""Height and width of the slice that MACs are stated for."""
+"""Height and width of the slice that MACs are stated for, where the network takes it."""
+SIDES = (64, 128, 256, 512, 96, 192, 384, 32, 160, 224, 320, 448)
+"""Sides of slices that are tried, in this order, where any would do."""
+DEVICES = ("meta", "cpu")
+"""Where a network is tried: without arithmetic, and with it where its way depends on values."""
 
 
 @dataclass(frozen=True)
@@ -49,26 +54,35 @@ def convolutions(net: nn.Module) -> dict[str, nn.Conv2d | nn.ConvTranspose2d]:
     return {name: m for name, m in net.named_modules() if isinstance(m, CONVOLUTIONS)}
 
 
-def check_shape(net: nn.Module, size: tuple[int, int] = SLICE, device: str = "meta") -> None:
+def check_shape(
+    net: nn.Module, size: tuple[int, int] | None = None, device: str | None = None
+) -> None:
     """Pass where a network takes one (1, 1, H, W) slice and gives that shape.
 
     Args:
         net: in any mode, on any device.
-        size: H and W.
-        device: where it is tried; the meta device takes no time, and no network whose way depends
-            on values.
+        size: H and W; None: 512 x 512, or any of `SIDES`.
+        device: where it is tried; None: on the meta device, which takes no time, and on the CPU
+            where its way depends on values.
 
     Raises:
         UsageError: it does not; says what came out, or why nothing did.
     """
-    shadow = _copy(net, device)
+    try:
+        _check_shape(net, size or SLICE, device)
+    except UsageError:
+        if size is not None or not any(_takes(net, side) for side in SIDES):
+            raise
+
+
+def _check_shape(net: nn.Module, size: tuple[int, int], device: str | None) -> None:
     want, name = (1, 1, *size), type(net).__name__
     try:
-        with torch.no_grad():
-            found = tuple(shadow(torch.zeros(want, device=device)).shape)
-    except (RuntimeError, ValueError, TypeError, AttributeError) as error:
-        why = str(error).strip().splitlines() or [type(error).__name__]
-        raise UsageError(f"{name} takes no slice of shape {want}: {why[0]}") from error
+        found = _shape(net, size, device)
+    except UsageError:
+        raise
+    except Exception as error:  # the network's own code may raise anything
+        raise UsageError(f"{name} takes no slice of shape {want}: {first_line(error)}") from error
     if found != want:
         raise UsageError(
             f"{name} gives {found} for a slice of shape {want}; it must give that shape"
@@ -88,26 +102,111 @@ def check_work(net: nn.Module) -> None:
         raise UsageError(f"{name} has no weights that can be trained: all are frozen")
 
 
+def check_training(net: nn.Module, size: tuple[int, int]) -> None:
+    """Pass where two steps of training can be computed, on the CPU and a copy.
+
+    Raises:
+        UsageError: they cannot; says why.
+    """
+    net = _copy(net, "cpu").train().requires_grad_(True)
+    try:
+        with torch.enable_grad(), torch.random.fork_rng(devices=[]):
+            for _ in range(2):
+                net(torch.rand(2, 1, *size)).square().mean().backward()
+    except Exception as error:
+        name = type(net).__name__
+        raise UsageError(f"{name} cannot be trained: {first_line(error)}") from error
+
+
+def first_line(error: Exception) -> str:
+    """What an error says, in one line; its kind where it says nothing."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+
+
+def slice_size(net: nn.Module) -> tuple[int, int]:
+    """Height and width of a slice that a network takes, the first of `SIDES` that it does.
+
+    Raises:
+        UsageError: it takes none of them.
+    """
+    for side in SIDES:
+        if _takes(net, side):
+            return side, side
+    check_shape(net, (SIDES[0], SIDES[0]))  # says why
+    raise UsageError(f"{type(net).__name__} does not do the same twice")
+
+
+def _takes(net: nn.Module, side: int) -> bool:
+    try:
+        _check_shape(net, (side, side), None)
+    except UsageError:
+        return False
+    return True
+
+
+def _shape(net: nn.Module, size: tuple[int, int], device: str | None) -> tuple[int, ...]:
+    """The shape that a network gives for a slice; on the CPU where the meta device cannot tell."""
+    try:
+        return _run(_copy(net, device or "meta"), size, device or "meta")
+    except Exception as error:
+        if device is not None or "meta" not in str(error).lower():
+            raise
+    return _run(_copy(net, "cpu"), size, "cpu")
+
+
+def _run(shadow: nn.Module, size: tuple[int, int], device: str) -> tuple[int, ...]:
+    with torch.no_grad():
+        out = shadow(torch.zeros(1, 1, *size, device=device))
+    if not isinstance(out, Tensor):
+        raise TypeError(f"it gives a {type(out).__name__}, not a tensor")
+    return tuple(out.shape)
+
+
 def _copy(net: nn.Module, device: str) -> nn.Module:
-    return copy.deepcopy(net).to(device, torch.float32).eval()
+    try:
+        return copy.deepcopy(net).to(device, torch.float32).eval()
+    except RuntimeError as error:
+        raise UsageError(
+            f"{type(net).__name__} cannot be copied ({first_line(error)}); in place of "
+            "torch.nn.utils.weight_norm take torch.nn.utils.parametrizations.weight_norm"
+        ) from error
 
 
-def layers(net: nn.Module, size: tuple[int, int] = SLICE) -> dict[str, Layer]:
+def layers(net: nn.Module, size: tuple[int, int] | None = None) -> dict[str, Layer]:
     """Every convolution and linear layer with its MACs for one (1, 1, H, W) slice.
 
-    Runs on the meta device: no arithmetic, no memory. A layer used twice counts twice.
+    Runs on the meta device where the network does: no arithmetic, no memory. A layer used twice
+    counts twice.
 
     Args:
         net: a network of (N, 1, H, W).
-        size: H and W.
+        size: H and W; None: 512 x 512, or the first of `SIDES` for a network that does not take
+            that.
+
+    Raises:
+        UsageError: it takes none.
     """
+    asked = size or SLICE
+    if size is None and not _takes(net, SLICE[0]):
+        asked = slice_size(net)
+    for device in DEVICES:
+        with contextlib.suppress(Exception):  # whatever the network's code raises
+            return _layers(net, asked, device)
+    check_shape(net, asked)
+    raise UsageError(f"{type(net).__name__} does not do the same twice")
+
+
+def _layers(net: nn.Module, size: tuple[int, int], device: str) -> dict[str, Layer]:
     found: dict[str, Layer] = {}
-    shadow = _copy(net, "meta")
+    shadow = _copy(net, device)
 
     def seen(name: str, module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
         weight = module.weight
         assert isinstance(weight, Tensor)
-        grids = (math.prod(t.shape[2:]) for t in (inputs[0], output))
+        if isinstance(module, nn.Linear):
+            grids = [output.numel() // output.shape[-1]]
+        else:
+            grids = [math.prod(t.shape[2:]) for t in (inputs[0], output)]
         positions = min(grids) + (found[name].positions if name in found else 0)
         kind = type(module).__name__
         macs = positions * weight.numel()
@@ -116,12 +215,11 @@ def layers(net: nn.Module, size: tuple[int, int] = SLICE) -> dict[str, Layer]:
     for name, module in shadow.named_modules():
         if isinstance(module, (*CONVOLUTIONS, nn.Linear)):
             module.register_forward_hook(lambda m, i, o, name=name: seen(name, m, i, o))
-    with torch.no_grad():
-        shadow(torch.empty(1, 1, *size, device="meta"))
+    _run(shadow, size, device)
     return found
 
 
-def cost(net: nn.Module, size: tuple[int, int] = SLICE) -> Cost:
+def cost(net: nn.Module, size: tuple[int, int] | None = None) -> Cost:
     """Parameters, MACs for one slice of `size`, convolution weights, those not zero, and bytes."""
     weights = [m.weight for m in convolutions(net).values()]
     return Cost(

@@ -1,34 +1,48 @@
-"""Which channels of a network must go together: the only file that imports torch_pruning.
+"""Which channels of a network must go together, and how they are cut out.
 
-Its DependencyGraph traces the network; we read the groups from it, choose channels ourselves
-(`selection.py`) and give it the indices to cut. Fang et al., "DepGraph: Towards any structural
-pruning", CVPR 2023.
+The groups come from one run of the network, see `trace.py`. They are sound by construction for
+what its rules know, and `proof.py` tries every plan on the network itself.
 """
 
 import copy
-from collections.abc import Mapping
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from compress.graph.cost import CONVOLUTIONS
+from compress.graph.labels import Axis, Sets
+from compress.graph.resize import resize
+from compress.graph.rules import follow
+from compress.graph.trace import trace
 
-EXAMPLE = (1, 1, 64, 64)
-"""Shape of the slice that a network is traced with."""
+EXAMPLE = (64, 64)
+"""Height and width of the slice that a network is traced with."""
+LAYERS = (nn.modules.conv._ConvNd, nn.Linear)
+Side = Literal["out", "in", "feature"]
 
 
 @dataclass(frozen=True)
 class Part:
-    """The channels of one module that follow a group's members."""
+    """The channels of one tensor that follow a group's members."""
 
-    module: str
-    side: Literal["out", "in", "feature"]
+    tensor: str
+    """Name in the network's state, such as stem.conv.weight."""
+    dim: int
+    """The tensor's dimension that they lie along."""
+    side: Side
+    """out, in: what a layer's weight makes and reads; feature: biases, norms, slopes, scales."""
     members: tuple[int, ...]
     """Group member that each of `channels` follows; a member can stand here more than once."""
     channels: tuple[int, ...]
-    """Channel index in the module's output, input or features."""
+    """Indices along the dimension."""
+
+    @property
+    def module(self) -> str:
+        """Name of the module that owns the tensor."""
+        return self.tensor.rpartition(".")[0]
 
 
 @dataclass(frozen=True)
@@ -36,7 +50,7 @@ class Group:
     """Channels that exist or go together: one or more producers and all their consumers."""
 
     name: str
-    """Module name of the first producer."""
+    """Module name of the last producer; with its first channel where it makes several groups."""
     width: int
     parts: tuple[Part, ...]
     fixed: str
@@ -44,93 +58,167 @@ class Group:
 
     @property
     def producers(self) -> tuple[Part, ...]:
-        """The convolutions whose output channels these are."""
-        return tuple(part for part in self.parts if part.side == "out")
+        """The weights whose output channels these are, the last layer's first."""
+        return tuple(part for part in reversed(self.parts) if part.side == "out")
 
     @property
     def consumers(self) -> tuple[Part, ...]:
-        """The convolutions and linear layers that read these channels."""
+        """The weights that read these channels."""
         return tuple(part for part in self.parts if part.side == "in")
 
 
-def groups(net: nn.Module) -> tuple[Group, ...]:
+def groups(net: nn.Module, size: tuple[int, int] = EXAMPLE) -> tuple[Group, ...]:
     """The groups of `net`, an (N, 1, H, W) network, in the order of its modules.
 
-    Groups that feed the network's output, or a grouped convolution, are `fixed`.
+    Args:
+        net: the network; it is not changed.
+        size: height and width of the slice that it is run with.
+
+    Raises:
+        UsageError: it takes too much time or memory.
     """
-    net = _traceable(net)
-    graph = _graph(net)
-    names = {module: name for name, module in net.named_modules()}
-    found = [_group(raw, names) for raw in graph.get_all_groups()]
-    order = {name: index for index, name in enumerate(names.values())}
-    return tuple(sorted(found, key=lambda group: order[group.name]))
+    dtype = next((p.dtype for p in net.parameters()), torch.float32)
+    generator = torch.Generator().manual_seed(0)
+    sets = trace(net, torch.rand(1, 1, *size, generator=generator, dtype=dtype), follow)
+    return _groups(net, sets)
 
 
-def remove(net: nn.Module, pruned: Mapping[str, tuple[int, ...]]) -> nn.Module:
-    """A copy of `net` without the given channels: weights, biases and BatchNorm entries are gone.
+def remove(
+    net: nn.Module, found: Iterable[Group], pruned: Mapping[str, tuple[int, ...]]
+) -> nn.Module:
+    """A copy of `net` on the CPU, in eval mode, without the given channels.
 
     Args:
         net: the network that `groups` was asked about.
+        found: its groups.
         pruned: member indices to cut, by group name.
     """
-    net = _traceable(net)
-    graph = _graph(net)
-    modules = dict(net.named_modules())
-    for name, members in pruned.items():
-        if members:
-            root = modules[name]
-            cut = graph.get_pruner_of_module(root).prune_out_channels
-            graph.get_pruning_group(root, cut, idxs=list(members)).prune(record_history=False)
-    for parameter in net.parameters():  # the tracer's graph must not live on in the result
-        parameter.grad = None
+    net = copy.deepcopy(net).cpu().eval().requires_grad_(True)
+    state = net.state_dict()
+    small = dict(state)
+    for (name, dim), gone in cuts(found, pruned).items():
+        kept = [index for index in range(state[name].shape[dim]) if index not in gone]
+        small[name] = small[name].index_select(dim, torch.tensor(kept))
+    names = {id(tensor): name for name, tensor in reversed(net.state_dict(keep_vars=True).items())}
+    same = {n: small[names[id(t)]] for n, t in net.state_dict(keep_vars=True).items()}
+    resize(net, same)
+    net.load_state_dict(same)
     return net
 
 
-def _traceable(net: nn.Module) -> nn.Module:
-    """A copy on the CPU, in eval mode and with gradients, as the tracer wants it."""
-    return copy.deepcopy(net).cpu().eval().requires_grad_(True)
+def cuts(
+    found: Iterable[Group], pruned: Mapping[str, tuple[int, ...]], side: Side | None = None
+) -> dict[tuple[str, int], set[int]]:
+    """The indices that go, by name of a tensor and dimension; of one side only where it is given.
+
+    Args:
+        found: groups.
+        pruned: member indices by group name.
+        side: which parts of the groups; None for all.
+    """
+    gone: dict[tuple[str, int], set[int]] = defaultdict(set)
+    for group in found:
+        members = set(pruned.get(group.name, ()))
+        for part in group.parts if members else ():
+            if side in (None, part.side):
+                pairs = zip(part.members, part.channels, strict=True)
+                gone[part.tensor, part.dim] |= {c for m, c in pairs if m in members}
+    return gone
 
 
-def _graph(net: nn.Module) -> Any:
-    import torch_pruning
-
-    with torch.enable_grad():
-        example = torch.zeros(EXAMPLE, dtype=next(net.parameters()).dtype)
-        return torch_pruning.DependencyGraph().build_dependency(net, example_inputs=example)
-
-
-def _group(raw: Any, names: Mapping[nn.Module, str]) -> Group:
-    parts: dict[tuple[str, str], Part] = {}
-    reasons = []
-    for item in raw.items:
-        module = item.dep.target.module
-        if "OutputOp" in type(module).__name__:
-            reasons.append("feeds the network's output")
-        elif module in names:
-            part = _part(item, names[module])
-            if getattr(module, "groups", 1) > 1:
-                reasons.append(f"{part.module} is a grouped convolution")
-            if isinstance(module, (nn.GroupNorm, nn.LayerNorm)):
-                reasons.append(f"{part.module} normalises over channels")
-            parts[part.module, part.side] = _joined(parts.get((part.module, part.side)), part)
-    root = next(iter(parts.values()))
-    fixed = reasons[0] if reasons else ""
-    return Group(root.module, len(set(root.members)), tuple(parts.values()), fixed)
+def _groups(net: nn.Module, sets: Sets) -> tuple[Group, ...]:
+    """Sets of labels -> groups: sets of one kind, made by the same layers, are one group."""
+    sides, state = _sides(net), net.state_dict()
+    order = {name: index for index, name in enumerate(sides)}
+    places: dict[int, list[tuple[Axis, int]]] = defaultdict(list)
+    for axis, roots in sorted(sets.axes(), key=lambda item: order[item[0].tensor]):
+        for index, root in enumerate(roots.tolist()):
+            places[root].append((axis, index))
+    kinds: dict[tuple[object, ...], list[int]] = defaultdict(list)
+    for root, found in places.items():
+        if any(sides[axis.tensor].get(axis.dim) == "out" for axis, _ in found):
+            counts = Counter(axis for axis, _ in found)
+            reason = sets.reason(root) or _unknown(state, counts, sides)
+            kinds[(*counts.items(), reason)].append(root)
+    made = [
+        _group(kind[-1], [places[root] for root in roots], sides) for kind, roots in kinds.items()
+    ]
+    return _named(sorted(made, key=lambda group: _first(group, order)))
 
 
-def _part(item: Any, name: str) -> Part:
-    module = item.dep.target.module
-    side: Literal["out", "in", "feature"] = "feature"  # BatchNorm, PReLU and the like
-    if isinstance(module, (*CONVOLUTIONS, nn.Linear)):
-        side = "in" if "in_channels" in item.dep.handler.__name__ else "out"
-    return Part(name, side, tuple(map(int, item.root_idxs)), tuple(map(int, item.idxs)))
+def _group(
+    reason: object,
+    members: Sequence[Sequence[tuple[Axis, int]]],
+    sides: Mapping[str, Mapping[int, Side]],
+) -> Group:
+    members = sorted(members, key=lambda places: _lead(places, sides))
+    lists: dict[Axis, list[tuple[int, int]]] = defaultdict(list)
+    for member, places in enumerate(members):
+        for axis, index in places:
+            lists[axis].append((member, index))
+    parts = [
+        Part(
+            axis.tensor,
+            axis.dim,
+            sides[axis.tensor].get(axis.dim, "feature"),
+            tuple(member for member, _ in pairs),
+            tuple(index for _, index in pairs),
+        )
+        for axis, pairs in lists.items()
+    ]
+    lead = next(part for part in reversed(parts) if part.side == "out")
+    fixed = str(reason)
+    most = max(len(part.channels) for part in parts if part.side == "out")
+    if not fixed and len(members) == 1 and most > 1:
+        fixed = f"its {most} channels can only go together"
+    return Group(lead.module, len(members), tuple(parts), fixed)
 
 
-def _joined(one: Part | None, other: Part) -> Part:
-    """Both parts of the same module, each channel once."""
-    if one is None:
-        return other
-    pairs = dict.fromkeys(zip(one.members, one.channels, strict=True))
-    pairs |= dict.fromkeys(zip(other.members, other.channels, strict=True))
-    members, channels = zip(*pairs, strict=True)
-    return Part(other.module, other.side, members, channels)
+def _lead(places: Sequence[tuple[Axis, int]], sides: Mapping[str, Mapping[int, Side]]) -> int:
+    """The channel by which members are ordered: the first in the last layer that makes them."""
+    made = [place for place in places if sides[place[0].tensor].get(place[0].dim) == "out"]
+    return min(index for axis, index in made if axis == made[-1][0])
+
+
+def _sides(net: nn.Module) -> dict[str, dict[int, Side]]:
+    """What the dimensions of every tensor of a network are, by its name, in order."""
+    layers = {name: m for name, m in net.named_modules() if isinstance(m, LAYERS)}
+    sides: dict[str, dict[int, Side]] = {}
+    for name in net.state_dict():
+        module, _, attribute = name.rpartition(".")
+        sides[name] = {}
+        if module in layers and attribute == "weight":
+            sides[name] = {0: "out", 1: "in"}
+            layer = layers[module]
+            if isinstance(layer, nn.modules.conv._ConvTransposeNd):
+                sides[name] = {0: "in", 1: "out"}
+            if getattr(layer, "groups", 1) > 1:
+                sides[name] = {0: "out"}
+    return sides
+
+
+def _unknown(
+    state: Mapping[str, Tensor], axes: Iterable[Axis], sides: Mapping[str, Mapping[int, Side]]
+) -> str:
+    """Why tensors cannot be cut that no layer of PyTorch's owns; empty where there are none."""
+    for axis in axes:
+        vector = state[axis.tensor].numel() == state[axis.tensor].shape[axis.dim]
+        if not vector and axis.dim not in sides[axis.tensor]:
+            return f"{axis.tensor} belongs to no convolution or linear layer"
+    return ""
+
+
+def _first(group: Group, order: Mapping[str, int]) -> tuple[int, int]:
+    lead = group.producers[0]
+    return order[lead.tensor], lead.channels[0]
+
+
+def _named(found: Sequence[Group]) -> tuple[Group, ...]:
+    """Names of groups that one layer makes several of get their first channel."""
+    counts = Counter(group.name for group in found)
+    return tuple(
+        Group(f"{g.name}[{g.producers[0].channels[0]}]", g.width, g.parts, g.fixed)
+        if counts[g.name] > 1
+        else g
+        for g in found
+    )

@@ -8,26 +8,47 @@ from torch import Tensor, nn
 
 def resize(net: nn.Module, tensors: Mapping[str, Tensor]) -> None:
     """Give the layers of `net`, in place, the shapes that `tensors` have, and channel counts."""
+    state = net.state_dict(keep_vars=True)
+    owners: dict[int, list[str]] = {}
+    for path, tensor in state.items():
+        owners.setdefault(id(tensor), []).append(path)
     for path, tensor in tensors.items():
-        layer, _, attribute = path.rpartition(".")
-        module = net.get_submodule(layer)
-        current = getattr(module, attribute)
+        current = _attribute(net, path)
         if current.shape == tensor.shape:
             continue
-        fresh = torch.empty_like(tensor)
-        is_parameter = isinstance(current, nn.Parameter)
-        setattr(module, attribute, nn.Parameter(fresh) if is_parameter else fresh)
-        if attribute == "weight":
-            _count(module, tensor.shape)
+        fresh: Tensor = torch.empty_like(tensor)
+        if isinstance(current, nn.Parameter):
+            fresh = nn.Parameter(fresh, requires_grad=current.requires_grad)
+        for name in owners.get(id(current), [path]):
+            layer, _, attribute = name.rpartition(".")
+            module = net.get_submodule(layer)
+            setattr(module, attribute, fresh)
+            _count(module, attribute, tensor.shape)
 
 
-def _count(module: nn.Module, shape: torch.Size) -> None:
-    """Make the layer's own record of its channel counts agree with its weight."""
-    if isinstance(module, nn.ConvTranspose2d):
-        module.in_channels, module.out_channels = shape[0], shape[1] * module.groups
-    elif isinstance(module, nn.Conv2d):
-        module.out_channels, module.in_channels = shape[0], shape[1] * module.groups
+def _attribute(net: nn.Module, path: str) -> Tensor:
+    layer, _, attribute = path.rpartition(".")
+    found: Tensor = getattr(net.get_submodule(layer), attribute)
+    return found
+
+
+def _count(module: nn.Module, attribute: str, shape: torch.Size) -> None:
+    """Make the layer's own record of its channel counts agree with its tensors."""
+    if isinstance(module, nn.modules.batchnorm._NormBase):
+        module.num_features = shape[0]
+    elif isinstance(module, nn.PReLU):
+        module.num_parameters = shape[0]
+    elif attribute != "weight":
+        return
+    elif isinstance(module, nn.modules.conv._ConvNd):
+        transposed = isinstance(module, nn.modules.conv._ConvTransposeNd)
+        if 1 < module.groups == module.in_channels:  # depthwise: a filter for each channel
+            per = module.out_channels // module.groups
+            groups = shape[0] if transposed else shape[0] // per
+            module.groups, module.in_channels, module.out_channels = groups, groups, groups * per
+            return
+        into, out = (0, 1) if transposed else (1, 0)
+        module.in_channels = shape[into] * (1 if transposed else module.groups)
+        module.out_channels = shape[out] * (module.groups if transposed else 1)
     elif isinstance(module, nn.Linear):
         module.out_features, module.in_features = shape
-    elif isinstance(module, nn.modules.batchnorm._BatchNorm):
-        module.num_features = shape[0]

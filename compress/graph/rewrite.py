@@ -20,9 +20,11 @@ def deconv_to_conv(net: nn.Module) -> nn.Module:
     padding larger than dilation * (k - 1).
     """
     net = copy.deepcopy(net)
-    for name, module in list(net.named_modules()):
+    made: dict[nn.Module, nn.Module] = {}
+    for name, module in list(net.named_modules(remove_duplicate=False)):
         if isinstance(module, nn.ConvTranspose2d) and is_plain(module):
-            net.set_submodule(name, _as_conv(module))
+            made.setdefault(module, _as_conv(module))  # one module may have several names
+            net.set_submodule(name, made[module])
     return net
 
 
@@ -63,7 +65,8 @@ def equal_padding(module: nn.ConvTranspose2d) -> tuple[int, ...]:
 def is_plain(module: nn.ConvTranspose2d) -> bool:
     """Whether a deconvolution equals a convolution."""
     return (
-        set(module.stride) == {1}
+        "weight" in module._parameters  # no parametrization computes it
+        and set(module.stride) == {1}
         and set(module.output_padding) == {0}
         and module.groups == 1
         and min(equal_padding(module)) >= 0
@@ -91,7 +94,8 @@ def _as_conv(module: nn.ConvTranspose2d) -> nn.Conv2d:
 def _neighbours(net: nn.Module) -> Iterator[tuple[str, str, bool]]:
     """Names of BatchNorm layers, of the one layer behind (True) or before them (False)."""
     try:
-        nodes = list(fx.symbolic_trace(net).graph.nodes)
+        # On a copy: what its code stores in itself would be proxies.
+        nodes = list(fx.symbolic_trace(copy.deepcopy(net)).graph.nodes)
     except Exception:  # the network's own code runs on proxies and may raise anything
         return
     calls = Counter(str(node.target) for node in nodes if node.op == "call_module")

@@ -14,7 +14,7 @@ from compress.base.errors import CompressError, UsageError
 from compress.base.hu import to_hu, to_network
 from compress.dicom.rescale import HU
 from compress.engines import sidecar
-from compress.engines.subject import Subject
+from compress.engines.subject import Subject, is_residual
 from compress.graph.padding import AnySize, multiple
 
 BATCH = {"cuda": 16, "cpu": 2}
@@ -158,7 +158,7 @@ def _checkpoint(path: Path, device: str | None, batch: int | None) -> Network:
     """On a GPU a residual network computes its correction in half precision, see `Subject`."""
     target = devices.choose(device)
     net = checkpoint.load(path).net
-    half = target.type == "cuda" and bool(getattr(net, "residual", False))
+    half = target.type == "cuda" and is_residual(net)
     precision = "fp16" if half else "fp32"
     subject = Subject(net, "fp16" if half else "fp32").to(target)
     if target.type == "cuda":

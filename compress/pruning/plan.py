@@ -3,7 +3,7 @@
 import math
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
 from typing import Literal
@@ -12,12 +12,13 @@ import torch
 from torch import Tensor, nn
 
 from compress.base.errors import UsageError
-from compress.graph.cost import CONVOLUTIONS, layers
+from compress.graph.cost import CONVOLUTIONS, slice_size
 from compress.graph.groups import Group, Part, groups, remove
 from compress.pruning import selection
+from compress.pruning.ledger import Ledger, Share
+from compress.pruning.proof import Proof
 from compress.pruning.selection import Criterion, Ranked, Selection
 
-Share = Literal["macs", "params", "channels"]
 Scope = Literal["layer", "global"]
 ALIGNMENTS = (16, 8, 4, 2, 1)
 """What `align` None chooses from: the largest that reaches the amount."""
@@ -28,21 +29,28 @@ class Plan:
     """What pruning would do to one network."""
 
     groups: tuple[Ranked, ...]
+    found: tuple[Group, ...]
+    """The groups with the tensors that carry them, in the same order."""
     selection: Selection
     align: int
     """Kept counts are multiples of it."""
     removed: Mapping[Share, float]
     """Share removed of MACs, parameters and output channels."""
+    difference: float
+    """Largest difference of pruned and masked network, as a share of the largest output, when both
+    ran in"""
+    tried_in: torch.dtype
+    failing: Mapping[str, str] = field(default_factory=dict)
+    """Groups that were to be cut and stay, by name: the network would have changed, and how."""
 
     @property
     def pruned(self) -> dict[str, tuple[int, ...]]:
         """Channels that go, by group name."""
-        kept = self.selection.kept
-        return {g.name: tuple(sorted({*range(g.width)} - {*kept[g.name]})) for g in self.groups}
+        return pruned(self.groups, self.selection)
 
     def apply(self, net: nn.Module) -> nn.Module:
         """A copy of `net`, the network that the plan was made for, without those channels."""
-        return remove(net, self.pruned)
+        return remove(net, self.found, self.pruned)
 
 
 def plan(
@@ -59,8 +67,13 @@ def plan(
     floor: float = 0.0,
     seed: int = 0,
     importance: Mapping[str, Tensor] | None = None,
+    size: tuple[int, int] | None = None,
 ) -> Plan:
     """Choose the channels of `net` that go.
+
+    Every plan is tried, see `proof.py`: where the pruned network would differ from the dense one
+    with those channels masked, or would not run, the groups at fault stay whole, with the reason,
+    and the plan is made anew.
 
     Args:
         net: an (N, 1, H, W) network.
@@ -77,28 +90,48 @@ def plan(
         floor: share of each group's channels that stays at least, in [0, 1].
         seed: for the random criterion.
         importance: for taylor: (out,) scores of every convolution by name.
+        size: height and width of the slice that the plan is made and tried with; None: one that
+            `net` takes, 64 x 64 where it can be.
 
     Raises:
         UsageError: the amount cannot be reached, or a name in `protect` matches nothing.
     """
-    found = groups(net)
+    size = size or slice_size(net)
+    found = groups(net, size)
     modules = dict(net.named_modules())
     values = importance or {
         part.module: _scores(modules[part.module], part, criterion, seed)
         for group in found
         for part in group.producers
     }
+    if not values:
+        raise UsageError(f"{type(net).__name__} has no convolution or linear layer to prune")
     ranks = _ranks(found, values, criterion, scope)
-    ranked = tuple(_ranked(found, values, ranks, _protected(net, protect), floor))
-    ledger = Ledger(net, found)
-    if threshold is not None:
-        chosen = selection.select(ranked, threshold, align or 1)
-        picked = Selection(threshold, chosen, ledger.removed(_counts(chosen))[of])
-    else:
-        assert amount is not None
-        align, picked = _solved(ranked, amount, of, align, base, ledger)
-    removed = ledger.removed(_counts(picked.kept))
-    return Plan(groups=ranked, selection=picked, align=align or 1, removed=removed)
+    held = _protected(net, found, protect)
+    ledger, proof = Ledger(net, found), Proof(net, found, size)
+    failing: dict[str, str] = {}
+    while True:
+        ranked = tuple(_ranked(found, values, ranks, failing | held, floor))
+        step, picked = _picked(ranked, amount, threshold, of, align, base, ledger)
+        wrong = proof.failing(pruned(ranked, picked))
+        if not wrong:
+            break
+        failing = failing | wrong
+    return Plan(
+        groups=ranked,
+        found=found,
+        selection=picked,
+        align=step,
+        removed=ledger.removed(_counts(picked.kept)),
+        difference=proof.measured,
+        tried_in=proof.dtype,
+        failing=failing,
+    )
+
+
+def pruned(groups: Sequence[Ranked], picked: Selection) -> dict[str, tuple[int, ...]]:
+    """Members that go, by group name."""
+    return {g.name: tuple(sorted({*range(g.width)} - {*picked.kept[g.name]})) for g in groups}
 
 
 def cut(group: Ranked, kept: Sequence[int]) -> float | None:
@@ -137,17 +170,16 @@ def _ranked(
     found: Sequence[Group],
     values: Mapping[str, Tensor],
     ranks: Mapping[str, Tensor],
-    protected: Mapping[str, str],
+    held: Mapping[str, str],
     floor: float,
 ) -> Iterator[Ranked]:
     """The groups with the rank of every channel."""
     for group in found:
         own = [values[part.module] for part in group.producers]
-        reasons = (protected.get(part.module, "") for part in group.producers)
         yield Ranked(
             name=group.name,
             rank=_over_producers(group, ranks),
-            fixed=group.fixed or next(filter(None, reasons), ""),
+            fixed=group.fixed or held.get(group.name, ""),
             mean=float(torch.stack([scores.mean() for scores in own]).mean()),
             sigma=float(torch.stack([scores.std(correction=0) for scores in own]).mean()),
             least=math.ceil(floor * group.width),
@@ -166,81 +198,49 @@ def _over_producers(group: Group, values: Mapping[str, Tensor]) -> Tensor:
     return mean
 
 
-class Ledger:
-    """Parameters, MACs and channels of a network as a function of the kept counts of its groups."""
-
-    def __init__(self, net: nn.Module, found: Sequence[Group]) -> None:
-        self._modules = dict(net.named_modules())
-        self._positions = {name: layer.positions for name, layer in layers(net).items()}
-        self._groups = tuple(found)
-        self._whole = self._count({group.name: group.width for group in found})
-
-    def removed(self, kept: Mapping[str, int]) -> dict[Share, float]:
-        """Kept counts by group name -> share removed of each quantity, in [0, 1)."""
-        rest = self._count(kept)
-        return {share: 1 - rest[share] / whole for share, whole in self._whole.items()}
-
-    def _count(self, kept: Mapping[str, int]) -> dict[Share, int]:
-        sizes = {key: self._size(*key) for key in self._sides()}
-        features = 0
-        for group in self._groups:
-            gone = group.width - kept[group.name]
-            for part in group.parts:
-                lost = len(part.channels) * gone // group.width
-                if part.side == "feature":
-                    parameters = list(self._modules[part.module].parameters(recurse=False))
-                    features += lost * sum(p.numel() > 1 for p in parameters)
-                else:
-                    sizes[part.module, part.side] -= lost
-        params = sum(p.numel() for m in self._modules.values() for p in m.parameters(recurse=False))
-        macs = channels = 0
-        for name in self._positions:
-            module, out, into = self._modules[name], sizes[name, "out"], sizes[name, "in"]
-            taps = _taps(module)
-            whole = self._size(name, "out"), self._size(name, "in")
-            bias = int(getattr(module, "bias", None) is not None)
-            params -= whole[0] * (whole[1] * taps + bias) - out * (into * taps + bias)
-            macs += self._positions[name] * out * into * taps
-            channels += out
-        return {"macs": macs, "params": params - features, "channels": channels}
-
-    def _sides(self) -> list[tuple[str, str]]:
-        return [(name, side) for name in self._positions for side in ("out", "in")]
-
-    def _size(self, name: str, side: str) -> int:
-        module = self._modules[name]
-        if isinstance(module, CONVOLUTIONS):
-            # A grouped convolution reads in / groups channels per output; its sizes never change.
-            return module.out_channels if side == "out" else module.in_channels // module.groups
-        assert isinstance(module, nn.Linear)
-        return module.out_features if side == "out" else module.in_features
-
-
-def _taps(module: nn.Module) -> int:
-    return math.prod(module.kernel_size) if isinstance(module, CONVOLUTIONS) else 1
-
-
 def _scores(module: nn.Module, part: Part, criterion: Criterion, seed: int) -> Tensor:
     weight, bias = module.weight, module.bias
     assert isinstance(weight, Tensor)
     assert bias is None or isinstance(bias, Tensor)
-    if isinstance(module, nn.ConvTranspose2d):
+    if isinstance(module, nn.ConvTranspose2d) and module.groups == 1:
         weight = weight.transpose(0, 1)
     own = zlib.crc32(part.module.encode()) + seed  # every layer draws for itself
     return selection.scores(weight, bias, criterion, own)
 
 
-def _protected(net: nn.Module, protect: Sequence[str]) -> dict[str, str]:
+def _protected(net: nn.Module, found: Sequence[Group], protect: Sequence[str]) -> dict[str, str]:
+    """Why groups stay that a pattern names a layer of, by the group's name."""
     names = [n for n, m in net.named_modules() if isinstance(m, (*CONVOLUTIONS, nn.Linear))]
-    reasons: dict[str, str] = {}
+    layers: dict[str, str] = {}
     for pattern in protect:
         matches = [name for name in names if fnmatchcase(name, pattern)]
         if not matches:
             near = get_close_matches(pattern, names, 1)
             hint = f"; did you mean {near[0]!r}?" if near else ""
             raise UsageError(f"protect: no convolution is named {pattern!r}{hint}")
-        reasons |= dict.fromkeys(matches, f"protected by {pattern!r}")
-    return reasons
+        layers |= dict.fromkeys(matches, f"protected by {pattern!r}")
+    held = {}
+    for group in found:
+        if reason := next(filter(None, (layers.get(p.module) for p in group.producers)), ""):
+            held[group.name] = reason
+    return held
+
+
+def _picked(
+    ranked: Sequence[Ranked],
+    amount: float | None,
+    threshold: float | None,
+    of: Share,
+    align: int | None,
+    base: float,
+    ledger: Ledger,
+) -> tuple[int, Selection]:
+    """The alignment, and what stays at a threshold that is given or solved from the amount."""
+    if threshold is None:
+        assert amount is not None
+        return _solved(ranked, amount, of, align, base, ledger)
+    chosen = selection.select(ranked, threshold, align or 1)
+    return align or 1, Selection(threshold, chosen, ledger.removed(_counts(chosen))[of])
 
 
 def _solved(

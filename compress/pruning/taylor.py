@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from compress.graph.cost import CONVOLUTIONS
+from compress.graph.groups import LAYERS
 
 
 def importance(
@@ -30,7 +30,7 @@ def importance(
         loss does not depend on the layer, as behind a last layer that is still all zeros.
     """
     net = copy.deepcopy(net).to(device).eval().requires_grad_(True)
-    layers = {n: m for n, m in net.named_modules() if isinstance(m, (*CONVOLUTIONS, nn.Linear))}
+    layers = {n: m for n, m in net.named_modules() if isinstance(m, LAYERS)}
     total: dict[str, Tensor] = {}
     count = 0
     for low, full in samples:
@@ -49,7 +49,7 @@ def _worth(layer: nn.Module) -> Tensor:
     for name, parameter in layer.named_parameters(recurse=False):
         gradient = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
         change = (parameter.detach().double() * gradient.double()).square()
-        if name == "weight" and isinstance(layer, nn.ConvTranspose2d):
+        if name == "weight" and isinstance(layer, nn.ConvTranspose2d) and layer.groups == 1:
             change = change.transpose(0, 1)  # (in, out, ...) -> (out, in, ...)
         worth.append(change.reshape(len(change), -1).sum(1))
     return torch.stack(worth).sum(0)

@@ -16,7 +16,6 @@ from compress.recipe import Recipe
 PACKAGES = (
     "torch",
     "nvidia-modelopt",
-    "torch-pruning",
     "torch-tensorrt",
     "tensorrt",
     "apex",

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from compress.base.errors import UsageError
 from compress.checkpoint import Model, channels
@@ -15,6 +16,7 @@ from compress.run import sides
 from compress.sparsity.pattern import candidates, refusal
 from compress.steps.prune import Prune
 from compress.steps.sparsify import Sparsify
+from compress.steps.train import Train
 
 
 def check(recipe: Recipe) -> dict[str, Any]:
@@ -37,6 +39,7 @@ def check(recipe: Recipe) -> dict[str, Any]:
     cost.check_shape(model.net)
     cost.check_work(model.net)
     sides.refuse(sides.named(recipe.steps), model.net, recipe.data)
+    _check_training(recipe, model.net)
     dense, before = cost.cost(model.net), channels(model.net)
     backends, prunes, device = [], [], torch.device("cuda" if torch.cuda.is_available() else "cpu")
     for index, (word, step) in enumerate(recipe.steps):
@@ -84,6 +87,9 @@ def render(plan: dict[str, Any]) -> None:
         word = "yes" if row["eligible"] else row["reason"]
         table.add_row(row["name"], *map(str, sizes), f"{row['macs']:,}", word)
     console.print(table)
+    for pruning in plan["pruning"]:
+        for name, reason in pruning["proof"]["failing"].items():
+            console.print(f"{pruning['where']}: {name} stays whole: {reason}")
     guess = " (estimated: widths follow the weights)" if plan["estimated"] else ""
     for name in ("macs", "params"):
         before, after = plan["dense"][name], plan["pruned"][name]
@@ -123,6 +129,14 @@ def draw(plan: dict[str, Any], path: Path) -> list[Path]:
     return files
 
 
+def _check_training(recipe: Recipe, net: nn.Module) -> None:
+    """Refuse a network that cannot be trained, where the recipe trains."""
+    training = [step for _, step in recipe.steps if isinstance(step, Train)]
+    if training:
+        crops = [step.crop or recipe.data.size for step in training]
+        cost.check_training(net, (min(crops), min(crops)))
+
+
 def _scores(pruning: dict[str, Any]) -> Any:
     from rich.table import Table
 
@@ -158,7 +172,7 @@ def _layers(before: dict[str, list[int]], model: Model) -> list[dict[str, Any]]:
             "name": name,
             "before": before[name],
             "after": after[name],
-            "macs": macs[name].macs,
+            "macs": macs[name].macs if name in macs else 0,  # a layer that is never called
             "eligible": not refusal(modules[name]),
             "reason": refusal(modules[name]),
         }

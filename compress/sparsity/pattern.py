@@ -96,6 +96,8 @@ def refusal(module: nn.Module, rule: Rule = "backend") -> str:
         return "grouped convolution"
     weight = module.weight
     assert isinstance(weight, Tensor)
+    if "weight" not in module._parameters:
+        return "its weight is computed by a parametrization"
     out, into = weight.shape[:2]
     if rule == "trt":
         return f"{into} input channels are no multiple of 4" if into % 4 else ""

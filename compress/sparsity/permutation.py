@@ -63,7 +63,7 @@ def permute(net: nn.Module, layers: Iterable[str]) -> Permuted:
         if readers:
             places, count = _order(group.width, readers, modules)
             exchanges += count
-            _move(group, places, modules)
+            _move(group, places, other)
     _check(net, other)
     return Permuted(other, exchanges, kept(net, wanted), kept(other, wanted))
 
@@ -84,7 +84,7 @@ def _movable(group: Group) -> bool:
 
 def _check(net: nn.Module, other: nn.Module) -> None:
     """Make sure that both networks compute the same: a tracer can miss a use of a channel."""
-    x = torch.rand(EXAMPLE, generator=torch.Generator().manual_seed(0), dtype=torch.double)
+    x = torch.rand((1, 1, *EXAMPLE), generator=torch.Generator().manual_seed(0), dtype=torch.double)
     with torch.inference_mode():
         y, z = (copy.deepcopy(one).cpu().double().eval()(x) for one in (net, other))
     # So that NaN, which compares with nothing, is refused as well.
@@ -152,19 +152,11 @@ class _Table:
                 self._with[4 * quad + place] = (rest[:, :1] + second).sum(0)
 
 
-def _move(group: Group, places: Sequence[int], modules: Mapping[str, nn.Module]) -> None:
-    """Let every module of a group carry member `places[i]` where it carried member i."""
-    with torch.no_grad():
-        for part in group.parts:
-            at = dict(zip(part.members, part.channels, strict=True))
-            to = [at[place] for place in range(group.width)]
-            source = [at[member] for member in places]
-            module = modules[part.module]
-            if part.side == "in":
-                weight = by_output(module)  # a view
-                weight[:, to] = weight[:, source]
-                continue
-            for name, tensor in module.state_dict(keep_vars=True).items():
-                own = by_output(module) if part.side == "out" and name == "weight" else tensor
-                if own.numel() > 1:  # BatchNorm counts its batches in a scalar
-                    own[to] = own[source]
+def _move(group: Group, places: Sequence[int], net: nn.Module) -> None:
+    """Let every tensor of a group carry member `places[i]` where it carried member i."""
+    state = net.state_dict()
+    for part in group.parts:
+        at = dict(zip(part.members, part.channels, strict=True))
+        to = [at[place] for place in range(group.width)]
+        own = state[part.tensor].movedim(part.dim, 0)  # a view
+        own[to] = own[[at[member] for member in places]]

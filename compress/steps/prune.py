@@ -15,7 +15,8 @@ from compress.context import Kind, Use, Work
 from compress.graph import cost
 from compress.pruning import plan as pruning
 from compress.pruning import taylor, unstructured
-from compress.pruning.plan import Scope, Share
+from compress.pruning.ledger import Share
+from compress.pruning.plan import Scope
 from compress.pruning.selection import Criterion, Ranked
 from compress.sparsity import masks
 from compress.training.recalibrate import recalibrated
@@ -89,10 +90,10 @@ class Prune:
             raise ValueError(f"recalibrate must not be negative, got {self.recalibrate}")
 
     def uses(self, device: torch.device) -> Use:
-        """The dependency graph of torch_pruning; channels are chosen here."""
+        """Channel groups of the traced network; every plan is tried before it is used."""
         if self.criterion in unstructured.KINDS:
             return Use(name="masks on single weights, which save no time")
-        return Use(name="torch_pruning's dependency graph", needs=("torch_pruning",))
+        return Use(name="channel groups of the traced network")
 
     def plan(
         self, model: Model, seed: int, importance: Mapping[str, Tensor] | None = None
@@ -141,6 +142,8 @@ class Prune:
         pruned = replace(model, net=recalibrated(plan.apply(model.net), self.recalibrate, work))
         work.facts.update(self.describe(model, pruned, plan))
         log.info("removed %.1f %% of MACs", 100 * plan.removed["macs"])
+        for name, reason in plan.failing.items():
+            log.warning("%s stays whole: %s", name, reason)
         return pruned
 
     def describe(self, before: Model, after: Model, plan: pruning.Plan) -> dict[str, Any]:
@@ -152,6 +155,11 @@ class Prune:
             "threshold": plan.selection.threshold,
             "groups": [_group(g, plan, fitted) for g in plan.groups],
             "protected": [g.name for g in plan.groups if g.fixed],
+            "proof": {
+                "difference": plan.difference,
+                "arithmetic": str(plan.tried_in).removeprefix("torch."),
+                "failing": dict(plan.failing),
+            },
         }
 
     def _head(self, before: Model, after: Model, removed: dict[Share, float]) -> dict[str, Any]:

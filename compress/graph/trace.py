@@ -1,0 +1,165 @@
+"""Runs a network once and finds which channels must go together, operator by operator.
+
+`rules.py` says what each of PyTorch's operators does with channels; an operator that it does
+not know holds whatever goes into it. So an unknown network is left whole, never cut wrongly.
+"""
+
+import copy
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from compress.base.errors import UsageError
+from compress.graph.labels import Axis, Ids, Sets, Shadows, Whole, short, shortened
+
+SECONDS = 45.0
+"""Time that tracing may take."""
+BYTES = 4 * 2**30
+"""Memory that tracing may take, values and labels."""
+
+
+@dataclass(frozen=True)
+class Call:
+    """One call of an operator."""
+
+    op: Any
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    inputs: tuple[Tensor, ...]
+    """The tensors among the arguments."""
+    outputs: tuple[Tensor, ...]
+
+    @property
+    def out(self) -> Tensor:
+        """The first output."""
+        return self.outputs[0]
+
+    @property
+    def name(self) -> str:
+        """The operator's name, such as mean."""
+        return str(self.op.overloadpacket.__name__).strip("_")
+
+
+class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Follows the channels of a network while it runs.
+
+    Args:
+        net: the network; its modules name the reasons.
+        rule: what an operator does with channels; gets the tracer and the call.
+    """
+
+    def __init__(self, net: nn.Module, rule: Callable[["Tracer", Call], None]) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.sets, self.shadows = Sets(), Shadows(BYTES)
+        state = {id(t): (name, t) for name, t in reversed(net.state_dict(keep_vars=True).items())}
+        self.whole = Whole(dict(reversed(state.values())))
+        self._rule, self._path = rule, [""]
+        self._end = time.monotonic() + SECONDS
+        for name, tensor in reversed(state.values()):
+            self.shadows.keep(tensor)
+            self._label(name, tensor)
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Run one operator, then follow the channels through it."""
+        out = func(*args, **(kwargs or {}))
+        if time.monotonic() > self._end:
+            raise TimeoutError
+        call = Call(func, args, kwargs or {}, _tensors((args, kwargs)), _tensors(out))
+        for tensor in call.outputs:
+            self.shadows.keep(tensor)
+        self._rule(self, call)
+        return out
+
+    @property
+    def where(self) -> str:
+        """The module that runs, for a reason."""
+        return self._path[-1] or "the network"
+
+    @contextmanager
+    def inside(self, net: nn.Module) -> Iterator[None]:
+        """Know which module of `net` runs."""
+        handles = []
+        for name, module in net.named_modules():
+            push = self._entering(name)
+            handles.append(module.register_forward_pre_hook(push))
+            handles.append(module.register_forward_hook(lambda *_: self._leave()))
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    def roots(self, tensor: Tensor) -> Tensor | None:
+        """The sets of a tensor's entries in its shape; None where no channel is in it.
+
+        Along dimensions in which they do not vary, their step is 0.
+        """
+        labels = self.shadows.get(tensor)
+        if labels is None:
+            return None
+        found = torch.from_numpy(self.sets.find(short(labels).numpy()))
+        return shortened(found.expand(labels.shape)) if bool(found.any()) else None
+
+    def hold(self, tensors: Sequence[Tensor], reason: str, *, first: bool = False) -> None:
+        """Have every channel in these tensors stay."""
+        for tensor in tensors:
+            if (roots := self.roots(tensor)) is not None:
+                self.sets.hold(short(roots).numpy(), reason, first=first)
+
+    def axis(self, name: str, dim: int, size: int) -> Ids:
+        """The labels of a dimension of a parameter."""
+        return self.sets.axis(Axis(name, dim), size)
+
+    def _label(self, name: str, tensor: Tensor) -> None:
+        """Label a vector, such as a scale of each channel, from the start; see `Whole`."""
+        long = [dim for dim, size in enumerate(tensor.shape) if size > 1]
+        if len(long) == 1 and tensor.is_floating_point():
+            labels = torch.from_numpy(self.axis(name, long[0], tensor.shape[long[0]]))
+            self.shadows.put(tensor.detach(), labels.view(tensor.shape))
+
+    def _entering(self, name: str) -> Callable[..., None]:
+        def enter(*_: Any) -> None:
+            self._path.append(name)
+
+        return enter
+
+    def _leave(self) -> None:
+        self._path.pop()
+
+
+def trace(net: nn.Module, example: Tensor, rule: Callable[[Tracer, Call], None]) -> Sets:
+    """The channel sets of a network.
+
+    Args:
+        net: any network; it is not changed.
+        example: what it is run with.
+        rule: see `Tracer`.
+
+    Raises:
+        UsageError: it takes too much time or memory.
+    """
+    net = copy.deepcopy(net).cpu().eval()
+    tracer = Tracer(net, rule)
+    try:
+        with torch.no_grad(), tracer.inside(net), tracer:
+            out = net(example)
+    except (TimeoutError, MemoryError) as error:
+        what = f"{SECONDS:g} s" if isinstance(error, TimeoutError) else f"{BYTES >> 30} GiB"
+        name = type(net).__name__
+        raise UsageError(
+            f"following the channels of {name} takes more than {what}, so it cannot be pruned; "
+            "leave prune out"
+        ) from None
+    tracer.hold(_tensors(out), "feeds the network's output", first=True)
+    return tracer.sets
+
+
+def _tensors(tree: Any) -> tuple[Tensor, ...]:
+    return tuple(leaf for leaf in tree_leaves(tree) if isinstance(leaf, Tensor))

@@ -1,0 +1,52 @@
+"""What a network costs as a function of how many channels its groups keep."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Literal
+
+from torch import nn
+
+from compress.graph.cost import layers
+from compress.graph.groups import Group
+
+Share = Literal["macs", "params", "channels"]
+
+
+class Ledger:
+    """Parameters, MACs and channels of a network as a function of the kept counts of its groups."""
+
+    def __init__(self, net: nn.Module, found: Sequence[Group]) -> None:
+        self._shapes = {name: list(p.shape) for name, p in net.named_parameters()}
+        self._parameters = tuple(self._shapes)
+        names = {id(p): name for name, p in net.named_parameters()}
+        self._positions: dict[str, int] = {}
+        self._out: dict[str, int] = {}
+        for path, layer in layers(net).items():
+            module = net.get_submodule(path)
+            # A weight that is computed, as by a parametrization, is no parameter: it stays.
+            name = names.get(id(module.weight), f"{path}.weight")
+            self._shapes.setdefault(name, list(layer.shape))
+            self._positions[name] = self._positions.get(name, 0) + layer.positions
+            transposed = isinstance(module, nn.ConvTranspose2d) and module.groups == 1
+            self._out[name] = int(transposed)
+        self._groups = tuple(found)
+        self._whole = self._count({group.name: group.width for group in found})
+
+    def removed(self, kept: Mapping[str, int]) -> dict[Share, float]:
+        """Kept counts by group name -> share removed of each quantity, in [0, 1)."""
+        rest = self._count(kept)
+        return {share: 1 - rest[share] / whole for share, whole in self._whole.items()}
+
+    def _count(self, kept: Mapping[str, int]) -> dict[Share, int]:
+        shapes = {name: [*shape] for name, shape in self._shapes.items()}
+        for group in self._groups:
+            gone = group.width - kept[group.name]
+            for part in group.parts if gone else ():
+                if part.tensor in shapes:  # buffers are no parameters
+                    shapes[part.tensor][part.dim] -= len(part.channels) * gone // group.width
+        sizes = {name: math.prod(shape) for name, shape in shapes.items()}
+        return {
+            "macs": sum(sizes[name] * times for name, times in self._positions.items()),
+            "params": sum(sizes[name] for name in self._parameters),
+            "channels": sum(shapes[name][dim] for name, dim in self._out.items()),
+        }
