@@ -198,8 +198,10 @@ def export(
     """
     out = Path(folder)
     out.mkdir(parents=True, exist_ok=True)
-    phantoms = DataOptions(source="phantom", train_slices=1, test_slices=1, size=size, views=90)
-    step = Export(formats=(format,), batch=(batch,), size=size, **options)
+    phantoms = DataOptions(
+        source="phantom", train_slices=1, test_slices=1, image_size=size, views=90
+    )
+    step = Export(formats=(format,), batch=(batch,), image_size=size, **options)
     work = Work(stage=out, device=devices.choose(device), data=load_data(phantoms, seed=0), seed=0)
     row = step.build(_model(net), work, None)[0]
     if row["status"] != "built":

@@ -44,8 +44,10 @@ def folder(tmp_path_factory) -> Path:
             masks.apply(model.net, held)
         checkpoint.save(model, root / name)
     work = Work(stage=root, device=CPU, data=data(), seed=0)
-    Export(batch=(1, 2), size=32).run(checkpoint.load(root / "sparse"), work)
-    Export(batch=(4,), dynamic_batch=True, size=32).run(checkpoint.load(root / "sparse"), work)
+    Export(batch=(1, 2), image_size=32).run(checkpoint.load(root / "sparse"), work)
+    Export(batch=(4,), dynamic_batch=True, image_size=32).run(
+        checkpoint.load(root / "sparse"), work
+    )
     return root
 
 

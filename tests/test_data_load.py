@@ -8,7 +8,7 @@ import pytest
 from compress.base.errors import UsageError
 from compress.data import DataOptions, Unavailable, demo, load
 
-PHANTOM = DataOptions(source="phantom", size=32, train_slices=2, test_slices=1, views=30)
+PHANTOM = DataOptions(source="phantom", image_size=32, train_slices=2, test_slices=1, views=30)
 
 
 @pytest.mark.parametrize(

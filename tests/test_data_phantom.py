@@ -4,7 +4,7 @@ import pytest
 from compress.data import DataOptions
 from compress.data.phantom import chest, load
 
-SMALL = DataOptions(source="phantom", size=64, train_slices=3, test_slices=2, views=60)
+SMALL = DataOptions(source="phantom", image_size=64, train_slices=3, test_slices=2, views=60)
 
 
 def test_slices_depend_on_their_arguments_alone():
@@ -39,6 +39,7 @@ def test_pairs_are_as_asked_for():
 
 def test_null_takes_the_defaults():
     train, test = load(
-        DataOptions(source="phantom", size=16, views=2, train_slices=None, test_slices=None), seed=0
+        DataOptions(source="phantom", image_size=16, views=2, train_slices=None, test_slices=None),
+        seed=0,
     )
     assert (len(train.names), len(test.names)) == (24, 6)

@@ -73,7 +73,7 @@ def test_no_teacher(tmp_path: Path) -> None:
     ("option", "value", "sentence"),
     [
         ("distill", 1.5, r"distill must lie in \[0, 1\], got 1.5"),
-        ("rewind", 1.0, r"rewind must lie in \[0, 1\), got 1.0"),
+        ("lr_rewind", 1.0, r"lr_rewind must lie in \[0, 1\), got 1.0"),
         ("recalibrate", -1, "recalibrate must not be negative, got -1"),
     ],
 )
@@ -84,7 +84,7 @@ def test_impossible_options(option: str, value: float, sentence: str) -> None:
 
 def test_a_rewound_rate_is_the_end_of_a_longer_schedule() -> None:
     long = Train(epochs=40, batch=8, slices_per_epoch=8)
-    last = Train(epochs=10, batch=8, slices_per_epoch=8, rewind=0.75)
+    last = Train(epochs=10, batch=8, slices_per_epoch=8, lr_rewind=0.75)
     assert [last.rate(step) for step in range(10)] == pytest.approx(
         [long.rate(30 + step) for step in range(10)]
     )

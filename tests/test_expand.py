@@ -57,7 +57,7 @@ def test_wrong_totals_are_refused(tmp_path: Path) -> None:
 
 ROUNDS = """steps:
   - train: {epochs: 4}
-  - prune: {amount: 0.657, align: 4, rounds: 3}
+  - prune: {amount: 0.657, round_to: 4, rounds: 3}
   - retrain: {epochs: 8, lr: 2e-3}
   - report
 """
@@ -69,7 +69,7 @@ def test_rounds_become_prune_and_retrain(tmp_path: Path) -> None:
     assert [word for word, _ in found.steps] == words
     prunes = [step for word, step in found.steps if word == "prune"]
     assert [p.amount for p in prunes] == pytest.approx([0.3, 0.51, 0.657], abs=1e-3)
-    assert {(p.rounds, p.base, p.align) for p in prunes} == {(1, "dense", 4)}
+    assert {(p.rounds, p.base, p.round_to) for p in prunes} == {(1, "dense", 4)}
     retrains = [step for word, step in found.steps if word == "retrain"]
     assert [(r.epochs, r.lr) for r in retrains] == [(2, 2e-3), (2, 2e-3), (4, 2e-3)]
 
@@ -85,7 +85,7 @@ def test_one_round_is_the_recipe_as_written(tmp_path: Path) -> None:
     [
         ("epochs: 8", "epochs: 2", "3 rounds need a retrain of as many epochs at least, got 2"),
         ("  - retrain: {epochs: 8, lr: 2e-3}\n", "", "rounds needs a retrain right after it"),
-        ("align: 4", "criterion: random_weights",
+        ("round_to: 4", "criterion: random_weights",
          "rounds is for channels, and random_weights removes none"),
         ("rounds: 3", "rounds: 0", "rounds must be at least 1, got 0"),
     ],

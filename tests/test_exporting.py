@@ -158,9 +158,9 @@ def test_nothing_is_fetched_for_a_comparison(
     if run is not None:
         (tmp_path / "manifest.json").write_text(json.dumps({"data": {"source": run}}))
     for batch in ((1, 2), (16,)):
-        export._pairs(Export(batch=batch, size=48), tmp_path / "04-retrain", None, fallback)
+        export._pairs(Export(batch=batch, image_size=48), tmp_path / "04-retrain", None, fallback)
     assert seen == [
-        DataOptions(source=source, train_slices=1, test_slices=n, size=48) for n in (2, 6)
+        DataOptions(source=source, train_slices=1, test_slices=n, image_size=48) for n in (2, 6)
     ]
 
 

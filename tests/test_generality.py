@@ -19,7 +19,8 @@ name: r
 model: MODEL
 steps:
   - train: {epochs: 1, batch: 2, crop: 32, slices_per_epoch: 4}
-  - prune: {amount: 0.3, align: ALIGN, criterion: CRITERION, rounds: 2, recalibrate: 1, batches: 2}
+  - prune: {amount: 0.3, round_to: ALIGN, criterion: CRITERION, rounds: 2, recalibrate: 1,
+            batches: 2}
   - retrain: {epochs: 2, batch: 2, crop: 32, slices_per_epoch: 4, distill: 0.5, recalibrate: 1}
   - sparsify: {backend: modelopt}
   - retrain: {epochs: 1, batch: 2, crop: 32, slices_per_epoch: 4}
@@ -66,7 +67,7 @@ def test_grouped_convolutions_stay_whole_and_say_why(
     grouped = '{import: "networks:Plain", width: 32, groups: 4}'
     with pytest.raises(
         UsageError,
-        match=r"at align 8; the most is 0\.0, and no alignment reaches it; "
+        match=r"at round_to 8; the most is 0\.0, and no alignment reaches it; "
         "first stays whole: middle is a grouped convolution",
     ):
         run(tmp_path, grouped, 8, "gaussian", monkeypatch)

@@ -32,7 +32,7 @@ BLOCKS = "from {constants} import FACTOR\ndef scaled(x):\n    return x * FACTOR\
 RECIPE = """schema: 1
 name: r
 model: {import: "mine.net:Mine"}
-data: {source: phantom, size: 32, train_slices: 1, test_slices: 1}
+data: {source: phantom, image_size: 32, train_slices: 1, test_slices: 1}
 seed: 0
 steps:
   - train: {epochs: 1}

@@ -147,7 +147,7 @@ def test_what_an_engine_tells_of_kernels_and_time(folder: Path, tmp_path: Path) 
 
 def test_export_writes_the_layers_into_the_sidecar(folder: Path, tmp_path: Path) -> None:
     work = Work(stage=tmp_path, device=torch.device("cpu"), data=data(), seed=0)
-    Export(size=32).run(checkpoint.load(folder), work)
+    Export(image_size=32).run(checkpoint.load(folder), work)
     assert inspection.inspect(tmp_path / "onnx-fp32-b1.onnx")["totals"]["sparse24"] == 43
 
 

@@ -171,7 +171,7 @@ def test_through_a_stop_and_a_resume_to_the_same_bits(precision: str, tmp_path: 
 
 def test_into_the_weights_of_an_exported_file(tmp_path: Path) -> None:
     trained = SMALL.run(sparse(), work(tmp_path / "01-retrain"))
-    Export(size=32).run(trained, work(tmp_path / "02-export"))
+    Export(image_size=32).run(trained, work(tmp_path / "02-export"))
     inside = onnx.weights(tmp_path / "02-export" / "onnx-fp32-b1.onnx")
     assert inside.keys() == {"first", "middle", "last"}
     assert torch.equal(inside["middle"] != 0, trained.net.middle.weight != 0)

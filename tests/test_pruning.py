@@ -153,7 +153,9 @@ def test_sixty_percent_of_macs_at_align_16() -> None:
 
 
 def test_unreachable_amount_names_the_most_and_a_way() -> None:
-    with pytest.raises(UsageError, match=r"at align 16; the most is 0\.62\d*, and align 8 reaches"):
+    with pytest.raises(
+        UsageError, match=r"at round_to 16; the most is 0\.62\d*, and round_to 8 reaches"
+    ):
         pruning.plan(deconv_to_conv(DDnet()), amount=0.75)
     net = Plain(4)
     with pytest.raises(UsageError, match="and no alignment reaches it"):

@@ -24,11 +24,11 @@ GOOD = """
 schema: 1
 name: good
 model: {name: ddnet, residual: true}
-data: {source: phantom, size: 64}
+data: {source: phantom, image_size: 64}
 seed: 3
 steps:
   - train: {epochs: 2, lr: 1e-4}
-  - prune: {amount: 0.5, align: 8}
+  - prune: {amount: 0.5, round_to: 8}
   - retrain: {epochs: 1}
   - sparsify: {pattern: "2:4"}
   - retrain:
@@ -94,9 +94,9 @@ def test_a_recipe_is_read_into_typed_frozen_values(write):
     train, prune, _, sparsify, last, _ = (step for _, step in recipe.steps)
     assert isinstance(train, STEPS["train"])
     assert (train.epochs, train.lr, last.epochs) == (2, 1e-4, 4)
-    assert (prune.amount, prune.align, sparsify.pattern) == (0.5, 8, "2:4")
+    assert (prune.amount, prune.round_to, sparsify.pattern) == (0.5, 8, "2:4")
     assert recipe.model.options == {"residual": True}
-    assert (recipe.data.source, recipe.data.size) == ("phantom", 64)
+    assert (recipe.data.source, recipe.data.image_size) == ("phantom", 64)
     assert recipe.text == GOOD
 
 
@@ -229,7 +229,7 @@ def test_a_wrong_value_is_refused_in_one_sentence(write, options, sentence):
         ("a: &x 1\nb: *x", "line 1: anchors (&), aliases (*) and tags (!) are not allowed; "
          "write the value out, or quote it where it is text"),
         (
-            steps("prune: {protect: [*.conv]}"),
+            steps("prune: {ignore: [*.conv]}"),
             "line 4: anchors (&), aliases (*) and tags (!) are not allowed; "
             "write the value out, or quote it where it is text",
         ),
@@ -366,14 +366,14 @@ def changed(write, *overrides):
 def test_overrides_change_values_of_one_run(write):
     overrides = (
         "seed=7", "model.residual=false", "model.trunk=8", "data.train_slices=100",
-        "steps.1.amount=0.7", "steps[1].prune.align=32", "steps.sparsify.pattern=2:4",
-        "steps.4.epochs=9", "steps.prune.protect=[stem.conv]", "name=no",
+        "steps.1.amount=0.7", "steps[1].prune.round_to=32", "steps.sparsify.pattern=2:4",
+        "steps.4.epochs=9", "steps.prune.ignore=[stem.conv]", "name=no",
     )  # fmt: skip
     recipe = changed(write, *overrides)
     prune, sparsify, last = (recipe.steps[i][1] for i in (1, 3, 4))
     assert (recipe.seed, recipe.name, recipe.data.train_slices) == (7, "no", 100)
     assert recipe.model.options == {"residual": False, "trunk": 8}
-    assert (prune.amount, prune.align, prune.protect) == (0.7, 32, ("stem.conv",))
+    assert (prune.amount, prune.round_to, prune.ignore) == (0.7, 32, ("stem.conv",))
     assert (sparsify.pattern, last.epochs) == ("2:4", 9)
     assert recipe.overrides == overrides
     assert recipe.text == GOOD

@@ -18,7 +18,7 @@ name: r
 model: {import: "networks:Plain", width: 16}
 steps:
   - train: {epochs: 2}
-  - prune: {amount: 0.4, align: 4, rounds: 2, criterion: CRITERION}
+  - prune: {amount: 0.4, round_to: 4, rounds: 2, criterion: CRITERION}
   - retrain: {epochs: 2}
 """
 GROUP = {

@@ -29,7 +29,7 @@ NARROW = {"residual": True, "trunk": 2, "bottleneck": 2, "decoder": 2}
 RECIPE = """schema: 1
 name: r
 model: {name: ddnet, residual: true, trunk: 4, bottleneck: 4, decoder: 4}
-data: {source: phantom, size: 100, train_slices: 1, test_slices: 1, views: 8}
+data: {source: phantom, image_size: 100, train_slices: 1, test_slices: 1, views: 8}
 seed: 0
 steps:
   - train: {epochs: 1, batch: 2, crop: 32, slices_per_epoch: 2}
@@ -148,13 +148,13 @@ def test_a_recipe_on_slices_of_100_pixels_ends(tmp_path: Path) -> None:
         ("steps.train.crop=null", r"steps\[0\].train.crop: DDnet takes no slice.*; 96 would work"),
         ("steps.train.crop=112", r"crop: 112 is more than the slices of 100 x 100 have"),
         ("steps.train.loss=mse+0.1*(1-ms_ssim)", r"crop: loss .* needs sides of at least 176"),
-        ("steps=[train: {epochs: 1}, export: {size: 100}]", r"steps\[1\].export.size: DDnet takes"),
+        ("steps=[train: {epochs: 1}, export: {image_size: 100}]", r"image_size: DDnet takes"),
     ],
 )  # fmt: skip
 def test_what_cannot_work_is_refused_by_check_and_before_training(override, said, tmp_path) -> None:
     text = RECIPE
     if override.startswith("steps=["):
-        text = RECIPE.replace("  - evaluate", "  - export: {size: 100}")
+        text = RECIPE.replace("  - evaluate", "  - export: {image_size: 100}")
         override = "seed=0"
     (tmp_path / "r.yaml").write_text(text)
     chosen = load(tmp_path / "r.yaml", (override,))

@@ -18,7 +18,7 @@ from compress.base.signals import SIGNALS, interruptible
 RECIPE = """schema: 1
 name: long
 model: {name: ddnet, residual: true, trunk: 8, bottleneck: 8, decoder: 8}
-data: {source: phantom, size: 32, train_slices: 2, test_slices: 1, views: 8}
+data: {source: phantom, image_size: 32, train_slices: 2, test_slices: 1, views: 8}
 seed: 0
 steps:
   - train: {epochs: 60, batch: 2, crop: 32, slices_per_epoch: 4}

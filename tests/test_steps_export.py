@@ -73,7 +73,7 @@ NETWORKS = {
 @pytest.mark.parametrize("variant", ["dense", "pruned", "sparse"])
 def test_onnx_agrees_in_a_fresh_process(name: str, variant: str, tmp_path: Path) -> None:
     place, given = work(tmp_path / "e"), variants(NETWORKS[name]())[variant]
-    after = Export(formats=("onnx",), batch=(2,), size=64).run(given, place)
+    after = Export(formats=("onnx",), batch=(2,), image_size=64).run(given, place)
     assert after is given
     (row,) = place.facts["engines"]
     assert row["status"] == "built"
@@ -99,7 +99,7 @@ def test_an_onnx_file_holds_no_path_of_the_machine_that_made_it(tmp_path: Path) 
 @pytest.mark.parametrize("variant", ["dense", "pruned", "sparse"])
 def test_aot_inductor_agrees_in_a_fresh_process(name: str, variant: str, tmp_path: Path) -> None:
     place, held = work(tmp_path / "e"), variants(NETWORKS[name]())[variant]
-    Export(formats=("aot_inductor",), size=64, require=("aot_inductor",)).run(held, place)
+    Export(formats=("aot_inductor",), image_size=64, require=("aot_inductor",)).run(held, place)
     (row,) = place.facts["engines"]
     assert row["file"] == "aot_inductor-fp32-b1.pt2"
     assert row["parity"]["max_hu"] < 0.05
@@ -132,14 +132,14 @@ def polygraphy(path: Path) -> dict[str, set[str]]:
 
 def test_a_size_that_does_not_fit_is_refused_first(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="DDnet takes no slice of shape"):
-        Export(formats=("onnx",), size=100).run(model(ddnet()), work(tmp_path / "stage"))
+        Export(formats=("onnx",), image_size=100).run(model(ddnet()), work(tmp_path / "stage"))
     assert not list((tmp_path / "stage").iterdir())
 
 
 def test_dynamic_batch_takes_every_batch(tmp_path: Path) -> None:
     place = work(tmp_path / "e")
     given = model(ddnet())
-    options = Export(batch=(1, 3), dynamic_batch=True, size=32)
+    options = Export(batch=(1, 3), dynamic_batch=True, image_size=32)
     options.run(given, place)
     (row,) = place.facts["engines"]
     assert row["file"] == "onnx-fp32-b1-3.onnx"
@@ -154,7 +154,7 @@ def test_what_cannot_be_built_is_said_with_reason_and_command(tmp_path: Path, ca
     if formats()["torch_tensorrt"].missing(CPU) is None:
         pytest.skip("TensorRT is here")
     place = work(tmp_path / "e")
-    options = Export(formats=("torch_tensorrt", "onnx"), size=32)
+    options = Export(formats=("torch_tensorrt", "onnx"), image_size=32)
     assert options.uses(CPU).name == "onnx"
     options.run(model(ddnet()), place)
     first, second = place.facts["engines"]
@@ -172,18 +172,18 @@ def test_a_required_format_that_fails_fails_the_stage(tmp_path: Path, monkeypatc
 
     monkeypatch.setattr(onnx.Onnx, "build", gives_up)
     with pytest.raises(QualityError, match="onnx was not built: the compiler gave up"):
-        Export(size=32, require=("onnx",)).run(model(ddnet()), work(tmp_path / "e"))
+        Export(image_size=32, require=("onnx",)).run(model(ddnet()), work(tmp_path / "e"))
 
 
 def test_an_engine_that_differs_ends_with_exit_code_3(tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setattr(parity.subprocess_run, "run", lambda _side, x: x + 0.01)
     place = work(tmp_path / "e")
     with pytest.raises(QualityError, match=r"onnx-fp32-b1\.onnx differs from the network by") as e:
-        Export(size=32).run(model(Plain(16)), place)
+        Export(image_size=32).run(model(Plain(16)), place)
     assert e.value.exit_code == 3
     monkeypatch.setattr(parity.subprocess_run, "run", lambda _side, x: x * float("nan"))
     with pytest.raises(QualityError, match="gives NaN, infinity or another shape"):
-        Export(size=32).run(model(Plain(16)), place)
+        Export(image_size=32).run(model(Plain(16)), place)
 
 
 def test_lost_zeros_are_noticed(tmp_path: Path, monkeypatch) -> None:
@@ -193,14 +193,14 @@ def test_lost_zeros_are_noticed(tmp_path: Path, monkeypatch) -> None:
         onnx.Onnx, "build", lambda *a: {**real(*a), "sparse24": len(given.masks) - 1}
     )
     with pytest.raises(QualityError, match="masked layers are 2:4 in onnx"):
-        Export(size=32).run(given, work(tmp_path / "e"))
+        Export(image_size=32).run(given, work(tmp_path / "e"))
 
 
 @pytest.fixture(scope="module")
 def engine(tmp_path_factory) -> Path:
     """The sidecar of a small ONNX engine."""
     place = work(tmp_path_factory.mktemp("engine") / "e")
-    Export(size=32).run(model(Plain(16)), place)
+    Export(image_size=32).run(model(Plain(16)), place)
     return place.stage / place.facts["engines"][0]["sidecar"]
 
 
@@ -372,7 +372,7 @@ TRACES = pytest.mark.skipif(
 )
 def test_a_network_that_cannot_be_compiled_is_reported_not_raised(name, who, tmp_path) -> None:
     place = work(tmp_path / "e")
-    Export(formats=(name,), size=32).run(model(Undecided(4)), place)
+    Export(formats=(name,), image_size=32).run(model(Undecided(4)), place)
     (row,) = place.facts["engines"]
     assert row["status"] == "not built"
     assert row["reason"].startswith(f"{who} gave up: ")
@@ -483,7 +483,7 @@ def test_limits_hold_inside_the_body(tmp_path: Path, monkeypatch) -> None:
     assert 0 < air.mean() < 1
     net = DDnet(residual=True, trunk=4, bottleneck=4, decoder=4)  # f(x) = 0 at the start
     monkeypatch.setattr(parity.subprocess_run, "run", lambda _side, x: x + 0.01 * air)
-    Export(size=64).run(model(net), place)
+    Export(image_size=64).run(model(net), place)
     found = place.facts["engines"][0]["parity"]
     assert found["max_hu"] == 0
     assert found["max_hu_everywhere"] == pytest.approx(29.24, rel=1e-3)
@@ -497,7 +497,7 @@ def test_changed_weights_are_refused(tmp_path: Path) -> None:
     options = {"residual": True, "trunk": 4, "bottleneck": 4, "decoder": 4}
     given = model(DDnet(**options), **options)
     checkpoint.save(given, before)
-    Export(size=32).run(given, place)
+    Export(image_size=32).run(given, place)
     side = place.stage / place.facts["engines"][0]["sidecar"]
     assert json.loads(side.read_text())["model"] == "../00-train"
     sidecar.load(side)

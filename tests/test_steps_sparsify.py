@@ -47,7 +47,7 @@ def test_tensorrts_rule_covers_what_the_back_end_refuses(tmp_path: Path) -> None
     model = ddnet(**NARROW)
     first, second = work(tmp_path), work(tmp_path)
     usual = Sparsify(backend="modelopt").run(model, first)
-    sparse = Sparsify(backend="modelopt", rule="trt").run(model, second)
+    sparse = Sparsify(backend="modelopt", eligibility="trt").run(model, second)
     assert first.facts["done"] < second.facts["done"] == second.facts["eligible_trt"] == 44
     for name, mask in usual.masks.items():  # the back end's own masks are the same
         assert torch.equal(sparse.masks[name], mask)
@@ -64,7 +64,7 @@ def test_tensorrts_rule_covers_what_the_back_end_refuses(tmp_path: Path) -> None
 
 
 def test_its_masks_survive_the_checkpoint(tmp_path: Path) -> None:
-    sparse = Sparsify(backend="modelopt", rule="trt").run(ddnet(**NARROW), work(tmp_path))
+    sparse = Sparsify(backend="modelopt", eligibility="trt").run(ddnet(**NARROW), work(tmp_path))
     checkpoint.save(sparse, tmp_path)
     back = checkpoint.load(tmp_path)
     assert back.masks.keys() == sparse.masks.keys()
@@ -75,7 +75,7 @@ def test_layers_that_neither_rule_takes(tmp_path: Path) -> None:
     net = nn.Sequential(nn.Conv2d(1, 16, 3), nn.Conv2d(16, 16, 3, groups=2), nn.Conv2d(16, 1, 1))
     model = Model(net=net, origin=ModelOptions())
     place = work(tmp_path)
-    assert Sparsify(rule="trt").run(model, place).masks.keys() == {"2"}
+    assert Sparsify(eligibility="trt").run(model, place).masks.keys() == {"2"}
     assert place.facts["layers"][1]["reason"] == "grouped convolution"
 
 
@@ -89,7 +89,7 @@ def test_too_small_a_share_is_an_error(tmp_path: Path) -> None:
 
 
 def test_a_second_one_lets_no_layer_go(tmp_path: Path) -> None:
-    first = Sparsify(backend="modelopt", rule="trt").run(ddnet(**NARROW), work(tmp_path))
+    first = Sparsify(backend="modelopt", eligibility="trt").run(ddnet(**NARROW), work(tmp_path))
     with torch.no_grad():  # as if trained: other weights of the masked ones are now the largest
         for name, mask in first.masks.items():
             first.net.get_submodule(name).weight.copy_(torch.randn(mask.shape) * mask)

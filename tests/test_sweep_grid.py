@@ -13,7 +13,7 @@ name: tiny
 model: {import: "networks:Plain"}
 steps:
   - train: {epochs: 1}
-  - prune: {amount: 0.5, align: 1}
+  - prune: {amount: 0.5, round_to: 1}
   - retrain: {epochs: 1}
   - sparsify
   - evaluate

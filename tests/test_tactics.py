@@ -122,7 +122,7 @@ def exported(folder: Path, **options: object) -> list[dict]:
     net = Plain(16).eval()
     work = Work(stage=folder, device=CPU, data=data(), seed=0)
     model = Model(net=net, origin=ModelOptions(name="ddnet"))
-    Export(formats=("torch_tensorrt",), size=32, **options).run(model, work)
+    Export(formats=("torch_tensorrt",), image_size=32, **options).run(model, work)
     return work.facts["engines"]
 
 

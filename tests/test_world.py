@@ -84,11 +84,11 @@ with joined("cpu") as (world, _):
 WHOLE = """schema: 1
 name: whole
 model: {name: ddnet, residual: true, trunk: 16, bottleneck: 16, decoder: 16}
-data: {source: phantom, size: 32, train_slices: 2, test_slices: 1, views: 8}
+data: {source: phantom, image_size: 32, train_slices: 2, test_slices: 1, views: 8}
 seed: 0
 steps:
   - train: {epochs: 1, batch: 4, crop: 32, slices_per_epoch: 4}
-  - prune: {amount: 0.1, align: 8}
+  - prune: {amount: 0.1, round_to: 8}
   - retrain: {epochs: 1, batch: 4, crop: 32, slices_per_epoch: 4}
   - evaluate
 """

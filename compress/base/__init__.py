@@ -5,6 +5,7 @@ files.py     files that are whole or not there
 hu.py        HU <-> normalised intensity in [0, 1]
 devices.py   which device a command runs on
 cuda_graph.py  work of a GPU captured and replayed
+renamed.py   options that had other names
 machine.py   what this machine has installed
 world.py     the processes that train together
 ending.py    how one of several processes exits

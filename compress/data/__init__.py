@@ -10,14 +10,16 @@ All pixels are int16 HU. Light at import: a source is imported when it is used.
 import hashlib
 import logging
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from compress.base.errors import UsageError
+from compress.base.renamed import Renamed
 
 log = logging.getLogger(__name__)
 
@@ -33,6 +35,8 @@ class Unavailable(UsageError):
 class DataOptions:
     """Which slices to train and to measure with, and how their low dose is simulated."""
 
+    RENAMED: ClassVar[Mapping[str, Renamed]] = {"size": Renamed("image_size")}
+
     source: Literal["demo", "phantom", "folder"] = "demo"
     """Real chest CT fetched once, procedural slices, or pairs in a folder of your own."""
     path: str | None = None
@@ -47,7 +51,7 @@ class DataOptions:
     """Standard deviation of the simulated detector's electronic noise, in photons."""
     views: int = 720
     """Views in one turn of the simulated scanner."""
-    size: int = 512
+    image_size: int = 512
     """Side of the phantom slices in pixels."""
 
     def __post_init__(self) -> None:
@@ -58,8 +62,8 @@ class DataOptions:
                 raise ValueError(f"{name} must be positive, got {value}")
         if not self.electronic >= 0:
             raise ValueError(f"electronic must not be negative, got {self.electronic}")
-        if self.size < 16:
-            raise ValueError(f"size must be at least 16 pixels, got {self.size}")
+        if self.image_size < 16:
+            raise ValueError(f"size must be at least 16 pixels, got {self.image_size}")
         if self.source == "folder" and self.path is None:
             raise ValueError("path is missing; source folder needs the folder of the pairs")
         if self.source != "folder" and self.path is not None:

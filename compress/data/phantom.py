@@ -22,8 +22,8 @@ Array = NDArray[np.float64]
 def load(options: DataOptions, seed: int) -> tuple[Pairs, Pairs]:
     """Training and held-out phantoms with simulated low dose."""
     exposure = Exposure.of(options)
-    train = [chest(TRAIN, k, options.size, seed) for k in range(options.train_slices or 24)]
-    test = [chest(TEST, k, options.size, seed) for k in range(options.test_slices or 6)]
+    train = [chest(TRAIN, k, options.image_size, seed) for k in range(options.train_slices or 24)]
+    test = [chest(TEST, k, options.image_size, seed) for k in range(options.test_slices or 6)]
     return simulate(train, exposure, seed, None), simulate(test, exposure, seed, None)
 
 

@@ -217,7 +217,7 @@ def _protected(net: nn.Module, found: Sequence[Group], protect: Sequence[str]) -
         if not matches:
             near = get_close_matches(pattern, names, 1)
             hint = f"; did you mean {near[0]!r}?" if near else ""
-            raise UsageError(f"protect: no convolution is named {pattern!r}{hint}")
+            raise UsageError(f"ignore: no convolution is named {pattern!r}{hint}")
         layers |= dict.fromkeys(matches, f"protected by {pattern!r}")
     held = {}
     for group in found:
@@ -264,9 +264,11 @@ def _solved(
     try:
         return align, selection.solve(ranked, goal, align, removed)
     except selection.Unreachable as error:
-        found = f"amount {amount} of {of} cannot be removed at align {align}"
+        found = f"amount {amount} of {of} cannot be removed at round_to {align}"
         most = f"the most is {math.floor(error.largest * 1e4) / 1e4}"
-        ways = (f", and align {a} reaches it" for a in ALIGNMENTS if a < align and reach[a] >= goal)
+        ways = (
+            f", and round_to {a} reaches it" for a in ALIGNMENTS if a < align and reach[a] >= goal
+        )
         way = next(ways, f", and no alignment reaches it{_held(ranked)}")
         raise UsageError(f"{found}; {most}{way}") from None
 

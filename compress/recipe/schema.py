@@ -3,6 +3,7 @@
 Every complaint is one sentence: the place in the recipe, what was found, what is possible.
 """
 
+import logging
 import sys
 from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
@@ -12,9 +13,11 @@ from types import NoneType, UnionType
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin
 
 from compress.base.errors import UsageError
+from compress.base.renamed import renamed
 from compress.recipe import yaml
 from compress.recipe.yaml import Tree
 
+log = logging.getLogger(__name__)
 T = TypeVar("T")
 WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
 TRUTH = {"yes": "true", "on": "true", "no": "false", "off": "false"}
@@ -58,6 +61,7 @@ def arguments(
         UsageError: as `fill`.
     """
     schema = parameters(build)
+    given = _today(build, given, where)
     for name in given:
         if name not in schema:
             known = suggestion(name, [*schema, *also])
@@ -70,6 +74,23 @@ def arguments(
         name: convert(schema[name].annotation, tree, f"{where}.{name}")
         for name, tree in given.items()
     }
+
+
+def _today(build: Callable[..., object], given: Mapping[str, Tree], where: str) -> dict[str, Tree]:
+    """`given` with options of version 0.1 under the names that they have today."""
+    result: dict[str, Tree] = {}
+    for name, tree in given.items():
+        new = renamed(build).get(name)
+        if new is None:
+            result[name] = tree
+            continue
+        if new.name in given:
+            raise UsageError(f"{where}: {name} is the old name of {new.name}; give {new.name} only")
+        value = new.values.get(tree, tree) if isinstance(tree, str) else tree
+        changed = f"{new.name}: {value}" if value != tree else new.name
+        log.warning("%s.%s: write %s; the old name is read until version 0.4", where, name, changed)
+        result[new.name] = value
+    return result
 
 
 def parameters(build: Callable[..., object]) -> Mapping[str, Parameter]:

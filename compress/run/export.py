@@ -58,7 +58,7 @@ def run(
     if triton is not None:
         server.check(step.formats)
     chosen, loaded = devices.choose(device), checkpoint.load(model)
-    refuse_sides(loaded.net, (step.size, step.size), f"--size {step.size}")
+    refuse_sides(loaded.net, (step.image_size, step.image_size), f"--size {step.image_size}")
     pairs = _pairs(step, model, data, fallback)
     out.mkdir(parents=True, exist_ok=True)
     work = Work(stage=out, device=chosen, data=pairs, seed=0)
@@ -112,7 +112,9 @@ def _pairs(step: Export, model: Path, data: Path | None, fallback: bool) -> Data
         return Data(train=NONE, test=held_out(data), source="folder", fingerprint="")
     source: Literal["demo", "phantom"] = "phantom" if fallback and _unfetched(model) else "demo"
     count = min(6, max(step.batch))
-    wanted = DataOptions(source=source, train_slices=1, test_slices=count, size=step.size)
+    wanted = DataOptions(
+        source=source, train_slices=1, test_slices=count, image_size=step.image_size
+    )
     return load(wanted, seed=0, fallback=fallback)
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from compress.base.files import digest, sha256
+from compress.base.renamed import old_names
 from compress.checkpoint import ModelOptions
 from compress.checkpoint.hashes import of_import
 from compress.data import Data
@@ -25,7 +26,7 @@ def keys(recipe: Recipe, data: Data) -> list[str]:
         value = {
             "before": chain,
             "step": word,
-            "options": asdict(step),  # type: ignore[call-overload]
+            "options": old_names(step),
             "data": data.fingerprint,
             "seed": recipe.stage_seed(index),
         }

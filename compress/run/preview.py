@@ -133,7 +133,7 @@ def _check_training(recipe: Recipe, net: nn.Module) -> None:
     """Refuse a network that cannot be trained, where the recipe trains."""
     training = [step for _, step in recipe.steps if isinstance(step, Train)]
     if training:
-        crops = [step.crop or recipe.data.size for step in training]
+        crops = [step.crop or recipe.data.image_size for step in training]
         cost.check_training(net, (min(crops), min(crops)))
 
 

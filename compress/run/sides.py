@@ -41,10 +41,10 @@ def refuse(steps: Iterable[Named], net: nn.Module, data: DataOptions) -> None:
         UsageError: a step's crop or size does not go through the network, is too small for its
             loss, or larger than the slices; names it, and one that works.
     """
-    known = {"demo": DEMO, "phantom": (data.size, data.size)}.get(data.source)
+    known = {"demo": DEMO, "phantom": (data.image_size, data.image_size)}.get(data.source)
     for where, step in steps:
         if isinstance(step, Export):
-            refuse_sides(net, (step.size, step.size), f"{where}.size")
+            refuse_sides(net, (step.image_size, step.image_size), f"{where}.image_size")
         if not isinstance(step, Train):
             continue
         shape = (step.crop, step.crop) if step.crop else known

@@ -1,6 +1,7 @@
 """export: engines in files, each reloaded in a fresh process and compared with the network."""
 
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -9,6 +10,7 @@ import torch
 
 from compress import checkpoint
 from compress.base.errors import QualityError, Stopped, UsageError
+from compress.base.renamed import Renamed
 from compress.checkpoint import Model
 from compress.context import Kind, Use, Work
 from compress.engines.base import Shape
@@ -28,6 +30,7 @@ class Export:
     """
 
     kind: ClassVar[Kind] = "measuring"
+    RENAMED: ClassVar[Mapping[str, Renamed]] = {"size": Renamed("image_size")}
 
     formats: tuple[FormatName, ...] = ("onnx",)
     """Engine formats to build."""
@@ -37,7 +40,7 @@ class Export:
     """Slices at once; an engine is built for each."""
     dynamic_batch: bool = False
     """One engine for every batch up to the largest instead."""
-    size: int = 512
+    image_size: int = 512
     """Height and width of the slices in pixels."""
     deconvolutions: Rewriting = "auto"
     """Stride-1 deconvolutions as the convolutions that they equal, or kept where no earlier step
@@ -51,8 +54,8 @@ class Export:
             raise ValueError("formats must name at least one")
         if not self.batch or min(self.batch) < 1:
             raise ValueError(f"batch must be numbers from 1 on, got {list(self.batch)}")
-        if self.size < 16:
-            raise ValueError(f"size must be at least 16 pixels, got {self.size}")
+        if self.image_size < 16:
+            raise ValueError(f"size must be at least 16 pixels, got {self.image_size}")
         if missing := [name for name in self.require if name not in self.formats]:
             raise ValueError(f"require names {missing[0]}, which is not among the formats")
 
@@ -87,7 +90,7 @@ class Export:
         Raises:
             UsageError: the network takes no slices of that size.
         """
-        cost.check_shape(model.net, (self.size, self.size), device="cpu")
+        cost.check_shape(model.net, (self.image_size, self.image_size), device="cpu")
         rows: list[dict[str, Any]] = []
         work.facts["engines"] = rows
         for name in self.formats:
@@ -114,8 +117,8 @@ class Export:
 
     def _shapes(self) -> list[Shape]:
         if self.dynamic_batch:
-            return [Shape(batch=max(self.batch), size=self.size, dynamic=True)]
-        return [Shape(batch=batch, size=self.size) for batch in self.batch]
+            return [Shape(batch=max(self.batch), size=self.image_size, dynamic=True)]
+        return [Shape(batch=batch, size=self.image_size) for batch in self.batch]
 
     def _gate(self, rows: list[dict[str, Any]]) -> None:
         for row in rows:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from compress.base.errors import UsageError
+from compress.base.renamed import Renamed
 from compress.checkpoint import Model
 from compress.context import Kind, Use, Work
 from compress.graph import cost
@@ -38,6 +39,12 @@ class Prune:
     """
 
     kind: ClassVar[Kind] = "compressing"
+    RENAMED: ClassVar[Mapping[str, Renamed]] = {
+        "of": Renamed("target"),
+        "floor": Renamed("min_keep"),
+        "protect": Renamed("ignore"),
+        "align": Renamed("round_to"),
+    }
 
     criterion: Literal[
         "gaussian", "l1", "l2", "magnitude", "random", "taylor",
@@ -48,19 +55,19 @@ class Prune:
     """Share of `of` to remove, in (0, 1); the threshold is solved from it."""
     threshold: float | None = None
     """Instead of `amount`: channels ranked below it go (gaussian: in standard deviations)."""
-    of: Share = "macs"
+    target: Share = "macs"
     """What `amount` is a share of: multiply-accumulates, parameters or output channels."""
     base: Literal["current", "dense"] = "current"
     """Which network's: as it comes into this step, or before anything was pruned."""
-    align: int | None = 16
+    round_to: int | None = 16
     """Channels kept are a multiple of this; 2:4 kernels need 16, tensor cores 8. null: the largest
     of 16, 8, 4, 2 and 1 that reaches the amount."""
     scope: Scope = "layer"
     """Compare channels within their layer, or over the whole network by their scores as they are.
     """
-    floor: float = 0.0
+    min_keep: float = 0.0
     """Share of each layer's channels that stays at least, in [0, 1]."""
-    protect: tuple[str, ...] = ()
+    ignore: tuple[str, ...] = ()
     """Names of convolutions that keep all channels; `*` stands for any text."""
     rounds: int = 1
     """Prune this many times, each followed by an equal part of the epochs of the `retrain` that
@@ -79,10 +86,10 @@ class Prune:
         if self.amount is None and (self.rounds > 1 or self.criterion in unstructured.KINDS):
             what = self.criterion if self.rounds == 1 else "rounds"
             raise ValueError(f"{what} needs an amount, a threshold is not enough")
-        if not 0 <= self.floor <= 1:
-            raise ValueError(f"floor must lie in [0, 1], got {self.floor}")
-        align = 1 if self.align is None else self.align
-        counts = {"align": align, "rounds": self.rounds, "batches": self.batches}
+        if not 0 <= self.min_keep <= 1:
+            raise ValueError(f"min_keep must lie in [0, 1], got {self.min_keep}")
+        align = 1 if self.round_to is None else self.round_to
+        counts = {"round_to": align, "rounds": self.rounds, "batches": self.batches}
         for name, value in counts.items():
             if value < 1:
                 raise ValueError(f"{name} must be at least 1, got {value}")
@@ -118,12 +125,12 @@ class Prune:
             criterion=criterion,  # type: ignore[arg-type]
             amount=self.amount,
             threshold=self.threshold,
-            of=self.of,
-            align=self.align,
+            of=self.target,
+            align=self.round_to,
             base=self._base(model),
-            protect=self.protect,
+            protect=self.ignore,
             scope=self.scope,
-            floor=self.floor,
+            floor=self.min_keep,
             seed=seed,
             importance=importance,
         )
@@ -167,7 +174,7 @@ class Prune:
         return {
             "criterion": self.criterion,
             "amount": self.amount,
-            "of": self.of,
+            "of": self.target,
             "scope": self.scope,
             "removed": removed,
             "zeros": unstructured.zeros(after.net, after.masks),
@@ -201,7 +208,9 @@ class Prune:
         if self.base == "current":
             return 1.0
         dense = Model(net=replace(model.origin, weights=None).build(), origin=model.origin)
-        return _size(dense.rewritten("deconv_to_conv").net, self.of) / _size(model.net, self.of)
+        return _size(dense.rewritten("deconv_to_conv").net, self.target) / _size(
+            model.net, self.target
+        )
 
 
 def _size(net: nn.Module, of: Share) -> int:

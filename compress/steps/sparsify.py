@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from compress.base.errors import QualityError, UsageError
+from compress.base.renamed import Renamed
 from compress.checkpoint import Model
 from compress.context import Kind, Use, Work
 from compress.sparsity import masks, permutation
@@ -26,14 +27,18 @@ class Sparsify:
     """Make weights 2:4 sparse: of every four consecutive input channels two are zero."""
 
     kind: ClassVar[Kind] = "compressing"
+    RENAMED: ClassVar[Mapping[str, Renamed]] = {
+        "rule": Renamed("eligibility", {"backend": "asp", "trt": "tensorrt"}),
+    }
 
     pattern: Literal["2:4"] = "2:4"
     """The pattern of NVIDIA's sparse tensor cores; the only one."""
     backend: Literal["auto", "modelopt", "asp"] = "auto"
     """Who computes the masks; auto: Apex ASP where it and a GPU are there, else ModelOpt."""
-    rule: sparsity.Rule = "backend"
-    """Which layers: those that the back end takes (in % 16, out % 8), or with trt those that it
-    refuses and TensorRT could run (in % 4), too, masked by our own function."""
+    eligibility: Literal["asp", "tensorrt"] = "asp"
+    """Which layers: those that ModelOpt and Apex ASP take (input channels a multiple of 16, output
+    channels of 8), or with tensorrt also those that TensorRT could run (input channels a multiple
+    of 4), masked by our own function."""
     permute: bool = False
     """First put channels in an order that lets the masks keep more magnitude; the network computes
     the same."""
@@ -45,6 +50,11 @@ class Sparsify:
         """Refuse a share that is none."""
         if not 0 <= self.at_least <= 1:
             raise ValueError(f"at_least must lie in [0, 1], got {self.at_least}")
+
+    @property
+    def rule(self) -> sparsity.Rule:
+        """The rule of `eligibility`."""
+        return "backend" if self.eligibility == "asp" else "trt"
 
     def uses(self, device: torch.device) -> Use:
         """The back end that computes the masks."""

@@ -1,8 +1,11 @@
 """Options of the training loop, checked where they are made."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
+from compress.base.renamed import Renamed
 from compress.data import loaders
 from compress.training import losses
 from compress.training import precision as formats
@@ -11,6 +14,11 @@ from compress.training import precision as formats
 @dataclass(frozen=True, kw_only=True)
 class TrainOptions:
     """Options of a training: Adam (Kingma and Ba, ICLR 2015) with cosine learning-rate decay."""
+
+    RENAMED: ClassVar[Mapping[str, Renamed]] = {
+        "rewind": Renamed("lr_rewind"),
+        "graph": Renamed("cuda_graph"),
+    }
 
     epochs: int
     """Passes; each draws `slices_per_epoch` random crops."""
@@ -37,7 +45,7 @@ class TrainOptions:
     """Where crops are cut: gpu keeps the whole training set in GPU memory, workers cut ahead in
     threads and stream, host cuts when needed; auto: gpu where the set fits into a quarter of the
     free memory, else workers; host on the CPU."""
-    graph: bool = True
+    cuda_graph: bool = True
     """Run the whole training step as one CUDA graph on a GPU: the same numbers, fewer waits."""
     compile: bool = False
     """Compile network and loss with torch.compile: up to a minute before the first step, then
@@ -46,7 +54,7 @@ class TrainOptions:
     """BatchNorm keeps the statistics that it has and uses them; its scale and shift learn."""
     sync_norm: bool = False
     """On several GPUs BatchNorm takes its statistics over the whole batch, not a GPU's share."""
-    rewind: float = 0.0
+    lr_rewind: float = 0.0
     """Where on the half cosine the rate starts, in [0, 1): 0 at `lr`; 0.75 is where a training
     four times as long would be (learning-rate rewinding: Renda et al., ICLR 2020)."""
     distill: float = 0.0
@@ -82,8 +90,8 @@ class TrainOptions:
             raise ValueError("give freeze_norm or sync_norm, not both")
 
     def _check_targets(self) -> None:
-        if not 0 <= self.rewind < 1:
-            raise ValueError(f"rewind must lie in [0, 1), got {self.rewind}")
+        if not 0 <= self.lr_rewind < 1:
+            raise ValueError(f"lr_rewind must lie in [0, 1), got {self.lr_rewind}")
         if not 0 <= self.distill <= 1:
             raise ValueError(f"distill must lie in [0, 1], got {self.distill}")
         if self.recalibrate < 0:
@@ -96,5 +104,5 @@ class TrainOptions:
 
     def rate(self, step: int) -> float:
         """Learning rate of optimizer step `step`, counted from 0 over all epochs."""
-        done = self.rewind + (1 - self.rewind) * step / (self.epochs * self.steps_per_epoch)
+        done = self.lr_rewind + (1 - self.lr_rewind) * step / (self.epochs * self.steps_per_epoch)
         return self.lr * (self.lr_final + (1 - self.lr_final) * (1 + math.cos(math.pi * done)) / 2)

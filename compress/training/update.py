@@ -137,8 +137,8 @@ class Update:
 
     def _stepper(self) -> Stepper:
         graph, why = True, "a GPU"
-        if not self.options.graph:
-            graph, why = False, "graph: false"
+        if not self.options.cuda_graph:
+            graph, why = False, "cuda_graph: false"
         elif self.precision.device.type != "cuda":
             graph, why = False, "no GPU"
         elif self.amp.uncapturable:

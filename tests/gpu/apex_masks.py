@@ -44,7 +44,7 @@ MARK = "case: "
 def work(args: argparse.Namespace, stage: Path, seed: int) -> Work:
     """The surroundings of a step; `stage` is made."""
     stage.mkdir(parents=True, exist_ok=True)
-    options = DataOptions(source=args.data, size=args.size)
+    options = DataOptions(source=args.data, image_size=args.size)
     data = load(options, seed=0, fallback=False)
     return Work(stage=stage, device=torch.device(args.device), data=data, seed=seed)
 

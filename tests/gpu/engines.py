@@ -71,7 +71,7 @@ def network(narrow: bool, low: torch.Tensor) -> Model:
 def prepare(args: argparse.Namespace) -> None:
     """Checkpoints and pairs of slices in OUT."""
     data = load(
-        DataOptions(source=args.data, train_slices=1, test_slices=4, size=args.size), seed=0
+        DataOptions(source=args.data, train_slices=1, test_slices=4, image_size=args.size), seed=0
     )
     for name, *sides in zip(data.test.names, data.test.low, data.test.full, strict=True):
         for side, image in zip(("low", "full"), sides, strict=True):

@@ -31,7 +31,7 @@ def model() -> Model:
 
 def built(model: Model, folder: Path, format_: str) -> list[dict]:
     work = Work(stage=folder, device=GPU, data=data(), seed=0)
-    Export(formats=(format_,), batch=(2,), size=64, require=(format_,)).run(model, work)
+    Export(formats=(format_,), batch=(2,), image_size=64, require=(format_,)).run(model, work)
     return work.facts["engines"]
 
 

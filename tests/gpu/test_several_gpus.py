@@ -33,11 +33,11 @@ CASES = {
 WHOLE = """schema: 1
 name: whole
 model: {name: ddnet, residual: true, trunk: 16, bottleneck: 32, decoder: 32}
-data: {source: phantom, size: 64, train_slices: 2, test_slices: 1, views: 8}
+data: {source: phantom, image_size: 64, train_slices: 2, test_slices: 1, views: 8}
 seed: 0
 steps:
   - train: {epochs: 2, batch: 4, crop: 64, slices_per_epoch: 8}
-  - prune: {amount: 0.3, align: 16}
+  - prune: {amount: 0.3, round_to: 16}
   - retrain: {epochs: 2, batch: 4, crop: 64, slices_per_epoch: 8, sync_norm: true}
   - sparsify: {pattern: "2:4", backend: modelopt}
   - retrain: {epochs: 2, batch: 4, crop: 64, slices_per_epoch: 8}
