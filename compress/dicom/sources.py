@@ -182,7 +182,7 @@ def inflate_limited(data: bytes, limit: int = LARGEST) -> None:
 def _members(path: Path) -> list[str]:
     try:
         infos = _open(str(path)).infolist()
-    except (OSError, ValueError, zipfile.BadZipFile) as error:
+    except Exception as error:  # zipfile raises whatever it likes for a damaged directory
         raise UsageError(_DAMAGED_ZIP) from error
     if len(infos) > MEMBERS:
         raise UsageError(f"INPUT is a zip with {len(infos)} members, more than {MEMBERS}")

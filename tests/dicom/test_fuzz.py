@@ -1,7 +1,10 @@
 """Damaged and made-up files: a reason or a result, never another exception, never a hang."""
 
+import contextlib
+import io
 import random
 import struct
+import zipfile
 from datetime import datetime
 
 import dicom_desks
@@ -12,12 +15,20 @@ from dicom_files import body, bundled, dataset, enhanced, packed, write_series
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydicom.datadict import dictionary_VR, tag_for_keyword
+from pydicom.encaps import generate_frames
 from pydicom.filebase import DicomBytesIO
 from pydicom.filewriter import write_data_element
-from pydicom.uid import DeflatedExplicitVRLittleEndian, JPEG2000Lossless, RLELossless
+from pydicom.uid import (
+    JPEG2000,
+    DeflatedExplicitVRLittleEndian,
+    ExplicitVRBigEndian,
+    ImplicitVRLittleEndian,
+    JPEG2000Lossless,
+    RLELossless,
+)
 
-from compress.base.errors import CompressError
-from compress.dicom import Reason, Refused, headers, sources
+from compress.base.errors import CompressError, UsageError
+from compress.dicom import Reason, Refused, headers, lossy, sources
 from compress.dicom.reading import read
 from compress.dicom.writing import Process, derive
 from compress.imaging import command, inference
@@ -26,19 +37,54 @@ from compress.imaging.command import Options, run
 PROCESS = Process(model="ab" * 32, precision="fp32")
 NOW = datetime(2024, 1, 1)
 MUTANTS = 420
-"""Of each of the five files."""
+"""Of each of the ten files."""
 
 
 def seeds() -> dict[str, bytes]:
-    """Small files of five kinds."""
+    """Small files of ten kinds."""
     frames = np.stack([body(20, k) for k in range(2)])
+    parts = enhanced(frames, [(1, -1024), (0.5, -1100)])
+    parts.ConcatenationUID = parts.SOPInstanceUIDOfConcatenationSource = "1.2.3"
+    parts.PerFrameFunctionalGroupsSequence[0].DerivationImageSequence = [pydicom.Dataset()]
+    words = dataset(body(20), intercept=0, PixelPaddingValue=0, TimezoneOffsetFromUTC="+0900")
+    words.SpecificCharacterSet, words.RescaleType = "ISO_IR 13", "Houndsfield Unit"
+    words.SeriesDescription, words.PatientName = "\uff94\uff8f\uff80", "\uff94\uff8f\uff80"
+    words.ContributingEquipmentSequence = [equipment()]
+    floats = dataset(body(20), RequestAttributesSequence=[pydicom.Dataset()])
+    for into in (floats, floats.RequestAttributesSequence[0]):
+        into.add_new((0x0009, 0x0010), "LO", "MAKER")
+        into.add_new((0x0009, 0x1001), "OF", bytes(24))
     return {
         "plain": packed(dataset(body(20), PixelPaddingValue=0)),
         "deflated": packed(dataset(body(20)), DeflatedExplicitVRLittleEndian),
         "rle": packed(dataset(body(24)), RLELossless),
         "j2k": packed(dataset(body(40)), JPEG2000Lossless),
         "enhanced": packed(enhanced(frames, [(1, -1024), (0.5, -1100)])),
+        "concatenation": packed(parts),
+        "words": packed(words, ImplicitVRLittleEndian),
+        "big": packed(floats, ExplicitVRBigEndian),
+        "lossy": lossy_file(),
+        "background": packed(dataset(np.full((20, 20), -2000, np.int16), intercept=0)),
     }
+
+
+def equipment() -> pydicom.Dataset:
+    """Of a result of this program."""
+    item = pydicom.Dataset()
+    item.Manufacturer, item.ManufacturerModelName = "compress", "compress enhance"
+    return item
+
+
+def lossy_file() -> bytes:
+    """Irreversible JPEG 2000 that does not say so."""
+    ds = dataset(body(40))
+    ds = pydicom.dcmread(io.BytesIO(packed(ds)))
+    ds.compress(JPEG2000, j2k_cr=[4], generate_instance_uid=False)
+    for name in ("", "Ratio", "Method"):
+        ds.pop(f"LossyImageCompression{name}", None)
+    buffer = io.BytesIO()
+    ds.save_as(buffer, enforce_file_format=True)
+    return buffer.getvalue()
 
 
 def mutant(data: bytes, draw: random.Random) -> bytes:
@@ -110,7 +156,9 @@ ATTRIBUTES = {
     "SOPInstanceUID": words, "SeriesInstanceUID": words, "SeriesNumber": words,
     "SeriesDescription": words, "Modality": words, "BurnedInAnnotation": words,
     "DerivationDescription": words, "LossyImageCompression": words, "PatientName": words,
-    "WindowCenter": words, "InstanceNumber": words,
+    "WindowCenter": words, "InstanceNumber": words, "TimezoneOffsetFromUTC": words,
+    "SpecificCharacterSet": words, "ConcatenationUID": words, "SOPClassUID": words,
+    "StudyInstanceUID": words,
 }  # fmt: skip
 
 
@@ -156,6 +204,53 @@ def data_sets(draw):
 @given(data_sets())
 def test_made_up_data_sets(data):
     through(data)
+
+
+def test_mutants_of_codestreams_have_a_method_or_an_error():
+    streams = [
+        next(generate_frames(pydicom.dcmread(io.BytesIO(data)).PixelData, number_of_frames=1))
+        for data in (lossy_file(), bundled("JPEGLSNearLossless_16.dcm"), seeds()["j2k"])
+    ]
+    draw, found = random.Random(0), set()
+    for _ in range(MUTANTS):
+        changed = bytearray(draw.choice(streams))
+        for _ in range(draw.choice((1, 2, 8))):
+            changed[draw.randrange(min(200, len(changed)))] = draw.randrange(256)
+        try:
+            found.add(lossy.lost(bytes(changed[: draw.choice((len(changed), 40, 90))])))
+        except (ValueError, IndexError, struct.error):
+            found.add(None)
+    assert found >= {None, "", lossy.J2K, lossy.JPEG_LS}
+
+
+@settings(max_examples=500, deadline=None, derandomize=True, database=None)
+@given(st.binary(max_size=300), st.sampled_from((b"\xff\xd8", b"\xff\x4f\xff\x51", b"")))
+def test_made_up_codestreams(data, start):
+    with contextlib.suppress(ValueError, IndexError, struct.error):
+        lossy.lost(start + data)
+
+
+def test_mutants_of_zips_have_headers_or_an_error(tmp_path):
+    with zipfile.ZipFile(tmp_path / "whole.zip", "w", zipfile.ZIP_DEFLATED) as file:
+        for name in ("a", "b.dcm"):
+            file.writestr(name, packed(dataset(body(20))))
+    data, draw, found = (tmp_path / "whole.zip").read_bytes(), random.Random(0), set()
+    for k in range(MUTANTS):
+        changed = bytearray(data)
+        for _ in range(draw.choice((1, 2, 8))):
+            changed[-draw.randrange(1, 260) if draw.random() < 0.7 else draw.randrange(90)] ^= (
+                1 << draw.randrange(8)
+            )
+        cut = len(changed) if draw.random() < 0.8 else draw.randrange(len(changed))
+        path = tmp_path / f"{k}.zip"
+        path.write_bytes(changed[:cut])
+        try:
+            source = sources.open_source(path)
+            found |= {headers.examine(source, name).reason for name in sources.names(source)}
+        except UsageError:
+            found.add("usage")
+        path.unlink()
+    assert found >= {None, "usage", Reason.DAMAGED, Reason.ENCRYPTED}
 
 
 def test_the_whole_command_on_damaged_files(tmp_path, monkeypatch, capfd):
