@@ -1,4 +1,4 @@
-"""A small soak, stopped three times and gone on with; tests/bench/soak_enhance.py is the large one."""
+"""A small soak: three stops; tests/bench/soak_enhance.py is the large one."""
 
 import importlib.util
 from pathlib import Path
