@@ -2,6 +2,8 @@
 
 import io
 import os
+import shutil
+import subprocess
 import tempfile
 import zipfile
 from pathlib import Path
@@ -204,3 +206,17 @@ def headers_of(root: Path):
 
     source = open_source(root)
     return source, [headers.examine(source, name) for name in sources.names(source)]
+
+
+needs_dciodvfy = pytest.mark.skipif(
+    shutil.which("dciodvfy") is None, reason="dciodvfy of dicom3tools is not installed"
+)
+
+
+def dciodvfy(data: bytes, folder: Path) -> list[str]:
+    """The lines that dciodvfy calls an error; its exit status does not follow them."""
+    file = folder / "x.dcm"
+    file.write_bytes(data)
+    found = subprocess.run(["dciodvfy", file], capture_output=True, check=False)
+    lines = (found.stdout + found.stderr).decode(errors="replace").splitlines()
+    return [line for line in lines if line.startswith("Error")]

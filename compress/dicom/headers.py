@@ -218,18 +218,20 @@ class Watched:
 
 def _examined(source: Source, name: str) -> Header:
     _check_prefix(source.prefix(name), name)
-    dataset, whole = _read_header(source, name)
+    dataset, fault = _read_header(source, name)
     kind = sop_class(dataset)
     if kind == MediaStorageDirectoryStorage:
         raise Refused(Reason.DICOMDIR)
     other = kind.name != kind and kind not in CT_CLASSES  # has a name: it is not cut off
-    if not kind or not (whole or other):
+    if not kind or (fault == Reason.DAMAGED and not other):
         raise Refused(Reason.DAMAGED)
     if not is_ct(dataset):
         raise Refused(Reason.NOT_CT)
     series, sop = (valid_uid(dataset.get(f"{name}InstanceUID")) for name in ("Series", "SOP"))
     if is_localizer(dataset):
         return Header(name=name, reason=Reason.LOCALIZER, series=series)
+    if fault is not None:
+        raise Refused(fault)
     rows, columns = int(dataset.get("Rows") or 0), int(dataset.get("Columns") or 0)
     frames = int(dataset.get("NumberOfFrames") or 1)
     if min(rows, columns, frames) < 1 or max(rows, columns) > LARGEST_SIDE:
@@ -258,21 +260,24 @@ def _check_prefix(prefix: bytes, name: str) -> None:
         raise Refused(Reason.DAMAGED if lost and named else Reason.NOT_DICOM)
 
 
-def _read_header(source: Source, name: str) -> tuple[FileDataset, bool]:
-    """Up to the pixels, and whether it reaches them; a folder's file is not read beyond them."""
-    wanted: dict[str, Any] = {"stop_before_pixels": True, "specific_tags": TAGS}
+def _read_header(source: Source, name: str) -> tuple[FileDataset, Reason | None]:
+    """Up to the pixels, and what is wrong at its end; a folder's file is not read beyond it."""
     if not source.archive:
         with source.opened(name) as file:
             if _syntax(file) != DeflatedExplicitVRLittleEndian:
-                stream = Watched(file)
-                dataset = pydicom.dcmread(stream, **wanted)
-                return dataset, not stream.short
+                return _to_pixels(file)
     data = source.read(name)
-    if _syntax(io.BytesIO(data)) == DeflatedExplicitVRLittleEndian:
-        return parse(data, **wanted), True  # zlib notices the end
-    stream = Watched(io.BytesIO(data))
-    dataset = pydicom.dcmread(stream, **wanted)
-    return dataset, not stream.short
+    if _syntax(io.BytesIO(data)) == DeflatedExplicitVRLittleEndian:  # zlib notices a wrong end
+        return parse(data, stop_before_pixels=True, specific_tags=TAGS), None
+    return _to_pixels(io.BytesIO(data))
+
+
+def _to_pixels(file: BinaryIO) -> tuple[FileDataset, Reason | None]:
+    stream = Watched(file)
+    dataset = pydicom.dcmread(stream, stop_before_pixels=True, specific_tags=TAGS)
+    if stream.short:
+        return dataset, Reason.DAMAGED
+    return dataset, None if stream.read(4) in PIXELS else Reason.NO_PIXELS
 
 
 def _syntax(stream: BinaryIO) -> str:

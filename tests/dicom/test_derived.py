@@ -8,7 +8,17 @@ from datetime import UTC, datetime
 import numpy as np
 import pydicom
 import pytest
-from dicom_files import body, bundled, dataset, encapsulated, enhanced, packed, uid
+from dicom_files import (
+    body,
+    bundled,
+    dataset,
+    dciodvfy,
+    encapsulated,
+    enhanced,
+    needs_dciodvfy,
+    packed,
+    uid,
+)
 from pydicom import Dataset
 from pydicom.datadict import dictionary_VR, tag_for_keyword
 from pydicom.dataelem import RawDataElement
@@ -437,3 +447,58 @@ def test_earlier_sources_of_a_single_frame_are_appended_to():
     assert [item.ReferencedSOPInstanceUID for item in out.SourceImageSequence] == [
         "1.2.3", uid("S", 0),
     ]  # fmt: skip
+
+
+# --- what an independent validator says ---------------------------------------------------------
+
+
+def concatenated() -> bytes:
+    ds = frames()
+    ds.ConcatenationUID, ds.SOPInstanceUIDOfConcatenationSource = uid("all"), uid("whole")
+    ds.InConcatenationNumber, ds.ConcatenationFrameOffsetNumber = 1, 0
+    return packed(ds)
+
+
+def derived_before(*, shared: bool) -> bytes:
+    ds = frames()
+    groups = (
+        [ds.SharedFunctionalGroupsSequence[0]] if shared else ds.PerFrameFunctionalGroupsSequence
+    )
+    for group in groups:
+        group.DerivationImageSequence = [earlier("1.2.3", "first")]
+    return packed(ds)
+
+
+def water_padded() -> bytes:
+    ds = dataset(body(), intercept=0)
+    ds.add_new("PixelPaddingValue", "SS", int(body()[24, 24]))
+    return packed(ds)
+
+
+KINDS = {
+    "concatenation": concatenated,
+    "derived before": lambda: derived_before(shared=True),
+    "frames derived before": lambda: derived_before(shared=False),
+    "katakana": lambda: with_bytes(
+        "ISO_IR 13", {"SeriesDescription": KANA}, ImplicitVRLittleEndian
+    ),
+    "kanji": lambda: with_bytes(
+        ["", "ISO 2022 IR 87"], {"SeriesDescription": KANJI}, ExplicitVRBigEndian
+    ),
+    "lossy": lambda: encapsulated(dataset(noisy()), j2k(4.0), JPEG2000),
+    "reversible": lambda: encapsulated(dataset(noisy()), j2k(None), HTJ2K),
+    "offset": lambda: packed(dataset(TimezoneOffsetFromUTC="+0900")),
+    "padding in water": water_padded,
+    "background": lambda: packed(dataset(np.full((24, 24), -2000, np.int16), intercept=0)),
+}
+
+
+@needs_dciodvfy
+@pytest.mark.parametrize("name", KINDS)
+def test_dciodvfy_finds_no_more_errors_than_in_the_source(name, tmp_path):
+    data = KINDS[name]()
+    before = dciodvfy(data, tmp_path)
+    image = read(data)
+    output = [image.hu(k).clip(-1024, 1900) for k in range(len(image.stored))]
+    after = dciodvfy(derive(image, output, PROCESS, NOW).data, tmp_path)
+    assert len(after) <= len(before), set(after) - set(before)

@@ -189,3 +189,14 @@ def test_the_command(tmp_path):
     status = json.loads((tmp_path / "out/manifest.json").read_text())["counts"]["status"]
     assert status == {"simulated": 1}
     assert math.isclose(Options(source=source, out=source).exposure().electronic ** 2, 10)
+
+
+def test_a_slice_without_tissue_has_a_partner(tmp_path):
+    empty = np.full((32, 32), -2000, np.int16)
+    for index, hu in enumerate((body(32), empty)):
+        (tmp_path / f"{index}").write_bytes(packed(dataset(hu, intercept=0, index=index)))
+    content = run(Options(source=tmp_path, out=tmp_path / "out", **FEW))
+    assert content["counts"]["status"] == {"simulated": 2}
+    assert content["files"][1]["status"] == "simulated"
+    lows = [pydicom.dcmread(path) for path in (tmp_path / "out/dicom/low").rglob("*.dcm")]
+    assert [np.array_equal(ds.pixel_array, empty) for ds in lows].count(True) == 1

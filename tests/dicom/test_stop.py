@@ -2,6 +2,7 @@
 
 import errno
 import json
+import logging
 import os
 import signal
 import subprocess
@@ -123,6 +124,19 @@ def test_each_duplicate_is_read_once(tmp_path, monkeypatch):
     content = run(Options(source=source, model=Path(), out=tmp_path / "out"))
     assert known == [("digest", 31)]
     assert content["counts"]["reason"] == {"duplicate": 30}
+
+
+def test_headers_duplicates_and_results_are_looked_at_with_progress(tmp_path, monkeypatch, caplog):
+    source, out = write_series(tmp_path / "in", 6, side=16), tmp_path / "out"
+    (source / "copy").hardlink_to(source / "IM0000")
+    monkeypatch.setattr("compress.base.progress.EVERY", -1.0)
+    monkeypatch.setattr(inference, "load", lambda *_a, **_k: dicom_desks.identity(4))
+    monkeypatch.setattr(logging.getLogger("compress"), "propagate", True)
+    caplog.set_level("INFO", "compress")
+    run(Options(source=source, model=Path(), out=out))
+    run(Options(source=source, model=Path(), out=out, existing="skip"))
+    for words in ("INPUT holds 7 files", "7 of 7 files,", "2 of 2 files compared,", "6 of 6 resul"):
+        assert words in caplog.text
 
 
 def test_a_pipe_among_the_files_holds_up_nothing(tmp_path, monkeypatch):
@@ -358,7 +372,7 @@ def test_slices_without_anything_to_enhance_are_counted_and_named(tmp_path, monk
     (folder / "a").write_bytes(packed(dataset(empty, intercept=0)))
     (folder / "b").write_bytes(packed(dataset(plain, index=1, intercept=0, PixelPaddingValue=0)))
     caplog.set_level("INFO", "compress")
-    monkeypatch.setattr("logging.Logger.propagate", True, raising=False)
+    monkeypatch.setattr(logging.getLogger("compress"), "propagate", True)
     content = enhance(folder, tmp_path / "out")
     ignored = int((plain == 0).sum())
     assert content["counts"] == {
@@ -366,6 +380,8 @@ def test_slices_without_anything_to_enhance_are_counted_and_named(tmp_path, monk
         "padding_ignored": ignored,
     }  # fmt: skip
     assert [row["unchanged"] for row in content["files"]] == [1, 0]
+    assert "1 slices hold nothing but padding and background, and were copied" in caplog.text
+    assert f"{ignored} pixels have a value that is declared to be padding" in caplog.text
 
 
 def test_the_command_takes_include_results():
