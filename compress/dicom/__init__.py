@@ -1,13 +1,16 @@
 """The DICOM format: CT images are found, read to HU and written as derived images.
 
-sources.py   files of a folder, of a zip or a single one, read within limits
-headers.py   what kind of object a file holds, from its header alone
-series.py    the CT series that were found; which of them is meant
-spacing.py   the side of a pixel in mm
-rescale.py   stored values <-> HU, padding
-reading.py   a CT image in HU, or the reason why not
-encoding.py  enhanced HU back to stored values
-writing.py   the derived object of an enhanced image
+sources.py     files of a folder, of a zip or a single one, read within limits
+headers.py     what kind of object a file holds, from its header alone
+series.py      the CT series that were found; which of them is meant
+spacing.py     the side of a pixel in mm
+rescale.py     stored values <-> HU, padding
+reading.py     a CT image in HU, or the reason why not
+encoding.py    enhanced HU back to stored values
+writing.py     the derived object of an enhanced image
+multiframe.py  the derivation of the frames of an Enhanced CT
+lossy.py       whether a codestream has lost something
+transcode.py   texts, times and words on their way to Explicit VR Little Endian
 
 Nothing here logs, prints or names a file by what a header says of a patient: reasons are codes,
 UIDs and paths are shown as hashes, texts of exceptions from decoders are dropped.
