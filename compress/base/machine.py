@@ -19,6 +19,7 @@ from typing import Any
 import torch
 
 from compress import __version__
+from compress.base.reasons import compilers
 
 CONTAINER = "docker pull nvcr.io/nvidia/pytorch:25.05-py3"
 """The newest container known to hold apex.amp; `pip install apex` gets an unrelated package."""
@@ -160,7 +161,7 @@ def version_of(distribution: str) -> str | None:
 
 
 def _failure(command: list[str]) -> str:
-    """Why a command fails, by its last line; empty where it succeeds."""
+    """Why a command fails, by its line that tells; empty where it succeeds."""
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT, check=False)
     except subprocess.TimeoutExpired:
@@ -169,7 +170,7 @@ def _failure(command: list[str]) -> str:
         return str(error.strerror)
     if done.returncode == 0:
         return ""
-    return ([*done.stderr.strip().splitlines()] or [f"exit status {done.returncode}"])[-1]
+    return compilers(done.stderr.strip().splitlines()) or f"exit status {done.returncode}"
 
 
 def _output(command: list[str]) -> str:

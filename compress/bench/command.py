@@ -11,7 +11,8 @@ from typing import Any
 import torch
 
 from compress.base import devices, machine, timing
-from compress.base.errors import UsageError
+from compress.base.errors import CompressError, UsageError
+from compress.base.reasons import reason
 from compress.base.timing import Budget, Case
 from compress.bench.targets import Artefact, Row, artefacts
 from compress.engines import sidecar
@@ -192,8 +193,12 @@ def _measure(
     for artefact in able:
         x = shape.example(artefact.device)
         before = _free(artefact.device)
-        call, facts = artefact.call(x)
-        call()
+        try:
+            call, facts = artefact.call(x)
+            call()
+        except RuntimeError as error:  # a compiler's too, and memory that runs out
+            said = f"{artefact.name} does not run as {artefact.how}"
+            raise CompressError(f"{said}: {reason(error)}") from error
         taken = None if before is None else before - (_free(artefact.device) or 0)
         about.append({"device": str(artefact.device), "memory_bytes": taken, **facts})
         clock = timing.clock(artefact.device)

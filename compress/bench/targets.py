@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from compress import checkpoint
 from compress.base.cuda_graph import capture
 from compress.base.errors import UsageError
+from compress.base.reasons import reason
 from compress.base.timing import Call
 from compress.engines import sidecar
 from compress.engines.base import Runner
@@ -183,8 +184,7 @@ def called(runner: Runner, x: Tensor, *, graph: bool) -> tuple[Call, Row]:
         return _captured(runner, x), {"cuda_graph": True, "cuda_graph_why": ""}
     except RuntimeError as error:
         torch.cuda.synchronize()
-        why = (str(error).splitlines() or ["it cannot be captured"])[0]
-        return partial(runner, x), {"cuda_graph": False, "cuda_graph_why": why}
+        return partial(runner, x), {"cuda_graph": False, "cuda_graph_why": reason(error)}
 
 
 def _captured(runner: Runner, x: Tensor) -> Call:

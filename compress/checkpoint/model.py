@@ -20,10 +20,11 @@ from torch import Tensor, nn
 from compress.base.errors import CompressError, UsageError
 from compress.base.files import write_atomic, write_json
 from compress.base.hu import HU_MAX, HU_MIN
+from compress.base.reasons import reason
 from compress.checkpoint.files import BITS, REMEDY, SCHEMA, TABLE, WEIGHTS, from_bits, read, to_bits
 from compress.checkpoint.hashes import of_import, warn_of_other_code
 from compress.checkpoint.imported import network_class
-from compress.checkpoint.weights import fill, reason
+from compress.checkpoint.weights import fill
 from compress.graph.cost import CONVOLUTIONS
 from compress.graph.resize import resize
 from compress.graph.rewrite import REWRITES

@@ -9,6 +9,7 @@ from torch import nn
 
 from compress.base.errors import UsageError
 from compress.base.filekind import ARCHIVE, PICKLE, kind, wrong_kind
+from compress.base.reasons import reason
 from compress.models.ddnet import DDnet, from_2dnet
 
 CONVERT = (
@@ -37,13 +38,6 @@ def fill(net: nn.Module, path: Path) -> None:
         raise UsageError(f"the weights {path} are no safetensors file: {error}") from error
     except (OSError, KeyError, RuntimeError) as error:
         raise UsageError(f"the weights {path} do not fit the network: {reason(error)}") from error
-
-
-def reason(error: Exception) -> str:
-    """The first line of an error that says something; PyTorch's own begin with a heading."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    telling = [line for line in lines if not line.startswith("Error(s) in loading")]
-    return (telling or lines or [type(error).__name__])[0].rstrip(":.")
 
 
 def _other(path: Path) -> str:

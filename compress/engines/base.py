@@ -1,6 +1,5 @@
 """What an engine format is, and what all of them share."""
 
-import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from compress.base.machine import Package
+from compress.base.reasons import cause, reason
 from compress.engines.formats import Precision
 
 
@@ -44,18 +44,13 @@ class NotBuilt(Exception):
 
 @contextmanager
 def giving_up(who: str) -> Iterator[None]:
-    """Turn what a compiler raises into the reason why there is no engine, in one line."""
+    """Turn what a compiler raises into the reason why there is no engine: its own line."""
     try:
         yield
     except NotBuilt:
         raise
     except Exception as error:  # compilers raise whatever they like
-        cause: BaseException = error
-        while cause.__cause__ is not None:
-            cause = cause.__cause__
-        plain = re.sub(r"\x1b\[[0-9;]*m", "", str(cause)).strip()
-        reason = (plain.splitlines() or [type(cause).__name__])[0]
-        raise NotBuilt(f"{who} gave up: {reason}") from error
+        raise NotBuilt(f"{who} gave up: {reason(cause(error))}") from error
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from compress.base import timing
+from compress.base.reasons import reason
 from compress.base.timing import Budget, Case
 from compress.bench import targets
 from compress.engines.base import Shape
@@ -33,7 +34,7 @@ def latency(dense: nn.Module, net: nn.Module, device: torch.device) -> dict[str,
     try:
         return _timed(dense, net, device)
     except RuntimeError as error:  # out of memory too
-        log.warning("no latency: %s", (str(error).splitlines() or ["unknown"])[0])
+        log.warning("no latency: %s", reason(error))
         return {"latency_ms": None, "times_as_fast": None}
 
 

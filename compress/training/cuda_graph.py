@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from compress.base.cuda_graph import capture
+from compress.base.reasons import reason
 
 log = logging.getLogger(__name__)
 
@@ -64,7 +65,7 @@ class Stepper:
             raise
         except RuntimeError as error:
             self.graph = False
-            self.why = f"the step cannot be captured as a CUDA graph: {first_line(error)}"
+            self.why = f"the step cannot be captured as a CUDA graph: {reason(error)}"
             log.warning("%s; it runs call by call, slower", self.why)
 
     def _captured(self, raw: Tensor) -> Step:
@@ -76,8 +77,3 @@ class Stepper:
             graph.replay()
 
         return replay
-
-
-def first_line(error: BaseException) -> str:
-    """The first line of an error's message, or its kind where it has none."""
-    return next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)

@@ -10,12 +10,13 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from compress.base.errors import CompressError
+from compress.base.reasons import reason
 from compress.base.world import World
 from compress.checkpoint import Model
 from compress.data.loaders import Loader
 from compress.sparsity.masks import Holder
 from compress.training import distill, losses
-from compress.training.cuda_graph import Stepper, first_line
+from compress.training.cuda_graph import Stepper
 from compress.training.options import TrainOptions
 from compress.training.parts import Objective, adam, compiled, trainable
 from compress.training.precision import Precision
@@ -244,7 +245,7 @@ class Update:
         except torch.OutOfMemoryError:
             raise
         except (RuntimeError, OSError, ImportError, AssertionError) as error:
-            return first_line(error)
+            return reason(error)
         self.compiled = True
         return ""
 
