@@ -56,8 +56,8 @@ def test_the_options_are_frozen():
         "inspect": {"path", "--json"},
         "export": {
             "model", "--format", "--precision", "--batch", "--dynamic-batch", "--size",
-            "--deconvolutions", "--out", "-o", "--data", "--triton", "--device", "--no-fallback",
-            "--json",
+            "--deconvolutions", "--out", "-o", "--data", "--triton", "--triton-name", "--device",
+            "--no-fallback", "--json",
         },
         "bench": {
             "paths", "--mode", "--batch", "--size", "--device", "--rounds", "--seconds",

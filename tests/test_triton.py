@@ -41,11 +41,13 @@ def model(tmp_path_factory) -> Path:
     return folder
 
 
-def served(model: Path, tmp_path: Path, monkeypatch, **options: object) -> Path:
+def served(model: Path, tmp_path: Path, monkeypatch, name=None, **options: object) -> Path:
     monkeypatch.setattr(export, "_pairs", lambda *_: data())
     repository = tmp_path / "repository"
     given = {"size": 32, **options}
-    export.run(model, tmp_path / "engines", given, device="cpu", triton=repository)
+    export.run(
+        model, tmp_path / "engines", given, device="cpu", triton=repository, triton_name=name
+    )
     return repository
 
 
@@ -61,7 +63,7 @@ def test_a_dynamic_batch_is_gathered_by_the_server(model, tmp_path, monkeypatch,
     repository = served(model, tmp_path, monkeypatch, batch=(16,), dynamic_batch=True)
     folder = repository / "onnx-fp32"
     assert sorted(p.relative_to(repository).as_posix() for p in repository.rglob("*.*")) == [
-        "onnx-fp32/1/model.onnx", "onnx-fp32/config.pbtxt",
+        "onnx-fp32/1/compress.json", "onnx-fp32/1/model.onnx", "onnx-fp32/config.pbtxt",
     ]  # fmt: skip
     config, tensors = read(folder, schema)
     assert (config.name, config.backend, config.max_batch_size) == ("onnx-fp32", "onnxruntime", 16)
@@ -105,7 +107,7 @@ def test_a_plan_is_served_by_the_tensorrt_back_end(model, tmp_path, monkeypatch,
 
 def test_what_triton_does_not_serve_is_refused_before_it_is_built(model, tmp_path) -> None:
     options = {"formats": ("onnx", "aot_inductor")}
-    with pytest.raises(UsageError, match=r"^--triton serves onnx and torch_tensorrt, not aot_in"):
+    with pytest.raises(UsageError, match=r"^--triton serves .*onnx.*, not aot_in"):
         export.run(model, tmp_path / "e", options, triton=tmp_path / "t")
     assert not list(tmp_path.iterdir())
 
@@ -116,5 +118,70 @@ def test_an_altered_engine_is_not_served(model, tmp_path, monkeypatch) -> None:
     assert read_json(side)["built"]["tensors"] == ["low", "enhanced"]
     side.with_suffix("").write_bytes(b"")
     with pytest.raises(UsageError, match="was altered or cut off"):
-        triton_server.add(side, tmp_path / "other")
+        triton_server.Repository(folder=tmp_path / "other").add(side)
     assert not (tmp_path / "other").exists()
+
+
+@pytest.fixture(scope="module")
+def other(tmp_path_factory) -> Path:
+    """Another network of the same form."""
+    folder = tmp_path_factory.mktemp("other")
+    torch.manual_seed(7)
+    origin = ModelOptions(name="ddnet", options={"trunk": 4, "bottleneck": 4, "decoder": 4})
+    checkpoint.save(Model(net=origin.build().eval(), origin=origin), folder)
+    return folder
+
+
+def test_another_network_does_not_replace_one(model, other, tmp_path, monkeypatch) -> None:
+    repository = served(model, tmp_path, monkeypatch)
+    before = {path: path.read_bytes() for path in repository.rglob("*.*")}
+    monkeypatch.setattr(subprocess_run, "run", lambda *_: pytest.fail("it was built first"))
+    with pytest.raises(UsageError, match=r"onnx-fp32-b1 serves weights .*, not .*--triton-name"):
+        served(other, tmp_path, monkeypatch)
+    assert {path: path.read_bytes() for path in repository.rglob("*.*")} == before
+
+
+def test_a_repository_of_another_program_is_left_alone(model, tmp_path, monkeypatch) -> None:
+    foreign = tmp_path / "repository" / "onnx-fp32-b1" / "3"
+    foreign.mkdir(parents=True)
+    with pytest.raises(UsageError, match="serves another network, not"):
+        served(model, tmp_path, monkeypatch)
+    assert not list(foreign.iterdir())
+
+
+def test_names_tell_networks_apart(model, other, tmp_path, monkeypatch, schema) -> None:
+    for net, name in ((model, "dense"), (other, "small"), (other, "dense")):
+        repository = served(net, tmp_path, monkeypatch, name=name)
+    found = sorted(p.relative_to(repository).as_posix() for p in repository.rglob("*.onnx"))
+    assert found == ["dense/1/model.onnx", "dense/2/model.onnx", "small/1/model.onnx"]
+    assert read(repository / "dense", schema)[0].name == "dense"
+    one, two = (read_json(repository / "dense" / n / "compress.json")["weights"] for n in "12")
+    assert one == checkpoint.weights_hash(model)
+    assert two == checkpoint.weights_hash(other)
+    served(model, tmp_path, monkeypatch, name="both", batch=(1, 2))
+    assert {p.name for p in repository.glob("both*")} == {"both-onnx-fp32-b1", "both-onnx-fp32-b2"}
+
+
+def test_a_version_of_another_size_is_refused_and_a_tuned_configuration_kept(
+    model, tmp_path, monkeypatch
+) -> None:
+    repository = served(model, tmp_path, monkeypatch)
+    tuned = repository / "onnx-fp32-b1" / "config.pbtxt"
+    tuned.write_text(tuned.read_text().replace("count: 1", "count: 3"))
+    served(model, tmp_path, monkeypatch)
+    assert "count: 3" in tuned.read_text()
+    for name in (None, "onnx-fp32-b1"):
+        with pytest.raises(UsageError, match="serves engines of another size, batch or format"):
+            served(model, tmp_path, monkeypatch, size=48, name=name)
+    assert sorted(p.name for p in tuned.parent.iterdir()) == ["1", "2", "config.pbtxt"]
+
+
+@pytest.mark.parametrize("name", ["", "a/b", "..", "ä", ".x", "a b"])
+def test_names_that_no_model_can_have(name, model, tmp_path, monkeypatch) -> None:
+    with pytest.raises(UsageError, match=r"--triton-name .*: give letters, digits"):
+        served(model, tmp_path, monkeypatch, name=name)
+
+
+def test_a_name_without_a_repository_is_refused(model, tmp_path) -> None:
+    with pytest.raises(UsageError, match="--triton-name is for --triton, which is missing"):
+        export.run(model, tmp_path, {"size": 32}, triton_name="x")

@@ -1,5 +1,6 @@
 """Files of the wrong kind where weights are expected: named, with what to do."""
 
+import json
 import re
 import shlex
 import subprocess
@@ -107,7 +108,9 @@ def test_checkpoints_of_pointers(name: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["e.onnx", "e.onnx.json"])
 def test_engines_of_pointers(name: str, tmp_path: Path) -> None:
     (tmp_path / "e.onnx").write_bytes(b"an engine")
-    (tmp_path / "e.onnx.json").write_text('{"schema": 1, "file": "e.onnx", "sha256": "0"}')
+    facts = {"schema": 1, "file": "e.onnx", "sha256": "0", "format": "onnx", "precision": "fp32"}
+    facts |= {"batch": 1, "dynamic_batch": False, "size": 32}
+    (tmp_path / "e.onnx.json").write_text(json.dumps(facts))
     (tmp_path / name).write_bytes(POINTER)
     with pytest.raises(UsageError, match="it is a Git LFS pointer: fetch the file itself"):
         sidecar.read(tmp_path / "e.onnx.json")

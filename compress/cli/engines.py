@@ -102,6 +102,11 @@ class Numbers(click.ParamType[tuple[int, ...]]):
     metavar="DIR",
     help="Put the engines into this model repository of Triton Inference Server, too.",
 )
+@click.option(
+    "--triton-name",
+    metavar="NAME",
+    help="Name of the model there; one that exists gets its next version. The engine's by default.",
+)
 @DEVICE
 @click.option("--no-fallback", is_flag=True, help="Fail where phantoms would replace the demo set.")
 @JSON
@@ -111,6 +116,7 @@ def export(
     out: Path,
     data: Path | None,
     triton: Path | None,
+    triton_name: str | None,
     device: str | None,
     no_fallback: bool,
     as_json: bool,
@@ -128,7 +134,14 @@ def export(
     names = tuple(dict.fromkeys(name for names in formats for name in names))
     chosen = {**options, "formats": names or ("onnx",)}
     found = exporting.run(
-        model, out, chosen, data=data, device=device, fallback=not no_fallback, triton=triton
+        model,
+        out,
+        chosen,
+        data=data,
+        device=device,
+        fallback=not no_fallback,
+        triton=triton,
+        triton_name=triton_name,
     )
     show(found, as_json, exporting.render)
     exporting.complain(found)

@@ -45,6 +45,12 @@ class Job:
     """Folder of the checkpoint that `model` came from, where there is one."""
     work: Work
 
+    @property
+    def stem(self) -> str:
+        """The engine's file name without its suffix."""
+        batch = f"b1-{self.shape.batch}" if self.shape.dynamic else f"b{self.shape.batch}"
+        return f"{self.name}-{self.precision}-{batch}"
+
     def rows(self) -> list[dict[str, Any]]:
         """Build the engine; what the report says of each of its files, or of why there is none."""
         row: dict[str, Any] = {
@@ -76,8 +82,7 @@ class Job:
             can = " and ".join(format_.precisions)
             why = f"it computes in {can} only, not in {self.precision}"
             raise NotBuilt(why, f"--precision {can}")
-        batch = f"b1-{self.shape.batch}" if self.shape.dynamic else f"b{self.shape.batch}"
-        name = f"{self.name}-{self.precision}-{batch}{format_.suffix}"
+        name = f"{self.stem}{format_.suffix}"
         with tempfile.TemporaryDirectory(dir=stage, prefix=".building-") as folder:
             paths = {choice: Path(folder) / choice / name for choice in self._choices()}
             built = {choice: self._compiled(format_, choice, p) for choice, p in paths.items()}

@@ -127,13 +127,10 @@ def read(path: Path) -> tuple[dict[str, Any], Path]:
         raise UsageError(f"{path} is no sidecar of an engine: {why}") from error
     if facts.get("schema") != SCHEMA:
         raise UsageError(f"{path} has schema {facts.get('schema')}, not {SCHEMA}")
-    if other := wrong_kind(engine):
-        raise UsageError(f"{engine} is no engine: {other}")
     if not same:
-        raise UsageError(
-            f"{engine} was altered or cut off: its hash is not the {facts['sha256'][:12]} in "
-            f"{path.name}; build it again: {rebuild(facts, engine)}"
-        )
+        why = wrong_kind(engine) or f"its hash is not the {facts['sha256'][:12]} in {path.name}"
+        again = rebuild(facts, engine)
+        raise UsageError(f"{engine} was altered or cut off: {why}; build it again: {again}")
     return facts, engine
 
 

@@ -2,6 +2,7 @@
 
     DIR/<model>/config.pbtxt    what Triton must know, in protobuf's text form (its ModelConfig)
     DIR/<model>/1/model.onnx    the engine, or model.plan; a higher number for each later export
+    DIR/<model>/1/compress.json its sidecar: which network a version is of
 
 An engine with a dynamic batch is served with Triton's dynamic batcher, which gathers requests of
 several clients; one with a fixed batch takes that batch in every request. Networks see slices in
@@ -9,17 +10,21 @@ network range, (HU + 1024) / 2924 clipped to [0, 1], and give such; no HU map ru
 """
 
 import json
+import re
 import shutil
+import tempfile
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from compress.base.errors import UsageError
-from compress.base.files import write_atomic
+from compress.base.files import read_json, write_atomic
 from compress.engines import sidecar
 from compress.engines.base import Served
 from compress.engines.formats import FormatName, formats
 
+SIDECAR = "compress.json"
 DELAY = 2000
 """Microseconds that a request may wait for others to join its batch: about one slice's time."""
 
@@ -36,36 +41,117 @@ def check(names: Iterable[FormatName]) -> None:
             raise UsageError(f"--triton serves {' and '.join(served)}, not {name}")
 
 
-def add(side: Path, repository: Path) -> Path | None:
-    """Put the engine of a sidecar into a model repository, as the newest version of its model.
+@dataclass(frozen=True, kw_only=True)
+class Repository:
+    """A model repository, and what the models that are put into it are called."""
 
-    Args:
-        side: the sidecar; its engine is copied.
-        repository: folder of the repository; made where missing.
+    folder: Path
+    """Made where missing."""
+    name: str | None = None
+    """Of the model; of several engines, what their names begin with. None: the engines' names."""
+    several: bool = False
+    """Whether several engines are put into it."""
 
-    Returns:
-        The folder of the new version; None for a file that Triton has no back end for, such as the
-        PyTorch program beside a plan.
+    def __post_init__(self) -> None:
+        """Refuse names that are no name of a folder or of a model.
 
-    Raises:
-        UsageError: the engine was altered, or its format is not served.
-    """
-    facts, engine = sidecar.read(side)
-    check([facts["format"]])
-    if engine.suffix == ".ep":
-        return None
-    name = _name(facts, engine)
-    folder = repository / name
-    taken = [int(p.name) for p in folder.glob("*") if p.is_dir() and p.name.isdecimal()]
-    version = folder / str(max(taken, default=0) + 1)
-    version.mkdir(parents=True)
-    shutil.copyfile(engine, version / _served(facts).file)
-    write_atomic(folder / "config.pbtxt", text(config(name, facts)).encode())
-    return version
+        Raises:
+            UsageError: names it.
+        """
+        if self.name is not None and not re.fullmatch(r"\w[\w.-]*", self.name, re.ASCII):
+            raise UsageError(f"--triton-name {self.name!r}: give letters, digits, _, . and -")
+
+    def model(self, stem: str, *, dynamic: bool) -> str:
+        """The name of the model that serves an engine.
+
+        Args:
+            stem: the engine's file name without its suffix.
+            dynamic: whether it takes many batches; then the batch is left out.
+        """
+        own = stem.rpartition("-b")[0] if dynamic else stem
+        if self.name is None:
+            return own
+        return f"{self.name}-{own}" if self.several else self.name
+
+    def refuse(self, stem: str, *, dynamic: bool, weights: str) -> None:
+        """Refuse to replace another network that is served under the engines' own names.
+
+        Raises:
+            UsageError: names it, and what to give.
+        """
+        name = self.model(stem, dynamic=dynamic)
+        versions = _versions(self.folder / name)
+        if self.name is not None or not versions:
+            return
+        served = _facts(versions[-1]).get("weights")
+        if served != weights:
+            whose = f"weights {served[:12]}" if served else "another network"
+            raise UsageError(
+                f"{self.folder / name} serves {whose}, not {weights[:12]}; give this network a "
+                f"--triton-name of its own, or --triton-name {name} to make it the next version"
+            )
+
+    def add(self, side: Path) -> Path | None:
+        """Put the engine of a sidecar into the repository, as the newest version of its model.
+
+        The configuration of a model that is there already stays as it is: it may have been tuned.
+
+        Args:
+            side: the sidecar; it is copied beside the engine.
+
+        Returns:
+            The folder of the new version; None for a file that Triton has no back end for, such as
+            the PyTorch program beside a plan.
+
+        Raises:
+            UsageError: the engine was altered, its format is not served, or the model that is
+                there is of another network or takes another input.
+        """
+        facts, engine = sidecar.read(side)
+        check([facts["format"]])
+        if engine.suffix == ".ep":
+            return None
+        dynamic = facts["dynamic_batch"]
+        self.refuse(engine.stem, dynamic=dynamic, weights=facts["weights"])
+        name = self.model(engine.stem, dynamic=dynamic)
+        folder = self.folder / name
+        versions = _versions(folder)
+        if versions and config(name, _facts(versions[-1])) != config(name, facts):
+            raise UsageError(
+                f"{folder} serves engines of another size, batch or format; give another "
+                "--triton-name"
+            )
+        folder.mkdir(parents=True, exist_ok=True)
+        version = folder / str(int(versions[-1].name) + 1 if versions else 1)
+        with tempfile.TemporaryDirectory(dir=folder, prefix=".new-") as temporary:
+            half = Path(temporary) / version.name  # a server that polls sees whole versions only
+            half.mkdir()
+            shutil.copyfile(engine, half / _served(facts).file)
+            shutil.copyfile(side, half / SIDECAR)
+            if not versions:
+                write_atomic(folder / "config.pbtxt", text(config(name, facts)).encode())
+            half.replace(version)
+        return version
+
+
+def _versions(folder: Path) -> list[Path]:
+    """Folders of the versions of a model, the newest last."""
+    found = [path for path in folder.glob("*") if path.is_dir() and path.name.isdecimal()]
+    return sorted(found, key=lambda path: int(path.name))
+
+
+def _facts(version: Path) -> dict[str, Any]:
+    """The sidecar of a version; empty where it was not written by this program."""
+    try:
+        return dict(read_json(version / SIDECAR))
+    except (OSError, ValueError, TypeError):
+        return {}
 
 
 def config(name: str, facts: Mapping[str, Any]) -> dict[str, Any]:
-    """Triton's ModelConfig of an engine as nested values; see `text`."""
+    """Triton's ModelConfig of an engine as nested values; see `text`. Empty without facts."""
+    if not facts:
+        return {}
     dynamic, batch, size = facts["dynamic_batch"], facts["batch"], facts["size"]
     dims = [1, size, size] if dynamic else [batch, 1, size, size]
     low, enhanced = facts["built"]["tensors"]
@@ -104,11 +190,6 @@ def _lines(message: Mapping[str, Any], indent: str) -> Iterator[str]:
                 yield f"{indent}}}"
             else:
                 yield f"{indent}{key}: {one if isinstance(one, Word) else json.dumps(one)}"
-
-
-def _name(facts: Mapping[str, Any], engine: Path) -> str:
-    """The model's name: the engine's, without the batch of an engine that takes many."""
-    return engine.stem.rpartition("-b")[0] if facts["dynamic_batch"] else engine.stem
 
 
 def _served(facts: Mapping[str, Any]) -> Served:

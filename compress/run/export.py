@@ -9,6 +9,7 @@ from compress import checkpoint
 from compress.base import devices
 from compress.base.errors import CompressError, UsageError
 from compress.base.files import read_json, write_json
+from compress.checkpoint import Model
 from compress.context import Work
 from compress.data import Data, DataOptions, Unavailable, load
 from compress.data.folder import NONE, held_out
@@ -31,6 +32,7 @@ def run(
     device: str | None = None,
     fallback: bool = True,
     triton: Path | None = None,
+    triton_name: str | None = None,
 ) -> dict[str, Any]:
     """Build engines of a checkpoint and compare each, in a fresh process, with the network.
 
@@ -43,6 +45,7 @@ def run(
         device: cpu, cuda or cuda:N; the GPU where there is one.
         fallback: whether phantoms may stand in for the demo set; otherwise it is fetched.
         triton: folder of a Triton model repository that the engines are put into, too.
+        triton_name: what the model is called there; see `triton_server.Repository`.
 
     Returns:
         The content of export.json.
@@ -60,19 +63,35 @@ def run(
     chosen, loaded = devices.choose(device), checkpoint.load(model)
     refuse_sides(loaded.net, (step.image_size, step.image_size), f"--size {step.image_size}")
     pairs = _pairs(step, model, data, fallback)
-    out.mkdir(parents=True, exist_ok=True)
     work = Work(stage=out, device=chosen, data=pairs, seed=0)
+    repository = _repository(step, loaded, work, triton, triton_name)
+    out.mkdir(parents=True, exist_ok=True)
     rows: list[dict[str, Any]] = []
     try:
         rows += step.build(loaded, work, model)
     finally:
         found = {"schema": 1, "engines": work.facts.get("engines", rows)}
         write_json(out / FILE, found)
-    if triton is not None:
-        for row in rows:
-            if row["status"] == "built":
-                server.add(out / row["sidecar"], triton)
+    for row in rows:
+        if repository and row["status"] == "built":
+            repository.add(out / row["sidecar"])
     return found
+
+
+def _repository(
+    step: Export, model: Model, work: Work, folder: Path | None, name: str | None
+) -> server.Repository | None:
+    """Where engines are served from; refuses, before any is built, to replace another network."""
+    if folder is None:
+        if name is not None:
+            raise UsageError("--triton-name is for --triton, which is missing")
+        return None
+    jobs = step.jobs(model, work, None)
+    repository = server.Repository(folder=folder, name=name, several=len(jobs) > 1)
+    weights = checkpoint.fingerprint(model)
+    for job in jobs:
+        repository.refuse(job.stem, dynamic=job.shape.dynamic, weights=weights)
+    return repository
 
 
 def complain(found: Mapping[str, Any]) -> None:

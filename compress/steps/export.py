@@ -93,22 +93,28 @@ class Export:
         cost.check_shape(model.net, (self.image_size, self.image_size), device="cpu")
         rows: list[dict[str, Any]] = []
         work.facts["engines"] = rows
-        for name in self.formats:
-            for shape in self._shapes():
-                if work.stop.is_set():
-                    raise Stopped("export: stopped; run again to go on")
-                job = Job(
-                    name=name,
-                    precision=self._precision(work.device),
-                    shape=shape,
-                    deconvolutions=self.deconvolutions,
-                    model=model,
-                    source=source,
-                    work=work,
-                )
-                rows += job.rows()
+        for job in self.jobs(model, work, source):
+            if work.stop.is_set():
+                raise Stopped("export: stopped; run again to go on")
+            rows += job.rows()
         self._gate(rows)
         return rows
+
+    def jobs(self, model: Model, work: Work, source: Path | None) -> list[Job]:
+        """The engines that `build` builds, in order."""
+        return [
+            Job(
+                name=name,
+                precision=self._precision(work.device),
+                shape=shape,
+                deconvolutions=self.deconvolutions,
+                model=model,
+                source=source,
+                work=work,
+            )
+            for name in self.formats
+            for shape in self._shapes()
+        ]
 
     def _precision(self, device: torch.device) -> Precision:
         if self.precision == "auto":
