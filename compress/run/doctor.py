@@ -72,7 +72,8 @@ def demo() -> Part:
         found = f"patients {', '.join(lacking)} are fetched by the first run that needs them"
         if machine.version_of("pip") is None:  # looking for the module itself makes setuptools warn
             get = f"{sys.executable} -m ensurepip"
-            return machine.part(name, use, note="pip, which fetches it, is not installed", get=get)
+            note = "pip, whose settings say where to fetch it, is not installed"
+            return machine.part(name, use, note=note, get=get)
     return machine.part(name, use, found=found)
 
 
