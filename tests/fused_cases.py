@@ -74,11 +74,21 @@ def unit(inside: int, out: int, size: int, seed: int) -> tuple[nn.BatchNorm2d, n
     return norm, conv
 
 
+def two_of_four(weight: Tensor) -> Tensor:
+    """The two largest of every four input channels, zeros for the others."""
+    groups = weight.movedim(1, -1).unflatten(-1, (-1, 4))
+    kept = groups.abs().argsort(dim=-1).argsort(dim=-1) >= 2
+    return (groups * kept).flatten(-2).movedim(-1, 1).contiguous()
+
+
 def tensors(
-    name: str, inside: int, out: int, size: int, seed: int, table: bool = False
-) -> dict[str, Tensor]:
-    """Weights and biases; without `table` the border, too."""
+    name: str, inside: int, out: int, size: int, seed: int, table: bool = False,
+    sparse: bool = False,
+) -> dict[str, Tensor]:  # fmt: skip
+    """Weights and biases; without `table` the border, too; weights 2:4 if `sparse`."""
     norm, conv = unit(inside, out, size, seed)
+    if sparse:
+        conv.weight.data = two_of_four(conv.weight.data)
     weight, biases = folded(norm, conv)
     around = None if table or size == 1 else border(norm, conv)
     found = {f"{name}.weight": weight, f"{name}.bias": biases}
@@ -129,10 +139,11 @@ def conv_case(
     dtype: torch.dtype = torch.float32,
     residual: bool = False,
     table: bool = False,
+    sparse: bool = False,
 ) -> tuple[Conv, Case]:
     """A convolution; `then` output channels of a 1x1 behind it; `residual` writes the output.
 
-    With `table` borders are seen to by the bias, else by the frame.
+    With `table` borders are seen to by the bias, else by the frame; with `sparse` it is 2:4.
     """
     name = IMAGE if size == 7 else "x"
     source = Slice(buffer=name, slots=slots)
@@ -148,7 +159,7 @@ def conv_case(
         residual=residual,
         table=table,
     )
-    made = tensors("c", sum(slots), out, size, 1, table)
+    made = tensors("c", sum(slots), out, size, 1, table, sparse)
     if then:
         made |= tensors("n", out, then, 1, 2)
     batch, height, width = shape
@@ -185,6 +196,23 @@ def chain_case(
     }
     buffers["x"].nchw(part.start, part.channels).fill_(float("nan"))
     return Chain(first=first, second=second), Case(buffers, made, torch.zeros(0))
+
+
+def layer_case(
+    slots: tuple[int, ...], middle: int, new: int, shape: tuple[int, int, int], *,
+    sparse: bool = False,
+) -> tuple[Conv, Conv, Case]:  # fmt: skip
+    """A 1x1 of `slots` to `middle` channels, and the 5x5 that reads it and adds `new` channels."""
+    whole, between = Slice(buffer="x", slots=slots), Slice(buffer="middle", slots=(middle,))
+    first = Conv(name="b", size=1, source=whole, target=between, out=middle)
+    second = Conv(name="c", size=5, source=between, target=target(new), out=new)
+    made = tensors("b", sum(slots), middle, 1, 5) | tensors("c", middle, new, 5, 4, sparse=sparse)
+    buffers = {
+        "x": filled("x", shape, whole, torch.float16),
+        "middle": filled("middle", shape, between, torch.float16, made["c.border"]),
+        "y": empty(shape, padded(new), torch.float16),
+    }
+    return first, second, Case(buffers, made, torch.zeros(0))
 
 
 def pool_chain_case(

@@ -1,0 +1,31 @@
+// What both kernels are given; launch.py has the same structure.
+#pragma once
+struct Arguments {
+  const u16* x;                     // float16; channel 0 of pixel (0, 0) of slice 0; X values a pixel, a frame around
+  void* y;                          // its output channel 0; Y values a pixel; float16, float32 where THEN is 1
+  const Quad* weights;              // of the 5x5, see fragments.py
+  const u32* metadata;              // of 2:4 weights
+  const float* bias;                // (COUT,)
+  const Quad* bottleneck_weights;   // of the 1x1 before the 5x5
+  const float* bottleneck_bias;     // (CIN,)
+  const u32* bottleneck_border;     // (CIN,) float16: what the 5x5 reads outside of the image
+  const Quad* then_weights;         // of the 1x1 behind the 5x5
+  const float* then_bias;           // (THEN,)
+  const float* image;               // (N, H, W): added to what is stored where RESIDUAL
+  long long x_slice, y_slice;       // values from slice to slice
+  int x_row, y_row;                 // and from row to row
+  int height, width;
+  int strip;                        // rows that a block computes
+};
+
+DEV float leaky(float v) { return fmaxf(v, v * SLOPE); }
+
+// The strip of a block: columns x0.., rows y0 .. y0 + rows - 1 of slice n.
+struct Strip {
+  int n, x0, y0, rows;
+};
+DEV Strip strip_of_block(const Arguments& a, int tile) {
+  const int across = (a.width + tile - 1) / tile, down = (a.height + a.strip - 1) / a.strip, at = blockIdx.x;
+  const int y0 = at / across % down * a.strip;
+  return {at / (across * down), at % across * tile, y0, min(a.strip, a.height - y0)};
+}

@@ -1,0 +1,237 @@
+"""Kernels compiled by NVRTC, kept on disk by source, constants, architecture and version, and loaded.
+
+NVIDIA's Python packages are needed, and no CUDA toolkit: `pip install 'compress-ct[cuda]'`.
+"""
+
+import ctypes
+import functools
+import hashlib
+import importlib.util
+import logging
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from compress.base.errors import UsageError
+from compress.base.files import cache_folder, write_atomic
+from compress.engines.kernels.cuda import wgmma
+from compress.engines.kernels.cuda.window import (
+    SHARED,
+    SHARED_LEAST,
+    Kind,
+    Task,
+    Window,
+    constants,
+    shared,
+)
+from compress.models.ddnet import SLOPE
+
+log = logging.getLogger(__name__)
+FOLDER = Path(__file__).parent
+ARCHITECTURE = "COMPRESS_FUSED_ARCH"
+"""Environment variable: 80 keeps to what an A100 has, on any newer GPU."""
+HOPPER = 90
+OPTIONS = ("--std=c++17", "--device-as-default-execution-space", "--ptxas-options=--verbose")
+"""For NVRTC; without the second one, 13.0 takes generic lambdas for host functions."""
+
+
+class Failed(Exception):
+    """NVRTC or the driver refused a kernel."""
+
+
+def available() -> bool:
+    """Whether NVIDIA's Python packages are installed."""
+    try:
+        return importlib.util.find_spec("cuda.bindings.nvrtc") is not None
+    except ModuleNotFoundError:
+        return False
+
+
+def kinds(device: torch.device) -> frozenset[Kind]:
+    """The instructions that kernels for a GPU may use.
+
+    Raises:
+        UsageError: `COMPRESS_FUSED_ARCH` is neither 80 nor 90.
+    """
+    wanted = os.environ.get(ARCHITECTURE, "90")
+    if wanted not in ("80", "90"):
+        raise UsageError(f"{ARCHITECTURE} is 80 or 90, not {wanted!r}")
+    hopper = _capability(device) == HOPPER and wanted == "90"
+    return frozenset({"mma", "mma.sp", "wgmma"} if hopper else {"mma", "mma.sp"})
+
+
+def only_a100() -> bool:
+    """Whether `COMPRESS_FUSED_ARCH` keeps to the instructions of an A100."""
+    return os.environ.get(ARCHITECTURE) == "80"
+
+
+def room(device: torch.device) -> int:
+    """Bytes of shared memory that a block may have."""
+    return SHARED.get(_capability(device), SHARED_LEAST)
+
+
+def sources(task: Task, cut: Window) -> tuple[str, dict[str, str]]:
+    """A kernel's source, and the headers that it includes by name."""
+    main = "window_wgmma.cu" if cut.kind == "wgmma" else "window_mma.cu"
+    values = [f"constexpr int {name} = {value};" for name, value in constants(task, cut).items()]
+    columns = [5 * task.out, task.inside]
+    headers = {name: (FOLDER / name).read_text() for name in ("instructions.cuh", "arguments.cuh")}
+    headers["parameters.cuh"] = "\n".join([*values, f"constexpr float SLOPE = {SLOPE}f;", ""])
+    headers["wgmma.cuh"] = wgmma.header(columns if cut.kind == "wgmma" else [])
+    return (FOLDER / main).read_text(), headers
+
+
+def entry(cut: Window) -> str:
+    """The name of a kernel."""
+    return "window_wgmma" if cut.kind == "wgmma" else "window_mma"
+
+
+def compile_cubin(task: Task, cut: Window, architecture: str) -> tuple[bytes, str]:
+    """Machine code and what the compiler says of registers and spills; needs no GPU.
+
+    Args:
+        task: what is computed.
+        cut: how.
+        architecture: "sm_80", "sm_90a", ...
+
+    Raises:
+        Failed: it does not compile.
+    """
+    from cuda.bindings import nvrtc
+
+    text, headers = sources(task, cut)
+    names, texts = [n.encode() for n in headers], [t.encode() for t in headers.values()]
+    program = _done(nvrtc.nvrtcCreateProgram(text.encode(), b"k.cu", len(names), texts, names))
+    given = [one.encode() for one in (f"--gpu-architecture={architecture}", *OPTIONS)]
+    result = nvrtc.nvrtcCompileProgram(program, len(given), given)
+    said = b" " * _done(nvrtc.nvrtcGetProgramLogSize(program))
+    _done(nvrtc.nvrtcGetProgramLog(program, said))
+    said_text = said.decode(errors="replace").strip("\0 \n")
+    try:
+        if int(result[0]) != 0:
+            raise Failed(said_text)
+        code = b" " * _done(nvrtc.nvrtcGetCUBINSize(program))
+        _done(nvrtc.nvrtcGetCUBIN(program, code))
+        return code, said_text
+    finally:
+        nvrtc.nvrtcDestroyProgram(program)
+
+
+def ahead(wanted: list[tuple[Task, Window]], device: torch.device) -> None:
+    """Compile several kernels side by side; one that does not compile fails where it is used."""
+    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+        for one in [pool.submit(_cubin, task, cut, _architecture(device)) for task, cut in wanted]:
+            if error := one.exception():
+                log.debug("a kernel does not compile: %s", error)
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """A loaded kernel."""
+
+    function: Any
+    threads: int
+    shared: int
+    device: torch.device
+
+    def call(self, blocks: int, arguments: ctypes.Structure, alive: object) -> Callable[[], None]:
+        """A launch on the current stream; `alive` is what it reads and writes."""
+        place = (ctypes.c_void_p * 1)(ctypes.addressof(arguments))
+        return functools.partial(self._launch, blocks, place, (arguments, alive))
+
+    def _launch(self, blocks: int, place: Any, alive: object) -> None:
+        from cuda.bindings import driver
+
+        stream = torch.cuda.current_stream(self.device).cuda_stream
+        _done(
+            driver.cuLaunchKernel(
+                self.function, blocks, 1, 1, self.threads, 1, 1, self.shared, stream,
+                ctypes.addressof(place), 0,
+            )
+        )  # fmt: skip
+
+
+def loaded(task: Task, cut: Window, device: torch.device) -> Kernel:
+    """A kernel on a GPU, compiled if it never was.
+
+    Raises:
+        Failed: it does not compile, or the GPU has no room for it.
+    """
+    return _loaded(task, cut_without_strip(cut), device)
+
+
+def cut_without_strip(cut: Window) -> Window:
+    """The part of a cut that the compiler sees: strips of all heights are one kernel."""
+    from dataclasses import replace
+
+    return replace(cut, strip=0)
+
+
+@functools.cache
+def _loaded(task: Task, cut: Window, device: torch.device) -> Kernel:
+    from cuda.bindings import driver
+
+    with torch.cuda.device(device):
+        torch.cuda.current_stream(device).synchronize()  # makes the device's context current
+        module = _done(driver.cuModuleLoadData(_cubin(task, cut, _architecture(device))))
+        function = _done(driver.cuModuleGetFunction(module, entry(cut).encode()))
+        which = driver.CUfunction_attribute
+        size = which.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
+        carve = which.CU_FUNC_ATTRIBUTE_PREFERRED_SHARED_MEMORY_CARVEOUT
+        _done(driver.cuFuncSetAttribute(function, size, shared(task, cut)))
+        _done(driver.cuFuncSetAttribute(function, carve, 100))
+    return Kernel(function, cut.threads, shared(task, cut), device)
+
+
+def _cubin(task: Task, cut: Window, architecture: str) -> bytes:
+    """Machine code, from the cache on disk if it is there."""
+    path = _path(task, cut_without_strip(cut), architecture)
+    if path is not None and path.exists():
+        return path.read_bytes()
+    code, _ = compile_cubin(task, cut, architecture)
+    try:
+        if path is not None:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_atomic(path, code)
+    except OSError as error:  # a cache that cannot be written costs time, not the engine
+        log.debug("a kernel is not kept: %s", error)
+    return code
+
+
+def _path(task: Task, cut: Window, architecture: str) -> Path | None:
+    from cuda.bindings import nvrtc
+
+    text, headers = sources(task, cut)
+    version = _done(nvrtc.nvrtcVersion())
+    total = hashlib.sha256(repr((text, headers, architecture, version)).encode())
+    try:
+        return cache_folder() / "kernels" / f"{total.hexdigest()[:24]}.cubin"
+    except RuntimeError:
+        return None
+
+
+def _architecture(device: torch.device) -> str:
+    capability = _capability(device)
+    return f"sm_{capability}{'a' if capability == HOPPER else ''}"
+
+
+def _capability(device: torch.device) -> int:
+    major, minor = torch.cuda.get_device_capability(device)
+    return 10 * major + minor
+
+
+def _done(answer: tuple[Any, ...]) -> Any:
+    """What a call of cuda-bindings returns behind its error code.
+
+    Raises:
+        Failed: the code is not success.
+    """
+    code, *rest = answer
+    if int(code) != 0:
+        raise Failed(str(code))
+    return None if not rest else rest[0] if len(rest) == 1 else tuple(rest)

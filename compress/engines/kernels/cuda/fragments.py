@@ -1,0 +1,143 @@
+"""Weights in the order in which threads of a warp hold them for tensor cores.
+
+A fragment of mma.m16n8k16 (PTX ISA, "Matrix fragments for mma.m16n8k16"): thread 4 g + t holds four
+pairs of the 16 x 16 matrix, at rows g, g + 8, g, g + 8 and columns 2 t, 2 t, 2 t + 8, 2 t + 8. Rows
+are output channels, columns input channels.
+
+Of a 2:4 matrix of 16 x 32, mma.sp takes the 16 x 16 values that are kept, as such a fragment, and
+for each group of four columns the places of its two values, four bits, eight groups a row:
+
+    thread 4 g + 2 s        groups 0 .. 3 of row g | of row g + 8    s: which of two products that
+    thread 4 g + 2 s + 1    groups 4 .. 7 of row g | of row g + 8    share one word the bits are of
+"""
+
+import torch
+from torch import Tensor
+
+_LANE = torch.arange(32)
+_ROWS = (_LANE // 4)[:, None] + torch.tensor([0, 8, 0, 8])
+_COLUMNS = 2 * (_LANE % 4)[:, None] + torch.tensor([0, 0, 8, 8])
+_CHANNELS = torch.tensor([*range(0, 16, 2), *range(1, 16, 2)])
+"""Row of a product -> its channel: rows g and g + 8 are neighbours in memory."""
+
+
+def dense(matrices: Tensor) -> Tensor:
+    """Fragments of (..., 16, 16) matrices: (..., 32, 4, 2)."""
+    pairs = torch.stack([_COLUMNS, _COLUMNS + 1], -1)
+    return matrices[..., _ROWS[..., None], pairs]
+
+
+def sparse(matrices: Tensor) -> tuple[Tensor, Tensor]:
+    """Fragments (..., 32, 4, 2) of 2:4 matrices (..., 16, 32), and the bits of each row, int64.
+
+    Raises:
+        ValueError: more than two of four columns hold something.
+    """
+    groups = matrices.unflatten(-1, (8, 4))
+    if bool(((groups != 0).sum(-1) > 2).any()):
+        raise ValueError("the weight is not 2:4")
+    kept = (
+        (groups != 0).byte().argsort(dim=-1, descending=True, stable=True)[..., :2].sort(-1).values
+    )
+    values = groups.gather(-1, kept).flatten(-2)
+    bits = kept[..., 0] | kept[..., 1] << 2
+    return dense(values), (bits << 4 * torch.arange(8)).sum(-1)
+
+
+def metadata(rows: Tensor) -> Tensor:
+    """Words of pairs of products, (words, 32) int32, from the rows' bits (2 words, 16)."""
+    upper, lower = rows[:, :8], rows[:, 8:]
+    first = upper & 0xFFFF | (lower & 0xFFFF) << 16
+    second = upper >> 16 | lower >> 16 << 16
+    both = torch.stack([first, second], -1).unflatten(0, (-1, 2))  # (words, s, g, which)
+    return _int32(both.permute(0, 2, 1, 3).flatten(1))
+
+
+def window_mma(weight: Tensor) -> Tensor:
+    """Weights (out, in, 5, 5) for window_mma.cu, dense: fragments by dx, step of 16, dy, 16 out."""
+    return dense(_by_tap(weight, 16)).contiguous()
+
+
+def window_mma_sparse(weight: Tensor) -> tuple[Tensor, Tensor]:
+    """The same of 2:4 weights, steps of 32 channels, and the metadata; 16 channels in pairs of taps.
+
+    Raises:
+        ValueError: the weight is not 2:4.
+    """
+    if weight.shape[1] == 16:
+        return _paired(weight)
+    values, rows = sparse(_by_tap(weight, 32))
+    by_dx = rows.flatten(1, 3)  # (5, products, 16)
+    even = torch.nn.functional.pad(by_dx, (0, 0, 0, by_dx.shape[1] % 2))
+    return values.contiguous(), metadata(even.flatten(0, 1))
+
+
+def bottleneck_mma(weight: Tensor) -> Tensor:
+    """Weights (out, in) of the 1x1 before it: fragments by 16 out, step of 16."""
+    parts = weight.unflatten(0, (-1, 16))[:, _CHANNELS].unflatten(-1, (-1, 16))
+    return dense(parts.transpose(1, 2)).contiguous()
+
+
+def then_mma(weight: Tensor) -> Tensor:
+    """Weights (1 or 16, in) of the 1x1 behind it: fragments by step of 16, in the sums' order."""
+    rows = weight[_CHANNELS] if len(weight) == 16 else _first(weight, 16)
+    return dense(rows.unflatten(1, (-1, 16))[..., _CHANNELS].transpose(0, 1)).contiguous()
+
+
+def window_wgmma(weight: Tensor) -> Tensor:
+    """Weights (out, in, 5, 5) for window_wgmma.cu: [dx][step][half of 16][out dy + column][8]."""
+    columns = weight[_column_channels(len(weight))]
+    parts = columns.unflatten(1, (-1, 2, 8))  # (column, step, half, 8, dy, dx)
+    return parts.permute(5, 1, 2, 4, 0, 3).contiguous()
+
+
+def bottleneck_wgmma(weight: Tensor) -> Tensor:
+    """Weights (out, in) of the 1x1 before it: [step][half of 16][out][8]."""
+    return weight.unflatten(1, (-1, 2, 8)).permute(1, 2, 0, 3).contiguous()
+
+
+def then_wgmma(weight: Tensor) -> Tensor:
+    """Weights (1 or 16, in) of the 1x1 behind it: B fragments [step][8 columns][half][thread][2]."""
+    inside = weight[:, _column_channels(weight.shape[1])].unflatten(1, (-1, 2, 4, 2))
+    if len(weight) == 1:
+        columns = _first(inside, 8)[None]
+    else:
+        n = torch.arange(8)
+        columns = torch.stack([inside[4 * (n // 2) + 2 * block + n % 2] for block in (0, 1)])
+    # (block, column g, step, half, t, 2) -> (step, block, half, g, t, 2)
+    return columns.permute(2, 0, 3, 1, 4, 5).contiguous()
+
+
+def _by_tap(weight: Tensor, k: int) -> Tensor:
+    """(out, in, 5, 5) -> (dx, step of k, dy, 16 out, 16, k)."""
+    parts = weight.unflatten(0, (-1, 16))[:, _CHANNELS].unflatten(2, (-1, k))
+    return parts.permute(5, 2, 4, 0, 1, 3)
+
+
+def _paired(weight: Tensor) -> tuple[Tensor, Tensor]:
+    """Two taps of 16 channels are one product: dx 0|1 and 2|3, and dy 0|1, 2|3, -|4 of dx 4."""
+    taps = weight[_CHANNELS]
+    zero = torch.zeros_like(taps[..., 0, 0])
+    pairs = [(taps[..., dy, dx], taps[..., dy, dx + 1]) for dy in range(5) for dx in (0, 2)]
+    last = taps[..., 4]
+    pairs += [(last[..., 0], last[..., 1]), (last[..., 2], last[..., 3]), (zero, last[..., 4])]
+    values, rows = sparse(torch.stack([torch.cat(pair, -1) for pair in pairs]))
+    return values.contiguous(), metadata(torch.nn.functional.pad(rows, (0, 0, 0, 1)))
+
+
+def _column_channels(out: int) -> Tensor:
+    """Column of a wgmma -> its channel: a thread's columns are neighbours in memory."""
+    j = torch.arange(out)
+    return out // 4 * (j % 8 // 2) + j // 8 * 2 + j % 2
+
+
+def _first(rows: Tensor, count: int) -> Tensor:
+    """One row, and zeros behind it."""
+    wide = rows.new_zeros(count, *rows.shape[1:])
+    wide[0] = rows[0]
+    return wide
+
+
+def _int32(words: Tensor) -> Tensor:
+    """The low 32 bits."""
+    return (words - (words >> 31 & 1) * 2**32).to(torch.int32).contiguous()

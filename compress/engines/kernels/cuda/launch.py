@@ -1,0 +1,160 @@
+"""From an operation, its buffers and a cut to a call of a 5x5 kernel."""
+
+import ctypes
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from compress.engines.kernels.cuda import compiler, fragments
+from compress.engines.kernels.cuda.window import Task, Window
+from compress.engines.kernels.memory import Framed
+from compress.engines.kernels.packing import padded, spread
+from compress.engines.kernels.plan import OUTPUT, Conv, Plan, Slice
+
+Buffers = Mapping[str, Framed]
+Tensors = Mapping[str, Tensor]
+POINTERS = (
+    "x", "y", "weights", "metadata", "bias", "bottleneck_weights", "bottleneck_bias",
+    "bottleneck_border", "then_weights", "then_bias", "image",
+)  # fmt: skip
+NUMBERS = ("x_row", "y_row", "height", "width", "strip")
+
+
+class Arguments(ctypes.Structure):
+    """As in arguments.cuh."""
+
+    _fields_ = [
+        *((name, ctypes.c_void_p) for name in POINTERS),
+        *((name, ctypes.c_longlong) for name in ("x_slice", "y_slice")),
+        *((name, ctypes.c_int) for name in NUMBERS),
+    ]
+
+
+def task(op: Conv, before: Conv | None, channels: Callable[[str], int]) -> Task | None:
+    """What a kernel has to compute; None where there is none for it.
+
+    Args:
+        op: the 5x5.
+        before: the 1x1 whose outputs it reads, to be computed with it.
+        channels: of a buffer by its name, those of a pixel in memory.
+    """
+    if op.size != 5 or op.table or op.plain or not op.activate:
+        return None
+    out, then = _outputs(op)
+    if op.source.channels not in (16, 32, 64) or out not in (16, 32) or then not in (0, 1, 16):
+        return None
+    if before is not None and (then or not _served(before)):
+        return None
+    source = (before or op).source
+    return Task(
+        inside=op.source.channels, out=out, then=then, then_activate=op.then_activate,
+        bottleneck=before.source.channels if before else 0, residual=op.residual,
+        x=channels(source.buffer), y=channels(op.target.buffer),
+    )  # fmt: skip
+
+
+def channels_of(plan: Plan) -> Callable[[str], int]:
+    """Channels of a pixel by buffer, for `task`."""
+    return lambda name: plan.buffers[name].channels if name != OUTPUT else 1
+
+
+def call(
+    op: Conv, before: Conv | None, buffers: Buffers, tensors: Tensors, image: Tensor, cut: Window,
+) -> Callable[[], None]:  # fmt: skip
+    """A 5x5, perhaps with the 1x1 before it, as a call without arguments.
+
+    Args:
+        op: the 5x5.
+        before: the 1x1, or None.
+        buffers: by name.
+        tensors: of the plan.
+        image: (N, 1, H, W) float32, for a residual.
+        cut: how it is cut.
+
+    Raises:
+        compiler.Failed: the kernel does not compile or does not fit this GPU.
+    """
+    whole = {name: one.strides[2] for name, one in buffers.items()}
+    about = task(op, before, whole.__getitem__)
+    if about is None:
+        raise compiler.Failed(f"{op.name}: no such kernel")
+    x, y = buffers[(before or op).source.buffer], buffers[op.target.buffer]
+    kernel = compiler.loaded(about, cut, image.device)
+    given = {
+        **_window(op, about, tensors, cut),
+        **(_bottleneck(before, op, tensors, cut) if before else {}),
+        **(_then(op, about, tensors, cut) if about.then else {}),
+        "x": _first(x, (before or op).source), "y": _first(y, op.target), "image": image,
+    }  # fmt: skip
+    arguments = Arguments(
+        **{name: one.data_ptr() for name, one in given.items()},
+        x_slice=x.strides[0], y_slice=y.strides[0], x_row=x.strides[1], y_row=y.strides[1],
+        height=x.height, width=x.width, strip=cut.strip,
+    )  # fmt: skip
+    across, down = -(-x.width // cut.tile), -(-x.height // cut.strip)
+    return kernel.call(len(x.whole) * across * down, arguments, given)
+
+
+def _outputs(op: Conv) -> tuple[int, int]:
+    """Channels in memory of the 5x5, and of the 1x1 behind it."""
+    if not op.then:
+        return op.target.channels, 0
+    return padded(op.out), op.target.channels
+
+
+def _served(before: Conv) -> bool:
+    wide = before.source.channels % 16 == 0 and before.source.channels <= 80
+    return before.size == 1 and wide and before.activate and not before.plain and not before.then
+
+
+def _first(buffer: Framed, at: Slice) -> Tensor:
+    return buffer.at(0, at.start)
+
+
+def _window(op: Conv, about: Task, tensors: Tensors, cut: Window) -> dict[str, Tensor]:
+    weight = _half(tensors[f"{op.name}.weight"], op.source.positions, about.inside, about.out)
+    bias = _bias(tensors, op.name, about.out)
+    if cut.kind == "mma.sp":
+        values, words = fragments.window_mma_sparse(weight)
+        return {"weights": _on(values, bias), "metadata": _on(words, bias), "bias": bias}
+    made = fragments.window_wgmma if cut.kind == "wgmma" else fragments.window_mma
+    return {"weights": _on(made(weight), bias), "bias": bias}
+
+
+def _bottleneck(before: Conv, op: Conv, tensors: Tensors, cut: Window) -> dict[str, Tensor]:
+    inside, out = before.source.channels, op.source.channels
+    weight = _half(tensors[f"{before.name}.weight"], before.source.positions, inside, out)
+    bias = _bias(tensors, before.name, out)
+    border = bias.new_zeros(out, dtype=torch.float16)
+    border[op.source.positions] = tensors[f"{op.name}.border"].to(border)
+    wgmma = cut.kind == "wgmma"
+    made = fragments.bottleneck_wgmma if wgmma else fragments.bottleneck_mma
+    return {
+        "bottleneck_weights": _on(made(weight[:, :, 0, 0]), bias),
+        "bottleneck_bias": bias,
+        "bottleneck_border": border,
+    }
+
+
+def _then(op: Conv, about: Task, tensors: Tensors, cut: Window) -> dict[str, Tensor]:
+    weight = tensors[f"{op.then}.weight"]
+    wide = _half(weight, list(range(weight.shape[1])), about.out, about.then)[:, :, 0, 0]
+    bias = _bias(tensors, op.then, about.then)
+    made = fragments.then_wgmma if cut.kind == "wgmma" else fragments.then_mma
+    return {"then_weights": _on(made(wide), bias), "then_bias": bias}
+
+
+def _half(weight: Tensor, positions: list[int], inside: int, out: int) -> Tensor:
+    """Weights for the channels in memory, float16 on the CPU, where they are put in order."""
+    return spread(weight.cpu(), positions, inside, out).half()
+
+
+def _bias(tensors: Tensors, name: str, out: int) -> Tensor:
+    bias = tensors[f"{name}.bias"][0, 0].float()
+    return torch.nn.functional.pad(bias, (0, out - len(bias))).contiguous()
+
+
+def _on(made: Tensor, like: Tensor) -> Any:
+    return made.to(like.device)

@@ -1,0 +1,163 @@
+"""What a 5x5 kernel computes, how it is cut, and which cuts are worth measuring."""
+
+from dataclasses import dataclass, replace
+from typing import Literal
+
+Kind = Literal["mma", "mma.sp", "wgmma"]
+SHARED = {80: 163 * 1024, 90: 227 * 1024}
+"""Compute capability -> bytes of shared memory that a block may have."""
+SHARED_LEAST = 99 * 1024
+"""The same for any other."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """A 5x5 and what is computed with it; channels as they lie in memory."""
+
+    inside: int
+    """Input channels of the 5x5: 16, 32 or 64."""
+    out: int
+    """Its output channels: 16 or 32."""
+    bottleneck: int = 0
+    """Input channels of the 1x1 before it, whose outputs are never stored; 0 for none."""
+    then: int = 0
+    """Output channels of the 1x1 behind it: 0 for none, 1 or 16."""
+    then_activate: bool = True
+    """Whether LeakyReLU follows that."""
+    residual: bool = False
+    """Whether the image is added; with `then` 1."""
+    x: int
+    """Values a pixel where it reads."""
+    y: int
+    """Values a pixel where it writes."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Window:
+    """One cut: a block computes a strip of `strip` rows and `tile` columns, row by row."""
+
+    kind: Kind
+    """The instruction: dense mma.sync, 2:4 mma.sp, dense wgmma."""
+    strip: int
+    """Rows of a strip."""
+    warps: int = 4
+    """Warps of a block, side by side; for wgmma a multiple of 4."""
+    blocks: int = 8
+    """Blocks of 8 columns that a warp computes; wgmma computes 2 with each."""
+    rows: int = 1
+    """Input rows in one step; weights that are read from shared memory serve all of them."""
+    stages: int = 4
+    """Steps whose rows are under way or in use."""
+    resident: int = 1
+    """Blocks of a multiprocessor that the compiler must leave registers for."""
+    registers: bool = False
+    """Whether the weights stay in registers."""
+
+    @property
+    def tile(self) -> int:
+        """Columns of a strip."""
+        return self.warps * (16 if self.kind == "wgmma" else 8 * self.blocks)
+
+    @property
+    def threads(self) -> int:
+        """Threads of a block."""
+        return 32 * self.warps
+
+
+def constants(task: Task, cut: Window) -> dict[str, int | str]:
+    """parameters.cuh, by name."""
+    found: dict[str, int | str] = {
+        "CIN": task.inside, "COUT": task.out, "BOTTLENECK": task.bottleneck, "THEN": task.then,
+        "X": task.x, "Y": task.y, "STAGES": cut.stages, "RESIDENT": cut.resident,
+        "THEN_ACTIVATE": int(task.then_activate), "RESIDUAL": int(task.residual),
+        "SHARED": shared(task, cut),
+    }  # fmt: skip
+    if cut.kind == "wgmma":
+        return {**found, "GROUPS": cut.warps // 4}
+    more = {"WARPS": cut.warps, "BLOCKS": cut.blocks, "ROWS": cut.rows}
+    sparse = int(cut.kind == "mma.sp")
+    return {**found, **more, "SPARSE": sparse, "IN_REGISTERS": int(cut.registers)}
+
+
+def shared(task: Task, cut: Window) -> int:
+    """Bytes of shared memory that a block takes."""
+    pixels, source = cut.tile + 4, task.bottleneck or task.inside
+    before = task.bottleneck * task.inside * 2 + task.inside * 4 if task.bottleneck else 0
+    if cut.kind == "wgmma":
+        weights, row, middle = 50 * task.inside * task.out, 2 * source, 2 * task.inside
+        behind, rows = 0, 1
+    else:
+        weights = 0 if cut.registers else _fragments(task, cut)
+        row, middle, rows = 2 * source + 16, 2 * task.inside + 16, cut.rows
+        behind = 32 * task.out if task.then else 0
+    stored = 2 * rows * pixels * middle if task.bottleneck else 0
+    return weights + before + behind + cut.stages * rows * pixels * row + stored
+
+
+def _fragments(task: Task, cut: Window) -> int:
+    """Bytes of a 5x5's weights and metadata as fragments of mma."""
+    parts = task.inside // (32 if cut.kind == "mma.sp" else 16) * task.out // 16
+    words = 5 * -(-5 * parts // 2) if cut.kind == "mma.sp" else 0
+    return 25 * parts * 512 + words * 128
+
+
+def candidates(
+    task: Task, height: int, width: int, kinds: frozenset[Kind], room: int
+) -> list[Window]:
+    """Cuts to be measured for an image of height x width; all have the same strip.
+
+    Args:
+        task: what is computed.
+        height: rows.
+        width: columns.
+        kinds: instructions that may be used.
+        room: bytes of shared memory that a block may have.
+    """
+    cuts = [cut for cut in _cuts(task) if cut.kind in kinds and shared(task, cut) <= room]
+    narrow = [cut for cut in cuts if cut.tile <= max(width, 64)]
+    return [replace(cut, strip=min(32, -(-height // 4) * 4)) for cut in narrow]
+
+
+def strips(height: int) -> list[int]:
+    """Heights of strips to be measured, for an image of `height` rows."""
+    return [rows for rows in _STRIPS if rows < height] + [-(-height // 4) * 4]
+
+
+_STRIPS = [4, 8, 16, 24, 32, 44, 64, 86, 128, 172, 256]
+
+
+def _cuts(task: Task) -> list[Window]:
+    """What an H200 found fast, or near to it, for some layer of DDnet."""
+    return [*_mma(task), *_wgmma(task)]
+
+
+def _mma(task: Task) -> list[Window]:
+    found = []
+    if task.out == 16 and task.inside == 16:
+        found += [_cut("mma", 4, 2, 1, 4, n, registers=True) for n in (2, 3)]
+        found += [_cut("mma.sp", 4, 2, 1, 4, n, registers=True) for n in (3, 4)]
+        found += [_cut("mma", 4, 4, 1, 4, 2, registers=True)]
+        return found
+    if task.out == 16 and task.inside == 32:
+        found += [_cut("mma.sp", 4, 2, 1, 4, 2, registers=True)]
+    shapes = (
+        [(4, 2, 3), (8, 2, 1)] if task.out == 32 else [(4, 4, 2), (8, 4, 1), (4, 2, 3), (8, 2, 1)]
+    )
+    for kind in ("mma", "mma.sp"):
+        found += [_cut(kind, warps, blocks, 2, 2, most) for warps, blocks, most in shapes]
+    return found
+
+
+def _wgmma(task: Task) -> list[Window]:
+    depth = {16: 6, 32: 5, 64: 4}[task.inside]
+    return [_cut("wgmma", warps, 8, 1, stages, 1) for warps in (4, 8) for stages in (depth, 3)]
+
+
+def _cut(
+    kind: Kind, warps: int, blocks: int, rows: int, stages: int, resident: int,
+    registers: bool = False,
+) -> Window:  # fmt: skip
+    return Window(
+        kind=kind, strip=32, warps=warps, blocks=blocks, rows=rows, stages=stages,
+        resident=resident, registers=registers,
+    )  # fmt: skip

@@ -1,0 +1,407 @@
+// 5x5 convolution, stride 1, by mma.sync (dense) or mma.sp (2:4), compute capability 8.0 and newer.
+//
+// A warp computes BLOCKS x 8 neighbouring columns and slides down a strip of rows: the products of an
+// input row belong to five output rows, whose sums stay in registers and move on by one row per input
+// row. So each fragment of pixels is read once per dx and used for all five dy, and no zero is multiplied.
+//
+//   product: (16 output channels x K input channels of one tap) (K channels x 8 pixels), K = 16; 32 if 2:4
+//   shared memory: | weights | metadata | 1x1 before | its bias | 1x1 behind | ring | middle |
+//   ring: STAGES steps of ROWS input rows of PIXELS = TILE + 4 pixels; a pixel takes its channels and 16
+//         bytes more, an odd number of 16 bytes, so that ldmatrix meets each bank once
+//   middle: with BOTTLENECK, the same rows behind the 1x1 and LeakyReLU, twice: one row is written
+//         while the other is read
+//
+// Rows g and g + 8 of a product are channels 2 g and 2 g + 1 (fragments.py orders weights so): a thread's
+// two values for a pixel are neighbours in memory.
+#include <parameters.cuh>
+#include <instructions.cuh>
+#include <arguments.cuh>
+
+constexpr int THREADS = 32 * WARPS, TILE = WARPS * BLOCKS * 8, PIXELS = TILE + 4;
+constexpr bool PAIRED = SPARSE && CIN == 16;  // K = 32 is two taps of 16 channels
+constexpr int K = SPARSE && !PAIRED ? 32 : 16, KS = CIN / K, MS = COUT / 16;
+constexpr int PITCH = 2 * CIN + 16, SOURCE = BOTTLENECK ? BOTTLENECK : CIN, SOURCE_PITCH = 2 * SOURCE + 16;
+constexpr int FRAGMENTS = PAIRED ? 13 : 25 * KS * MS, WORDS_DX = (5 * KS * MS + 1) / 2;
+constexpr int WORDS = !SPARSE ? 0 : PAIRED ? 7 : 5 * WORDS_DX;
+constexpr int STAGE = ROWS * PIXELS * SOURCE_PITCH, MIDDLE = ROWS * PIXELS * PITCH;
+constexpr int METADATA_AT = IN_REGISTERS ? 0 : FRAGMENTS * 512;
+constexpr int BEFORE_AT = METADATA_AT + (IN_REGISTERS ? 0 : WORDS * 128);
+constexpr int BEFORE_KS = SOURCE / 16, BEFORE_MS = CIN / 16;
+constexpr int BIAS_AT = BEFORE_AT + (BOTTLENECK ? BEFORE_KS * BEFORE_MS * 512 : 0);
+constexpr int THEN_AT = BIAS_AT + (BOTTLENECK ? CIN * 4 : 0);
+constexpr int RING_AT = THEN_AT + (THEN ? MS * 512 : 0), MIDDLE_AT = RING_AT + STAGES * STAGE;
+static_assert(SHARED == MIDDLE_AT + (BOTTLENECK ? 2 * MIDDLE : 0), "shapes.py counts shared memory otherwise");
+static_assert(!IN_REGISTERS || (ROWS == 1 && MS == 1), "weights in registers: one row, 16 output channels");
+static_assert(!PAIRED || IN_REGISTERS, "");
+static_assert(BLOCKS % 2 == 0 && 4 % ROWS == 0, "");
+
+struct Weights {
+  u32 a[IN_REGISTERS ? FRAGMENTS : 1][4], metadata[IN_REGISTERS && SPARSE ? WORDS : 1];
+};
+struct Window {
+  float sums[ROWS + 4][BLOCKS][MS][4];  // [e]: output row e - 4 below the first input row of the step
+  float bias[MS][2];
+  u32 before[BLOCKS][2];                // PAIRED: fragments of dx = 4 of the row before
+};
+
+DEV void multiply(float (&d)[4], const u32 (&w)[4], const u32* b, u32 metadata, int select) {
+  if constexpr (!SPARSE) mma_dense(d, w, b);
+  else if (select) mma_sparse<1>(d, w, b, metadata);
+  else mma_sparse<0>(d, w, b, metadata);
+}
+
+DEV void load_rows(const Arguments& a, const Strip& s, u32 to, int step) {
+  constexpr int PIECES = SOURCE / 8, TOTAL = PIXELS * PIECES;
+  const u16* slice = a.x + s.n * a.x_slice;
+#pragma unroll
+  for (int i = 0; i < ROWS; ++i) {
+    const int y = s.y0 - 2 + step * ROWS + i;
+    const bool known = y < a.height + 2;  // the frame holds two rows and columns more
+    const u16* row = slice + (long long)y * a.x_row + (s.x0 - 2) * X;
+#pragma unroll
+    for (int at = 0; at < TOTAL; at += THREADS) {
+      const int piece = at + threadIdx.x, pixel = piece / PIECES, c = piece % PIECES;
+      const bool real = known && s.x0 + pixel < a.width + 4;
+      copy16(to + (i * PIXELS + pixel) * SOURCE_PITCH + c * 16, real ? row + pixel * X + c * 8 : slice, real ? 16 : 0, piece < TOTAL);
+    }
+  }
+}
+
+// ---- the 1x1 before the 5x5 ----------------------------------------------------------------------------
+
+// COUNT blocks of 8 pixels from `first` on, of one row: 1x1, LeakyReLU, float16; the border outside of the image.
+template <int COUNT> DEV void bottleneck_blocks(const Arguments& a, const Strip& s, const u32 (&border)[BEFORE_MS], u32 base, u32 from, u32 to, int first, int y) {
+  const int lane = threadIdx.x & 31, g = lane >> 2, t = lane & 3;
+  u32 b[BEFORE_KS][COUNT][2];
+#pragma unroll
+  for (int k = 0; k < BEFORE_KS; ++k) {
+    if constexpr (COUNT == 1) load_matrices(b[k][0], from + (first + (lane & 7)) * SOURCE_PITCH + (lane >> 3 & 1) * 16 + k * 32);
+    else
+#pragma unroll
+      for (int block = 0; block < COUNT; block += 2) {
+        u32 r[4];
+        load_matrices(r, from + (first + block * 8 + (lane >> 4) * 8 + (lane & 7)) * SOURCE_PITCH + (lane >> 3 & 1) * 16 + k * 32);
+        b[k][block][0] = r[0], b[k][block][1] = r[1], b[k][block + 1][0] = r[2], b[k][block + 1][1] = r[3];
+      }
+  }
+  float d[BEFORE_MS][COUNT][4];
+#pragma unroll
+  for (int m = 0; m < BEFORE_MS; ++m) {
+    float bias[2];
+    load_shared(bias, base + BIAS_AT + m * 64 + g * 8);
+#pragma unroll
+    for (int block = 0; block < COUNT; ++block) d[m][block][0] = d[m][block][1] = bias[0], d[m][block][2] = d[m][block][3] = bias[1];
+#pragma unroll
+    for (int k = 0; k < BEFORE_KS; ++k) {
+      u32 w[4];
+      load_shared(w, base + BEFORE_AT + (m * BEFORE_KS + k) * 512 + lane * 16);
+#pragma unroll
+      for (int block = 0; block < COUNT; ++block) mma_dense(d[m][block], w, b[k][block]);
+    }
+  }
+  const bool known = (u32)y < (u32)a.height;  // stores come last: the compiler moves no load across them
+#pragma unroll
+  for (int block = 0; block < COUNT; ++block)
+#pragma unroll
+    for (int i = 0; i < 2; ++i) {
+      const int pixel = first + block * 8 + 2 * t + i;
+      const bool inside = known && (u32)(s.x0 - 2 + pixel) < (u32)a.width;
+#pragma unroll
+      for (int m = 0; m < BEFORE_MS; ++m) {
+        const u32 value = inside ? halves(leaky(d[m][block][i]), leaky(d[m][block][2 + i])) : border[m];
+        if (COUNT > 1 || pixel < PIXELS) store_shared(to + pixel * PITCH + m * 32 + g * 4, value);
+      }
+    }
+}
+
+DEV void bottleneck(const Arguments& a, const Strip& s, const u32 (&border)[BEFORE_MS], u32 base, int slot, int step) {
+  const int warp = threadIdx.x >> 5;
+#pragma unroll
+  for (int i = 0; i < ROWS; ++i) {
+    const u32 from = base + RING_AT + slot * STAGE + i * PIXELS * SOURCE_PITCH;
+    const u32 to = base + MIDDLE_AT + (step & 1) * MIDDLE + i * PIXELS * PITCH;
+    const int y = s.y0 - 2 + step * ROWS + i;
+    bottleneck_blocks<BLOCKS>(a, s, border, base, from, to, warp * BLOCKS * 8, y);
+    if (warp == i % WARPS) bottleneck_blocks<1>(a, s, border, base, from, to, TILE, y);  // the four pixels to the right
+  }
+}
+
+// ---- the 5x5 -------------------------------------------------------------------------------------------
+
+// Fragments of pixels: shift dx, step k of the channels.
+DEV void load_pixels(u32 (&b)[BLOCKS][K / 8], u32 row, int dx, int k) {
+  if constexpr (K == 32) {
+#pragma unroll
+    for (int block = 0; block < BLOCKS; ++block) load_matrices(b[block], row + (dx + block * 8) * PITCH + k * 64);
+  } else {
+#pragma unroll
+    for (int block = 0; block < BLOCKS; block += 2) {
+      u32 r[4];
+      load_matrices(r, row + (dx + block * 8) * PITCH + k * 32);
+      b[block][0] = r[0], b[block][1] = r[1], b[block + 1][0] = r[2], b[block + 1][1] = r[3];
+    }
+  }
+}
+
+// One input row into output rows LOW .. HIGH where K = 32 is two taps: dx 0 and 1, dx 2 and 3; of dx 4 the
+// rows dy 0 and 1, dy 2 and 3, and dy 4 alone.
+template <int LOW, int HIGH> DEV void products_paired(Window& w, const Weights& weights, u32 row) {
+  u32 first[BLOCKS][4], second[BLOCKS][4], last[BLOCKS][4];
+#pragma unroll
+  for (int block = 0; block < BLOCKS; ++block) {
+    u32 r[2];
+    load_matrices(first[block], row + block * 8 * PITCH);
+    load_matrices(second[block], row + (block * 8 + 2) * PITCH);
+    load_matrices(r, row + (block * 8 + 4) * PITCH);
+    last[block][0] = w.before[block][0], last[block][1] = w.before[block][1];
+    last[block][2] = w.before[block][0] = r[0], last[block][3] = w.before[block][1] = r[1];
+  }
+#pragma unroll
+  for (int e = LOW; e <= HIGH; ++e)
+#pragma unroll
+    for (int block = 0; block < BLOCKS; ++block) {
+      const int dy = 4 - e;
+      float(&d)[4] = w.sums[e][block][0];
+      multiply(d, weights.a[2 * dy], first[block], weights.metadata[dy], 0);
+      multiply(d, weights.a[2 * dy + 1], second[block], weights.metadata[dy], 1);
+      if (dy == 1) multiply(d, weights.a[10], last[block], weights.metadata[5], 0);
+      if (dy == 3) multiply(d, weights.a[11], last[block], weights.metadata[5], 1);
+      if (dy == 4) multiply(d, weights.a[12], last[block], weights.metadata[6], 0);
+    }
+}
+
+// ROWS input rows, shift dx, into output rows LOW .. HIGH.
+template <int LOW, int HIGH> DEV void products_dx(Window& w, const Weights& weights, u32 base, u32 rows, int dx) {
+  const int lane = threadIdx.x & 31;
+  u32 metadata[SPARSE ? WORDS_DX : 1];
+  if constexpr (SPARSE) {
+#pragma unroll
+    for (int i = 0; i < WORDS_DX; ++i)
+      metadata[i] = IN_REGISTERS ? weights.metadata[IN_REGISTERS ? dx * WORDS_DX + i : 0]
+                                 : load_shared(base + METADATA_AT + (dx * WORDS_DX + i) * 128 + lane * 4);
+  }
+#pragma unroll
+  for (int k = 0; k < KS; ++k) {
+    u32 b[ROWS][BLOCKS][K / 8];
+#pragma unroll
+    for (int i = 0; i < ROWS; ++i) load_pixels(b[i], rows + i * PIXELS * PITCH, dx, k);
+#pragma unroll
+    for (int dy = 0; dy < 5; ++dy)
+#pragma unroll
+      for (int m = 0; m < MS; ++m) {
+        const int j = (k * 5 + dy) * MS + m;
+        u32 a[4];
+        if constexpr (IN_REGISTERS) {
+          const u32(&kept)[4] = weights.a[dx * 5 * KS * MS + j];
+          a[0] = kept[0], a[1] = kept[1], a[2] = kept[2], a[3] = kept[3];
+        } else load_shared(a, base + (dx * 5 * KS * MS + j) * 512 + lane * 16);
+#pragma unroll
+        for (int i = 0; i < ROWS; ++i) {
+          const int e = i - dy + 4;
+          if (e < LOW || e > HIGH) continue;
+#pragma unroll
+          for (int block = 0; block < BLOCKS; ++block) multiply(w.sums[e][block][m], a, b[i][block], metadata[SPARSE ? j / 2 : 0], j & 1);
+        }
+      }
+  }
+}
+
+template <int LOW, int HIGH> DEV void products(Window& w, const Weights& weights, u32 base, u32 rows) {
+#pragma unroll
+  for (int e = 4; e < ROWS + 4; ++e)
+#pragma unroll
+    for (int block = 0; block < BLOCKS; ++block)
+#pragma unroll
+      for (int m = 0; m < MS; ++m)
+#pragma unroll
+        for (int i = 0; i < 4; ++i) w.sums[e][block][m][i] = w.bias[m][i >> 1];
+  if constexpr (PAIRED) products_paired<LOW, HIGH>(w, weights, rows);
+  else if constexpr (IN_REGISTERS) {
+#pragma unroll
+    for (int dx = 0; dx < 5; ++dx) products_dx<LOW, HIGH>(w, weights, base, rows, dx);
+  } else {
+#pragma unroll 1
+    for (int dx = 0; dx < 5; ++dx) products_dx<LOW, HIGH>(w, weights, base, rows, dx);
+  }
+}
+
+// ---- what follows --------------------------------------------------------------------------------------
+
+// Two channels of a pixel: d[0], d[2] of column 2 t; d[1], d[3] of the next.
+DEV void store_pixels(u16* row, int x, int width, const float (&d)[4], bool activate) {
+#pragma unroll
+  for (int i = 0; i < 2; ++i)
+    if (x + i < width)
+      *(u32*)(row + (long long)(x + i) * Y) = activate ? halves(leaky(d[i]), leaky(d[2 + i])) : halves(d[i], d[2 + i]);
+}
+
+// The 1x1 behind it: the sums, turned into a fragment of pixels, times its weights.
+DEV void multiply_then(float (&d)[4], const float (&sums)[MS][4], const float (&bias)[2], u32 base) {
+  d[0] = d[1] = bias[0], d[2] = d[3] = bias[1];
+#pragma unroll
+  for (int m = 0; m < MS; ++m) {
+    const float(&f)[4] = sums[m];
+    const u32 b[2] = {transposed(halves(leaky(f[0]), leaky(f[1]))), transposed(halves(leaky(f[2]), leaky(f[3])))};
+    u32 w[4];
+    load_shared(w, base + THEN_AT + m * 512 + (threadIdx.x & 31) * 16);
+    mma_dense(d, w, b);
+  }
+}
+
+// What is added to row y of this thread's pixels; asked for early, because it takes long.
+DEV void load_image(const Arguments& a, const Strip& s, float (&image)[BLOCKS][2], int y, bool wanted) {
+  const int lane = threadIdx.x & 31, x = s.x0 + (threadIdx.x >> 5) * BLOCKS * 8 + 2 * (lane & 3);
+  const float* row = a.image + ((long long)s.n * a.height + y) * a.width;
+#pragma unroll
+  for (int block = 0; block < BLOCKS; ++block)
+#pragma unroll
+    for (int i = 0; i < 2; ++i) image[block][i] = load_global(row + x + block * 8 + i, wanted && lane < 4 && x + block * 8 + i < a.width);
+}
+
+DEV void store_row(const Arguments& a, const Strip& s, const float (&sums)[BLOCKS][MS][4], const float (&then_bias)[2], const float (&image)[BLOCKS][2], u32 base, int y) {
+  const int lane = threadIdx.x & 31, g = lane >> 2, x = s.x0 + (threadIdx.x >> 5) * BLOCKS * 8 + 2 * (lane & 3);
+#pragma unroll
+  for (int block = 0; block < BLOCKS; ++block) {
+    if constexpr (THEN == 0) {
+      u16* row = (u16*)a.y + s.n * a.y_slice + (long long)y * a.y_row + 2 * g;
+#pragma unroll
+      for (int m = 0; m < MS; ++m) store_pixels(row + m * 16, x + block * 8, a.width, sums[block][m], true);
+    } else {
+      float d[4];
+      multiply_then(d, sums[block], then_bias, base);
+      if constexpr (THEN == 16) {
+        u16* row = (u16*)a.y + s.n * a.y_slice + (long long)y * a.y_row + 2 * g;
+        store_pixels(row, x + block * 8, a.width, d, THEN_ACTIVATE);
+      } else if (g == 0) {  // one channel: row 0 of the product
+        const long long at = ((long long)s.n * a.height + y) * a.width + x + block * 8;
+#pragma unroll
+        for (int i = 0; i < 2; ++i) {
+          const float v = THEN_ACTIVATE ? leaky(d[i]) : d[i];
+          if (x + block * 8 + i < a.width) ((float*)a.y)[at + i] = RESIDUAL ? v + image[block][i] : v;
+        }
+      }
+    }
+  }
+}
+
+template <int N> struct Number {
+  static constexpr int value = N < 0 ? 0 : N;
+};
+
+DEV void copy_region(u32 to, const void* from, int bytes) {
+  for (int at = threadIdx.x * 16; at < bytes; at += THREADS * 16) copy16(to + at, (const char*)from + at, 16, true);
+}
+
+KERNEL(window_mma, THREADS, RESIDENT)(const Arguments a) {
+  SHARED_BASE(base);
+  const int lane = threadIdx.x & 31, warp = threadIdx.x >> 5, g = lane >> 2;
+  const Strip s = strip_of_block(a, TILE);
+  const int steps = (s.rows + 4 + ROWS - 1) / ROWS;
+  if constexpr (!IN_REGISTERS) {
+    copy_region(base, a.weights, FRAGMENTS * 512);
+    if constexpr (SPARSE) copy_region(base + METADATA_AT, a.metadata, WORDS * 128);
+  }
+  if constexpr (BOTTLENECK) {
+    copy_region(base + BEFORE_AT, a.bottleneck_weights, BEFORE_KS * BEFORE_MS * 512);
+    copy_region(base + BIAS_AT, a.bottleneck_bias, CIN * 4);
+  }
+  if constexpr (THEN) copy_region(base + THEN_AT, a.then_weights, MS * 512);
+#pragma unroll
+  for (int i = 0; i < STAGES - 1; ++i) {
+    if (i < steps) load_rows(a, s, base + RING_AT + i * STAGE, i);
+    copy_commit();
+  }
+  Weights weights;
+  if constexpr (IN_REGISTERS) {
+#pragma unroll
+    for (int i = 0; i < FRAGMENTS; ++i) {
+      const Quad v = a.weights[i * 32 + lane];
+#pragma unroll
+      for (int j = 0; j < 4; ++j) weights.a[i][j] = v.v[j];
+    }
+    if constexpr (SPARSE) {
+#pragma unroll
+      for (int i = 0; i < WORDS; ++i) weights.metadata[i] = a.metadata[i * 32 + lane];
+    }
+  }
+  Window w;
+#pragma unroll
+  for (int m = 0; m < MS; ++m) w.bias[m][0] = a.bias[m * 16 + 2 * g], w.bias[m][1] = a.bias[m * 16 + 2 * g + 1];
+  float then_bias[2] = {0, 0};
+  if constexpr (THEN == 16) then_bias[0] = a.then_bias[2 * g], then_bias[1] = a.then_bias[2 * g + 1];
+  if constexpr (THEN == 1) then_bias[0] = a.then_bias[0];
+#pragma unroll
+  for (int block = 0; block < BLOCKS; ++block) {
+    w.before[block][0] = w.before[block][1] = 0;
+#pragma unroll
+    for (int e = 0; e < 4; ++e)
+#pragma unroll
+      for (int m = 0; m < MS; ++m)
+#pragma unroll
+        for (int i = 0; i < 4; ++i) w.sums[e][block][m][i] = w.bias[m][i >> 1];
+  }
+  // Where this lane's row of an 8x8 matrix lies: two blocks of pixels and two pieces of 8 channels; K = 32: one
+  // block and four pieces; PAIRED: one block, two pieces, and the same one pixel to the right.
+  const int pixel = PAIRED ? (lane & 7) + (lane >> 4) : K == 32 ? lane & 7 : (lane & 7) + (lane >> 4) * 8;
+  const u32 mine = (warp * BLOCKS * 8 + pixel) * PITCH + (K == 32 ? lane >> 3 : lane >> 3 & 1) * 16;
+  u32 border[BEFORE_MS] = {};
+  if constexpr (BOTTLENECK) {
+#pragma unroll
+    for (int m = 0; m < BEFORE_MS; ++m) border[m] = a.bottleneck_border[m * 8 + g];
+  }
+  int step = 0, arrived = 0, slot = 0;
+  auto arrive = [&] {  // the rows of step `arrived` are there; the fetch of later ones begins
+    copy_wait<STAGES - 2>();
+    __syncthreads();
+    const int later = arrived + STAGES - 1, free_slot = slot == 0 ? STAGES - 1 : slot - 1;
+    if (later < steps) load_rows(a, s, base + RING_AT + free_slot * STAGE, later);
+    copy_commit();
+    if (BOTTLENECK && arrived < steps) bottleneck(a, s, border, base, slot, arrived);
+  };
+  auto leave = [&] {
+    slot = slot == STAGES - 1 ? 0 : slot + 1;
+    ++arrived;
+  };
+  auto body = [&](auto low, auto high) {
+    float image[ROWS][BLOCKS][2];
+    if constexpr (RESIDUAL && decltype(low)::value == 0) {
+#pragma unroll
+      for (int i = 0; i < ROWS; ++i) {
+        const int y = step * ROWS - 4 + i;
+        load_image(a, s, image[i], s.y0 + y, y < s.rows);
+      }
+    }
+    arrive();
+    const u32 rows = base + mine + (BOTTLENECK ? MIDDLE_AT + (step & 1) * MIDDLE : RING_AT + slot * STAGE);
+    products<decltype(low)::value, decltype(high)::value>(w, weights, base, rows);
+    if constexpr (decltype(low)::value == 0) {
+#pragma unroll
+      for (int i = 0; i < ROWS; ++i) {
+        const int y = step * ROWS - 4 + i;
+        if (y < s.rows) store_row(a, s, w.sums[i], then_bias, image[i], base, s.y0 + y);
+      }
+    }
+#pragma unroll
+    for (int e = 0; e < 4; ++e)
+#pragma unroll
+      for (int block = 0; block < BLOCKS; ++block)
+#pragma unroll
+        for (int m = 0; m < MS; ++m)
+#pragma unroll
+          for (int i = 0; i < 4; ++i) w.sums[e][block][m][i] = w.sums[e + ROWS][block][m][i];
+    leave();
+    ++step;
+  };
+  if constexpr (BOTTLENECK) arrive(), leave();
+  constexpr Number<0> first;
+  constexpr Number<ROWS + 3> top;
+  // The first and the last steps of a strip leave out the products of rows above and below it.
+  body(Number<4>{}, top);
+  if constexpr (ROWS < 4) body(Number<4 - ROWS>{}, top);
+  if constexpr (ROWS < 2) body(Number<2>{}, top), body(Number<1>{}, top);
+#pragma unroll 1
+  while (step < (s.rows + ROWS - 1) / ROWS) body(first, top);
+  body(first, Number<3>{});
+  if constexpr (ROWS < 4) body(first, Number<3 - ROWS>{});
+  if constexpr (ROWS < 2) body(first, Number<1>{}), body(first, first);
+}

@@ -1,0 +1,277 @@
+// 5x5 convolution, stride 1, dense, by wgmma (compute capability 9.0a); perhaps a 1x1 before and behind it.
+//
+// A warpgroup computes 64 neighbouring columns and slides down a strip of rows. The five vertical taps lie
+// side by side: 64 pixels of one input row x K = 16 channels, times 16 x 5 COUT weights, adds to five output
+// rows at once. The sums stay in registers and move on by one row per input row: no zero is multiplied.
+//
+//   shared memory: | weights | weights of the 1x1 before | its bias | ring | middle |
+//   ring: STAGES rows, each as planes of 8 channels: [SOURCE / 8][PIXELS = 64 GROUPS + 4][16 bytes]. Eight
+//         pixels of a plane are a core matrix wherever they begin, so the shift dx is an address.
+//   weights: [dx][k][half of 16 channels][column = COUT dy + j][8 channels]
+//   middle: with BOTTLENECK, rows behind the 1x1 and LeakyReLU, in such planes, twice
+//
+// Columns 8 q + 2 t and the next are channels COUT / 4 t + 2 q and the next (fragments.py orders weights so):
+// a thread's COUT / 4 values for a pixel are neighbours in memory.
+#include <parameters.cuh>
+#include <instructions.cuh>
+#include <wgmma.cuh>
+#include <arguments.cuh>
+
+constexpr int THREADS = 128 * GROUPS, TILE = 64 * GROUPS, PIXELS = TILE + 4, PLANE = PIXELS * 16;
+constexpr int SOURCE = BOTTLENECK ? BOTTLENECK : CIN, KS = CIN / 16, BEFORE_KS = SOURCE / 16, COLUMNS = 5 * COUT;
+constexpr int ROW = SOURCE / 8 * PLANE, MIDDLE = CIN / 8 * PLANE;
+constexpr int BEFORE_AT = 5 * KS * 2 * COLUMNS * 16, BIAS_AT = BEFORE_AT + (BOTTLENECK ? BEFORE_KS * 2 * CIN * 16 : 0);
+constexpr int RING_AT = BIAS_AT + (BOTTLENECK ? CIN * 4 : 0), MIDDLE_AT = RING_AT + STAGES * ROW;
+constexpr int WARPS = 4 * GROUPS, RIGHT = (CIN / 8 + WARPS - 1) / WARPS;
+constexpr int Q = COUT / 8, SUMS = 4 * Q;  // blocks of 8 columns, and sums of a thread, of one dy
+constexpr int THEN_BLOCKS = THEN == 16 ? 2 : 1;
+static_assert(SHARED == MIDDLE_AT + (BOTTLENECK ? 2 * MIDDLE : 0), "shapes.py counts shared memory otherwise");
+
+// An operand in shared memory without swizzle: lbo bytes from one half of K to the other, sbo between groups of 8 rows.
+DEV u64 descriptor(u32 address, u32 lbo, u32 sbo) {
+  return (u64)((address & 0x3FFFF) >> 4) | (u64)(lbo >> 4) << 16 | (u64)(sbo >> 4) << 32;
+}
+
+DEV void load_row(const Arguments& a, const Strip& s, u32 to, int r, bool wanted) {
+  constexpr int PLANES = SOURCE / 8, BLOCKS = (PIXELS + 7) / 8, TOTAL = BLOCKS * 8 * PLANES;
+  const int y = s.y0 - 2 + r;
+  const bool known = y < a.height + 2;  // the frame holds two rows and columns more
+  const u16* slice = a.x + s.n * a.x_slice;
+  const u16* row = slice + (long long)y * a.x_row + (s.x0 - 2) * X;
+#pragma unroll
+  for (int at = 0; at < TOTAL; at += THREADS) {  // eight threads write eight pixels of a plane, which meets each bank once
+    const int piece = at + threadIdx.x, eight = piece >> 3, c = eight % PLANES, pixel = (piece & 7) + eight / PLANES * 8;
+    const bool real = known && s.x0 + pixel < a.width + 4;
+    copy16(to + c * PLANE + pixel * 16, real ? row + pixel * X + c * 8 : slice, real ? 16 : 0, wanted && pixel < PIXELS);
+  }
+}
+
+// ---- the 1x1 before the 5x5 ----------------------------------------------------------------------------
+
+// Two channels of a pixel of the bottleneck, in block `block` of 8; outside of the image, its border.
+DEV void store_middle(u32 to, int block, int pixel, bool inside, float low, float high, u32 border) {
+  store_shared(to + block * PLANE + pixel * 16 + (threadIdx.x & 3) * 4, inside ? halves(leaky(low), leaky(high)) : border);
+}
+
+// The four pixels to the right of all warpgroups, by mma.sync; each warp some blocks of 8 channels.
+DEV void bottleneck_right(const Arguments& a, const Strip& s, u32 base, u32 from, u32 to, bool known, const u32 (&border)[RIGHT]) {
+  const int lane = threadIdx.x & 31, g = lane >> 2, t = lane & 3;
+#pragma unroll
+  for (int i = 0; i < RIGHT; ++i) {
+    const int block = (threadIdx.x >> 5) + i * WARPS;
+    if (block >= CIN / 8) break;
+    float d[4] = {0, 0, 0, 0}, bias[2];
+    load_shared(bias, base + BIAS_AT + block * 32 + t * 8);
+    d[0] = bias[0], d[1] = bias[1];
+#pragma unroll
+    for (int k = 0; k < BEFORE_KS; ++k) {
+      u32 p[2], b[2];
+      // Rows 0 .. 7 of the product are pixels TILE - 4 .. TILE + 3; rows 8 .. 15 are not used.
+      load_matrices(p, from + (2 * k + (lane >> 3 & 1)) * PLANE + (TILE - 4 + (lane & 7)) * 16);
+      load_matrices(b, base + BEFORE_AT + ((2 * k + (lane >> 3 & 1)) * CIN + block * 8 + (lane & 7)) * 16);
+      const u32 pixels[4] = {p[0], 0, p[1], 0};
+      mma_dense(d, pixels, b);
+    }
+    const int pixel = TILE - 4 + g;
+    if (g >= 4) store_middle(to, block, pixel, known && s.x0 - 2 + pixel < a.width, d[0], d[1], border[i]);
+  }
+}
+
+// ---- what follows --------------------------------------------------------------------------------------
+
+struct Then {
+  u32 weights[THEN ? Q / 2 : 1][THEN_BLOCKS][2];
+  float bias[THEN_BLOCKS][2];
+};
+
+DEV void load_then(const Arguments& a, Then& then) {
+  const int lane = threadIdx.x & 31, t = lane & 3;
+  const u32* words = (const u32*)a.then_weights;
+#pragma unroll
+  for (int block = 0; block < THEN_BLOCKS; ++block) {
+#pragma unroll
+    for (int k = 0; k < Q / 2; ++k)
+#pragma unroll
+      for (int i = 0; i < 2; ++i) then.weights[k][block][i] = words[((k * THEN_BLOCKS + block) * 2 + i) * 32 + lane];
+#pragma unroll
+    for (int i = 0; i < 2; ++i) then.bias[block][i] = THEN == 16 ? a.then_bias[4 * t + 2 * block + i] : t + i == 0 ? a.then_bias[0] : 0.f;
+  }
+}
+
+// The 1x1 behind it, by mma.sync: the sums are its fragment of pixels as they lie. One row, two pixels a thread.
+DEV void multiply_then(float (&d)[THEN_BLOCKS][4], const u32 (&sums)[2][Q], const Then& then) {
+#pragma unroll
+  for (int block = 0; block < THEN_BLOCKS; ++block) {
+#pragma unroll
+    for (int i = 0; i < 4; ++i) d[block][i] = then.bias[block][i & 1];
+#pragma unroll
+    for (int k = 0; k < Q / 2; ++k) {
+      const u32 pixels[4] = {sums[0][2 * k], sums[1][2 * k], sums[0][2 * k + 1], sums[1][2 * k + 1]};
+      mma_dense(d[block], pixels, then.weights[k][block]);
+    }
+  }
+}
+
+// What is added to the row y of this thread's two pixels; asked for early, because it takes long.
+DEV void load_image(const Arguments& a, const Strip& s, float (&image)[2], int y, bool wanted) {
+  const int lane = threadIdx.x & 31, x = s.x0 + (threadIdx.x >> 5) * 16 + (lane >> 2);
+#pragma unroll
+  for (int h = 0; h < 2; ++h)
+    image[h] = load_global(a.image + ((long long)s.n * a.height + y) * a.width + x + 8 * h, wanted && (lane & 3) == 0 && x + 8 * h < a.width);
+}
+
+// `sums`: of pixels g and g + 8 of this warp's 16, behind LeakyReLU.
+DEV void store_row(const Arguments& a, const Strip& s, const u32 (&sums)[2][Q], const Then& then, const float (&image)[2], int y, bool wanted) {
+  const int lane = threadIdx.x & 31, g = lane >> 2, t = lane & 3, x = s.x0 + (threadIdx.x >> 5) * 16 + g;
+  u16* row = (u16*)a.y + s.n * a.y_slice + (long long)y * a.y_row;
+  if constexpr (THEN == 0) {
+#pragma unroll
+    for (int h = 0; h < 2; ++h)
+#pragma unroll
+      for (int q = 0; q < Q; q += 2)
+        store_global(row + (x + 8 * h) * Y + COUT / 4 * t + 2 * q, sums[h][q] | (u64)sums[h][q + 1] << 32, wanted && x + 8 * h < a.width);
+  } else {
+    float d[THEN_BLOCKS][4];
+    multiply_then(d, sums, then);
+#pragma unroll
+    for (int h = 0; h < 2; ++h) {
+      const bool here = wanted && x + 8 * h < a.width;
+      float v[THEN_BLOCKS][2];
+#pragma unroll
+      for (int block = 0; block < THEN_BLOCKS; ++block)
+#pragma unroll
+        for (int i = 0; i < 2; ++i) v[block][i] = THEN_ACTIVATE ? leaky(d[block][2 * h + i]) : d[block][2 * h + i];
+      if constexpr (THEN == 16)
+        store_global(row + (x + 8 * h) * Y + 4 * t, halves(v[0][0], v[0][1]) | (u64)halves(v[THEN_BLOCKS - 1][0], v[THEN_BLOCKS - 1][1]) << 32, here);
+      else {
+        const long long at = ((long long)s.n * a.height + y) * a.width + x + 8 * h;
+        store_global((float*)a.y + at, RESIDUAL ? v[0][0] + image[h] : v[0][0], here && t == 0);
+      }
+    }
+  }
+}
+
+DEV void copy_region(u32 to, const void* from, int bytes) {
+  for (int at = threadIdx.x * 16; at < bytes; at += THREADS * 16) copy16(to + at, (const char*)from + at, 16, true);
+}
+
+KERNEL(window_wgmma, THREADS, RESIDENT)(const Arguments a) {
+  SHARED_BASE(base);
+  const int lane = threadIdx.x & 31, warp = threadIdx.x >> 5, group = threadIdx.x >> 7, g = lane >> 2, t = lane & 3;
+  const Strip s = strip_of_block(a, TILE);
+  const int rows = s.rows + 4;
+  copy_region(base, a.weights, BEFORE_AT);
+  if constexpr (BOTTLENECK) {
+    copy_region(base + BEFORE_AT, a.bottleneck_weights, BIAS_AT - BEFORE_AT);
+    copy_region(base + BIAS_AT, a.bottleneck_bias, CIN * 4);
+  }
+#pragma unroll
+  for (int i = 0; i < STAGES - 1; ++i) {
+    load_row(a, s, base + RING_AT + i * ROW, i, i < rows);
+    copy_commit();
+  }
+  Then then;
+  if constexpr (THEN) load_then(a, then);
+  u32 border[BOTTLENECK ? CIN / 8 : 1] = {}, border_right[RIGHT] = {};
+  if constexpr (BOTTLENECK) {
+#pragma unroll
+    for (int block = 0; block < CIN / 8; ++block) border[block] = a.bottleneck_border[block * 4 + t];
+#pragma unroll
+    for (int i = 0; i < RIGHT; ++i)
+      if (warp + i * WARPS < CIN / 8) border_right[i] = a.bottleneck_border[(warp + i * WARPS) * 4 + t];
+  }
+  float bias[2 * Q], sums[5 * SUMS], middle[BOTTLENECK ? CIN / 2 : 1];
+#pragma unroll
+  for (int i = 0; i < 2 * Q; ++i) bias[i] = a.bias[2 * Q * t + i];
+#pragma unroll
+  for (int i = 0; i < 5 * SUMS; ++i) sums[i] = bias[i % SUMS / 4 * 2 + (i & 1)];
+  const u64 weights = descriptor(base, COLUMNS * 16, 128), before = descriptor(base + BEFORE_AT, CIN * 16, 128);
+  float image[2] = {0, 0};
+  u32 done[2][Q] = {};  // a finished row, stored while the next one's products run
+  int arrived = 0, slot = 0;
+  // Of the bottleneck's products, pixels g and g + 8 of this warp's 16.
+  const int left = warp * 16 + g;
+  auto put = [&](int r) {
+#pragma unroll
+    for (int i = 0; i < CIN / 2; ++i) wgmma_arrived(middle[BOTTLENECK ? i : 0]);
+    const bool known = (u32)(s.y0 - 2 + r) < (u32)a.height;
+    const u32 to = base + MIDDLE_AT + (r & 1) * MIDDLE;
+    const bool first = known && (u32)(s.x0 - 2 + left) < (u32)a.width, second = known && (u32)(s.x0 + 6 + left) < (u32)a.width;
+#pragma unroll
+    for (int block = 0; block < CIN / 8; ++block) {
+      store_middle(to, block, left, first, middle[4 * block], middle[4 * block + 1], border[block]);
+      store_middle(to, block, left + 8, second, middle[4 * block + 2], middle[4 * block + 3], border[block]);
+    }
+  };
+  auto arrive = [&] {  // row `arrived` is there, and the middle row before it
+    copy_wait<STAGES - 2>();
+    fence_async();
+    __syncthreads();
+    if constexpr (BOTTLENECK) {
+#pragma unroll
+      for (int block = 0; block < CIN / 8; ++block) {
+        float b[2];
+        load_shared(b, base + BIAS_AT + block * 32 + t * 8);
+        middle[4 * block] = middle[4 * block + 2] = b[0], middle[4 * block + 1] = middle[4 * block + 3] = b[1];
+      }
+    }
+  };
+  auto bottleneck = [&] {
+    const u64 pixels = descriptor(base + RING_AT + slot * ROW + group * 1024, PLANE, 128);
+#pragma unroll
+    for (int k = 0; k < BEFORE_KS; ++k) Wgmma<CIN>::multiply(middle, pixels + 2 * k * PLANE / 16, before + 2 * k * CIN);
+    wgmma_commit();
+  };
+  auto fetch = [&] {  // while products run
+    const int later = arrived + STAGES - 1, free_slot = slot == 0 ? STAGES - 1 : slot - 1;
+    load_row(a, s, base + RING_AT + free_slot * ROW, later, later < rows);
+    copy_commit();
+    if constexpr (BOTTLENECK)
+      bottleneck_right(a, s, base, base + RING_AT + slot * ROW, base + MIDDLE_AT + (arrived & 1) * MIDDLE, (u32)(s.y0 - 2 + arrived) < (u32)a.height, border_right);
+    slot = slot == STAGES - 1 ? 0 : slot + 1;
+    ++arrived;
+  };
+  if constexpr (BOTTLENECK) {
+    arrive();
+    wgmma_fence();
+    bottleneck();
+    fetch();
+    wgmma_wait<0>();
+    put(0);
+  }
+#pragma unroll 1
+  for (int r = 0; r < rows; ++r) {  // one input row into five output rows; with a bottleneck, that of the next row
+    if constexpr (RESIDUAL) load_image(a, s, image, s.y0 + r - 5, r >= 5);
+    arrive();
+    const u32 from = BOTTLENECK ? base + MIDDLE_AT + (r & 1) * MIDDLE : base + RING_AT + slot * ROW;
+    const u64 pixels = descriptor(from + group * 1024, PLANE, 128);
+    wgmma_fence();
+    if constexpr (BOTTLENECK) bottleneck();
+#pragma unroll
+    for (int dx = 0; dx < 5; ++dx)
+#pragma unroll
+      for (int k = 0; k < KS; ++k)
+        Wgmma<COLUMNS>::multiply(sums, pixels + (2 * k * PLANE + dx * 16) / 16, weights + (dx * KS + k) * 2 * COLUMNS);
+    wgmma_commit();
+    const int next = arrived;
+    fetch();
+    store_row(a, s, done, then, image, s.y0 + r - 5, r >= 5);
+    if constexpr (BOTTLENECK) {
+      wgmma_wait<1>();
+      put(next);
+    }
+    wgmma_wait<0>();
+#pragma unroll
+    for (int i = 0; i < 5 * SUMS; ++i) wgmma_arrived(sums[i]);
+#pragma unroll
+    for (int h = 0; h < 2; ++h)
+#pragma unroll
+      for (int q = 0; q < Q; ++q) done[h][q] = halves(leaky(sums[4 * SUMS + 4 * q + 2 * h]), leaky(sums[4 * SUMS + 4 * q + 2 * h + 1]));
+#pragma unroll
+    for (int i = 5 * SUMS - 1; i >= SUMS; --i) sums[i] = sums[i - SUMS];
+#pragma unroll
+    for (int i = 0; i < SUMS; ++i) sums[i] = bias[i / 4 * 2 + (i & 1)];
+  }
+  if constexpr (RESIDUAL) load_image(a, s, image, s.y0 + s.rows - 1, true);
+  store_row(a, s, done, then, image, s.y0 + s.rows - 1, true);
+}

@@ -1,0 +1,286 @@
+// The instructions of compress/engines/kernels/cuda on a CPU, and one block at a time to run them: for g++ in
+// the place of the header of the same name. Threads are fibres; ldmatrix, movmatrix, mma, mma.sp and wgmma
+// follow the fragment layouts of the PTX manual, written from the manual and not from the kernels. cp.async is
+// deferred until it is waited for, so that a missing wait shows; shared memory begins as NaN.
+#pragma once
+#include <ucontext.h>
+
+#include <cmath>
+#include <cstdint>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <functional>
+#include <vector>
+
+using u16 = unsigned short;
+using u32 = unsigned;
+using u64 = unsigned long long;
+struct alignas(16) Quad {
+  u32 v[4];
+};
+
+#define DEV inline
+#define __restrict__
+#define KERNEL(name, threads, resident)                                     \
+  void name(const Arguments a);                                             \
+  extern "C" void emulate(unsigned blocks, const Arguments* a) {            \
+    emulator::launch(blocks, threads, SHARED, [&] { name(*a); });           \
+  }                                                                         \
+  void name
+#define SHARED_BASE(name) const u32 name = 0
+
+namespace emulator {
+struct Index {
+  unsigned x = 0;
+};
+struct Copy {
+  u32 to;
+  const void* from;
+  int bytes;
+};
+struct Meeting {
+  int count = 0;
+  unsigned long turn = 0;
+  const void* in[128][4];
+  void* out[128];
+};
+struct Fibre {
+  ucontext_t context;
+  std::vector<char> stack;
+  Index thread;
+  bool done = false;
+  std::vector<Copy> open;
+  std::vector<std::vector<Copy>> groups;
+};
+inline std::vector<Fibre> fibres;
+inline Fibre* current;
+inline ucontext_t outside;
+inline std::vector<uint8_t> shared;
+inline Index block, threads;
+inline std::vector<Meeting> warps, warpgroups;
+inline Meeting all;
+inline std::function<void()> body;
+
+[[noreturn]] inline void fail(const char* what, u32 address = 0) {
+  fprintf(stderr, "emulator: %s (address %u)\n", what, address);
+  abort();
+}
+inline int self() { return (int)current->thread.x; }
+inline Fibre* other() {
+  const int n = (int)fibres.size();
+  for (int k = 1; k < n; ++k) {
+    Fibre& f = fibres[(self() + k) % n];
+    if (!f.done) return &f;
+  }
+  return nullptr;
+}
+inline void yield() {
+  Fibre *me = current, *f = other();
+  if (f == nullptr) fail("threads wait for one that is gone");
+  current = f;
+  swapcontext(&me->context, &f->context);
+}
+inline void run() {
+  body();
+  current->done = true;
+  Fibre* f = other();
+  if (f == nullptr) setcontext(&outside);
+  current = f;
+  setcontext(&f->context);
+}
+inline void launch(unsigned blocks, unsigned count, size_t bytes, std::function<void()> what) {
+  body = what, threads.x = count;
+  for (block.x = 0; block.x < blocks; ++block.x) {
+    shared.assign(bytes, 0xFF);  // 0xFFFF is a NaN
+    warps.assign(count / 32, Meeting{}), warpgroups.assign((count + 127) / 128, Meeting{}), all = Meeting{};
+    fibres = std::vector<Fibre>(count);
+    for (unsigned i = 0; i < count; ++i) {
+      Fibre& f = fibres[i];
+      f.stack.resize(256 << 10), f.thread.x = i;
+      getcontext(&f.context);
+      f.context.uc_stack.ss_sp = f.stack.data(), f.context.uc_stack.ss_size = f.stack.size();
+      makecontext(&f.context, run, 0);
+    }
+    current = &fibres[0];
+    swapcontext(&outside, &fibres[0].context);
+  }
+}
+// Threads meet; the last one computes for all.
+template <class F> void meet(Meeting& m, int size, F compute) {
+  const unsigned long turn = m.turn;
+  if (++m.count == size) {
+    compute();
+    m.count = 0, ++m.turn;
+    return;
+  }
+  while (m.turn == turn) yield();
+}
+inline uint8_t* at(u32 address, int bytes) {
+  if ((size_t)address + bytes > shared.size()) fail("beyond shared memory", address);
+  if (address % bytes) fail("not aligned", address);
+  return shared.data() + address;
+}
+inline float number(u16 bits) {
+  _Float16 h;
+  memcpy(&h, &bits, 2);
+  return (float)h;
+}
+inline float low(u32 pair) { return number((u16)pair); }
+inline float high(u32 pair) { return number((u16)(pair >> 16)); }
+inline Meeting& warp() { return warps[self() >> 5]; }
+}  // namespace emulator
+
+#define threadIdx (emulator::current->thread)
+#define blockIdx (emulator::block)
+inline void __syncthreads() {
+  emulator::meet(emulator::all, (int)emulator::threads.x, [] {});
+}
+inline int min(int a, int b) { return a < b ? a : b; }
+
+inline void copy16(u32 to, const void* from, int bytes, bool wanted) {
+  if (!wanted) return;
+  if (to % 16 || (uintptr_t)from % 16) emulator::fail("cp.async is not aligned", to);
+  emulator::current->open.push_back({to, from, bytes});
+}
+template <class T> void store_global(void* to, T value, bool wanted) {
+  if (wanted) *(T*)to = value;
+}
+inline float load_global(const float* from, bool wanted) { return wanted ? *from : 0; }
+inline void copy_commit() {
+  emulator::current->groups.push_back(emulator::current->open);
+  emulator::current->open.clear();
+}
+template <int PENDING> void copy_wait() {
+  auto& groups = emulator::current->groups;
+  while ((int)groups.size() > PENDING) {
+    for (auto& copy : groups[0]) {
+      uint8_t* p = emulator::at(copy.to, 16);
+      memset(p, 0, 16);
+      if (copy.bytes) memcpy(p, copy.from, copy.bytes);
+    }
+    groups.erase(groups.begin());
+  }
+}
+
+inline void load_matrices(u32* r, u32 address, int count) {
+  const int lane = emulator::self() & 31;
+  emulator::Meeting& w = emulator::warp();
+  w.in[lane][0] = (const void*)(uintptr_t)address, w.out[lane] = r;
+  emulator::meet(w, 32, [&] {
+    for (int m = 0; m < count; ++m)
+      for (int l = 0; l < 32; ++l) {
+        const u32 row = (u32)(uintptr_t)w.in[m * 8 + l / 4][0];
+        memcpy((u32*)w.out[l] + m, emulator::at(row, 16) + l % 4 * 4, 4);
+      }
+  });
+}
+inline void load_matrices(u32 (&r)[4], u32 address) { load_matrices(r, address, 4); }
+inline void load_matrices(u32 (&r)[2], u32 address) { load_matrices(r, address, 2); }
+inline void load_shared(u32 (&r)[4], u32 address) { memcpy(r, emulator::at(address, 16), 16); }
+inline void load_shared(float (&r)[2], u32 address) { memcpy(r, emulator::at(address, 8), 8); }
+inline u32 load_shared(u32 address) {
+  u32 value;
+  memcpy(&value, emulator::at(address, 4), 4);
+  return value;
+}
+inline void store_shared(u32 address, u32 value) { memcpy(emulator::at(address, 4), &value, 4); }
+inline u32 transposed(u32 value) {
+  const int lane = emulator::self() & 31;
+  emulator::Meeting& w = emulator::warp();
+  u32 found = 0;
+  w.in[lane][0] = (const void*)(uintptr_t)value, w.out[lane] = &found;
+  emulator::meet(w, 32, [&] {
+    u16 matrix[8][8];
+    for (int l = 0; l < 32; ++l) {
+      const u32 pair = (u32)(uintptr_t)w.in[l][0];
+      matrix[l / 4][2 * (l % 4)] = (u16)pair, matrix[l / 4][2 * (l % 4) + 1] = (u16)(pair >> 16);
+    }
+    for (int l = 0; l < 32; ++l) *(u32*)w.out[l] = matrix[2 * (l % 4)][l / 4] | (u32)matrix[2 * (l % 4) + 1][l / 4] << 16;
+  });
+  return found;
+}
+inline u32 halves(float low, float high) {
+  const _Float16 pair[2] = {(_Float16)low, (_Float16)high};
+  u32 found;
+  memcpy(&found, pair, 4);
+  return found;
+}
+
+inline void mma(float* d, const u32* a, const u32* b, int k, bool sparse, u32 metadata, int select) {
+  const int lane = emulator::self() & 31;
+  emulator::Meeting& w = emulator::warp();
+  w.in[lane][0] = a, w.in[lane][1] = b, w.in[lane][2] = &metadata, w.out[lane] = d;
+  emulator::meet(w, 32, [&] {
+    static float A[16][32], B[32][8], D[16][8];
+    static bool kept[16][32];
+    memset(kept, !sparse, sizeof kept);
+    for (int l = 0; l < 32; ++l) {
+      const int g = l >> 2, t = l & 3;
+      const u32 *ar = (const u32*)w.in[l][0], *br = (const u32*)w.in[l][1];
+      for (int i = 0; i < k / 8; ++i) B[i * 8 + 2 * t][g] = emulator::low(br[i]), B[i * 8 + 2 * t + 1][g] = emulator::high(br[i]);
+      for (int i = 0; i < 4; ++i) {
+        const int row = g + (i & 1) * 8;
+        if (!sparse) {
+          const int column = 2 * t + (i >> 1) * 8;
+          A[row][column] = emulator::low(ar[i]), A[row][column + 1] = emulator::high(ar[i]);
+          continue;
+        }
+        const int group = t + (i >> 1) * 4;  // of four values, in a row of 32
+        const u32 word = *(const u32*)w.in[g * 4 + 2 * select + (group >> 2)][2];
+        const u32 bits = word >> (16 * (i & 1) + 4 * (group & 3)) & 15;
+        if ((bits & 3) >= bits >> 2) emulator::fail("metadata is not ordered");
+        const int first = group * 4 + (bits & 3), second = group * 4 + (bits >> 2);
+        A[row][first] = emulator::low(ar[i]), A[row][second] = emulator::high(ar[i]);
+        kept[row][first] = kept[row][second] = true;
+      }
+    }
+    for (int m = 0; m < 16; ++m)
+      for (int n = 0; n < 8; ++n) {
+        D[m][n] = 0;
+        for (int i = 0; i < k; ++i)
+          if (kept[m][i]) D[m][n] += A[m][i] * B[i][n];
+      }
+    for (int l = 0; l < 32; ++l)
+      for (int i = 0; i < 4; ++i) ((float*)w.out[l])[i] += D[(l >> 2) + (i >> 1) * 8][2 * (l & 3) + (i & 1)];
+  });
+}
+inline void mma_dense(float (&d)[4], const u32 (&a)[4], const u32* b) { mma(d, a, b, 16, false, 0, 0); }
+template <int SELECT> void mma_sparse(float (&d)[4], const u32 (&a)[4], const u32* b, u32 metadata) {
+  mma(d, a, b, 32, true, metadata, SELECT);
+}
+
+inline void fence_async() {}
+inline void wgmma_arrived(float&) {}
+inline void wgmma_fence() {}
+inline void wgmma_commit() {}
+template <int PENDING> void wgmma_wait() {}
+template <int N> struct Wgmma {
+  static void multiply(float* d, u64 a, u64 b) {
+    const int lane = emulator::self() & 127;
+    emulator::Meeting& w = emulator::warpgroups[emulator::self() >> 7];
+    w.out[lane] = d;
+    emulator::meet(w, 128, [&] {
+      auto value = [](u64 descriptor, int row, int k) {
+        const u32 base = (u32)(descriptor & 0x3FFF) << 4, lbo = (u32)(descriptor >> 16 & 0x3FFF) << 4, sbo = (u32)(descriptor >> 32 & 0x3FFF) << 4;
+        u16 bits;
+        memcpy(&bits, emulator::at(base + row / 8 * sbo + row % 8 * 16 + k / 8 * lbo + k % 8 * 2, 2), 2);
+        return emulator::number(bits);
+      };
+      static float A[64][16], B[N][16], D[64][N];
+      for (int k = 0; k < 16; ++k) {
+        for (int m = 0; m < 64; ++m) A[m][k] = value(a, m, k);
+        for (int n = 0; n < N; ++n) B[n][k] = value(b, n, k);
+      }
+      for (int m = 0; m < 64; ++m)
+        for (int n = 0; n < N; ++n) {
+          D[m][n] = 0;
+          for (int k = 0; k < 16; ++k) D[m][n] += A[m][k] * B[n][k];
+        }
+      for (int q = 0; q < 128; ++q)
+        for (int j = 0; j < N / 8; ++j)
+          for (int i = 0; i < 4; ++i)
+            ((float*)w.out[q])[j * 4 + i] += D[(q >> 5) * 16 + ((q & 31) >> 2) + (i >> 1) * 8][j * 8 + 2 * (q & 3) + (i & 1)];
+    });
+  }
+};
