@@ -11,10 +11,10 @@ from typing import Any
 
 import torch
 
-from compress.engines.kernels.cuda import compiler
-from compress.engines.kernels.cuda.window import Task, Window
+from compress.engines.kernels.cuda.compiler import Source
 
 FOLDER = Path(__file__).parent / "emulator"
+COMMAND = ["g++", "-std=c++17", "-O1", "-w", "-shared", "-fPIC", f"-I{FOLDER}"]
 
 
 @dataclass(frozen=True)
@@ -22,38 +22,26 @@ class Emulated:
     """In the place of compiler.Kernel."""
 
     library: ctypes.CDLL
+    threads: int
+    shared: int
 
     def call(self, blocks: int, arguments: ctypes.Structure, alive: object) -> Callable[[], None]:
         def run(keep: Any = alive) -> None:
-            self.library.emulate(ctypes.c_uint(blocks), ctypes.byref(arguments))
+            sizes = (ctypes.c_uint(one) for one in (blocks, self.threads, self.shared))
+            self.library.emulate(*sizes, ctypes.byref(arguments))
 
         return run
 
 
-def loaded(task: Task, cut: Window, device: torch.device) -> Emulated:
-    """In the place of compiler.loaded."""
-    return _built(task, compiler.cut_without_strip(cut))
-
-
 @functools.cache
-def _built(task: Task, cut: Window) -> Emulated:
-    text, headers = compiler.sources(task, cut)
+def loaded(kernel: Source, threads: int, shared: int, device: torch.device) -> Emulated:
+    """In the place of compiler.loaded."""
+    text, headers = kernel.texts()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        for header, content in headers.items():
-            if header not in ("instructions.cuh", "wgmma.cuh"):
+        for header, content in {**headers, "wgmma.cuh": "", "kernel.cpp": text}.items():
+            if header != "instructions.cuh":
                 (folder / header).write_text(content)
-        (folder / "wgmma.cuh").write_text("")
-        (folder / "kernel.cpp").write_text(text)
-        command = [
-            "g++",
-            "-std=c++17",
-            "-O1",
-            "-w",
-            "-shared",
-            "-fPIC",
-            f"-I{FOLDER}",
-            f"-I{folder}",
-        ]
-        subprocess.run([*command, "-o", folder / "k.so", folder / "kernel.cpp"], check=True)
-        return Emulated(ctypes.CDLL(str(folder / "k.so")))
+        command = [*COMMAND, f"-I{folder}", "-o", folder / "k.so", folder / "kernel.cpp"]
+        subprocess.run(command, check=True)
+        return Emulated(ctypes.CDLL(str(folder / "k.so")), threads, shared)

@@ -37,7 +37,8 @@ from compress.engines.kernels.packing import (
     row_length,
     spread,
 )
-from compress.engines.kernels.plan import Pool, compiled, from_json
+from compress.engines.kernels.plan import Pool, Upsample, compiled
+from compress.engines.kernels.plan_json import from_json
 from compress.engines.kernels.session import Choices, Session
 from compress.engines.kernels.tiling import Tiling, default, variations
 from compress.graph.rewrite import deconv_to_conv
@@ -296,7 +297,7 @@ def as_on_a_gpu(monkeypatch):
             super().__init__(*arguments, kernels=False)
 
     monkeypatch.setattr(fused.Fused, "missing", lambda *_: None)
-    monkeypatch.setattr(tune, "tune", lambda *_: Choices())
+    monkeypatch.setattr(tune, "tune", lambda *_: tune.Found(choices=Choices(), units=[]))
     monkeypatch.setattr(fused, "Engine", Plain)
 
 
@@ -343,14 +344,17 @@ def tuned(monkeypatch, ms, seconds: float = 60.0, known=None) -> Choices:
     monkeypatch.setattr(tune.launch, "conv", lambda *a: ("conv", *a))
     monkeypatch.setattr(tune.launch, "chain", lambda *a: ("chain", *a))
     monkeypatch.setattr(tune.launch, "pool", lambda *a: ("pool", *a, Tiling()))
+    monkeypatch.setattr(tune.launch, "upsample", lambda *a: ("upsample", *a, Tiling()))
 
-    def milliseconds(call, _device: torch.device) -> float:
-        kind, op, buffers, *_, cut = call
+    def milliseconds(make, _device: torch.device) -> float:
+        kind, op, buffers, *_, cut = make()
         for one in (op.first, op.second) if kind == "chain" else (op,):
             at = one.target
             buffers[at.buffer].inside[..., at.start : at.start + at.channels].zero_()
             if isinstance(one, Pool):
                 plain.pool(one, buffers)
+            elif isinstance(one, Upsample):
+                plain.upsample(one, buffers)
             else:
                 plain.conv(one, session.buffers, session.tensors, session.image)
             if cut.gx == 4:
@@ -358,7 +362,7 @@ def tuned(monkeypatch, ms, seconds: float = 60.0, known=None) -> Choices:
         return ms(f"{op.size}x{op.size}" if kind == "conv" else kind, cut)
 
     monkeypatch.setattr(tune, "milliseconds", milliseconds)
-    return tune.tune(session, seconds, known)
+    return tune.tune(session, seconds, known).choices
 
 
 def test_the_tuner_takes_the_fastest_and_leaves_out_what_computes_something_else(monkeypatch):

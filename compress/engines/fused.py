@@ -1,8 +1,9 @@
-"""Fused: DDnet on Triton kernels of our own, for GPUs from compute capability 8.0 on.
+"""Fused: DDnet on kernels of our own in Triton and CUDA C++, from compute capability 8.0 on.
 
-An engine is one safetensors file: the folded tensors, and in its header the plan, the tilings that
-were measured for each kind of GPU, and a hash of all that. It loads without the checkpoint and runs
-any batch and size; each shape gets its own buffers and its own CUDA graph.
+An engine is one safetensors file: the folded tensors, 2:4 ones compressed, and in its header the
+plan, which kernel was fastest for each layer on each kind of GPU, and a hash of all that. It loads
+without the checkpoint and runs any batch and size; each shape gets its own buffers and its own CUDA
+graph.
 
 docs/fused.md says how it works and how fast it is.
 """
@@ -28,19 +29,21 @@ from compress.base.files import write_atomic
 from compress.base.machine import Package
 from compress.engines.base import Format, NotBuilt, Runner, Shape
 from compress.engines.formats import Precision
-from compress.engines.kernels import remembered
-from compress.engines.kernels.plan import Plan, compiled, from_json
+from compress.engines.kernels import remembered, report, two_of_four
+from compress.engines.kernels.plan import Plan, compiled
+from compress.engines.kernels.plan_json import from_json
 from compress.engines.kernels.session import Choices, Session
-from compress.engines.kernels.tiling import Tiling
 
 log = logging.getLogger(__name__)
-SCHEMA = "3"
+SCHEMA = "4"
 SESSIONS = 4
 """Shapes that an engine keeps buffers for; the one that waited longest goes."""
 LEVELS = 4
 """Sides must be multiples of 2 to this power."""
 SECONDS = 120.0
-"""Time for measuring tilings in a build; those remembered from earlier builds take next to none."""
+"""Time for measuring kernels in a build; those remembered from earlier builds take next to none."""
+VALUES, INDEX = ".values24", ".index24"
+"""Of a 2:4 weight in a file, see two_of_four.py."""
 Tilings = Mapping[str, Choices]
 """GPU's name -> what was measured on it."""
 
@@ -141,13 +144,12 @@ class Fused(Format):
             raise NotBuilt(str(error)) from error
         try:
             with remembered.tilings(gpu(device)) as known:
-                choices = tune(session, SECONDS, known)
+                found = tune(session, SECONDS, known)
         except LOST as error:
-            said = "fused: the GPU failed while tilings were measured; run the command again"
+            said = "fused: the GPU failed while kernels were measured; run the command again"
             raise CompressError(said) from error
-        save(plan, tensors, path, {gpu(device): choices})
-        taken = {"chains": sorted(choices.chain)}
-        return {**engine.facts, **taken, "memory": session.memory}
+        save(plan, tensors, path, {gpu(device): found.choices})
+        return {**engine.facts, **report.facts(session, found), "memory": session.memory}
 
     def load(self, path: Path, device: torch.device) -> Runner:
         """The engine; PyTorch computes it, slowly, where there are no kernels, which is said."""
@@ -165,7 +167,7 @@ def save(
     plan: Plan, tensors: Mapping[str, Tensor], path: Path, tilings: Tilings | None = None
 ) -> None:
     """Write an engine's file, atomically."""
-    kept = {name: one.float().cpu().contiguous() for name, one in tensors.items()}
+    kept = _compressed(plan, {name: one.float().cpu() for name, one in tensors.items()})
     header = {
         "format": "compress-fused",
         "schema": SCHEMA,
@@ -199,12 +201,30 @@ def load(path: Path, device: torch.device | str, *, kernels: bool = True) -> Eng
         raise UsageError(f"{path} was altered: its hash is not the one in its header")
     tilings = {name: _choices(one) for name, one in json.loads(header["tilings"]).items()}
     plan = from_json(json.loads(header["plan"]))
-    return Engine(plan, _on(tensors, torch.device(device)), tilings, kernels=kernels)
+    return Engine(plan, _on(_restored(tensors), torch.device(device)), tilings, kernels=kernels)
 
 
 def _choices(value: Mapping[str, Any]) -> Choices:
-    conv, chain = ({k: Tiling(**t) for k, t in value[kind].items()} for kind in ("conv", "chain"))
-    return Choices(conv=conv, chain=chain)
+    cuts: Any = {kind: {k: remembered.cut(t) for k, t in value[kind].items()} for kind in value}
+    return Choices(**cuts)
+
+
+def _compressed(plan: Plan, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """2:4 weights as values and places."""
+    found = {name: one.contiguous() for name, one in tensors.items()}
+    for op in plan.convs():
+        if op.sparse:
+            pair = two_of_four.compressed(found.pop(f"{op.name}.weight"))
+            found[op.name + VALUES], found[op.name + INDEX] = pair
+    return found
+
+
+def _restored(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    found = dict(tensors)
+    for name in [one.removesuffix(VALUES) for one in tensors if one.endswith(VALUES)]:
+        pair = found.pop(name + VALUES), found.pop(name + INDEX)
+        found[f"{name}.weight"] = two_of_four.restored(*pair)
+    return found
 
 
 def _on(tensors: Mapping[str, Tensor], device: torch.device) -> dict[str, Tensor]:

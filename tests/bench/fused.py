@@ -1,6 +1,5 @@
-"""The fused engine beside torch.compile, layer by layer and whole; and whether 2:4 would pay.
+"""The fused engine beside torch.compile, layer by layer and whole, dense and 2:4.
 
-    python tests/bench/fused.py --floor                    # tables of docs/fused.md, anywhere
     python tests/bench/fused.py --out fused.json           # on a GPU, six to eight minutes
     python tests/bench/fused.py --out fused.json --part layers-dense-16 --seconds 90
 
@@ -11,7 +10,6 @@ captured graphs; what is compared runs in turns. Parts:
     parity              relative error against float64, fresh inputs, sizes and batches
     layers-NET-BATCH    tilings measured; then each layer's time beside its floor
     engine-NET-BATCH    the whole engine and torch.compile with one CUDA graph, in turns
-    sparse24            the most that sparse tensor cores could gain, and what they gain in a GEMM
 """
 
 import json
@@ -19,39 +17,35 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import click
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from compress.base.files import write_json
 from compress.engines import fused
-from compress.engines.kernels import remembered
-from compress.engines.kernels.plan import Chain, Conv, Plan, Pool, Upsample, compiled
-from compress.engines.kernels.session import Choices, Session
+from compress.engines.kernels import remembered, report
+from compress.engines.kernels.plan import Conv, compiled
+from compress.engines.kernels.session import Session
+from compress.engines.kernels.tune import Found, tune
+from compress.graph.rewrite import deconv_to_conv
 from compress.models.ddnet import DDnet
 
-BYTES_A_SECOND, FLOPS = 3e12, 800e12
-"""What an H100 reaches: memory, and float16 tensor cores."""
 NETWORKS = {
     "dense": {"residual": True},
     "16-16-16": {"residual": True, "bottleneck": 16, "decoder": 16},
+    "dense-2to4": {"residual": True},
+    "16-16-16-2to4": {"residual": True, "bottleneck": 16, "decoder": 16},
 }
+"""Those that end in 2to4 keep two of four input channels of every convolution."""
 SIDE = 512
 PARTS = {
     "parity": 60,
-    "layers-dense-16": 150,
-    "engine-dense-16": 120,
-    "layers-dense-1": 150,
-    "layers-16-16-16-16": 150,
-    "layers-16-16-16-1": 150,
-    "engine-16-16-16-16": 120,
-    "engine-dense-1": 120,
-    "engine-16-16-16-1": 120,
-    "sparse24": 60,
+    **{f"layers-{name}-{batch}": 150 for batch in (16, 1) for name in NETWORKS},
+    **{f"engine-{name}-{batch}": 120 for batch in (16, 1) for name in NETWORKS},
 }
 """Part -> seconds that it may take."""
 
@@ -66,71 +60,19 @@ def network(name: str) -> nn.Module:
             if isinstance(module, nn.BatchNorm2d):
                 module.running_mean.normal_(std=0.1)
                 module.running_var.uniform_(0.5, 1.5)
+        if name.endswith("2to4"):
+            net = deconv_to_conv(net)
+            for module in net.modules():
+                if isinstance(module, nn.Conv2d) and module.in_channels % 4 == 0:
+                    module.weight.copy_(two_of_four(module.weight))
     return net
 
 
-def floors(plan: Plan) -> Iterator[dict[str, Any]]:
-    """Bytes, operations and the least time of each operation, for one slice of 512x512."""
-    for op in plan.operations:
-        for one in (op.first, op.second) if isinstance(op, Chain) else (op,):
-            yield _conv(plan, one) if isinstance(one, Conv) else _move(plan, one)
-
-
-def pixels(plan: Plan, buffer: str) -> int:
-    return int((SIDE >> plan.buffers[buffer].level) ** 2)
-
-
-def _conv(plan: Plan, op: Conv) -> dict[str, Any]:
-    inside, out = sum(op.source.slots), sum(op.target.slots)
-    at = pixels(plan, op.source.buffer)
-    flops = 2 * at * op.size**2 * inside * op.out + (2 * at * op.out * out if op.then else 0)
-    behind = f" -> 1x1 {out}" if op.then else ""
-    what = f"{op.size}x{op.size} {inside} -> {op.out}{behind}"
-    return _row(op.name, what, at, 2 * at * (inside + out), flops)
-
-
-def _move(plan: Plan, op: Pool | Upsample) -> dict[str, Any]:
-    channels, read = sum(op.source.slots), pixels(plan, op.source.buffer)
-    at = pixels(plan, op.target.buffer)
-    kind = "max-pool" if isinstance(op, Pool) else "bilinear x2"
-    return _row(op.target.buffer, f"{kind} {channels}", at, 2 * channels * (read + at), 0)
-
-
-def _row(name: str, what: str, at: int, moved: int, flops: int) -> dict[str, Any]:
-    memory, arithmetic = moved / BYTES_A_SECOND * 1e6, flops / FLOPS * 1e6
-    return {
-        "layer": name,
-        "what": what,
-        "side": int(at**0.5),
-        "MB": moved / 1e6,
-        "GFLOP": flops / 1e9,
-        "floor_us": max(memory, arithmetic),
-        "bound": "memory" if memory >= arithmetic else "arithmetic",
-        "floor24_us": max(memory, arithmetic / 2),
-    }
-
-
-def table(name: str) -> str:
-    """The table of a network in Markdown; times are filled in by a run on a GPU."""
-    plan, _ = compiled(network(name))
-    rows = list(floors(plan))
-    lines = [
-        "| layer | what | side | MB | GFLOP | floor, us | bound by | floor with 2:4 | time "
-        "| distance |",
-        "|---|---|---|---|---|---|---|---|---|---|",
-    ]
-    for row in rows:
-        lines.append(
-            f"| {row['layer']} | {row['what']} | {row['side']} | {row['MB']:.2f} "
-            f"| {row['GFLOP']:.3f} | {row['floor_us']:.2f} | {row['bound']} "
-            f"| {row['floor24_us']:.2f} | not run | not run |"
-        )
-    total = {k: sum(r[k] for r in rows) for k in ("MB", "GFLOP", "floor_us", "floor24_us")}
-    lines.append(
-        f"| all | | | {total['MB']:.1f} | {total['GFLOP']:.2f} | {total['floor_us']:.1f} | "
-        f"| {total['floor24_us']:.1f} | not run | not run |"
-    )
-    return "\n".join(lines)
+def two_of_four(weight: Tensor) -> Tensor:
+    """The two largest of every four input channels."""
+    groups = weight.movedim(1, -1).unflatten(-1, (-1, 4))
+    kept = groups.abs().argsort(-1).argsort(-1) >= 2
+    return (groups * kept).flatten(-2).movedim(-1, 1).contiguous()
 
 
 def milliseconds(calls: dict[str, Callable[[], object]], rounds: int = 20) -> dict[str, float]:
@@ -182,44 +124,36 @@ def parity() -> dict[str, Any]:
     return {"seed": seed, "errors": found, "ok": good}
 
 
-def tuned(session: Session, seconds: float) -> Choices:
-    """Tilings measured now, or in an earlier part or build."""
-    from compress.engines.kernels.tune import tune
-
+def tuned(session: Session, seconds: float) -> Found:
+    """Kernels measured now, or in an earlier part or build."""
     with remembered.tilings(fused.gpu(torch.device("cuda"))) as known:
         return tune(session, seconds, known)
 
 
-def joined(first: dict[str, Any], second: dict[str, Any]) -> dict[str, Any]:
-    """The row of a chain in one kernel; its floor is the sum of both, which it may undercut."""
-    names = {key: f"{first[key]} + {second[key]}" for key in ("layer", "what")}
-    sums = {key: first[key] + second[key] for key in ("MB", "GFLOP", "floor_us", "floor24_us")}
-    return {**first, **names, **sums}
-
-
 def layers(name: str, batch: int, seconds: float, engine: Path) -> dict[str, Any]:
-    """Tune, write the engine's file, and time every layer beside its floor."""
+    """Tune, write the engine's file, and give every kernel's time beside its floor."""
     plan, tensors = compiled(network(name).cuda())
-    shape = (batch, SIDE, SIDE)
     start = time.monotonic()
-    choices = tuned(Session(plan, tensors, shape), seconds)
+    session = Session(plan, tensors, (batch, SIDE, SIDE))
+    found = tuned(session, seconds)
     took = time.monotonic() - start
-    fused.save(plan, tensors, engine, {fused.gpu(torch.device("cuda")): choices})
-    session = Session(plan, tensors, shape, choices=choices)
-    rows = iter(floors(plan))
-    found = []
-    for op in plan.operations:
-        ours = [next(rows), next(rows)] if isinstance(op, Chain) else [next(rows)]
-        calls = list(session.prepare(op))
-        if len(calls) == 1 and len(ours) == 2:
-            ours = [joined(*ours)]
-        for row, call in zip(ours, calls, strict=True):
-            graph = graphed(call, 10)
-            us = milliseconds({"it": graph.replay}, 10)["it"] * 1e3 / 10 / batch
-            found.append({**row, "us": us, "distance": us / row["floor_us"]})
-    cuts = {key: str(cut) for key, cut in {**choices.conv, **choices.chain}.items()}
-    sums = {"us": sum(r["us"] for r in found), "floor_us": sum(r["floor_us"] for r in floors(plan))}
-    return {"tuning_seconds": took, "rows": found, "sums": sums, "cuts": cuts}
+    fused.save(plan, tensors, engine, {fused.gpu(torch.device("cuda")): found.choices})
+    chosen = Session(plan, tensors, (batch, SIDE, SIDE), choices=found.choices)
+    rows = []
+    for (unit, cut, _), call in zip(found.units, chosen.calls, strict=True):
+        graph = graphed(call, 10)
+        us = milliseconds({"it": graph.replay}, 10)["it"] * 1e3 / 10 / batch
+        parts = report.parts(unit)
+        names = [op.name if isinstance(op, Conv) else op.target.buffer for op in parts]
+        shape = "" if cut is None else session.key(unit)
+        floor = sum(report.floor_us(session, op) for op in parts)
+        kind = report.kernel(unit, cut)
+        rows.append({"layer": " + ".join(names), "what": shape, "kernel": kind, "us": us,
+                     "floor_us": floor, "cut": str(cut)})  # fmt: skip
+        print(f"{rows[-1]['layer']:55} {shape:40} {kind:20} {us:7.2f} {floor:6.2f} {cut}")
+    sums = {key: sum(row[key] for row in rows) for key in ("us", "floor_us")}
+    print(f"{name} batch {batch}: {sums}, {len(rows)} kernels, tuned in {took:.0f} s")
+    return {"tuning_seconds": took, "rows": rows, "sums": sums}
 
 
 def whole(name: str, batch: int, seconds: float, engine: Path) -> dict[str, Any]:
@@ -227,7 +161,7 @@ def whole(name: str, batch: int, seconds: float, engine: Path) -> dict[str, Any]
     net, shape = network(name).cuda(), (batch, SIDE, SIDE)
     x = torch.rand(batch, 1, SIDE, SIDE, device="cuda")
     plan, tensors = compiled(net)
-    choices = tuned(Session(plan, tensors, shape), seconds)
+    choices = tuned(Session(plan, tensors, shape), seconds).choices
     kind = fused.gpu(torch.device("cuda"))
     fused.save(plan, tensors, engine.with_suffix(f".b{batch}.safetensors"), {kind: choices})
     session = Session(plan, tensors, shape, choices=choices)
@@ -244,50 +178,17 @@ def whole(name: str, batch: int, seconds: float, engine: Path) -> dict[str, Any]
         "ms": ms,
         "ms_a_slice": {key: value / batch for key, value in ms.items()},
         "speed_up": ms["torch.compile"] / ms["fused"],
-        "floor_ms_a_slice": sum(r["floor_us"] for r in floors(plan)) / 1e3,
         "chains": sorted(choices.chain),
+        "layers": sorted(choices.layer),
         "kernels": len(session.calls),
         "buffers_MB": session.memory / 1e6,
     }
-
-
-def sparse24() -> dict[str, Any]:
-    """Bounds on what 2:4 could bring; go on with mma.sp only where they leave 15 % of the whole.
-
-    bound: the 5x5 32 -> 32 with 16 input channels takes half of the products and half of the loads;
-    with sparse tensor cores the same layer has half of the products and all of the loads.
-    gemm: the same layer's matrix, 128 x 1152, times windows that fit in the L2 cache, dense and by
-    cuSPARSELt: real sparse tensor cores at this width, with no convolution around them.
-    """
-    from torch.sparse import to_sparse_semi_structured
-
-    found: dict[str, Any] = {"bound_ms": {}}
-    ends, alive = {}, []  # what a graph reads must not be freed before it is replayed
-    for width in (16, 8):  # trunk 16: 32 channels in; trunk 8: 16 channels in, out 32 as before
-        net = DDnet(trunk=width).eval().cuda()
-        plan, tensors = compiled(net)
-        session = Session(plan, tensors, (16, SIDE, SIDE))
-        (call,) = session.prepare(plan.operations[-1])
-        ends[f"{2 * width} channels in"] = graphed(call).replay
-        alive += [session, call]
-    found["bound_ms"] = milliseconds(ends)
-    weight = torch.randn(128, 1152, device="cuda").half()
-    keep = weight.view(128, -1, 4).abs().argsort(-1).argsort(-1) >= 2
-    weight = weight * keep.view(128, 1152)
-    windows = torch.randn(1152, 8192, device="cuda").half()
-    thin = to_sparse_semi_structured(weight)
-    calls = {"dense": lambda: torch.mm(weight, windows), "2:4": lambda: torch.mm(thin, windows)}
-    graphs = {name: graphed(call, 10).replay for name, call in calls.items()}
-    found["gemm_ms_of_10"] = milliseconds(graphs)
-    return found
 
 
 def run(part: str, seconds: float, engine: Path) -> dict[str, Any]:
     """The result of a part."""
     if part == "parity":
         return parity()
-    if part == "sparse24":
-        return sparse24()
     kind, _, rest = part.partition("-")
     name, _, batch = rest.rpartition("-")
     path = engine.with_name(f"{engine.stem}-{name}.safetensors")
@@ -311,15 +212,11 @@ def part_of(part: str, out: Path, seconds: float) -> dict[str, Any]:
 
 
 @click.command()
-@click.option("--floor", is_flag=True, help="Print the tables of docs/fused.md and end.")
 @click.option("--out", type=click.Path(path_type=Path), help="JSON file of all results.")
 @click.option("--part", type=click.Choice(list(PARTS)), help="Run this part in this process.")
 @click.option("--seconds", default=40.0, help="For measuring tilings, in each part.")
-def main(floor: bool, out: Path | None, part: str | None, seconds: float) -> None:
+def main(out: Path | None, part: str | None, seconds: float) -> None:
     """Measure the fused engine."""
-    if floor:
-        click.echo("\n\n".join(f"### {name}\n\n{table(name)}" for name in NETWORKS))
-        return
     if out is None:
         raise click.UsageError("--out says where the results go")
     out.parent.mkdir(parents=True, exist_ok=True)

@@ -22,11 +22,11 @@ struct alignas(16) Quad {
 
 #define DEV inline
 #define __restrict__
-#define KERNEL(name, threads, resident)                                     \
-  void name(const Arguments a);                                             \
-  extern "C" void emulate(unsigned blocks, const Arguments* a) {            \
-    emulator::launch(blocks, threads, SHARED, [&] { name(*a); });           \
-  }                                                                         \
+#define KERNEL(name, most, resident)                                                       \
+  void name(const Arguments a);                                                            \
+  extern "C" void emulate(unsigned blocks, unsigned count, unsigned bytes, const Arguments* a) { \
+    emulator::launch(blocks, count, bytes, [&] { name(*a); });                             \
+  }                                                                                        \
   void name
 #define SHARED_BASE(name) const u32 name = 0
 
@@ -200,11 +200,27 @@ inline u32 transposed(u32 value) {
   });
   return found;
 }
+inline float shuffle_xor(float value, int lanes) {
+  const int lane = emulator::self() & 31;
+  emulator::Meeting& w = emulator::warp();
+  float found = 0;
+  w.in[lane][0] = &value, w.out[lane] = &found;
+  emulator::meet(w, 32, [&] {
+    for (int l = 0; l < 32; ++l) *(float*)w.out[l] = *(const float*)w.in[l ^ lanes][0];
+  });
+  return found;
+}
 inline u32 halves(float low, float high) {
   const _Float16 pair[2] = {(_Float16)low, (_Float16)high};
   u32 found;
   memcpy(&found, pair, 4);
   return found;
+}
+inline float low_half(u32 pair) { return emulator::low(pair); }
+inline float high_half(u32 pair) { return emulator::high(pair); }
+inline u32 larger_halves(u32 a, u32 b) {
+  auto larger = [](float p, float q) { return p != p || p > q ? p : q; };
+  return halves(larger(low_half(a), low_half(b)), larger(high_half(a), high_half(b)));
 }
 
 inline void mma(float* d, const u32* a, const u32* b, int k, bool sparse, u32 metadata, int select) {

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from compress.base.errors import UsageError
 from compress.engines.kernels.packing import border, folded, padded, positions
+from compress.engines.kernels.two_of_four import is_two_of_four
 from compress.graph.rewrite import deconv_to_conv
 from compress.models.ddnet import SLOPE, STAGES, DDnet, Unit
 
@@ -37,6 +38,11 @@ class Slice:
     def positions(self) -> list[int]:
         """Where the true channels lie, from `start` on."""
         return positions(self.slots)
+
+    @property
+    def dense(self) -> bool:
+        """Whether no channel in memory only fills up."""
+        return self.channels == sum(self.slots)
 
     @property
     def channels(self) -> int:
@@ -70,6 +76,8 @@ class Conv:
     """Whether the bias depends on how many taps lie inside; the frame sees to that otherwise."""
     plain: str = ""
     """Why PyTorch computes it and not a kernel; empty where a kernel does."""
+    sparse: bool = False
+    """Whether the weight of the k x k convolution is 2:4 along its input channels, in memory."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,6 +106,18 @@ class Chain:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Layer:
+    """A layer of a dense block that one kernel may compute: a bottleneck, and the 5x5 behind it.
+
+    Nobody else reads what the bottleneck writes, so one kernel need not store it. Layers are not
+    in a plan: its chains say the order, and route.py finds them in it.
+    """
+
+    first: Conv
+    second: Conv
+
+
+@dataclass(frozen=True, kw_only=True)
 class Upsample:
     """Bilinear x2, corners on corners."""
 
@@ -106,6 +126,9 @@ class Upsample:
 
 
 Operation = Conv | Chain | Pool | Upsample
+"""What a plan is a list of."""
+Merged = Chain | Layer
+"""Two operations in one kernel."""
 KINDS: Mapping[str, type[Any]] = {"conv": Conv, "chain": Chain, "pool": Pool, "upsample": Upsample}
 
 
@@ -144,29 +167,6 @@ class Plan:
         }
 
 
-def from_json(value: Mapping[str, Any]) -> Plan:
-    """A plan from what `Plan.to_json` gave.
-
-    Raises:
-        KeyError, TypeError: it is something else.
-    """
-    operations = []
-    for one in value["operations"]:
-        kind = KINDS[one["kind"]]
-        operations.append(kind(**{key: _value(key, v) for key, v in one.items() if key != "kind"}))
-    buffers = {name: Buffer(**one) for name, one in value["buffers"].items()}
-    return Plan(slope=value["slope"], buffers=buffers, operations=tuple(operations))
-
-
-def _value(key: str, value: Any) -> Any:
-    if key in ("source", "target"):
-        return Slice(**{**value, "slots": tuple(value["slots"])})
-    if key in ("first", "second"):
-        kind = Conv if "name" in value else Pool
-        return kind(**{k: _value(k, v) for k, v in value.items()})
-    return value
-
-
 class _Compiler:
     """Collects buffers, operations and tensors while it walks through a DDnet."""
 
@@ -200,6 +200,7 @@ class _Compiler:
             activate=unit.activate,
             table=size > 1 and f"{name}.border" not in self.tensors,
             plain=_unserved(name, size, self.tensors),
+            sparse=size > 1 and source.dense and is_two_of_four(weight),
             **more,
         )
 

@@ -8,22 +8,27 @@ import hashlib
 import importlib.metadata
 import logging
 import re
-from collections.abc import Iterator, MutableMapping
+from collections.abc import Iterator, Mapping, MutableMapping
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from compress.base.files import cache_folder, read_json, write_json
-from compress.engines.kernels.session import Key
+from compress.engines.kernels.cuda import compiler
+from compress.engines.kernels.cuda.moves import Move
+from compress.engines.kernels.cuda.window import Window
+from compress.engines.kernels.session import Cut, Key
 from compress.engines.kernels.tiling import Tiling
 
 log = logging.getLogger(__name__)
 KERNELS = ("conv.py", "chain.py", "launch.py", "packing.py", "memory.py", "moves.py", "tiling.py")
-"""Files that decide what a tiling costs."""
+CUDA = ("*.cu", "*.cuh", "window.py", "launch.py", "moves.py")
+"""Files that decide what a cut costs, those of folder cuda by pattern."""
 
 
 @contextmanager
-def tilings(gpu: str) -> Iterator[MutableMapping[Key, Tiling]]:
+def tilings(gpu: str) -> Iterator[MutableMapping[Key, Cut]]:
     """What is known of a kind of GPU; what the block adds is written at its end, if it can be.
 
     Args:
@@ -48,20 +53,37 @@ def _path(gpu: str) -> Path | None:
     except (importlib.metadata.PackageNotFoundError, RuntimeError):
         return None
     total = hashlib.sha256(triton.encode())
-    for name in KERNELS:
-        total.update((Path(__file__).parent / name).read_bytes())
+    here = Path(__file__).parent
+    for path in (*(here / name for name in KERNELS), *_cuda(here / "cuda")):
+        total.update(path.read_bytes())
+    total.update(f"{compiler.available()} {compiler.only_a100()}".encode())
     return folder / f"{re.sub(r'[^0-9A-Za-z]+', '-', gpu)}-{total.hexdigest()[:12]}.json"
 
 
-def _read(path: Path | None) -> dict[Key, Tiling]:
+def _cuda(folder: Path) -> list[Path]:
+    return sorted(path for pattern in CUDA for path in folder.glob(pattern))
+
+
+def cut(value: Mapping[str, Any]) -> Cut:
+    """A cut from its fields.
+
+    Raises:
+        TypeError: it has other fields.
+    """
+    if value.keys() == {"strip"}:
+        return Move(**value)
+    return Window(**value) if "kind" in value else Tiling(**value)
+
+
+def _read(path: Path | None) -> dict[Key, Cut]:
     """Nothing where the file is missing or is not understood."""
     try:
-        return {key: Tiling(**cut) for key, cut in read_json(path).items()} if path else {}
+        return {key: cut(one) for key, one in read_json(path).items()} if path else {}
     except (OSError, ValueError, TypeError, AttributeError):
         return {}
 
 
-def _write(path: Path, known: dict[Key, Tiling]) -> None:
+def _write(path: Path, known: dict[Key, Cut]) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_json(path, {key: asdict(known[key]) for key in sorted(known)})

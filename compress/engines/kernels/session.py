@@ -1,7 +1,7 @@
 """A plan bound to one shape: buffers, chosen tilings, and on a GPU one CUDA graph."""
 
 import functools
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import torch
@@ -9,32 +9,57 @@ from torch import Tensor
 
 from compress.base.cuda_graph import capture
 from compress.engines.kernels import launch, plain
+from compress.engines.kernels.cuda import launch as cuda
+from compress.engines.kernels.cuda import moves
+from compress.engines.kernels.cuda.window import Window
 from compress.engines.kernels.memory import Framed, framed
-from compress.engines.kernels.plan import IMAGE, OUTPUT, Chain, Conv, Operation, Plan, Pool
+from compress.engines.kernels.plan import (
+    IMAGE,
+    OUTPUT,
+    Chain,
+    Conv,
+    Layer,
+    Merged,
+    Plan,
+    Pool,
+    Upsample,
+)
+from compress.engines.kernels.route import Unit, route
 from compress.engines.kernels.tiling import Tiling, default
 
 Key = str
 """Names a convolution's shape, see `key`."""
+Cut = Tiling | Window | moves.Move
+"""How a kernel is cut: one of Triton, or one in CUDA C++."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Choices:
     """What was measured to be fastest, by `key`; defaults stand in for what was not."""
 
-    conv: Mapping[Key, Tiling] = field(default_factory=dict)
+    conv: Mapping[Key, Cut] = field(default_factory=dict)
     chain: Mapping[Key, Tiling] = field(default_factory=dict)
     """Chains that one kernel computes; the others take two."""
+    layer: Mapping[Key, Window] = field(default_factory=dict)
+    """Likewise layers of dense blocks."""
+    move: Mapping[Key, moves.Move] = field(default_factory=dict)
+    """Max-pools and upsamplings that Triton does not compute."""
 
 
-def key(op: Conv | Chain | Pool, batch: int, height: int, width: int) -> Key:
+def key(op: Unit, batch: int, height: int, width: int) -> Key:
     """What the time of an operation depends on, in a word; sides are those of what it reads."""
     if isinstance(op, Pool):
         return f"pool {op.source.channels} {height}x{width} b{batch}"
-    if isinstance(op, Chain):
+    if isinstance(op, Upsample):
+        return f"upsample {op.source.channels} {height}x{width} b{batch}"
+    if isinstance(op, Chain | Layer):
         first, second = (key(one, batch, height, width) for one in (op.first, op.second))
+        if isinstance(op, Chain):  # Triton's, which takes zeros for weights like any other
+            first = first.replace(" 2:4", "")
         return f"{first.rsplit(' ', 2)[0]} + {second}"
     behind = f"-{op.target.channels}" if op.then else ""
-    widths = f"{op.source.channels}-{op.out}{behind}{' table' if op.table else ''}"
+    marks = " table" * op.table + " 2:4" * op.sparse
+    widths = f"{op.source.channels}-{op.out}{behind}{marks}"
     return f"{op.size}x{op.size} {widths} {height}x{width} b{batch}"
 
 
@@ -89,30 +114,36 @@ class Session:
             self.buffers[name] = made(dtype=dtype, device=device, border=around.get(name))
         nhwc = self.output.view(batch, height, width, 1)
         self.buffers[OUTPUT] = Framed(nhwc, 0, 0, height, width)
-        self.calls = [call for one in plan.operations for call in self.prepare(one)]
+        self.units = route(plan, self._wanted)
+        self.calls = [self.prepare(one) for one in self.units]
         self.graph: torch.cuda.CUDAGraph | None = None
 
-    def prepare(self, op: Operation) -> Iterator[launch.Call]:
-        """The calls that compute an operation."""
-        if isinstance(op, Chain):
-            cut = self.choices.chain.get(self.key(op))
-            if cut and self.kernels and not op.plain:
-                yield launch.chain(op, self.buffers, self.tensors, cut)
-            else:
-                yield from (*self.prepare(op.first), *self.prepare(op.second))
-        elif isinstance(op, Conv):
-            yield self._conv(op)
-        elif not self.kernels:
-            move = plain.pool if isinstance(op, Pool) else plain.upsample
-            yield functools.partial(move, op, self.buffers)  # type: ignore[arg-type]
-        elif isinstance(op, Pool):
-            yield launch.pool(op, self.buffers)
-        else:
-            yield launch.upsample(op, self.buffers)
+    def _wanted(self, pair: Merged) -> bool:
+        chosen = self.choices.chain if isinstance(pair, Chain) else self.choices.layer
+        return self.kernels and self.key(pair) in chosen
 
-    def key(self, op: Conv | Chain | Pool) -> Key:
+    def prepare(self, op: Unit) -> launch.Call:
+        """The call that computes a unit."""
+        if isinstance(op, Chain):
+            return launch.chain(op, self.buffers, self.tensors, self.choices.chain[self.key(op)])
+        if isinstance(op, Layer):
+            window = self.choices.layer[self.key(op)]
+            return cuda.call(op.second, op.first, self.buffers, self.tensors, self.image, window)
+        if isinstance(op, Conv):
+            return self._conv(op)
+        if not self.kernels:
+            move = plain.pool if isinstance(op, Pool) else plain.upsample
+            return functools.partial(move, op, self.buffers)  # type: ignore[arg-type]
+        cut = self.choices.move.get(self.key(op))
+        if cut:
+            return moves.call(op, self.buffers, cut)
+        if isinstance(op, Pool):
+            return launch.pool(op, self.buffers)
+        return launch.upsample(op, self.buffers)
+
+    def key(self, op: Unit) -> Key:
         """See `key`."""
-        source = op.first.source if isinstance(op, Chain) else op.source
+        source = op.first.source if isinstance(op, Chain | Layer) else op.source
         at = self.buffers[source.buffer]
         return key(op, len(at.whole), at.height, at.width)
 
@@ -123,6 +154,9 @@ class Session:
         cut = self.choices.conv.get(self.key(op)) or default(
             op.size, op.source.channels, op.out, at.height, len(at.whole)
         )
+        assert not isinstance(cut, moves.Move)
+        if isinstance(cut, Window):
+            return cuda.call(op, None, self.buffers, self.tensors, self.image, cut)
         return launch.conv(op, self.buffers, self.tensors, self.image, cut)
 
     def run(self) -> None:

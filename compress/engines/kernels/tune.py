@@ -1,4 +1,4 @@
-"""Which tiling of each convolution is fastest on this GPU, measured; and one kernel or two.
+"""Which kernel and cut of each convolution is fastest on this GPU, measured; and one kernel or two.
 
 Kernels are timed inside CUDA graphs, as the engine runs them: a call from Python costs more than
 most of DDnet's layers. The search goes through all layers in steps, see tiling.py, so that what a
@@ -7,8 +7,8 @@ step needs can be compiled by several processes before it is measured by this on
 
 import logging
 import time
-from collections.abc import Mapping, MutableMapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, MutableMapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -17,8 +17,13 @@ from torch import Tensor
 from compress.base.cuda_graph import capture
 from compress.engines.base import NotBuilt
 from compress.engines.kernels import ahead, launch
+from compress.engines.kernels.cuda import compiler
+from compress.engines.kernels.cuda.moves import Move
+from compress.engines.kernels.cuda.window import Window, strips
 from compress.engines.kernels.jobs import Job, jobs
-from compress.engines.kernels.session import Choices, Key, Session
+from compress.engines.kernels.plan import Chain, Layer
+from compress.engines.kernels.route import Unit, cheapest
+from compress.engines.kernels.session import Choices, Cut, Key, Session
 from compress.engines.kernels.tiling import Tiling, variations
 
 log = logging.getLogger(__name__)
@@ -32,37 +37,76 @@ CLOSE = 1e-2
 """How far a tiling's result may be from PyTorch's, in units of its largest value."""
 NEVER = float("inf")
 """The time of what does not run."""
-Known = MutableMapping[Key, Tiling]
-"""The shape of a convolution or chain -> the tiling that was fastest."""
+FAR = 1.2
+"""A Triton kernel this many times slower than the other one before its search is not searched."""
+WINDOWS = 2
+"""Kernels of CUDA C++ whose strips are measured in all heights, the fastest ones."""
+Known = MutableMapping[Key, Cut]
+"""The shape of a convolution, chain or layer -> the cut that was fastest."""
 
 
 @dataclass
 class Search:
-    """How far the search for a job's tiling has come."""
+    """How far the search for a job's cut has come."""
 
     job: Job
-    known: Tiling | None
+    known: Cut | None
     """What an earlier search found; taken if it still runs."""
-    best: Tiling = field(init=False)
-    ms: float = NEVER
-    tried: bool = False
+    times: dict[Cut, float] = field(default_factory=dict)
+    """Milliseconds; infinite for what does not run or is wrong."""
     short: bool = False
     """Whether the time was up before all was tried."""
 
-    def __post_init__(self) -> None:
-        self.best = self.known or self.job.first
+    @property
+    def best(self) -> Cut | None:
+        """The fastest cut; where the search starts, if nothing ran."""
+        least = self._fastest(Tiling, Window)
+        return least or self.known or self.job.first
 
-    def cuts(self, step: int) -> list[Tiling]:
-        """What a step measures: where the search starts, then what tiling.py has."""
+    @property
+    def ms(self) -> float:
+        """Its time."""
+        return min(self.times.values(), default=NEVER)
+
+    @property
+    def tried(self) -> bool:
+        """Whether anything was measured."""
+        return bool(self.times)
+
+    def cuts(self, step: int) -> list[Cut]:
+        """What a step measures: where the search starts, then what tiling.py and window.py have."""
         if step == 0:
-            return [self.best]
-        if self.known or not self.job.size:
+            first = [self.job.first] if self.job.first else []
+            return [self.known] if self.known else [*first, *self.job.cuda]
+        again = [self.job.first] if step == 1 and self.known and self.ms == NEVER else []
+        if self.known and self.ms < NEVER:
             return []
-        again = [self.job.first] if step == 1 and self.ms == NEVER else []
-        return again + variations(step - 1, self.best, self.job.size, self.job.out)
+        return [cut for cut in again if cut] + self._tilings(step) + self._strips(step)
 
-    def measure(self, cuts: Sequence[Tiling], until: float) -> None:
-        """Measure some tilings and keep the fastest; buffers must hold more than zeros.
+    def _tilings(self, step: int) -> list[Cut]:
+        tiling, job = self._fastest(Tiling) or self.job.first, self.job
+        if not job.size or not isinstance(tiling, Tiling):
+            return []
+        if self.times.get(tiling, NEVER) > FAR * self.ms:
+            return []
+        return [*variations(step - 1, tiling, job.size, job.out)]
+
+    def _strips(self, step: int) -> list[Cut]:
+        windows = sorted(
+            (c for c in self.times if isinstance(c, Window)), key=self.times.__getitem__
+        )
+        if step != 1:
+            return []
+        height = self.job.results[0].shape[1]
+        cuts = [replace(c, strip=rows) for c in windows[:WINDOWS] for rows in strips(height)]
+        return [cut for cut in cuts if cut not in self.times]
+
+    def _fastest(self, *kinds: type) -> Cut | None:
+        ran = [c for c, ms in self.times.items() if isinstance(c, kinds) and ms < NEVER]
+        return min(ran, key=self.times.__getitem__, default=None)
+
+    def measure(self, cuts: Sequence[Cut], until: float) -> None:
+        """Measure some cuts and keep their times; buffers must hold more than zeros.
 
         One that this GPU has no room for is left out, and one that computes something else than
         PyTorch, which is the compiler's fault.
@@ -80,23 +124,26 @@ class Search:
         job.plain()
         expected = [one.clone() for one in job.results]
         for cut in cuts:
-            stuck = self.tried and self.ms == NEVER and not job.parts
+            stuck = self.tried and self.ms == NEVER and not job.merged
             if time.monotonic() > until and not stuck:
                 self.short = True
                 break
-            self.tried = True
-            ms = _measured(job, cut, expected, self.ms)
-            if ms < self.ms:
-                self.best, self.ms = cut, ms
+            self.times[cut] = _measured(job, cut, expected, self.ms)
         if self.ms == NEVER:
-            self.known, self.best = None, job.first
+            self.known = None
         for one, value in zip(job.results, expected, strict=True):
             one.copy_(value)  # the next layer reads it
 
 
-def milliseconds(call: launch.Call, device: torch.device) -> float:
-    """The time of a call on the GPU; infinity where this GPU cannot run it."""
+def milliseconds(make: Callable[[], launch.Call], device: torch.device) -> float:
+    """The time of a call on the GPU; infinity where this GPU cannot run it.
+
+    Args:
+        make: makes the call.
+        device: the GPU.
+    """
     try:
+        call = make()
         call()  # compiles
         torch.cuda.synchronize(device)
         graph = capture(lambda: [call() for _ in range(CALLS)], device, warm=0)
@@ -104,7 +151,7 @@ def milliseconds(call: launch.Call, device: torch.device) -> float:
     except LOST:
         raise
     except Exception as error:  # out of shared memory or registers: Triton has types of its own
-        log.debug("a tiling does not run: %s", error)
+        log.debug("a cut does not run: %s", error)
         return NEVER
 
 
@@ -117,17 +164,17 @@ def _replayed(graph: torch.cuda.CUDAGraph) -> float:
     return float(start.elapsed_time(end))
 
 
-def _measured(job: Job, cut: Tiling, expected: Sequence[Tensor], least: float) -> float:
-    """The time of a tiling; infinity where it computes something else."""
+def _measured(job: Job, cut: Cut, expected: Sequence[Tensor], least: float) -> float:
+    """The time of a cut; infinity where it computes something else."""
     for one in job.results:
         one.fill_(float("nan"))
-    ms = milliseconds(job.make(cut), job.results[0].device)
+    ms = milliseconds(lambda: job.make(cut), job.results[0].device)
     if ms >= least:
         return ms
     off = max(_off(one, value) for one, value in zip(job.results, expected, strict=True))
     if off <= CLOSE:
         return ms
-    log.warning("fused: a tiling is off by %.2g and is left out: %s", off, cut)
+    log.warning("fused: a kernel is off by %.2g and is left out: %s", off, cut)
     return NEVER
 
 
@@ -139,13 +186,22 @@ def _off(found: Tensor, expected: Tensor) -> float:
     return off if off == off else NEVER
 
 
-def tune(session: Session, seconds: float, known: Known | None = None) -> Choices:
+@dataclass(frozen=True, kw_only=True)
+class Found:
+    """What a search found."""
+
+    choices: Choices
+    units: list[tuple[Unit, Cut | None, float]]
+    """What each kernel computes, how it is cut, and its time in ms; in order."""
+
+
+def tune(session: Session, seconds: float, known: Known | None = None) -> Found:
     """Measured choices for every convolution of a session; the costliest ones first.
 
     Args:
         session: on a GPU; its buffers are used.
         seconds: when to stop; what was not measured keeps its default.
-        known: tilings of earlier searches on this kind of GPU, which are taken again; whole
+        known: cuts of earlier searches on this kind of GPU, which are taken again; whole
             searches are added.
 
     Raises:
@@ -161,35 +217,72 @@ def tune(session: Session, seconds: float, known: Known | None = None) -> Choice
     with ahead.compilers(session, 0 if all_known else None) as compiled:
         for step in range(STEPS + 1):
             cuts = {key: one.cuts(step) for key, one in searches.items()}
-            compiled(cuts, until)
+            _compile_windows(searches, cuts, session.image.device)
+            compiled({key: _tilings(some) for key, some in cuts.items()}, until)
             for key, one in searches.items():
                 one.measure(cuts[key], until)
     known.update(_whole(searches))
-    return _choices(searches)
+    return _found(session, searches)
 
 
-def _whole(searches: Mapping[Key, Search]) -> dict[Key, Tiling]:
+def _compile_windows(
+    searches: Mapping[Key, Search], cuts: Mapping[Key, Sequence[Cut]], device: torch.device
+) -> None:
+    """Have the kernels of CUDA C++ compiled, side by side."""
+    made = [searches[key].job.source(cut) for key, some in cuts.items() for cut in some
+            if not isinstance(cut, Tiling)]  # fmt: skip
+    compiler.ahead([one for one in made if one], device)
+
+
+def _tilings(cuts: Sequence[Cut]) -> list[Tiling]:
+    return [cut for cut in cuts if isinstance(cut, Tiling)]
+
+
+def _whole(searches: Mapping[Key, Search]) -> dict[Key, Cut]:
     """What is worth being remembered."""
     for key, one in searches.items():
         log.info("fused: %s %.4f ms, %s", key, one.ms, one.best)
-    return {key: one.best for key, one in searches.items() if one.ms < NEVER and not one.short}
+    ran = {key: one.best for key, one in searches.items() if one.ms < NEVER and not one.short}
+    return {key: best for key, best in ran.items() if best}
 
 
-def _choices(searches: Mapping[Key, Search]) -> Choices:
-    """The fastest tilings, and one kernel for a chain where it beats its two parts.
+def _found(session: Session, searches: Mapping[Key, Search]) -> Found:
+    """The fastest cuts, and the fastest way to merge operations.
 
     Raises:
         NotBuilt: nothing runs.
     """
-    convs, chains = dict[Key, Tiling](), dict[Key, Tiling]()
+    convs, merged, moved = dict[Key, Cut](), dict[Key, Cut](), dict[Key, Move]()
     for key, one in searches.items():
-        if one.job.parts:
-            if one.ms < sum(searches[part].ms for part in one.job.parts) < NEVER:
-                chains[key] = one.best
-        elif one.tried and one.job.size:
-            convs[key] = one.best
-            if one.ms == NEVER:
-                raise NotBuilt(
-                    f"no tiling of a {one.job.size}x{one.job.size} convolution runs on this GPU"
-                )
-    return Choices(conv=convs, chain=chains)
+        if isinstance(one.best, Move):
+            moved[key] = one.best
+        if one.job.merged or not one.tried or not one.job.size:
+            continue
+        if one.ms == NEVER or one.best is None:
+            what = f"{one.job.size}x{one.job.size}"
+            raise NotBuilt(f"no tiling of a {what} convolution runs on this GPU")
+        convs[key] = one.best
+    units = [(one, *_of(session, searches, one)) for one in _units(session, searches)]
+    for unit, cut, _ in units:
+        if isinstance(unit, Chain | Layer) and cut:
+            merged[session.key(unit)] = cut
+    chains = {key: cut for key, cut in merged.items() if isinstance(cut, Tiling)}
+    layers = {key: cut for key, cut in merged.items() if isinstance(cut, Window)}
+    return Found(choices=Choices(conv=convs, chain=chains, layer=layers, move=moved), units=units)
+
+
+def _units(session: Session, searches: Mapping[Key, Search]) -> list[Unit]:
+    """The cheapest way through the plan; where a time is missing, operations stay by themselves."""
+
+    def cost(unit: Unit) -> float:
+        _, ms = _of(session, searches, unit)
+        alone = NEVER if isinstance(unit, Chain | Layer) else 1e6
+        return ms if ms < NEVER else alone
+
+    return cheapest(session.plan, cost)
+
+
+def _of(session: Session, searches: Mapping[Key, Search], unit: Unit) -> tuple[Cut | None, float]:
+    """How a unit is cut, and its time."""
+    found = searches.get(session.key(unit))
+    return (None, NEVER) if found is None else (found.best, found.ms)

@@ -1,4 +1,4 @@
-"""5x5 convolutions of 16 to 64 channels in CUDA C++, dense and 2:4, compiled when an engine is built.
+"""5x5 convolutions of 16 to 64 channels in CUDA C++, dense and 2:4, compiled at an engine's build.
 
 window_mma.cu      by mma.sync or mma.sp, compute capability 8.0 and newer
 window_wgmma.cu    by wgmma, 9.0 only

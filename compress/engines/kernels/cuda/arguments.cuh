@@ -9,7 +9,7 @@ struct Arguments {
   const Quad* bottleneck_weights;   // of the 1x1 before the 5x5
   const float* bottleneck_bias;     // (CIN,)
   const u32* bottleneck_border;     // (CIN,) float16: what the 5x5 reads outside of the image
-  const Quad* then_weights;         // of the 1x1 behind the 5x5
+  const Quad* then_weights;         // of the 1x1 behind the 5x5; float32 (COUT,) for mma where THEN is 1
   const float* then_bias;           // (THEN,)
   const float* image;               // (N, H, W): added to what is stored where RESIDUAL
   long long x_slice, y_slice;       // values from slice to slice

@@ -1,4 +1,4 @@
-"""Kernels compiled by NVRTC, kept on disk by source, constants, architecture and version, and loaded.
+"""Kernels compiled by NVRTC, kept on disk by source, architecture and version, and loaded.
 
 NVIDIA's Python packages are needed, and no CUDA toolkit: `pip install 'compress-ct[cuda]'`.
 """
@@ -9,7 +9,7 @@ import hashlib
 import importlib.util
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,7 +27,6 @@ from compress.engines.kernels.cuda.window import (
     Task,
     Window,
     constants,
-    shared,
 )
 from compress.models.ddnet import SLOPE
 
@@ -75,28 +74,48 @@ def room(device: torch.device) -> int:
     return SHARED.get(_capability(device), SHARED_LEAST)
 
 
-def sources(task: Task, cut: Window) -> tuple[str, dict[str, str]]:
-    """A kernel's source, and the headers that it includes by name."""
-    main = "window_wgmma.cu" if cut.kind == "wgmma" else "window_mma.cu"
-    values = [f"constexpr int {name} = {value};" for name, value in constants(task, cut).items()]
-    columns = [5 * task.out, task.inside]
-    headers = {name: (FOLDER / name).read_text() for name in ("instructions.cuh", "arguments.cuh")}
-    headers["parameters.cuh"] = "\n".join([*values, f"constexpr float SLOPE = {SLOPE}f;", ""])
-    headers["wgmma.cuh"] = wgmma.header(columns if cut.kind == "wgmma" else [])
-    return (FOLDER / main).read_text(), headers
+@dataclass(frozen=True)
+class Source:
+    """A kernel to be compiled."""
+
+    main: str
+    """Its file."""
+    entry: str
+    """Its name in that."""
+    values: tuple[tuple[str, int], ...]
+    """parameters.cuh: constants by name."""
+    columns: tuple[int, ...] = ()
+    """Numbers of columns that it uses wgmma for."""
+
+    def texts(self) -> tuple[str, dict[str, str]]:
+        """Its text, and the headers that it includes by name."""
+        headers = {name: (FOLDER / name).read_text() for name in HEADERS}
+        lines = [f"constexpr int {name} = {value};" for name, value in self.values]
+        switches = [f"#define {name} {value}" for name, value in self.values if name in SWITCHES]
+        lines = [one for one in lines if one.split()[2] not in SWITCHES] + switches
+        headers["parameters.cuh"] = "\n".join([*lines, f"constexpr float SLOPE = {SLOPE}f;", ""])
+        headers["wgmma.cuh"] = wgmma.header(list(self.columns))
+        return (FOLDER / self.main).read_text(), headers
 
 
-def entry(cut: Window) -> str:
-    """The name of a kernel."""
-    return "window_wgmma" if cut.kind == "wgmma" else "window_mma"
+HEADERS = ("instructions.cuh", "arguments.cuh")
+SWITCHES = {"POOL"}
+"""Constants that choose between two kernels of one file."""
 
 
-def compile_cubin(task: Task, cut: Window, architecture: str) -> tuple[bytes, str]:
+def source(task: Task, cut: Window) -> Source:
+    """The kernel of a 5x5; strips of all heights are one kernel."""
+    values = tuple(constants(task, cut).items())
+    if cut.kind == "wgmma":
+        return Source("window_wgmma.cu", "window_wgmma", values, (5 * task.out, task.inside))
+    return Source("window_mma.cu", "window_mma", values)
+
+
+def compile_cubin(kernel: Source, architecture: str) -> tuple[bytes, str]:
     """Machine code and what the compiler says of registers and spills; needs no GPU.
 
     Args:
-        task: what is computed.
-        cut: how.
+        kernel: what is compiled.
         architecture: "sm_80", "sm_90a", ...
 
     Raises:
@@ -104,7 +123,7 @@ def compile_cubin(task: Task, cut: Window, architecture: str) -> tuple[bytes, st
     """
     from cuda.bindings import nvrtc
 
-    text, headers = sources(task, cut)
+    text, headers = kernel.texts()
     names, texts = [n.encode() for n in headers], [t.encode() for t in headers.values()]
     program = _done(nvrtc.nvrtcCreateProgram(text.encode(), b"k.cu", len(names), texts, names))
     given = [one.encode() for one in (f"--gpu-architecture={architecture}", *OPTIONS)]
@@ -122,10 +141,10 @@ def compile_cubin(task: Task, cut: Window, architecture: str) -> tuple[bytes, st
         nvrtc.nvrtcDestroyProgram(program)
 
 
-def ahead(wanted: list[tuple[Task, Window]], device: torch.device) -> None:
+def ahead(wanted: Iterable[Source], device: torch.device) -> None:
     """Compile several kernels side by side; one that does not compile fails where it is used."""
     with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
-        for one in [pool.submit(_cubin, task, cut, _architecture(device)) for task, cut in wanted]:
+        for one in [pool.submit(_cubin, kernel, _architecture(device)) for kernel in set(wanted)]:
             if error := one.exception():
                 log.debug("a kernel does not compile: %s", error)
 
@@ -156,44 +175,40 @@ class Kernel:
         )  # fmt: skip
 
 
-def loaded(task: Task, cut: Window, device: torch.device) -> Kernel:
+@functools.cache
+def loaded(kernel: Source, threads: int, shared: int, device: torch.device) -> Kernel:
     """A kernel on a GPU, compiled if it never was.
+
+    Args:
+        kernel: what it is.
+        threads: of a block.
+        shared: bytes of shared memory that a block takes.
+        device: the GPU.
 
     Raises:
         Failed: it does not compile, or the GPU has no room for it.
     """
-    return _loaded(task, cut_without_strip(cut), device)
-
-
-def cut_without_strip(cut: Window) -> Window:
-    """The part of a cut that the compiler sees: strips of all heights are one kernel."""
-    from dataclasses import replace
-
-    return replace(cut, strip=0)
-
-
-@functools.cache
-def _loaded(task: Task, cut: Window, device: torch.device) -> Kernel:
     from cuda.bindings import driver
 
     with torch.cuda.device(device):
         torch.cuda.current_stream(device).synchronize()  # makes the device's context current
-        module = _done(driver.cuModuleLoadData(_cubin(task, cut, _architecture(device))))
-        function = _done(driver.cuModuleGetFunction(module, entry(cut).encode()))
+        module = _done(driver.cuModuleLoadData(_cubin(kernel, _architecture(device))))
+        function = _done(driver.cuModuleGetFunction(module, kernel.entry.encode()))
         which = driver.CUfunction_attribute
         size = which.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
         carve = which.CU_FUNC_ATTRIBUTE_PREFERRED_SHARED_MEMORY_CARVEOUT
-        _done(driver.cuFuncSetAttribute(function, size, shared(task, cut)))
-        _done(driver.cuFuncSetAttribute(function, carve, 100))
-    return Kernel(function, cut.threads, shared(task, cut), device)
+        _done(driver.cuFuncSetAttribute(function, size, shared))
+        if shared:
+            _done(driver.cuFuncSetAttribute(function, carve, 100))
+    return Kernel(function, threads, shared, device)
 
 
-def _cubin(task: Task, cut: Window, architecture: str) -> bytes:
+def _cubin(kernel: Source, architecture: str) -> bytes:
     """Machine code, from the cache on disk if it is there."""
-    path = _path(task, cut_without_strip(cut), architecture)
+    path = _path(kernel, architecture)
     if path is not None and path.exists():
         return path.read_bytes()
-    code, _ = compile_cubin(task, cut, architecture)
+    code, _ = compile_cubin(kernel, architecture)
     try:
         if path is not None:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -203,12 +218,11 @@ def _cubin(task: Task, cut: Window, architecture: str) -> bytes:
     return code
 
 
-def _path(task: Task, cut: Window, architecture: str) -> Path | None:
+def _path(kernel: Source, architecture: str) -> Path | None:
     from cuda.bindings import nvrtc
 
-    text, headers = sources(task, cut)
     version = _done(nvrtc.nvrtcVersion())
-    total = hashlib.sha256(repr((text, headers, architecture, version)).encode())
+    total = hashlib.sha256(repr((kernel.texts(), kernel.entry, architecture, version)).encode())
     try:
         return cache_folder() / "kernels" / f"{total.hexdigest()[:24]}.cubin"
     except RuntimeError:

@@ -33,7 +33,7 @@ def sparse(matrices: Tensor) -> tuple[Tensor, Tensor]:
     Raises:
         ValueError: more than two of four columns hold something.
     """
-    groups = matrices.unflatten(-1, (8, 4))
+    groups = torch.unflatten(matrices, -1, (8, 4))
     if bool(((groups != 0).sum(-1) > 2).any()):
         raise ValueError("the weight is not 2:4")
     kept = (
@@ -49,7 +49,7 @@ def metadata(rows: Tensor) -> Tensor:
     upper, lower = rows[:, :8], rows[:, 8:]
     first = upper & 0xFFFF | (lower & 0xFFFF) << 16
     second = upper >> 16 | lower >> 16 << 16
-    both = torch.stack([first, second], -1).unflatten(0, (-1, 2))  # (words, s, g, which)
+    both = torch.unflatten(torch.stack([first, second], -1), 0, (-1, 2))  # (words, s, g, which)
     return _int32(both.permute(0, 2, 1, 3).flatten(1))
 
 
@@ -59,7 +59,7 @@ def window_mma(weight: Tensor) -> Tensor:
 
 
 def window_mma_sparse(weight: Tensor) -> tuple[Tensor, Tensor]:
-    """The same of 2:4 weights, steps of 32 channels, and the metadata; 16 channels in pairs of taps.
+    """The same of 2:4 weights by steps of 32 channels, 16 by pairs of taps; and their metadata.
 
     Raises:
         ValueError: the weight is not 2:4.
@@ -74,31 +74,37 @@ def window_mma_sparse(weight: Tensor) -> tuple[Tensor, Tensor]:
 
 def bottleneck_mma(weight: Tensor) -> Tensor:
     """Weights (out, in) of the 1x1 before it: fragments by 16 out, step of 16."""
-    parts = weight.unflatten(0, (-1, 16))[:, _CHANNELS].unflatten(-1, (-1, 16))
+    parts = torch.unflatten(torch.unflatten(weight, 0, (-1, 16))[:, _CHANNELS], -1, (-1, 16))
     return dense(parts.transpose(1, 2)).contiguous()
 
 
 def then_mma(weight: Tensor) -> Tensor:
-    """Weights (1 or 16, in) of the 1x1 behind it: fragments by step of 16, in the sums' order."""
-    rows = weight[_CHANNELS] if len(weight) == 16 else _first(weight, 16)
-    return dense(rows.unflatten(1, (-1, 16))[..., _CHANNELS].transpose(0, 1)).contiguous()
+    """Weights (1 or 16, in) of the 1x1 behind it: fragments by step of 16, in the sums' order.
+
+    One output channel is no product of matrices: float32 (in,).
+    """
+    if len(weight) == 1:
+        return weight[0].float().contiguous()
+    parts = torch.unflatten(weight[_CHANNELS], 1, (-1, 16))[..., _CHANNELS]
+    return dense(parts.transpose(0, 1)).contiguous()
 
 
 def window_wgmma(weight: Tensor) -> Tensor:
     """Weights (out, in, 5, 5) for window_wgmma.cu: [dx][step][half of 16][out dy + column][8]."""
     columns = weight[_column_channels(len(weight))]
-    parts = columns.unflatten(1, (-1, 2, 8))  # (column, step, half, 8, dy, dx)
+    parts = torch.unflatten(columns, 1, (-1, 2, 8))  # (column, step, half, 8, dy, dx)
     return parts.permute(5, 1, 2, 4, 0, 3).contiguous()
 
 
 def bottleneck_wgmma(weight: Tensor) -> Tensor:
     """Weights (out, in) of the 1x1 before it: [step][half of 16][out][8]."""
-    return weight.unflatten(1, (-1, 2, 8)).permute(1, 2, 0, 3).contiguous()
+    return torch.unflatten(weight, 1, (-1, 2, 8)).permute(1, 2, 0, 3).contiguous()
 
 
 def then_wgmma(weight: Tensor) -> Tensor:
-    """Weights (1 or 16, in) of the 1x1 behind it: B fragments [step][8 columns][half][thread][2]."""
-    inside = weight[:, _column_channels(weight.shape[1])].unflatten(1, (-1, 2, 4, 2))
+    """Weights (1 or 16, in) of the 1x1 behind it: [step][8 columns][half][thread][2]."""
+    ordered = weight[:, _column_channels(weight.shape[1])]
+    inside = torch.unflatten(ordered, 1, (-1, 2, 4, 2))
     if len(weight) == 1:
         columns = _first(inside, 8)[None]
     else:
@@ -110,7 +116,7 @@ def then_wgmma(weight: Tensor) -> Tensor:
 
 def _by_tap(weight: Tensor, k: int) -> Tensor:
     """(out, in, 5, 5) -> (dx, step of k, dy, 16 out, 16, k)."""
-    parts = weight.unflatten(0, (-1, 16))[:, _CHANNELS].unflatten(2, (-1, k))
+    parts = torch.unflatten(torch.unflatten(weight, 0, (-1, 16))[:, _CHANNELS], 2, (-1, k))
     return parts.permute(5, 2, 4, 0, 1, 3)
 
 

@@ -71,9 +71,26 @@ DEV u32 transposed(u32 value) {
   asm("movmatrix.sync.aligned.m8n8.trans.b16 %0, %1;\n" : "=r"(found) : "r"(value));
   return found;
 }
+DEV float shuffle_xor(float value, int lanes) { return __shfl_xor_sync(0xFFFFFFFF, value, lanes); }
 DEV u32 halves(float low, float high) {
   u32 found;
   asm("cvt.rn.f16x2.f32 %0, %1, %2;\n" : "=r"(found) : "f"(high), "f"(low));
+  return found;
+}
+DEV float low_half(u32 pair) {
+  float found;
+  asm("{.reg .f16 l, h; mov.b32 {l, h}, %1; cvt.f32.f16 %0, l;}\n" : "=f"(found) : "r"(pair));
+  return found;
+}
+DEV float high_half(u32 pair) {
+  float found;
+  asm("{.reg .f16 l, h; mov.b32 {l, h}, %1; cvt.f32.f16 %0, h;}\n" : "=f"(found) : "r"(pair));
+  return found;
+}
+// NaN where one is.
+DEV u32 larger_halves(u32 a, u32 b) {
+  u32 found;
+  asm("max.NaN.f16x2 %0, %1, %2;\n" : "=r"(found) : "r"(a), "r"(b));
   return found;
 }
 

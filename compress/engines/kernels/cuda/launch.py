@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from compress.engines.kernels.cuda import compiler, fragments
-from compress.engines.kernels.cuda.window import Task, Window
+from compress.engines.kernels.cuda.window import Task, Window, shared
 from compress.engines.kernels.memory import Framed
 from compress.engines.kernels.packing import padded, spread
 from compress.engines.kernels.plan import OUTPUT, Conv, Plan, Slice
@@ -81,7 +81,8 @@ def call(
     if about is None:
         raise compiler.Failed(f"{op.name}: no such kernel")
     x, y = buffers[(before or op).source.buffer], buffers[op.target.buffer]
-    kernel = compiler.loaded(about, cut, image.device)
+    made = compiler.source(about, cut)
+    kernel = compiler.loaded(made, cut.threads, shared(about, cut), image.device)
     given = {
         **_window(op, about, tensors, cut),
         **(_bottleneck(before, op, tensors, cut) if before else {}),

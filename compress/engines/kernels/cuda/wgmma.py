@@ -1,4 +1,4 @@
-"""The instruction wgmma, whose number of operands depends on how many columns it computes, as C++."""
+"""The instruction wgmma as C++: its number of operands follows from that of its columns."""
 
 
 def header(columns: list[int]) -> str:

@@ -64,9 +64,9 @@ class Window:
         return 32 * self.warps
 
 
-def constants(task: Task, cut: Window) -> dict[str, int | str]:
+def constants(task: Task, cut: Window) -> dict[str, int]:
     """parameters.cuh, by name."""
-    found: dict[str, int | str] = {
+    found = {
         "CIN": task.inside, "COUT": task.out, "BOTTLENECK": task.bottleneck, "THEN": task.then,
         "X": task.x, "Y": task.y, "STAGES": cut.stages, "RESIDENT": cut.resident,
         "THEN_ACTIVATE": int(task.then_activate), "RESIDUAL": int(task.residual),
@@ -89,7 +89,7 @@ def shared(task: Task, cut: Window) -> int:
     else:
         weights = 0 if cut.registers else _fragments(task, cut)
         row, middle, rows = 2 * source + 16, 2 * task.inside + 16, cut.rows
-        behind = 32 * task.out if task.then else 0
+        behind = 32 * task.out if task.then == 16 else 0
     stored = 2 * rows * pixels * middle if task.bottleneck else 0
     return weights + before + behind + cut.stages * rows * pixels * row + stored
 
@@ -120,10 +120,11 @@ def candidates(
 
 def strips(height: int) -> list[int]:
     """Heights of strips to be measured, for an image of `height` rows."""
-    return [rows for rows in _STRIPS if rows < height] + [-(-height // 4) * 4]
+    return sorted({-(-height // parts // 4) * 4 for parts in _PARTS if height >= 4 * parts} | {4})
 
 
-_STRIPS = [4, 8, 16, 24, 32, 44, 64, 86, 128, 172, 256]
+_PARTS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32)
+"""Strips in a column of the image."""
 
 
 def _cuts(task: Task) -> list[Window]:
@@ -132,31 +133,40 @@ def _cuts(task: Task) -> list[Window]:
 
 
 def _mma(task: Task) -> list[Window]:
-    found = []
+    """Warps, blocks, rows, stages, resident; with few weights in registers."""
     if task.out == 16 and task.inside == 16:
-        found += [_cut("mma", 4, 2, 1, 4, n, registers=True) for n in (2, 3)]
-        found += [_cut("mma.sp", 4, 2, 1, 4, n, registers=True) for n in (3, 4)]
-        found += [_cut("mma", 4, 4, 1, 4, 2, registers=True)]
-        return found
+        dense = [(4, 2, 1, 3, 2), (4, 2, 1, 4, 2), (4, 4, 1, 4, 2)]
+        sparse = [(4, 2, 1, 3, 3), (4, 2, 1, 4, 2), (4, 2, 1, 4, 3), (8, 2, 1, 4, 1)]
+        cuts = [_cut("mma", *one, registers=True) for one in dense]
+        return cuts + [_cut("mma.sp", *one, registers=True) for one in sparse]
+    shapes = [(2, 2, 2, 2, 4), (4, 2, 2, 2, 3), (4, 2, 2, 2, 4), (8, 2, 2, 2, 1), (4, 4, 1, 2, 2)]
+    shapes += [(4, 4, 1, 3, 2)]
+    if task.out == 16:
+        shapes += [(4, 4, 2, 2, 2), (4, 2, 4, 2, 2)]
+    found = [_cut(kind, *one) for kind in _PLAIN for one in shapes]
     if task.out == 16 and task.inside == 32:
-        found += [_cut("mma.sp", 4, 2, 1, 4, 2, registers=True)]
-    shapes = (
-        [(4, 2, 3), (8, 2, 1)] if task.out == 32 else [(4, 4, 2), (8, 4, 1), (4, 2, 3), (8, 2, 1)]
-    )
-    for kind in ("mma", "mma.sp"):
-        found += [_cut(kind, warps, blocks, 2, 2, most) for warps, blocks, most in shapes]
+        found += [_cut("mma.sp", 4, 2, 1, stages, 2, registers=True) for stages in (3, 4)]
     return found
 
 
+_PLAIN: tuple[Kind, ...] = ("mma", "mma.sp")
+
+
 def _wgmma(task: Task) -> list[Window]:
-    depth = {16: 6, 32: 5, 64: 4}[task.inside]
-    return [_cut("wgmma", warps, 8, 1, stages, 1) for warps in (4, 8) for stages in (depth, 3)]
+    shapes = [(4, 3, 2), (4, 4, 2), (8, 3, 1), (8, 4, 1)]
+    small = [(4, 4, 4)] if task.inside == task.out == 16 else []
+    return [_cut("wgmma", warps, 8, 1, stages, most) for warps, stages, most in shapes + small]
 
 
 def _cut(
-    kind: Kind, warps: int, blocks: int, rows: int, stages: int, resident: int,
+    kind: Kind,
+    warps: int,
+    blocks: int,
+    rows: int,
+    stages: int,
+    resident: int,
     registers: bool = False,
-) -> Window:  # fmt: skip
+) -> Window:
     return Window(
         kind=kind, strip=32, warps=warps, blocks=blocks, rows=rows, stages=stages,
         resident=resident, registers=registers,

@@ -29,7 +29,7 @@ constexpr int BEFORE_AT = METADATA_AT + (IN_REGISTERS ? 0 : WORDS * 128);
 constexpr int BEFORE_KS = SOURCE / 16, BEFORE_MS = CIN / 16;
 constexpr int BIAS_AT = BEFORE_AT + (BOTTLENECK ? BEFORE_KS * BEFORE_MS * 512 : 0);
 constexpr int THEN_AT = BIAS_AT + (BOTTLENECK ? CIN * 4 : 0);
-constexpr int RING_AT = THEN_AT + (THEN ? MS * 512 : 0), MIDDLE_AT = RING_AT + STAGES * STAGE;
+constexpr int RING_AT = THEN_AT + (THEN == 16 ? MS * 512 : 0), MIDDLE_AT = RING_AT + STAGES * STAGE;
 static_assert(SHARED == MIDDLE_AT + (BOTTLENECK ? 2 * MIDDLE : 0), "shapes.py counts shared memory otherwise");
 static_assert(!IN_REGISTERS || (ROWS == 1 && MS == 1), "weights in registers: one row, 16 output channels");
 static_assert(!PAIRED || IN_REGISTERS, "");
@@ -42,6 +42,10 @@ struct Window {
   float sums[ROWS + 4][BLOCKS][MS][4];  // [e]: output row e - 4 below the first input row of the step
   float bias[MS][2];
   u32 before[BLOCKS][2];                // PAIRED: fragments of dx = 4 of the row before
+};
+
+struct Then {
+  float weights[MS][2], bias[2];  // of channels 2 g and the next; the weights where there is one output channel
 };
 
 DEV void multiply(float (&d)[4], const u32 (&w)[4], const u32* b, u32 metadata, int select) {
@@ -62,7 +66,7 @@ DEV void load_rows(const Arguments& a, const Strip& s, u32 to, int step) {
     for (int at = 0; at < TOTAL; at += THREADS) {
       const int piece = at + threadIdx.x, pixel = piece / PIECES, c = piece % PIECES;
       const bool real = known && s.x0 + pixel < a.width + 4;
-      copy16(to + (i * PIXELS + pixel) * SOURCE_PITCH + c * 16, real ? row + pixel * X + c * 8 : slice, real ? 16 : 0, piece < TOTAL);
+      copy16(to + (i * PIXELS + pixel) * SOURCE_PITCH + c * 16, row + pixel * X + c * 8, real ? 16 : 0, piece < TOTAL);
     }
   }
 }
@@ -235,9 +239,9 @@ DEV void store_pixels(u16* row, int x, int width, const float (&d)[4], bool acti
       *(u32*)(row + (long long)(x + i) * Y) = activate ? halves(leaky(d[i]), leaky(d[2 + i])) : halves(d[i], d[2 + i]);
 }
 
-// The 1x1 behind it: the sums, turned into a fragment of pixels, times its weights.
-DEV void multiply_then(float (&d)[4], const float (&sums)[MS][4], const float (&bias)[2], u32 base) {
-  d[0] = d[1] = bias[0], d[2] = d[3] = bias[1];
+// A 1x1 of 16 output channels behind it: the sums, turned into a fragment of pixels, times its weights.
+DEV void multiply_then(float (&d)[4], const float (&sums)[MS][4], const Then& then, u32 base) {
+  d[0] = d[1] = then.bias[0], d[2] = d[3] = then.bias[1];
 #pragma unroll
   for (int m = 0; m < MS; ++m) {
     const float(&f)[4] = sums[m];
@@ -248,37 +252,63 @@ DEV void multiply_then(float (&d)[4], const float (&sums)[MS][4], const float (&
   }
 }
 
-// What is added to row y of this thread's pixels; asked for early, because it takes long.
-DEV void load_image(const Arguments& a, const Strip& s, float (&image)[BLOCKS][2], int y, bool wanted) {
-  const int lane = threadIdx.x & 31, x = s.x0 + (threadIdx.x >> 5) * BLOCKS * 8 + 2 * (lane & 3);
-  const float* row = a.image + ((long long)s.n * a.height + y) * a.width;
+// A 1x1 of one output channel behind it: each thread has two channels of 2 BLOCKS pixels, and eight threads have
+// the rest. They add up, and halve what each of them looks after in every step; see `pixel_of_lane`.
+DEV float add_channels(const float (&sums)[BLOCKS][MS][4], const Then& then) {
+  float v[2 * BLOCKS];
 #pragma unroll
   for (int block = 0; block < BLOCKS; ++block)
 #pragma unroll
-    for (int i = 0; i < 2; ++i) image[block][i] = load_global(row + x + block * 8 + i, wanted && lane < 4 && x + block * 8 + i < a.width);
+    for (int i = 0; i < 2; ++i) {
+      v[2 * block + i] = 0;
+#pragma unroll
+      for (int m = 0; m < MS; ++m)
+        v[2 * block + i] += then.weights[m][0] * leaky(sums[block][m][i]) + then.weights[m][1] * leaky(sums[block][m][2 + i]);
+    }
+  int count = 2 * BLOCKS;
+#pragma unroll
+  for (int lanes = 16; lanes >= 4; lanes /= 2) {
+    const bool upper = threadIdx.x & lanes;
+    count = count > 1 ? count / 2 : 1;
+#pragma unroll
+    for (int i = 0; i < count; ++i) {
+      if (2 * BLOCKS * lanes >= 32) v[i] = (upper ? v[i + count] : v[i]) + shuffle_xor(upper ? v[i] : v[i + count], lanes);
+      else v[i] += shuffle_xor(v[i], lanes);
+    }
+  }
+  return v[0] + then.bias[0];
 }
 
-DEV void store_row(const Arguments& a, const Strip& s, const float (&sums)[BLOCKS][MS][4], const float (&then_bias)[2], const float (&image)[BLOCKS][2], u32 base, int y) {
-  const int lane = threadIdx.x & 31, g = lane >> 2, x = s.x0 + (threadIdx.x >> 5) * BLOCKS * 8 + 2 * (lane & 3);
+// The pixel, counted in the strip, whose sum a thread has behind `add_channels`; -1 where another thread has it, too.
+DEV int pixel_of_lane() {
+  const int lane = threadIdx.x & 31, at = BLOCKS == 4 ? lane >> 2 : lane >> 3;
+  return BLOCKS == 4 || !(lane & 4) ? (threadIdx.x >> 5) * BLOCKS * 8 + at / 2 * 8 + 2 * (lane & 3) + at % 2 : -1;
+}
+
+// What is added to row y of this thread's pixel; asked for early, because it takes long.
+DEV float load_image(const Arguments& a, const Strip& s, int y, bool wanted) {
+  const int pixel = pixel_of_lane();
+  return load_global(a.image + ((long long)s.n * a.height + y) * a.width + s.x0 + pixel, wanted && pixel >= 0 && s.x0 + pixel < a.width);
+}
+
+DEV void store_row(const Arguments& a, const Strip& s, const float (&sums)[BLOCKS][MS][4], const Then& then, float image, u32 base, int y) {
+  if constexpr (THEN == 1) {
+    const float sum = add_channels(sums, then);
+    const int pixel = pixel_of_lane();
+    float* to = (float*)a.y + ((long long)s.n * a.height + y) * a.width + s.x0 + pixel;
+    store_global(to, (THEN_ACTIVATE ? leaky(sum) : sum) + image, pixel >= 0 && s.x0 + pixel < a.width);
+  } else {
+    const int x = s.x0 + (threadIdx.x >> 5) * BLOCKS * 8 + 2 * (threadIdx.x & 3);
+    u16* row = (u16*)a.y + s.n * a.y_slice + (long long)y * a.y_row + 2 * ((threadIdx.x & 31) >> 2);
 #pragma unroll
-  for (int block = 0; block < BLOCKS; ++block) {
-    if constexpr (THEN == 0) {
-      u16* row = (u16*)a.y + s.n * a.y_slice + (long long)y * a.y_row + 2 * g;
-#pragma unroll
-      for (int m = 0; m < MS; ++m) store_pixels(row + m * 16, x + block * 8, a.width, sums[block][m], true);
-    } else {
-      float d[4];
-      multiply_then(d, sums[block], then_bias, base);
+    for (int block = 0; block < BLOCKS; ++block) {
       if constexpr (THEN == 16) {
-        u16* row = (u16*)a.y + s.n * a.y_slice + (long long)y * a.y_row + 2 * g;
+        float d[4];
+        multiply_then(d, sums[block], then, base);
         store_pixels(row, x + block * 8, a.width, d, THEN_ACTIVATE);
-      } else if (g == 0) {  // one channel: row 0 of the product
-        const long long at = ((long long)s.n * a.height + y) * a.width + x + block * 8;
+      } else {
 #pragma unroll
-        for (int i = 0; i < 2; ++i) {
-          const float v = THEN_ACTIVATE ? leaky(d[i]) : d[i];
-          if (x + block * 8 + i < a.width) ((float*)a.y)[at + i] = RESIDUAL ? v + image[block][i] : v;
-        }
+        for (int m = 0; m < MS; ++m) store_pixels(row + m * 16, x + block * 8, a.width, sums[block][m], true);
       }
     }
   }
@@ -305,7 +335,7 @@ KERNEL(window_mma, THREADS, RESIDENT)(const Arguments a) {
     copy_region(base + BEFORE_AT, a.bottleneck_weights, BEFORE_KS * BEFORE_MS * 512);
     copy_region(base + BIAS_AT, a.bottleneck_bias, CIN * 4);
   }
-  if constexpr (THEN) copy_region(base + THEN_AT, a.then_weights, MS * 512);
+  if constexpr (THEN == 16) copy_region(base + THEN_AT, a.then_weights, MS * 512);
 #pragma unroll
   for (int i = 0; i < STAGES - 1; ++i) {
     if (i < steps) load_rows(a, s, base + RING_AT + i * STAGE, i);
@@ -327,9 +357,15 @@ KERNEL(window_mma, THREADS, RESIDENT)(const Arguments a) {
   Window w;
 #pragma unroll
   for (int m = 0; m < MS; ++m) w.bias[m][0] = a.bias[m * 16 + 2 * g], w.bias[m][1] = a.bias[m * 16 + 2 * g + 1];
-  float then_bias[2] = {0, 0};
-  if constexpr (THEN == 16) then_bias[0] = a.then_bias[2 * g], then_bias[1] = a.then_bias[2 * g + 1];
-  if constexpr (THEN == 1) then_bias[0] = a.then_bias[0];
+  Then then = {};
+  if constexpr (THEN == 16) then.bias[0] = a.then_bias[2 * g], then.bias[1] = a.then_bias[2 * g + 1];
+  if constexpr (THEN == 1) {
+    then.bias[0] = a.then_bias[0];
+#pragma unroll
+    for (int m = 0; m < MS; ++m)
+#pragma unroll
+      for (int i = 0; i < 2; ++i) then.weights[m][i] = ((const float*)a.then_weights)[m * 16 + 2 * g + i];
+  }
 #pragma unroll
   for (int block = 0; block < BLOCKS; ++block) {
     w.before[block][0] = w.before[block][1] = 0;
@@ -363,12 +399,12 @@ KERNEL(window_mma, THREADS, RESIDENT)(const Arguments a) {
     ++arrived;
   };
   auto body = [&](auto low, auto high) {
-    float image[ROWS][BLOCKS][2];
+    float image[ROWS] = {};
     if constexpr (RESIDUAL && decltype(low)::value == 0) {
 #pragma unroll
       for (int i = 0; i < ROWS; ++i) {
         const int y = step * ROWS - 4 + i;
-        load_image(a, s, image[i], s.y0 + y, y < s.rows);
+        image[i] = load_image(a, s, s.y0 + y, y < s.rows);
       }
     }
     arrive();
@@ -378,7 +414,7 @@ KERNEL(window_mma, THREADS, RESIDENT)(const Arguments a) {
 #pragma unroll
       for (int i = 0; i < ROWS; ++i) {
         const int y = step * ROWS - 4 + i;
-        if (y < s.rows) store_row(a, s, w.sums[i], then_bias, image[i], base, s.y0 + y);
+        if (y < s.rows) store_row(a, s, w.sums[i], then, image[i], base, s.y0 + y);
       }
     }
 #pragma unroll

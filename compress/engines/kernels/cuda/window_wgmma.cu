@@ -42,7 +42,7 @@ DEV void load_row(const Arguments& a, const Strip& s, u32 to, int r, bool wanted
   for (int at = 0; at < TOTAL; at += THREADS) {  // eight threads write eight pixels of a plane, which meets each bank once
     const int piece = at + threadIdx.x, eight = piece >> 3, c = eight % PLANES, pixel = (piece & 7) + eight / PLANES * 8;
     const bool real = known && s.x0 + pixel < a.width + 4;
-    copy16(to + c * PLANE + pixel * 16, real ? row + pixel * X + c * 8 : slice, real ? 16 : 0, wanted && pixel < PIXELS);
+    copy16(to + c * PLANE + pixel * 16, row + pixel * X + c * 8, real ? 16 : 0, wanted && pixel < PIXELS);
   }
 }
 

@@ -1,0 +1,99 @@
+"""What an engine says of its layers: kernel, dense or 2:4, microseconds, floor.
+
+The floor of a layer is the larger of two times: its bytes read and written once in float16, and its
+arithmetic, at what an H100 reaches.
+"""
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from compress.engines.kernels.cuda.moves import Move
+from compress.engines.kernels.cuda.window import Window
+from compress.engines.kernels.memory import Framed
+from compress.engines.kernels.plan import Chain, Conv, Layer, Pool, Upsample
+from compress.engines.kernels.route import Single, Unit
+from compress.engines.kernels.session import Cut, Session
+
+if TYPE_CHECKING:
+    from compress.engines.kernels.tune import Found
+
+BYTES_A_SECOND, FLOPS = 3e12, 800e12
+"""Memory, and dense float16 tensor cores."""
+
+
+def facts(session: Session, found: "Found") -> dict[str, Any]:
+    """For the sidecar of an engine, and `compress inspect`.
+
+    Returns:
+        kernels: by layer {kernel, sparse, us, floor_us}, microseconds a slice; of two layers in one
+            kernel the first has the time of both, and the second's kernel says with whom;
+        seconds: by layer, of a batch;
+        eligible, picked: layers with 2:4 weights that a sparse kernel could compute, and that one
+            does;
+        sparsity: how many of each.
+    """
+    batch = len(session.image)
+    kernels, seconds = dict[str, Any](), dict[str, float]()
+    for unit, cut, ms in found.units:
+        names = [op.name for op in parts(unit) if isinstance(op, Conv)]
+        for at, name in enumerate(names):
+            sparse = isinstance(cut, Window) and cut.kind == "mma.sp"
+            floor = sum(floor_us(session, op) for op in parts(unit))
+            alone = at == 0
+            kernels[name] = {
+                "kernel": kernel(unit, cut) if alone else f"in that of {names[0]}",
+                "sparse": sparse and _5x5(unit, name),
+                "us": 1e3 * ms / batch if alone else None,
+                "floor_us": floor if alone else None,
+            }
+            seconds[name] = ms / 1e3 if alone else 0.0
+    picked = [name for name, row in kernels.items() if row["sparse"]]
+    eligible = [op.name for op in session.plan.convs() if op.sparse]
+    counts = {"eligible": len(eligible), "picked": len(picked)}
+    return {
+        "kernels": kernels,
+        "seconds": seconds,
+        "eligible": eligible,
+        "picked": picked,
+        "sparsity": counts,
+    }
+
+
+def kernel(unit: Unit, cut: Cut | None) -> str:
+    """What computes a unit, in words."""
+    if isinstance(cut, Move):
+        return "CUDA"
+    if not isinstance(cut, Window):
+        return "PyTorch" if isinstance(unit, Conv) and unit.plain else "Triton"
+    words = {"mma": "mma", "mma.sp": "mma.sp (2:4)", "wgmma": "wgmma"}
+    return f"CUDA, {words[cut.kind]}"
+
+
+def parts(unit: Unit) -> list[Single]:
+    """The operations of a unit."""
+    return [unit.first, unit.second] if isinstance(unit, Chain | Layer) else [unit]
+
+
+def floor_us(session: Session, op: Single) -> float:
+    """The least time of an operation for one slice, in microseconds on an H100."""
+    moved, flops = work(op, session.buffers[op.source.buffer], session.buffers[op.target.buffer])
+    return max(moved / BYTES_A_SECOND, flops / FLOPS) * 1e6
+
+
+def work(op: Single, x: Framed, y: Framed) -> tuple[int, int]:
+    """Bytes and floating-point operations of an operation, for one slice, at true widths."""
+    inside, out = sum(op.source.slots), sum(op.target.slots)
+    read, written = x.height * x.width, y.height * y.width
+    moved = 2 * (inside * read + out * written)
+    if isinstance(op, Pool | Upsample):
+        return moved, 0
+    flops = 2 * read * op.size**2 * inside * op.out
+    return moved, flops + (2 * read * op.out * out if op.then else 0)
+
+
+def _5x5(unit: Unit, name: str) -> bool:
+    return any(op.name == name and op.size > 1 for op in _convs(unit))
+
+
+def _convs(unit: Unit) -> Iterator[Conv]:
+    return (op for op in parts(unit) if isinstance(op, Conv))

@@ -1,0 +1,80 @@
+"""Which operations of a plan one kernel computes: the cheapest way through it.
+
+A dense block is a row of operations: max-pool, bottleneck, 5x5, bottleneck, 5x5, ..., transition.
+Two neighbours can be one kernel, as a `Chain` or as a `Layer`, and each operation belongs to one
+kernel.
+"""
+
+from collections.abc import Callable, Mapping
+from itertools import pairwise
+
+from compress.engines.kernels.plan import Chain, Conv, Layer, Merged, Plan, Pool, Upsample
+
+Single = Conv | Pool | Upsample
+Unit = Single | Merged
+"""What one kernel, or PyTorch, computes."""
+
+
+def singles(plan: Plan) -> list[Single]:
+    """Every operation by itself, in order."""
+    found = list[Single]()
+    for one in plan.operations:
+        found += [one.first, one.second] if isinstance(one, Chain) else [one]
+    return found
+
+
+def merges(plan: Plan) -> dict[int, Merged]:
+    """Which neighbours can be one kernel, by the place of the first one in `singles`.
+
+    At an even place of a dense block a chain begins, at an odd one a layer.
+    """
+    found = dict[int, Merged]()
+    at = 0
+    for one in plan.operations:
+        if isinstance(one, Chain):
+            if not one.plain:
+                found[at] = one
+            at += 1
+        at += 1
+    for at, (first, second) in enumerate(pairwise(singles(plan))):
+        if isinstance(first, Conv) and isinstance(second, Conv) and _layer(first, second):
+            found[at] = Layer(first=first, second=second)
+    return found
+
+
+def route(plan: Plan, wanted: Callable[[Merged], bool]) -> list[Unit]:
+    """Every operation once, in order; two in one where that is wanted."""
+    ops, pairs = singles(plan), merges(plan)
+    found, at = list[Unit](), 0
+    while at < len(ops):
+        pair = pairs.get(at)
+        both = pair is not None and wanted(pair)
+        found.append(pair if pair is not None and both else ops[at])
+        at += 2 if both else 1
+    return found
+
+
+def cheapest(plan: Plan, cost: Callable[[Unit], float]) -> list[Unit]:
+    """The units that take the least time in all.
+
+    Args:
+        plan: operations.
+        cost: time of a unit; infinite where nothing computes it.
+    """
+    ops, pairs = singles(plan), merges(plan)
+    best: Mapping[int, tuple[float, list[Unit]]] = {0: (0.0, [])}
+    for at in range(len(ops)):
+        total, units = best[at]
+        found = dict(best)
+        steps: list[tuple[int, Unit]] = [(1, ops[at])]
+        steps += [(2, pairs[at])] if at in pairs else []
+        for length, unit in steps:
+            made = (total + cost(unit), [*units, unit])
+            if at + length not in found or made[0] < found[at + length][0]:
+                found[at + length] = made
+        best = found
+    return best[len(ops)][1]
+
+
+def _layer(first: Conv, second: Conv) -> bool:
+    return first.size == 1 and second.size > 1 and first.target == second.source
