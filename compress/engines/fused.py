@@ -36,6 +36,8 @@ from compress.engines.kernels.session import Choices, Session
 
 log = logging.getLogger(__name__)
 SCHEMA = "4"
+READ = ("3", SCHEMA)
+"""Schemas that are read; 3 is of version 0.1, before there were CUDA kernels."""
 SESSIONS = 4
 """Shapes that an engine keeps buffers for; the one that waited longest goes."""
 LEVELS = 4
@@ -195,11 +197,12 @@ def load(path: Path, device: torch.device | str, *, kernels: bool = True) -> Eng
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (OSError, SafetensorError) as error:
         raise UsageError(f"{path} is no fused engine: {error}") from error
-    if header.get("format") != "compress-fused" or header.get("schema") != SCHEMA:
-        raise UsageError(f"{path} is no fused engine of schema {SCHEMA}")
+    if header.get("format") != "compress-fused" or header.get("schema") not in READ:
+        raise UsageError(f"{path} is no fused engine of schema {' or '.join(READ)}")
     if header.pop("sha256", None) != _hash(header, tensors):
         raise UsageError(f"{path} was altered: its hash is not the one in its header")
-    tilings = {name: _choices(one) for name, one in json.loads(header["tilings"]).items()}
+    measured = json.loads(header["tilings"]) if header["schema"] == SCHEMA else {}
+    tilings = {name: _choices(one) for name, one in measured.items()}
     plan = from_json(json.loads(header["plan"]))
     return Engine(plan, _on(_restored(tensors), torch.device(device)), tilings, kernels=kernels)
 
