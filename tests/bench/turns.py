@@ -75,10 +75,10 @@ def answer(call: Callable[[], object]) -> None:
 def other(folder: str, name: str, batch: int, seconds: float) -> Callable[[], float]:
     """The engine of another checkout; each call asks its process for a time."""
     bench = Path(folder) / "tests" / "bench"
-    path = os.pathsep.join([folder, str(bench)])
+    path = {"PYTHONPATH": os.pathsep.join([folder, str(bench)]), "PYTHONSAFEPATH": "1"}
     command = [sys.executable, __file__, "--network", name, "--batch", str(batch)]
     process = subprocess.Popen(
-        [*command, "--seconds", str(seconds), "--answer"], env={**os.environ, "PYTHONPATH": path},
+        [*command, "--seconds", str(seconds), "--answer"], env={**os.environ, **path},
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=folder,
     )  # fmt: skip
     assert process.stdin is not None
@@ -100,10 +100,17 @@ def other(folder: str, name: str, batch: int, seconds: float) -> Callable[[], fl
 @click.option("--batch", default=16)
 @click.option("--seconds", default=40.0, help="For measuring kernels, each engine.")
 @click.option("--other", "folder", help="Checkout of another commit.")
+@click.option("--other-seconds", default=60.0, help="The same for its engine.")
 @click.option("--compile/--no-compile", "with_compile", default=True)
 @click.option("--answer", "answers", is_flag=True, hidden=True)
 def main(
-    name: str, batch: int, seconds: float, folder: str | None, with_compile: bool, answers: bool
+    name: str,
+    batch: int,
+    seconds: float,
+    folder: str | None,
+    other_seconds: float,
+    with_compile: bool,
+    answers: bool,
 ) -> None:
     """Measure in turns."""
     if answers:
@@ -111,7 +118,7 @@ def main(
         return
     calls: dict[str, Callable[[], float]] = {}
     if folder:
-        calls["other"] = other(folder, name, batch, seconds)
+        calls["other"] = other(folder, name, batch, other_seconds)
     for kind in (name, f"{name}-2to4"):
         call = fused(kind, batch, seconds)
         calls[kind] = lambda call=call: median(call)  # type: ignore[misc]

@@ -1,0 +1,166 @@
+"""The kernels in CUDA C++ on a GPU: every cut against float64, and whole networks made of them."""
+
+import random
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from fused_cases import conv_case, error, layer_case, move_case, network, two_of_four
+from torch import nn
+
+from compress.engines import Shape, fused
+from compress.engines.kernels import plain, tune
+from compress.engines.kernels.cuda import compiler, launch, moves
+from compress.engines.kernels.cuda.window import Task, Window, candidates
+from compress.engines.kernels.jobs import jobs
+from compress.engines.kernels.plan import Chain, Pool, Upsample, compiled
+from compress.engines.kernels.session import Choices, Session
+from compress.graph.rewrite import deconv_to_conv
+
+pytest.importorskip("cuda.bindings", reason="needs NVIDIA's Python packages")
+CUDA = torch.device("cuda")
+ROOT = Path(__file__).parents[2]
+LIMIT = 2e-3
+SHAPES = [(1, 1, 1), (5, 4, 130), (2, 37, 70), (1, 150, 40)]
+CONVS = [
+    ((16,), 16, 0, False),
+    ((64,), 16, 0, False),
+    ((16, 16), 16, 16, False),
+    ((16, 16), 32, 16, False),
+    ((16, 16), 32, 1, True),
+    ((16, 16), 16, 1, True),
+    ((13, 9), 27, 11, False),
+]
+"""Parts read, output channels, those of the 1x1 behind, and whether the image is added."""
+
+
+def cuts(task: Task | None, shape: tuple[int, int, int], sparse: bool) -> list[Window]:
+    assert task is not None
+    kinds = compiler.kinds(CUDA) - (frozenset() if sparse else {"mma.sp"})
+    found = candidates(task, *shape[1:], kinds, compiler.room(CUDA))
+    compiler.ahead([compiler.source(task, cut) for cut in found], CUDA)
+    return [replace(cut, strip=draw) for cut, draw in zip(found, _strips(len(found)), strict=True)]
+
+
+def _strips(count: int) -> list[int]:
+    draw = random.Random(count)
+    return [draw.choice([4, 8, 20, 64]) for _ in range(count)]
+
+
+def tight(shape: tuple[int, int, int]) -> float:
+    """More where an image is smaller than the window, see test_fused_gpu.py."""
+    return LIMIT if min(shape[1:]) >= 5 else 4 * LIMIT
+
+
+@pytest.mark.parametrize(("slots", "out", "then", "residual"), CONVS)
+@pytest.mark.parametrize("sparse", [False, True])
+def test_5x5_in_every_cut(slots, out, then, residual, sparse):
+    for shape in SHAPES:
+        if sparse and sum(slots) % 16:
+            continue
+        more = {"then": then, "residual": residual, "sparse": sparse, "dtype": torch.float16}
+        op, case = conv_case(5, slots, out, shape, **more)
+        case = case.to("cuda")
+        task = launch.task(op, None, lambda name, case=case: case.buffers[name].strides[2])
+        for cut in cuts(task, shape, sparse):
+            call = launch.call(op, None, case.buffers, case.tensors, case.image, cut)
+            assert error(op, case, call) < tight(shape), (shape, cut)
+
+
+@pytest.mark.parametrize(("slots", "middle"), [((16,), 64), ((16,) * 4, 64), ((16,) * 3, 16)])
+@pytest.mark.parametrize("sparse", [False, True])
+def test_a_bottleneck_inside_the_5x5(slots, middle, sparse):
+    for shape in SHAPES:
+        before, op, case = layer_case(slots, middle, 16, shape, sparse=sparse)
+        case = case.to("cuda")
+        plain.conv(before, case.buffers, case.tensors, case.image)
+        task = launch.task(op, before, lambda name, case=case: case.buffers[name].strides[2])
+        for cut in cuts(task, shape, sparse):
+            call = launch.call(op, before, case.buffers, case.tensors, case.image, cut)
+            assert error(op, case, call) < tight(shape), (shape, cut)
+
+
+@pytest.mark.parametrize("channels", [16, 5, 40])
+@pytest.mark.parametrize("strip", moves.STRIPS)
+def test_moves(channels, strip):
+    for shape in SHAPES:
+        for kind in (Pool, Upsample):
+            op, case = move_case(kind, channels, shape, torch.float16)
+            case = case.to("cuda")
+            off = error(op, case, moves.call(op, case.buffers, moves.Move(strip=strip)))
+            assert off < (LIMIT if kind is Upsample else 1e-9)
+
+
+def halved(net: nn.Module) -> nn.Module:
+    """The same network with 2:4 weights wherever input channels come in fours."""
+    net = deconv_to_conv(net)
+    with torch.no_grad():
+        for module in net.modules():
+            if isinstance(module, nn.Conv2d) and module.in_channels % 4 == 0:
+                module.weight.copy_(two_of_four(module.weight))
+    return net
+
+
+def drawn(session: Session, draw: random.Random) -> Choices:
+    """One of the kernels in CUDA C++ for whatever has some; now and then for a whole layer."""
+    found = jobs(session)
+    compiler.ahead([s for j in found.values() for c in j.cuda if (s := j.source(c))], CUDA)
+    cut = {key: draw.choice(job.cuda) for key, job in found.items() if job.cuda}
+    layers = {k: c for k, c in cut.items() if found[k].merged and draw.random() < 0.6}
+    return Choices(
+        conv={k: c for k, c in cut.items() if not found[k].merged and found[k].size},
+        layer=layers,
+        move={k: c for k, c in cut.items() if not found[k].size},
+    )
+
+
+@pytest.mark.parametrize("options", [{}, {"bottleneck": 16, "decoder": 16}])
+@pytest.mark.parametrize("sparse", [False, True])
+def test_whole_networks_of_these_kernels(options, sparse):
+    net = network(residual=True, **options)
+    net = (halved(net) if sparse else net).cuda()
+    plan, tensors = compiled(net)
+    for shape in [(1, 512, 512), (2, 176, 368), (16, 64, 64), (32, 32, 16)]:
+        draw = random.Random(shape[0])
+        choices = drawn(Session(plan, tensors, shape), draw)
+        session = Session(plan, tensors, shape, choices=choices, poison=True)
+        x = torch.rand(shape[0], 1, *shape[1:]).cuda()
+        with torch.no_grad():
+            expected = torch.cat([net(one[None].double()) for one in x])
+        off = float((session(x) - expected).abs().max() / expected.abs().max())
+        assert off < 2e-4, (shape, choices)
+
+
+def test_an_engine_says_which_kernels_it_has_and_runs_in_a_fresh_process(tmp_path, monkeypatch):
+    monkeypatch.setattr(fused, "SECONDS", 15.0)
+    net = halved(network(bottleneck=16, decoder=16, residual=True)).float().cuda()
+    path = tmp_path / "e.safetensors"
+    built = fused.Fused().build(net, Shape(batch=4, size=256), path, CUDA)
+    assert built["sparsity"]["eligible"] == 20
+    assert all(row["kernel"] for row in built["kernels"].values())
+    engine, x = fused.load(path, CUDA), torch.rand(4, 1, 256, 256)
+    y = engine(x.cuda()).cpu()
+    np.save(tmp_path / "x.npy", x.numpy())
+    code = (
+        "import numpy as np, sys, torch; from compress.engines import fused;"
+        "e = fused.load(sys.argv[1], 'cuda'); x = torch.from_numpy(np.load(sys.argv[2])).cuda();"
+        "np.save(sys.argv[3], e(x).cpu().numpy())"
+    )
+    files = [str(tmp_path / name) for name in ("e.safetensors", "x.npy", "y.npy")]
+    subprocess.run([sys.executable, "-c", code, *files], check=True, cwd=ROOT)
+    assert np.array_equal(np.load(tmp_path / "y.npy"), y.numpy())
+
+
+def test_an_a100s_instructions_alone(monkeypatch):
+    monkeypatch.setenv(compiler.ARCHITECTURE, "80")
+    plan, tensors = compiled(halved(network(bottleneck=16, decoder=16)).cuda())
+    session = Session(plan, tensors, (2, 128, 128))
+    found = tune.tune(session, 20.0).choices
+    fives = [cut for key, cut in found.conv.items() if key.startswith("5x5")]
+    assert {cut.kind for cut in fives if isinstance(cut, Window)} <= {"mma", "mma.sp"}
+    assert all(isinstance(cut, Window) for cut in fives)
+    assert not [op for op in session.plan.operations if isinstance(op, Chain) and op.plain]

@@ -1,0 +1,283 @@
+"""The fused engine's CUDA kernels without a GPU: emulated, compiled, and what is around them.
+
+The emulator follows the PTX manual's fragment layouts; g++ compiles the kernels with it. NVRTC
+compiles them for real, for an A100 and a Hopper GPU, and says how many registers they take.
+"""
+
+import math
+import random
+import re
+import shutil
+from dataclasses import replace
+from functools import partial
+
+import emulated
+import pytest
+import torch
+from fused_cases import conv_case, error, layer_case, move_case, network, two_of_four
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from compress.base.errors import UsageError
+from compress.engines.kernels import jobs as jobs_of
+from compress.engines.kernels import plain, report, tune
+from compress.engines.kernels import session as session_of
+from compress.engines.kernels import two_of_four as stored
+from compress.engines.kernels.cuda import compiler, fragments, launch, moves
+from compress.engines.kernels.cuda.window import Kind, Task, candidates, shared, strips
+from compress.engines.kernels.plan import Layer, Pool, Upsample, compiled
+from compress.engines.kernels.route import cheapest, merges, route, singles
+from compress.engines.kernels.session import Choices, Session
+from compress.graph.rewrite import deconv_to_conv
+
+ROOM = 227 * 1024
+KINDS: list[Kind] = ["mma", "mma.sp", "wgmma"]
+LIMIT = 2e-3
+needs_compiler = pytest.mark.skipif(shutil.which("g++") is None, reason="needs g++")
+needs_nvrtc = pytest.mark.skipif(not compiler.available(), reason="needs NVIDIA's NVRTC")
+
+
+@pytest.fixture
+def emulator(monkeypatch):
+    monkeypatch.setattr(compiler, "loaded", emulated.loaded)
+
+
+def cut(task: Task | None, kind: Kind, at: int):
+    """One of the cuts, in strips of eight rows."""
+    assert task is not None
+    found = candidates(task, 64, 512, frozenset({kind}), ROOM)
+    return replace(found[at % len(found)], strip=8)
+
+
+@needs_compiler
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    ("slots", "out", "then", "residual", "at"),
+    [((16,), 16, 0, False, 0), ((64,), 16, 0, False, 4), ((16, 16), 32, 16, False, 1),
+     ((16, 16), 32, 1, True, 0), ((16, 16), 16, 1, True, 6)],
+)  # fmt: skip
+def test_a_5x5_is_exact_at_borders_and_leaves_the_rest_alone(
+    emulator, kind, slots, out, then, residual, at
+):
+    sparse = kind == "mma.sp"
+    for shape in [(1, 9, 70), (2, 5, 3)]:
+        more = {"then": then, "residual": residual, "sparse": sparse, "dtype": torch.float16}
+        op, case = conv_case(5, slots, out, shape, **more)
+        task = launch.task(op, None, lambda name, case=case: case.buffers[name].strides[2])
+        given = case.buffers, case.tensors, case.image, cut(task, kind, at)
+        assert error(op, case, launch.call(op, None, *given)) < LIMIT, shape
+
+
+@needs_compiler
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(("slots", "middle"), [((16, 16, 16), 64), ((16, 16), 16)])
+def test_a_bottleneck_inside_a_5x5_is_never_stored(emulator, kind, slots, middle):
+    shape = (1, 9, 70)
+    before, op, case = layer_case(slots, middle, 16, shape, sparse=kind == "mma.sp")
+    plain.conv(before, case.buffers, case.tensors, case.image)
+    task = launch.task(op, before, lambda name: case.buffers[name].strides[2])
+    given = case.buffers, case.tensors, case.image, cut(task, kind, 1)
+
+    def run():
+        case.buffers["middle"].inside.fill_(float("nan"))
+        launch.call(op, before, *given)()
+
+    assert error(op, case, run) < LIMIT
+
+
+@needs_compiler
+@pytest.mark.parametrize("channels", [16, 5])
+@pytest.mark.parametrize("shape", [(1, 1, 1), (2, 3, 5), (1, 11, 19)])
+def test_moves(emulator, channels, shape):
+    for kind, most in ((Pool, 1e-9), (Upsample, LIMIT)):
+        op, case = move_case(kind, channels, shape, torch.float16)
+        assert error(op, case, moves.call(op, case.buffers, moves.Move(strip=2))) < most
+
+
+def halved(net: nn.Module) -> nn.Module:
+    """2:4 weights wherever input channels come in fours."""
+    net = deconv_to_conv(net)
+    with torch.no_grad():
+        for module in net.modules():
+            if isinstance(module, nn.Conv2d) and module.in_channels % 4 == 0:
+                module.weight.copy_(two_of_four(module.weight))
+    return net
+
+
+@pytest.fixture
+def as_on_hopper(emulator, monkeypatch):
+    """All kernels in CUDA C++ emulated, PyTorch in the place of Triton's."""
+    monkeypatch.setattr(jobs_of, "_cuda", lambda session: session.kernels)
+    monkeypatch.setattr(compiler, "kinds", lambda _: frozenset(KINDS))
+    monkeypatch.setattr(compiler, "room", lambda _: ROOM)
+    as_conv = lambda *given: partial(plain.conv, *given[:-1])  # noqa: E731
+    monkeypatch.setattr(session_of.launch, "conv", as_conv)
+    for move in ("pool", "upsample"):
+        monkeypatch.setattr(session_of.launch, move, partial(partial, getattr(plain, move)))
+
+
+@needs_compiler
+def test_a_whole_2to4_network_of_these_kernels(as_on_hopper):
+    net = halved(network(bottleneck=16, decoder=16, residual=True))
+    plan, tensors = compiled(net)
+    shape, draw = (1, 32, 16), random.Random(0)
+    found = jobs_of.jobs(Session(plan, tensors, shape))
+    pairs = {key: job for key, job in found.items() if job.merged and job.cuda}
+    assert len(pairs) == 16
+    sparse = {key: [c for c in job.cuda if c.kind == "mma.sp"] for key, job in pairs.items()}
+    layers = {key: draw.choice(some) for key, some in sparse.items() if draw.random() < 0.3}
+    convs = {k: j.cuda[0] for k, j in found.items() if j.size == 5 and not j.merged}
+    chosen = {k: j.cuda[0] for k, j in found.items() if not j.size}
+    choices = Choices(layer=layers, conv=convs, move=chosen)
+    session = Session(plan, tensors, shape, choices=choices, poison=True)
+    assert sum(isinstance(unit, Layer) for unit in session.units) == len(layers) > 2
+    x = torch.rand(shape[0], 1, *shape[1:], generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        expected = net(x.double())
+    assert (session(x) - expected).abs().max() / expected.abs().max() < 2e-4
+
+
+TASKS = {
+    "16-16": Task(inside=16, out=16, x=16, y=80),
+    "64-16": Task(inside=64, out=16, x=64, y=80),
+    "48-64-16": Task(inside=64, out=16, bottleneck=48, x=80, y=80),
+    "32-32-1": Task(
+        inside=32, out=32, then=1, then_activate=False, residual=True, x=32, y=1
+    ),
+}  # fmt: skip
+SPILLED = 80
+"""Bytes of registers that may go to local memory: a few outside of the main loop."""
+
+
+@needs_nvrtc
+@pytest.mark.parametrize("name", TASKS)
+@pytest.mark.parametrize("kind", KINDS)
+def test_kernels_compile_for_an_a100_and_for_hopper_and_keep_their_registers(name, kind):
+    task = TASKS[name]
+    made = candidates(task, 512, 512, frozenset({kind}), ROOM)[0]
+    for target in ["sm_90a"] if kind == "wgmma" else ["sm_80", "sm_90a"]:
+        code, said = compiler.compile_cubin(compiler.source(task, made), target)
+        assert code[:4] == b"\x7fELF"
+        registers = int(re.search(r"Used (\d+) registers", said)[1])
+        assert registers * made.threads * made.resident <= 65536
+        assert int(re.search(r"(\d+) bytes spill stores", said)[1]) <= SPILLED
+        assert not re.search("C75(10|11|17)", said), "wgmma waits where it should not"
+
+
+@needs_nvrtc
+@pytest.mark.parametrize("pool", [0, 1])
+def test_moves_compile(pool):
+    values = (("POOL", pool), ("CHANNELS", 16), ("X", 32), ("Y", 80))
+    _, said = compiler.compile_cubin(compiler.Source("moves.cu", "move", values), "sm_80")
+    assert "0 bytes spill stores" in said
+
+
+@needs_nvrtc
+def test_what_does_not_compile_says_why():
+    values = (("POOL", 1), ("CHANNELS", 16), ("X", 32))
+    with pytest.raises(compiler.Failed, match='"Y" is undefined'):
+        compiler.compile_cubin(compiler.Source("moves.cu", "move", values), "sm_80")
+
+
+def test_cuts_fit_their_gpu():
+    for task in TASKS.values():
+        a100 = candidates(task, 256, 256, frozenset({"mma", "mma.sp"}), 163 * 1024)
+        assert {one.kind for one in a100} == {"mma", "mma.sp"}
+        assert all(shared(task, one) <= 163 * 1024 for one in a100)
+    assert strips(512)[-1] == 512
+    assert strips(1) == [4]
+    assert all(rows % 4 == 0 for side in (6, 32, 100, 512) for rows in strips(side))
+
+
+def test_an_a100s_instructions_can_be_asked_for(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (9, 0))
+    device = torch.device("cuda")
+    assert compiler.kinds(device) == {"mma", "mma.sp", "wgmma"}
+    monkeypatch.setenv("COMPRESS_FUSED_ARCH", "80")
+    assert compiler.kinds(device) == {"mma", "mma.sp"}
+    assert compiler.only_a100()
+    monkeypatch.setenv("COMPRESS_FUSED_ARCH", "ampere")
+    with pytest.raises(UsageError, match="COMPRESS_FUSED_ARCH is 80 or 90, not 'ampere'"):
+        compiler.kinds(device)
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.integers(0, 2**32 - 1), st.sampled_from([0.0, 0.3, 0.9]))
+def test_fragments_of_2to4_weights_hold_every_weight(seed, dropped):
+    """Read back as the PTX manual says: values by lane, places by the bits of two lanes a row."""
+    draw = torch.Generator().manual_seed(seed)
+    weight = two_of_four(torch.randn(16, 32, 5, 5, generator=draw))
+    weight *= torch.rand(weight.shape, generator=draw) >= dropped  # fewer than two are 2:4, too
+    values, words = fragments.window_mma_sparse(weight)
+    words = words.view(5, 3, 32).to(torch.int64) & 0xFFFFFFFF
+    for dx, dy in ((0, 0), (3, 4)):
+        lanes, word, half = values[dx, 0, dy, 0], words[dx, dy // 2], dy % 2
+        for row in range(16):
+            got = torch.zeros(32)
+            for group in range(8):
+                lane = row % 8 * 4
+                pair = lanes[lane + group % 4, (row >= 8) + 2 * (group >= 4)]
+                bits = int(word[lane + 2 * half + group // 4]) >> (16 * (row >= 8) + group % 4 * 4)
+                got[4 * group + (bits & 3)] = pair[0]
+                got[4 * group + (bits >> 2 & 3)] = pair[1]
+            channel = 2 * row if row < 8 else 2 * row - 15
+            assert torch.equal(got, weight[channel, :, dy, dx])
+
+
+def test_what_is_not_2to4_is_no_sparse_fragment():
+    with pytest.raises(ValueError, match="not 2:4"):
+        fragments.window_mma_sparse(torch.ones(16, 32, 5, 5))
+
+
+@given(st.integers(1, 3), st.integers(1, 5), st.integers(0, 2**32 - 1))
+def test_a_2to4_weight_survives_its_compression(out, fours, seed):
+    draw = torch.Generator().manual_seed(seed)
+    weight = two_of_four(torch.randn(out, 4 * fours, 3, 3, generator=draw))
+    values, index = stored.compressed(weight)
+    assert values.numel() * 2 == weight.numel()
+    assert len(index) == -(-weight.numel() // 8)
+    assert torch.equal(stored.restored(values, index), weight)
+    assert stored.is_two_of_four(weight)
+    assert not stored.is_two_of_four(torch.ones_like(weight))
+
+
+PLAN, _ = compiled(network(bottleneck=16, decoder=16))
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.randoms(use_true_random=False))
+def test_the_cheapest_way_through_a_plan_is_the_cheapest(draw):
+    ops, pairs = singles(PLAN), merges(PLAN)
+    times = {str(one): draw.random() for one in [*ops, *pairs.values()]}
+    best = cheapest(PLAN, lambda unit: times[str(unit)])
+    assert [op for unit in best for op in report.parts(unit)] == ops
+    least = [0.0, math.inf]  # from the end: each operation by itself, or with the next
+    for at in reversed(range(len(ops))):
+        together = times[str(pairs[at])] + least[1] if at in pairs else math.inf
+        least.insert(0, min(times[str(ops[at])] + least[0], together))
+    assert sum(times[str(unit)] for unit in best) == pytest.approx(least[0])
+    chosen = {str(unit) for unit in best}
+    assert route(PLAN, lambda pair: str(pair) in chosen) == best
+
+
+def test_a_sidecar_tells_kernel_time_and_floor_of_every_layer():
+    plan, tensors = compiled(halved(network(bottleneck=16, decoder=16)))
+    session = Session(plan, tensors, (2, 32, 32), kernels=False)
+    window = candidates(TASKS["16-16"], 32, 32, frozenset({"mma.sp"}), ROOM)[0]
+    units = cheapest(plan, lambda unit: 0.5 if isinstance(unit, Layer) else 1.0)
+    found = tune.Found(
+        choices=Choices(),
+        units=[(unit, window if isinstance(unit, Layer) else None, 0.004) for unit in units],
+    )
+    facts = report.facts(session, found)
+    assert facts["sparsity"] == {"eligible": 20, "picked": 16}
+    assert set(facts["kernels"]) == {op.name for op in plan.convs()}
+    first, second = (facts["kernels"][f"blocks.0.1.{n}"] for n in ("bottleneck", "growth"))
+    assert first["kernel"] == "CUDA, mma.sp (2:4)"
+    assert first["us"] == pytest.approx(2.0)
+    assert second == {
+        "kernel": "in that of blocks.0.1.bottleneck", "sparse": True, "us": None, "floor_us": None,
+    }  # fmt: skip
+    assert "blocks.0.1.growth" in facts["picked"]
+    assert "blocks.0.1.bottleneck" not in facts["eligible"]
