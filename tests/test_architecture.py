@@ -50,6 +50,7 @@ OWNERS = {
     "onnxruntime": {"compress/engines/onnx.py"},
     "onnxscript": {"compress/engines/onnx.py"},
     "triton": {"compress/engines/kernels/"},
+    "cuda": {"compress/engines/kernels/cuda/"},
     "matplotlib": {"compress/reporting/"},
     "numba": {"compress/data/fanbeam.py"},
     "pydicom": {"compress/dicom/"},

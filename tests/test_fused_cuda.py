@@ -272,12 +272,13 @@ def test_a_sidecar_tells_kernel_time_and_floor_of_every_layer():
     )
     facts = report.facts(session, found)
     assert facts["sparsity"] == {"eligible": 20, "picked": 16}
-    assert set(facts["kernels"]) == {op.name for op in plan.convs()}
-    first, second = (facts["kernels"][f"blocks.0.1.{n}"] for n in ("bottleneck", "growth"))
+    names = {op.name for op in plan.convs()} | {op.then for op in plan.convs() if op.then}
+    assert set(facts["kernels"]) == {f"{name}.conv" for name in names}
+    first, second = (facts["kernels"][f"blocks.0.1.{n}.conv"] for n in ("bottleneck", "growth"))
     assert first["kernel"] == "CUDA, mma.sp (2:4)"
     assert first["us"] == pytest.approx(2.0)
     assert second == {
         "kernel": "in that of blocks.0.1.bottleneck", "sparse": True, "us": None, "floor_us": None,
     }  # fmt: skip
-    assert "blocks.0.1.growth" in facts["picked"]
-    assert "blocks.0.1.bottleneck" not in facts["eligible"]
+    assert "blocks.0.1.growth.conv" in facts["picked"]
+    assert "blocks.0.1.bottleneck.conv" not in facts["eligible"]

@@ -145,6 +145,20 @@ def test_what_an_engine_tells_of_kernels_and_time(folder: Path, tmp_path: Path) 
     assert "75.0" in next(line for line in shown.splitlines() if line.startswith(names[0]))
 
 
+def test_an_engine_that_tells_its_kernels_shows_them_with_time_and_floor(
+    folder: Path, tmp_path: Path
+) -> None:
+    told = {"kernel": "CUDA, mma.sp (2:4)", "sparse": True, "us": 12.345, "floor_us": 8.4}
+    side = engine(folder, tmp_path, kernels={"decoders.3.wide.conv": told})
+    shown = CliRunner().invoke(main.main, ["inspect", str(side)]).stdout.splitlines()
+    head = next(line for line in shown if line.startswith("layer"))
+    row = next(line for line in shown if line.startswith("decoders.3.wide.conv"))
+    assert head.split()[-3:] == ["kernel", "us", "floor"]
+    assert row.split()[-5:] == ["CUDA,", "mma.sp", "(2:4)", "12.35", "8.40"]
+    before = CliRunner().invoke(main.main, ["inspect", str(folder)]).stdout
+    assert "kernel" not in before.splitlines()[2]
+
+
 def test_export_writes_the_layers_into_the_sidecar(folder: Path, tmp_path: Path) -> None:
     work = Work(stage=tmp_path, device=torch.device("cpu"), data=data(), seed=0)
     Export(image_size=32).run(checkpoint.load(folder), work)

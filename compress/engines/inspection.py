@@ -22,7 +22,9 @@ from compress.sparsity.layers import ENGINE_COLUMNS, Row, described, layers
 
 SCHEMA = 1
 COLUMNS = ("layer", "weight", "zeros", "2:4", "eligible", "picked", "MACs", "share", "of time")
-LEFT = ("layer", "weight", "2:4", "eligible", "picked")
+KERNEL = ("kernel", "us", "floor")
+"""Columns of an engine that says what computes a layer, how long, and how long at least."""
+LEFT = ("layer", "weight", "2:4", "eligible", "picked", "kernel")
 Found = tuple[str, Row, list[Row], dict[str, int] | None]
 """Kind, about, layers and nonfinite, as `inspect` says."""
 
@@ -106,6 +108,7 @@ def _engine(path: Path) -> Found:
                 row[key] = "yes" if name in built[fact] else "no"
         if name in seconds:
             row["share_of_time"] = seconds[name] / sum(seconds.values())
+        row.update(built.get("kernels", {}).get(name, {}))
     about = {key: facts[key] for key in ("format", "precision", "batch", "size", "weights")}
     if told := built.get("sparsity"):
         unknown = {word: "unknown" if told[word] is None else told[word] for word in ENGINE_COLUMNS}
@@ -148,15 +151,21 @@ def _size(row: Row) -> int:
 
 def _table(rows: list[Row]) -> Iterator[str]:
     """One line a layer below a head, columns aligned; never cut, however narrow the terminal."""
-    timed = any(row["share_of_time"] is not None for row in rows)
-    lines = [COLUMNS, *map(_cells, rows)]
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    for line in lines:
-        cells = [
-            cell.ljust(width) if title in LEFT else cell.rjust(width)
-            for cell, width, title in zip(line, widths, COLUMNS, strict=True)
-        ]
-        yield "  ".join(cells if timed else cells[:-1]).rstrip()
+    shown = set(COLUMNS + KERNEL)
+    if not any(row["share_of_time"] is not None for row in rows):
+        shown -= {"of time"}
+    if not any("kernel" in row for row in rows):
+        shown -= set(KERNEL)
+    columns = list(zip(COLUMNS + KERNEL, *map(_cells, rows), strict=True))
+    aligned = [_aligned(column) for column in columns if column[0] in shown]
+    for line in zip(*aligned, strict=True):
+        yield "  ".join(line).rstrip()
+
+
+def _aligned(column: tuple[str, ...]) -> list[str]:
+    """A column, its title first, as wide as its widest cell."""
+    width = max(map(len, column))
+    return [one.ljust(width) if column[0] in LEFT else one.rjust(width) for one in column]
 
 
 def _cells(row: Row) -> tuple[str, ...]:
@@ -167,7 +176,13 @@ def _cells(row: Row) -> tuple[str, ...]:
     passed_over = row["picked"] == "no" and row["eligible_engine"] == "yes"
     picked = "no, eligible" if passed_over else row["picked"]
     first = (row["name"], shape, text.percent(zeros), "yes" if row["sparse24"] else "no")
-    return (*first, eligible.get(able, "no"), picked, text.count(row["macs"]), *shares)
+    times = (_microseconds(row.get(key)) for key in ("us", "floor_us"))
+    kernel = (str(row.get("kernel", "")), *times)
+    return (*first, eligible.get(able, "no"), picked, text.count(row["macs"]), *shares, *kernel)
+
+
+def _microseconds(value: float | None) -> str:
+    return "" if value is None else f"{value:.2f}"
 
 
 def _why(row: Row) -> Iterator[str]:

@@ -13,6 +13,8 @@ eligible_engine, picked   whether the engine could run a sparse kernel for the l
                        does: "yes" or "no" where it tells, else "unknown"
 macs, share_of_macs    multiply-accumulates for one 512x512 slice; None for a layer out of use
 share_of_time          of the layers' time where the engine tells it, else None
+kernel, sparse, us, floor_us   only where the engine tells it: what computes the layer, whether as
+                       2:4, microseconds a slice, and the least time on an H100
 """
 
 from dataclasses import asdict

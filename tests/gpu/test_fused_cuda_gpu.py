@@ -12,7 +12,8 @@ import torch
 from fused_cases import conv_case, error, layer_case, move_case, network, two_of_four
 from torch import nn
 
-from compress.engines import Shape, fused
+from compress.engines import fused
+from compress.engines.base import Shape
 from compress.engines.kernels import plain, tune
 from compress.engines.kernels.cuda import compiler, launch, moves
 from compress.engines.kernels.cuda.window import Task, Window, candidates

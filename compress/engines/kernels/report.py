@@ -7,6 +7,7 @@ arithmetic, at what an H100 reaches.
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
+from compress.engines.kernels.cuda import launch
 from compress.engines.kernels.cuda.moves import Move
 from compress.engines.kernels.cuda.window import Window
 from compress.engines.kernels.memory import Framed
@@ -32,31 +33,49 @@ def facts(session: Session, found: "Found") -> dict[str, Any]:
             does;
         sparsity: how many of each.
     """
-    batch = len(session.image)
     kernels, seconds = dict[str, Any](), dict[str, float]()
     for unit, cut, ms in found.units:
-        names = [op.name for op in parts(unit) if isinstance(op, Conv)]
-        for at, name in enumerate(names):
-            sparse = isinstance(cut, Window) and cut.kind == "mma.sp"
-            floor = sum(floor_us(session, op) for op in parts(unit))
-            alone = at == 0
-            kernels[name] = {
-                "kernel": kernel(unit, cut) if alone else f"in that of {names[0]}",
-                "sparse": sparse and _5x5(unit, name),
-                "us": 1e3 * ms / batch if alone else None,
-                "floor_us": floor if alone else None,
-            }
-            seconds[name] = ms / 1e3 if alone else 0.0
+        rows = list(_rows(session, unit, cut, ms))
+        kernels |= dict(rows)
+        seconds |= {name: ms / 1e3 if at == 0 else 0.0 for at, (name, _) in enumerate(rows)}
+    channels = launch.channels_of(session.plan)
+    served = [op for op in session.plan.convs() if op.sparse and launch.task(op, None, channels)]
+    eligible = [_layer(op.name) for op in served]
     picked = [name for name, row in kernels.items() if row["sparse"]]
-    eligible = [op.name for op in session.plan.convs() if op.sparse]
-    counts = {"eligible": len(eligible), "picked": len(picked)}
     return {
         "kernels": kernels,
         "seconds": seconds,
         "eligible": eligible,
         "picked": picked,
-        "sparsity": counts,
+        "sparsity": {"eligible": len(eligible), "picked": len(picked)},
     }
+
+
+def _rows(
+    session: Session, unit: Unit, cut: Cut | None, ms: float
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """What is said of each layer of a unit; time and floor belong to the first one."""
+    convs = [op for op in parts(unit) if isinstance(op, Conv)]
+    sparse = isinstance(cut, Window) and cut.kind == "mma.sp"
+    names = [(op.name, sparse and op.size > 1) for op in convs]
+    names += [(op.then, False) for op in convs if op.then]
+    floor = sum(floor_us(session, op) for op in parts(unit))
+    for at, (name, is_sparse) in enumerate(names):
+        said = kernel(unit, cut) if at == 0 else f"in that of {names[0][0]}"
+        yield (
+            _layer(name),
+            {
+                "kernel": said,
+                "sparse": is_sparse,
+                "us": 1e3 * ms / len(session.image) if at == 0 else None,
+                "floor_us": floor if at == 0 else None,
+            },
+        )
+
+
+def _layer(name: str) -> str:
+    """A unit's name in the network -> its convolution's."""
+    return f"{name}.conv"
 
 
 def kernel(unit: Unit, cut: Cut | None) -> str:
@@ -89,11 +108,3 @@ def work(op: Single, x: Framed, y: Framed) -> tuple[int, int]:
         return moved, 0
     flops = 2 * read * op.size**2 * inside * op.out
     return moved, flops + (2 * read * op.out * out if op.then else 0)
-
-
-def _5x5(unit: Unit, name: str) -> bool:
-    return any(op.name == name and op.size > 1 for op in _convs(unit))
-
-
-def _convs(unit: Unit) -> Iterator[Conv]:
-    return (op for op in parts(unit) if isinstance(op, Conv))
