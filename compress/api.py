@@ -198,17 +198,15 @@ def export(
     """
     out = Path(folder)
     out.mkdir(parents=True, exist_ok=True)
-    phantoms = DataOptions(
-        source="phantom", train_slices=1, test_slices=1, image_size=size, views=90
-    )
+    phantoms = DataOptions(source="phantom", image_size=size, views=90, test_slices=1)
     step = Export(formats=(format,), batch=(batch,), image_size=size, **options)
     work = Work(stage=out, device=devices.choose(device), data=load_data(phantoms, seed=0), seed=0)
     row = step.build(_model(net), work, None)[0]
     if row["status"] != "built":
         would = f"; {row['command']} would help" if row["command"] else ""
         raise CompressError(f"{format} was not built: {row['reason']}{would}")
-    files, parity = (out / row["file"], out / row["sidecar"]), row["parity"]
-    return Engine(*files, row["bytes"], parity["max_hu"], parity["mean_hu"])
+    files, found = (out / row["file"], out / row["sidecar"]), row["parity"]
+    return Engine(*files, row["bytes"], found["max_hu"], found["mean_hu"])
 
 
 def evaluate(

@@ -8,7 +8,7 @@ from compress.models.ddnet import DDnet
 from compress.pruning import modelopt_mode
 
 mode = modelopt_mode.register()  # before mto.restore too
-net = mto.apply_mode(DDnet(residual=True), [(mode, {"amount": 0.6, "align": 16})])
+net = mto.apply_mode(DDnet(residual=True), [(mode, {"amount": 0.6, "round_to": 16})])
 net = mts.export(mts.sparsify(net, "sparse_magnitude"))  # retraining would stand between the two
 mto.save(net, "ddnet.pth")
 again = mto.restore(DDnet(residual=True), "ddnet.pth").eval()

@@ -13,6 +13,7 @@ from compress import checkpoint
 from compress.base.errors import CompressError, UsageError
 from compress.checkpoint import Model, ModelOptions
 from compress.pruning import plan
+from compress.pruning.options import PruneOptions
 from compress.sparsity import masks
 
 
@@ -23,7 +24,9 @@ def dense(name: str, **options: object) -> Model:
 
 def compressed(name: str, **options: object) -> Model:
     model = dense(name, **options).rewritten("deconv_to_conv")
-    model = replace(model, net=plan.plan(model.net, amount=0.5, align=8).apply(model.net))
+    model = replace(
+        model, net=plan.plan(model.net, PruneOptions(amount=0.5, round_to=8)).apply(model.net)
+    )
     held = masks.compute(model.net, "modelopt")
     masks.apply(model.net, held)
     return replace(model, masks=held)
@@ -98,7 +101,9 @@ def test_import_from_the_recipes_folder(tmp_path: Path) -> None:
     )
     origin = ModelOptions(import_="my_nets:Mine", folder=str(tmp_path), options={"width": 32})
     model = Model(net=origin.build(), origin=origin)
-    small = replace(model, net=plan.plan(model.net, amount=0.4, align=8).apply(model.net))
+    small = replace(
+        model, net=plan.plan(model.net, PruneOptions(amount=0.4, round_to=8)).apply(model.net)
+    )
     folder = tmp_path / "checkpoint"
     folder.mkdir()
     checkpoint.save(small, folder)

@@ -44,6 +44,7 @@ from compress.engines.kernels.tiling import Tiling, default, variations
 from compress.graph.rewrite import deconv_to_conv
 from compress.models.redcnn import RedCNN
 from compress.pruning import plan as pruning
+from compress.pruning.options import PruneOptions
 from compress.sparsity import masks
 from compress.steps.export import Export
 
@@ -98,7 +99,7 @@ def test_a_plan_computes_what_the_network_does(name, shape):
 
 def test_a_pruned_and_2to4_network_has_a_plan():
     dense = deconv_to_conv(fused_cases.network(residual=True, bottleneck=32).float())
-    net = pruning.plan(dense, amount=0.3, align=8).apply(dense)
+    net = pruning.plan(dense, PruneOptions(amount=0.3, round_to=8)).apply(dense)
     held = masks.compute(net, "modelopt")
     masks.apply(net, held)
     net = net.double().eval()

@@ -14,6 +14,7 @@ from compress.graph import cost
 from compress.graph.rewrite import deconv_to_conv
 from compress.models.ddnet import DDnet
 from compress.pruning import modelopt_mode, plan
+from compress.pruning.options import PruneOptions
 from compress.sparsity.pattern import is_2to4
 
 EXAMPLE = Path(__file__).parents[1] / "docs" / "modelopt_example.py"
@@ -74,15 +75,17 @@ def test_prune_sparsify_export_save_restore(modelopt, tmp_path: Path) -> None:
 def test_the_same_channels_go_as_without_modelopt(modelopt) -> None:
     mto, _ = modelopt
     plain = deconv_to_conv(network(0))
-    ours = plan.plan(plain, amount=0.5, align=4, criterion="l1").apply(plain)
-    options = {"amount": 0.5, "align": 4, "criterion": "l1"}
+    ours = plan.plan(plain, PruneOptions(amount=0.5, round_to=4, criterion="l1")).apply(plain)
+    options = {"amount": 0.5, "round_to": 4, "criterion": "l1"}
     theirs = mto.apply_mode(network(0), [("compress_channels", options)])
     assert equal(ours, theirs)
 
 
 def test_training_mode_stays(modelopt) -> None:
     mto, _ = modelopt
-    net = mto.apply_mode(Plain(16).train(), [("compress_channels", {"threshold": 0.0, "align": 1})])
+    net = mto.apply_mode(
+        Plain(16).train(), [("compress_channels", {"threshold": 0.0, "round_to": 1})]
+    )
     assert net.training
     assert net.middle.training
 

@@ -16,6 +16,7 @@ from compress.graph.rewrite import deconv_to_conv
 from compress.models.ddnet import DDnet, widths
 from compress.models.redcnn import RedCNN
 from compress.pruning import plan as pruning
+from compress.pruning.options import PruneOptions
 
 calm = settings(
     max_examples=20, deadline=None, suppress_health_check=[HealthCheck.too_slow], derandomize=True
@@ -41,7 +42,7 @@ def equals_masked(net: torch.nn.Module, plan: pruning.Plan, side: int) -> None:
 @pytest.mark.parametrize(("amount", "align"), [(0.3, 16), (0.6, 16), (0.75, 8), (0.9, 1)])
 def test_pruned_ddnet_equals_masked(amount: float, align: int) -> None:
     net = randomise(deconv_to_conv(DDnet(residual=True)), seed=int(10 * amount))
-    plan = pruning.plan(net, amount=amount, align=align)
+    plan = pruning.plan(net, PruneOptions(amount=amount, round_to=align))
     assert plan.removed["macs"] >= amount
     equals_masked(net, plan, 64)
 
@@ -49,7 +50,7 @@ def test_pruned_ddnet_equals_masked(amount: float, align: int) -> None:
 @pytest.mark.parametrize("amount", [0.2, 0.5, 0.8])
 def test_pruned_redcnn_equals_masked(amount: float) -> None:
     net = randomise(deconv_to_conv(RedCNN(channels=32)), seed=3)
-    plan = pruning.plan(net, amount=amount, align=4)
+    plan = pruning.plan(net, PruneOptions(amount=amount, round_to=4))
     equals_masked(net, plan, 48)
 
 
@@ -68,9 +69,11 @@ def test_any_network(
 ) -> None:
     net = randomise(UNet(shape), seed)
     before = cost.cost(net)
-    options = {"align": align, "criterion": criterion, "scope": scope, "floor": floor}
+    options = {"round_to": align, "criterion": criterion, "scope": scope, "min_keep": floor}
     try:
-        plan = pruning.plan(net, amount=amount, seed=seed, protect=["down"], **options)
+        plan = pruning.plan(
+            net, PruneOptions(amount=amount, ignore=("down",), **options), seed=seed
+        )
     except UsageError as error:
         assert "cannot be removed" in str(error)
         return
@@ -94,7 +97,9 @@ def test_overshoot_is_below_one_aligned_group(
 ) -> None:
     net = randomise(UNet(shape), seed)
     try:
-        plan = pruning.plan(net, amount=0.5, align=align, criterion=criterion, scope=scope)
+        plan = pruning.plan(
+            net, PruneOptions(amount=0.5, round_to=align, criterion=criterion, scope=scope)
+        )
     except UsageError:
         return
     ledger = pruning.Ledger(net, groups(net))
@@ -122,7 +127,9 @@ def test_threshold_is_monotone_in_amount(
     net = randomise(UNet(shape), seed)
     try:
         low, high = (
-            pruning.plan(net, amount=a, align=align, criterion=criterion, seed=seed)
+            pruning.plan(
+                net, PruneOptions(amount=a, round_to=align, criterion=criterion), seed=seed
+            )
             for a in sorted(pair)
         )
     except UsageError:
@@ -134,14 +141,16 @@ def test_threshold_is_monotone_in_amount(
 
 def test_threshold_rises_with_amount() -> None:
     net = deconv_to_conv(DDnet())
-    plans = [pruning.plan(net, amount=a, align=4) for a in (0.1, 0.3, 0.5, 0.7, 0.9)]
+    plans = [
+        pruning.plan(net, PruneOptions(amount=a, round_to=4)) for a in (0.1, 0.3, 0.5, 0.7, 0.9)
+    ]
     thresholds = [plan.selection.threshold for plan in plans]
     assert thresholds == sorted(thresholds)
 
 
 def test_sixty_percent_of_macs_at_align_16() -> None:
     net = deconv_to_conv(DDnet())
-    plan = pruning.plan(net, amount=0.62)
+    plan = pruning.plan(net, PruneOptions(amount=0.62))
     small = plan.apply(net)
     sizes = {n: out for n, (_, out) in channels(small).items()}
     assert set(sizes.values()) == {16, 1}
@@ -156,17 +165,17 @@ def test_unreachable_amount_names_the_most_and_a_way() -> None:
     with pytest.raises(
         UsageError, match=r"at round_to 16; the most is 0\.62\d*, and round_to 8 reaches"
     ):
-        pruning.plan(deconv_to_conv(DDnet()), amount=0.75)
+        pruning.plan(deconv_to_conv(DDnet()), PruneOptions(amount=0.75))
     net = Plain(4)
     with pytest.raises(UsageError, match="and no alignment reaches it"):
-        pruning.plan(net, amount=0.999)
+        pruning.plan(net, PruneOptions(amount=0.999))
 
 
 def test_every_amount_from_10_to_90_percent_is_reachable_for_ddnet() -> None:
     net = deconv_to_conv(DDnet())
     for of in ("macs", "channels"):
         for tenth in range(1, 10):
-            plan = pruning.plan(net, amount=tenth / 10, of=of, align=1)
+            plan = pruning.plan(net, PruneOptions(amount=tenth / 10, target=of, round_to=1))
             assert plan.removed[of] >= tenth / 10
 
 
@@ -175,12 +184,12 @@ def test_alignment_none_takes_the_largest_that_reaches_the_amount(of: str) -> No
     net = deconv_to_conv(DDnet())
     found = []
     for tenth in range(1, 10):
-        plan = pruning.plan(net, amount=tenth / 10, of=of, align=None)
+        plan = pruning.plan(net, PruneOptions(amount=tenth / 10, target=of, round_to=None))
         assert plan.removed[of] >= tenth / 10
         coarser = [a for a in pruning.ALIGNMENTS if a > plan.align]
         for align in coarser[-1:]:
             with pytest.raises(UsageError, match="cannot be removed"):
-                pruning.plan(net, amount=tenth / 10, of=of, align=align)
+                pruning.plan(net, PruneOptions(amount=tenth / 10, target=of, round_to=align))
         found.append(plan.align)
     assert found[0] == 16
     assert found == sorted(found, reverse=True)
@@ -188,14 +197,14 @@ def test_alignment_none_takes_the_largest_that_reaches_the_amount(of: str) -> No
 
 def test_an_amount_of_the_dense_network_counts_what_is_gone() -> None:
     net = deconv_to_conv(DDnet())
-    first = pruning.plan(net, amount=0.4, align=4)
+    first = pruning.plan(net, PruneOptions(amount=0.4, round_to=4))
     half = first.apply(net)
     ratio = 1 / (1 - first.removed["macs"])
-    second = pruning.plan(half, amount=0.7, align=4, base=ratio)
+    second = pruning.plan(half, PruneOptions(amount=0.7, round_to=4), base=ratio)
     small = second.apply(half)
     gone = 1 - cost.cost(small).macs / cost.cost(net).macs
     assert 0.7 <= gone < 0.74
-    nothing = pruning.plan(half, amount=0.4, align=4, base=ratio)
+    nothing = pruning.plan(half, PruneOptions(amount=0.4, round_to=4), base=ratio)
     assert nothing.removed["macs"] == 0
 
 
@@ -205,11 +214,13 @@ def test_global_scope_compares_scores_over_the_whole_network() -> None:
         net.middle.weight.mul_(100)
     kept = {}
     for criterion in ("l2", "gaussian"):
-        plan = pruning.plan(net, amount=0.3, align=1, criterion=criterion, scope="global")
+        plan = pruning.plan(
+            net, PruneOptions(amount=0.3, round_to=1, criterion=criterion, scope="global")
+        )
         kept[criterion] = {n: len(c) for n, c in plan.selection.kept.items()}
         assert kept[criterion]["middle"] == 16
         assert kept[criterion]["first"] < 16
-    fair = pruning.plan(net, amount=0.3, align=1, criterion="l2")
+    fair = pruning.plan(net, PruneOptions(amount=0.3, round_to=1, criterion="l2"))
     assert len(fair.selection.kept["middle"]) < 16
 
 
@@ -217,7 +228,9 @@ def test_taylor_scores_decide() -> None:
     net = randomise(Plain(8), 1)
     scores = {name: torch.arange(8, dtype=torch.float64) for name in ("first", "middle")}
     plan = pruning.plan(
-        net, threshold=0.5, align=1, criterion="taylor", importance=scores | {"last": torch.ones(1)}
+        net,
+        PruneOptions(threshold=0.5, round_to=1, criterion="taylor"),
+        importance=scores | {"last": torch.ones(1)},
     )
     assert plan.selection.kept["first"] == plan.selection.kept["middle"] == (4, 5, 6, 7)
     assert pruning.cut(plan.groups[0], (4, 5, 6, 7)) == 3.5
@@ -226,15 +239,15 @@ def test_taylor_scores_decide() -> None:
 
 def test_protected_names_stay() -> None:
     net = deconv_to_conv(DDnet())
-    plan = pruning.plan(net, amount=0.3, align=4, protect=["blocks.0.*"])
+    plan = pruning.plan(net, PruneOptions(amount=0.3, round_to=4, ignore=("blocks.0.*",)))
     kept = {g.name: len(plan.selection.kept[g.name]) for g in plan.groups}
     assert all(kept[g.name] == g.width for g in plan.groups if g.name.startswith("blocks.0."))
     with pytest.raises(UsageError, match=r"named 'stem\.cov'; did you mean 'stem\.conv'"):
-        pruning.plan(net, amount=0.3, protect=["stem.cov"])
+        pruning.plan(net, PruneOptions(amount=0.3, ignore=("stem.cov",)))
 
 
 def test_grouped_convolutions_stay_whole_and_say_so() -> None:
-    plan = pruning.plan(Plain(16, groups=4), threshold=9.0, align=4)
+    plan = pruning.plan(Plain(16, groups=4), PruneOptions(threshold=9.0, round_to=4))
     reasons = {g.name: g.fixed for g in plan.groups}
     assert "middle is a grouped convolution" in reasons["middle"]
     assert "grouped convolution" in reasons["first"]
@@ -243,6 +256,6 @@ def test_grouped_convolutions_stay_whole_and_say_so() -> None:
 
 def test_given_threshold_is_used() -> None:
     net = randomise(Plain(32), 1)
-    plan = pruning.plan(net, threshold=0.0, align=1)
+    plan = pruning.plan(net, PruneOptions(threshold=0.0, round_to=1))
     first = next(g for g in plan.groups if g.name == "first")
     assert plan.selection.kept["first"] == tuple((first.rank >= 0).nonzero().flatten().tolist())

@@ -9,6 +9,7 @@ from networks import Plain
 from compress.graph.rewrite import deconv_to_conv
 from compress.models.ddnet import DDnet
 from compress.pruning import plan
+from compress.pruning.options import PruneOptions
 from compress.sparsity import masks, pattern
 
 KERNELS = [(), (1,), (3,), (1, 1), (3, 2), (5, 5), (7, 7), (2, 3, 2)]
@@ -130,7 +131,7 @@ def test_ddnet_has_43_sparse_convolutions_of_45(options: dict, amount: float | N
     """Dense, pruned by MACs, and at widths 16/16/16."""
     net = deconv_to_conv(DDnet(**options))
     if amount is not None:
-        net = plan.plan(net, amount=amount).apply(net)
+        net = plan.plan(net, PruneOptions(amount=amount)).apply(net)
     layers = pattern.candidates(net)
     assert len(layers) == 45
     refused = [name for name, layer in layers.items() if pattern.refusal(layer)]

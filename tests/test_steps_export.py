@@ -33,6 +33,7 @@ from compress.graph.rewrite import deconv_to_conv
 from compress.models.ddnet import DDnet
 from compress.models.redcnn import RedCNN
 from compress.pruning import plan
+from compress.pruning.options import PruneOptions
 from compress.sparsity import masks
 from compress.sparsity.pattern import is_2to4
 from compress.steps.export import Export
@@ -56,7 +57,9 @@ def ddnet() -> torch.nn.Module:
 def variants(net: torch.nn.Module) -> dict[str, Model]:
     """Dense, pruned, and pruned with 2:4 zeros."""
     dense = model(deconv_to_conv(net))
-    pruned = replace(dense, net=plan.plan(dense.net, amount=0.3, align=16).apply(dense.net))
+    pruned = replace(
+        dense, net=plan.plan(dense.net, PruneOptions(amount=0.3, round_to=16)).apply(dense.net)
+    )
     held = masks.compute(pruned.net, "modelopt")
     sparse = replace(pruned, net=groups.remove(pruned.net, {}), masks=held)
     masks.apply(sparse.net, held)

@@ -1,6 +1,6 @@
 """Our channel pruning as a ModelOpt mode, so that mto.save and mto.restore carry it along.
 
-    modelopt_plugin.register()
+    modelopt_mode.register()
     net = mto.apply_mode(net, [("compress_channels", {"amount": 0.6})])
 
 The mode rewrites stride-1 deconvolutions as convolutions, which ModelOpt can then make 2:4 sparse,
@@ -12,7 +12,8 @@ The only file that imports modelopt.torch.opt. `_ModeRegistryCls` has an undersc
 and is the one way in; tests hold it.
 """
 
-from typing import Any
+from dataclasses import fields
+from typing import Any, get_type_hints
 
 import torch
 from torch import nn
@@ -21,6 +22,7 @@ from compress.base.errors import UsageError
 from compress.graph.resize import resize
 from compress.graph.rewrite import REWRITES
 from compress.pruning import plan
+from compress.pruning.options import PruneOptions
 
 NAME = "compress_channels"
 _registries: list[Any] = []
@@ -43,7 +45,7 @@ def convert(net: nn.Module, options: Any) -> tuple[nn.Module, dict[str, Any]]:
 
     Args:
         net: an (N, 1, H, W) network on any device.
-        options: the mode's configuration, see `pruning.plan`.
+        options: the mode's configuration, the fields of `PruneOptions`, seed and rewrites.
 
     Returns:
         `net`, and the metadata: rewrites, and shapes of all tensors by name.
@@ -52,12 +54,14 @@ def convert(net: nn.Module, options: Any) -> tuple[nn.Module, dict[str, Any]]:
         UsageError: amount and threshold are both given or both missing, or out of reach.
     """
     given = options.model_dump()
-    rewrites = given.pop("rewrites")
-    if (given["amount"] is None) == (given["threshold"] is None):
-        raise UsageError(f"{NAME}: give either amount or threshold")
+    rewrites, seed = given.pop("rewrites"), given.pop("seed")
+    try:
+        wanted = PruneOptions(**given)
+    except ValueError as error:
+        raise UsageError(f"{NAME}: {error}") from error
     device = next(net.parameters()).device
     small = _rewritten(net, rewrites)
-    small = plan.plan(small, **given).apply(small).to(device).train(net.training)
+    small = plan.plan(small, wanted, seed=seed).apply(small).to(device).train(net.training)
     _become(net, small)
     shapes = {name: list(tensor.shape) for name, tensor in net.state_dict().items()}
     return net, {"rewrites": list(rewrites), "shapes": shapes}
@@ -110,22 +114,19 @@ def _descriptor() -> type:
 
 
 def _config() -> type:
+    """The fields of `PruneOptions` with a seed and rewrites, as a configuration of ModelOpt."""
     from modelopt.torch.opt.config import ModeloptBaseConfig, ModeloptField
+    from pydantic import create_model
 
-    class Config(ModeloptBaseConfig):  # type: ignore[misc]
-        criterion: str = ModeloptField(
-            default="gaussian", description="see compress.pruning.selection"
-        )
-        amount: float | None = ModeloptField(default=None, description="share of `of` to remove")
-        threshold: float | None = ModeloptField(default=None, description="rank to cut below")
-        of: str = ModeloptField(default="macs", description="macs, params or channels")
-        align: int | None = ModeloptField(default=16, description="kept counts are multiples")
-        scope: str = ModeloptField(default="layer", description="layer or global")
-        floor: float = ModeloptField(default=0.0, description="share of a layer that stays")
-        protect: list[str] = ModeloptField(default=[], description="convolutions that stay")
-        seed: int = ModeloptField(default=0, description="for the random criterion")
-        rewrites: list[str] = ModeloptField(
-            default=["deconv_to_conv"], description="exact rewrites done before"
-        )
-
-    return Config
+    kinds = get_type_hints(PruneOptions)
+    own: dict[str, Any] = {
+        field.name: (kinds[field.name], ModeloptField(default=field.default))
+        for field in fields(PruneOptions)
+    }
+    rewrites = ModeloptField(default=["deconv_to_conv"], description="exact rewrites done before")
+    more: dict[str, Any] = {
+        "seed": (int, ModeloptField(default=0, description="for the random criterion")),
+        "rewrites": (list[str], rewrites),
+    }
+    config: type = create_model("Config", __base__=ModeloptBaseConfig, **own, **more)
+    return config

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
-from typing import Literal
+from typing import cast, get_args
 
 import torch
 from torch import Tensor, nn
@@ -16,10 +16,10 @@ from compress.graph.cost import CONVOLUTIONS, slice_size
 from compress.graph.groups import Group, Part, groups, remove
 from compress.pruning import selection
 from compress.pruning.ledger import Ledger, Share
+from compress.pruning.options import PruneOptions
 from compress.pruning.proof import Proof
 from compress.pruning.selection import Criterion, Ranked, Selection
 
-Scope = Literal["layer", "global"]
 ALIGNMENTS = (16, 8, 4, 2, 1)
 """What `align` None chooses from: the largest that reaches the amount."""
 
@@ -55,21 +55,14 @@ class Plan:
 
 def plan(
     net: nn.Module,
+    options: PruneOptions,
     *,
-    criterion: Criterion = "gaussian",
-    amount: float | None = None,
-    threshold: float | None = None,
-    of: Share = "macs",
-    align: int | None = 16,
     base: float = 1.0,
-    protect: Sequence[str] = (),
-    scope: Scope = "layer",
-    floor: float = 0.0,
     seed: int = 0,
     importance: Mapping[str, Tensor] | None = None,
     size: tuple[int, int] | None = None,
 ) -> Plan:
-    """Choose the channels of `net` that go.
+    """Choose the channels of `net` that are removed.
 
     Every plan is tried, see `proof.py`: where the pruned network would differ from the dense one
     with those channels masked, or would not run, the groups at fault stay whole, with the reason,
@@ -77,42 +70,29 @@ def plan(
 
     Args:
         net: an (N, 1, H, W) network.
-        criterion: see `selection.scores`.
-        amount: share of `of` to remove, in (0, 1); or
-        threshold: the rank below which channels go (z for gaussian).
-        of: what `amount` is a share of.
-        align: kept counts are multiples of it; None takes the largest of `ALIGNMENTS` that reaches
-            the amount.
-        base: how many times as large as `net` the network is that `amount` is a share of, at
-            least 1, in `of`; more than 1 where `net` was pruned before.
-        protect: names of convolutions that keep all their channels; `*` stands for any text.
-        scope: whether scores are compared within their layer or over the whole network.
-        floor: share of each group's channels that stays at least, in [0, 1].
+        options: how many channels, and by which criterion.
+        base: how many times as large as `net` the network is that the amount is a share of, at
+            least 1, in `options.target`; more than 1 where `net` was pruned before.
         seed: for the random criterion.
         importance: for taylor: (out,) scores of every convolution by name.
         size: height and width of the slice that the plan is made and tried with; None: one that
             `net` takes, 64 x 64 where it can be.
 
     Raises:
-        UsageError: the amount cannot be reached, or a name in `protect` matches nothing.
+        UsageError: the amount cannot be reached, or a name in `ignore` matches nothing.
     """
     size = size or slice_size(net)
     found = groups(net, size)
-    modules = dict(net.named_modules())
-    values = importance or {
-        part.module: _scores(modules[part.module], part, criterion, seed)
-        for group in found
-        for part in group.producers
-    }
+    values = importance or _values(net, found, options, seed)
     if not values:
         raise UsageError(f"{type(net).__name__} has no convolution or linear layer to prune")
-    ranks = _ranks(found, values, criterion, scope)
-    held = _protected(net, found, protect)
+    ranks = _ranks(found, values, options)
+    held = _ignored(net, found, options.ignore)
     ledger, proof = Ledger(net, found), Proof(net, found, size)
     failing: dict[str, str] = {}
     while True:
-        ranked = tuple(_ranked(found, values, ranks, failing | held, floor))
-        step, picked = _picked(ranked, amount, threshold, of, align, base, ledger)
+        ranked = tuple(_ranked(found, values, ranks, failing | held, options.min_keep))
+        step, picked = _picked(ranked, options, base, ledger)
         wrong = proof.failing(pruned(ranked, picked))
         if not wrong:
             break
@@ -144,20 +124,20 @@ def cut(group: Ranked, kept: Sequence[int]) -> float | None:
 
 
 def _ranks(
-    found: Sequence[Group], values: Mapping[str, Tensor], criterion: Criterion, scope: Scope
+    found: Sequence[Group], values: Mapping[str, Tensor], options: PruneOptions
 ) -> dict[str, Tensor]:
     """Scores by producer -> the numbers that one threshold cuts through.
 
     layer: z for gaussian, else the place in the layer. global: z in the normal distribution of all
     scores for gaussian, else the scores as they are (Molchanov et al., CVPR 2019, for taylor).
     """
-    if scope == "global":
-        if criterion != "gaussian":
+    if options.scope == "global":
+        if options.criterion != "gaussian":
             return dict(values)
         scaled = selection.zscores(torch.cat([*values.values()]))
         parts = torch.split(scaled, [len(v) for v in values.values()])
         return dict(zip(values, parts, strict=True))
-    if criterion == "gaussian":
+    if options.criterion == "gaussian":
         return {name: selection.zscores(scores) for name, scores in values.items()}
     return {
         part.module: selection.quantiles(values[part.module], (index + 0.5) / len(found))
@@ -198,6 +178,18 @@ def _over_producers(group: Group, values: Mapping[str, Tensor]) -> Tensor:
     return mean
 
 
+def _values(
+    net: nn.Module, found: Sequence[Group], options: PruneOptions, seed: int
+) -> dict[str, Tensor]:
+    """Scores of every channel by producer."""
+    if options.criterion not in get_args(Criterion):
+        raise UsageError(f"criterion {options.criterion} removes no channels")
+    criterion = cast(Criterion, options.criterion)
+    modules = dict(net.named_modules())
+    parts = [part for group in found for part in group.producers]
+    return {p.module: _scores(modules[p.module], p, criterion, seed) for p in parts}
+
+
 def _scores(module: nn.Module, part: Part, criterion: Criterion, seed: int) -> Tensor:
     weight, bias = module.weight, module.bias
     assert isinstance(weight, Tensor)
@@ -208,11 +200,11 @@ def _scores(module: nn.Module, part: Part, criterion: Criterion, seed: int) -> T
     return selection.scores(weight, bias, criterion, own)
 
 
-def _protected(net: nn.Module, found: Sequence[Group], protect: Sequence[str]) -> dict[str, str]:
+def _ignored(net: nn.Module, found: Sequence[Group], ignore: Sequence[str]) -> dict[str, str]:
     """Why groups stay that a pattern names a layer of, by the group's name."""
     names = [n for n, m in net.named_modules() if isinstance(m, (*CONVOLUTIONS, nn.Linear))]
     layers: dict[str, str] = {}
-    for pattern in protect:
+    for pattern in ignore:
         matches = [name for name in names if fnmatchcase(name, pattern)]
         if not matches:
             near = get_close_matches(pattern, names, 1)
@@ -227,34 +219,26 @@ def _protected(net: nn.Module, found: Sequence[Group], protect: Sequence[str]) -
 
 
 def _picked(
-    ranked: Sequence[Ranked],
-    amount: float | None,
-    threshold: float | None,
-    of: Share,
-    align: int | None,
-    base: float,
-    ledger: Ledger,
+    ranked: Sequence[Ranked], options: PruneOptions, base: float, ledger: Ledger
 ) -> tuple[int, Selection]:
-    """The alignment, and what stays at a threshold that is given or solved from the amount."""
-    if threshold is None:
-        assert amount is not None
-        return _solved(ranked, amount, of, align, base, ledger)
-    chosen = selection.select(ranked, threshold, align or 1)
-    return align or 1, Selection(threshold, chosen, ledger.removed(_counts(chosen))[of])
+    """The multiple, and what is kept at a threshold that is given or solved from the amount."""
+    if options.threshold is None:
+        return _solved(ranked, options, base, ledger)
+    step = options.round_to or 1
+    chosen = selection.select(ranked, options.threshold, step)
+    share = ledger.removed(_counts(chosen))[options.target]
+    return step, Selection(options.threshold, chosen, share)
 
 
 def _solved(
-    ranked: Sequence[Ranked],
-    amount: float,
-    of: Share,
-    align: int | None,
-    base: float,
-    ledger: Ledger,
+    ranked: Sequence[Ranked], options: PruneOptions, base: float, ledger: Ledger
 ) -> tuple[int, Selection]:
-    """The alignment, and what stays so that `amount` of `base` times the network is gone."""
+    """The multiple, and what is kept so that the amount of `base` times the network is removed."""
+    amount, align = options.amount, options.round_to
+    assert amount is not None
 
     def removed(counts: Mapping[str, int]) -> float:
-        return 1 - (1 - ledger.removed(counts)[of]) / base
+        return 1 - (1 - ledger.removed(counts)[options.target]) / base
 
     # So much that was gone before counts as reached, whatever its last bit.
     goal = amount - 1e-12 if base > 1 else amount
@@ -264,7 +248,7 @@ def _solved(
     try:
         return align, selection.solve(ranked, goal, align, removed)
     except selection.Unreachable as error:
-        found = f"amount {amount} of {of} cannot be removed at round_to {align}"
+        found = f"amount {amount} of {options.target} cannot be removed at round_to {align}"
         most = f"the most is {math.floor(error.largest * 1e4) / 1e4}"
         ways = (
             f", and round_to {a} reaches it" for a in ALIGNMENTS if a < align and reach[a] >= goal

@@ -4,21 +4,20 @@ import copy
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Literal, get_args
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 
 from compress.base.errors import UsageError
-from compress.base.renamed import Renamed
 from compress.checkpoint import Model
 from compress.context import Kind, Use, Work
 from compress.graph import cost
 from compress.pruning import plan as pruning
 from compress.pruning import taylor, unstructured
 from compress.pruning.ledger import Share
-from compress.pruning.plan import Scope
-from compress.pruning.selection import Criterion, Ranked
+from compress.pruning.options import PruneOptions
+from compress.pruning.selection import Ranked
 from compress.sparsity import masks
 from compress.training.recalibrate import recalibrated
 from compress.training.samples import samples
@@ -27,7 +26,7 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Prune:
+class Prune(PruneOptions):
     """Remove whole channels: the network gets smaller and stays dense.
 
     Scores of a channel: gaussian and magnitude the norm of its weights and bias, l1 and l2 that of
@@ -39,36 +38,9 @@ class Prune:
     """
 
     kind: ClassVar[Kind] = "compressing"
-    RENAMED: ClassVar[Mapping[str, Renamed]] = {
-        "of": Renamed("target"),
-        "floor": Renamed("min_keep"),
-        "protect": Renamed("ignore"),
-        "align": Renamed("round_to"),
-    }
 
-    criterion: Literal[
-        "gaussian", "l1", "l2", "magnitude", "random", "taylor",
-        "magnitude_weights", "random_weights",
-    ] = "gaussian"  # fmt: skip
-    """How channels are ranked; gaussian: distance from the layer's mean norm in its deviations."""
-    amount: float | None = None
-    """Share of `of` to remove, in (0, 1); the threshold is solved from it."""
-    threshold: float | None = None
-    """Instead of `amount`: channels ranked below it go (gaussian: in standard deviations)."""
-    target: Share = "macs"
-    """What `amount` is a share of: multiply-accumulates, parameters or output channels."""
     base: Literal["current", "dense"] = "current"
     """Which network's: as it comes into this step, or before anything was pruned."""
-    round_to: int | None = 16
-    """Channels kept are a multiple of this; 2:4 kernels need 16, tensor cores 8. null: the largest
-    of 16, 8, 4, 2 and 1 that reaches the amount."""
-    scope: Scope = "layer"
-    """Compare channels within their layer, or over the whole network by their scores as they are.
-    """
-    min_keep: float = 0.0
-    """Share of each layer's channels that stays at least, in [0, 1]."""
-    ignore: tuple[str, ...] = ()
-    """Names of convolutions that keep all channels; `*` stands for any text."""
     rounds: int = 1
     """Prune this many times, each followed by an equal part of the epochs of the `retrain` that
     comes next; the network gets smaller by the same factor each time."""
@@ -79,20 +51,13 @@ class Prune:
 
     def __post_init__(self) -> None:
         """Refuse what no network could be pruned by."""
-        if (self.amount is None) == (self.threshold is None):
-            raise ValueError("give either amount or threshold")
-        if self.amount is not None and not 0 < self.amount < 1:
-            raise ValueError(f"amount must lie in (0, 1), got {self.amount}")
+        super().__post_init__()
         if self.amount is None and (self.rounds > 1 or self.criterion in unstructured.KINDS):
             what = self.criterion if self.rounds == 1 else "rounds"
             raise ValueError(f"{what} needs an amount, a threshold is not enough")
-        if not 0 <= self.min_keep <= 1:
-            raise ValueError(f"min_keep must lie in [0, 1], got {self.min_keep}")
-        align = 1 if self.round_to is None else self.round_to
-        counts = {"round_to": align, "rounds": self.rounds, "batches": self.batches}
-        for name, value in counts.items():
-            if value < 1:
-                raise ValueError(f"{name} must be at least 1, got {value}")
+        for name in ("rounds", "batches"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
         if self.recalibrate < 0:
             raise ValueError(f"recalibrate must not be negative, got {self.recalibrate}")
 
@@ -114,25 +79,16 @@ class Prune:
         """
         if model.masks:
             state = "2:4 sparse" if model.pattern == "2:4" else "masked"
-            raise UsageError(f"prune: the network is {state}, and removing channels would end it")
+            raise UsageError(
+                f"prune: the network is {state}, and removing channels would break the pattern; "
+                "prune first"
+            )
         model = model.rewritten("deconv_to_conv")
-        criterion = self.criterion
-        if criterion == "taylor" and importance is None:
-            criterion = "l2"
-        assert criterion in get_args(Criterion)
+        options = self
+        if self.criterion == "taylor" and importance is None:
+            options = replace(self, criterion="l2")
         plan = pruning.plan(
-            model.net,
-            criterion=criterion,  # type: ignore[arg-type]
-            amount=self.amount,
-            threshold=self.threshold,
-            of=self.target,
-            align=self.round_to,
-            base=self._base(model),
-            protect=self.ignore,
-            scope=self.scope,
-            floor=self.min_keep,
-            seed=seed,
-            importance=importance,
+            model.net, options, base=self._base(model), seed=seed, importance=importance
         )
         return model, plan
 

@@ -18,6 +18,7 @@ from compress.engines.onnx import Onnx
 from compress.engines.subject import Subject
 from compress.graph import cost
 from compress.pruning import plan as pruning
+from compress.pruning.options import PruneOptions
 from compress.sparsity import masks, pattern
 from zoo.blocks import BLOCKS, Chain
 from zoo.reference import difference, distinct
@@ -66,7 +67,7 @@ def said_is_real(net: nn.Module, plan: pruning.Plan) -> nn.Module:
 @pytest.mark.parametrize("block", BLOCKS)
 def test_every_block(block: str) -> None:
     net = distinct(Chain([block], raw=True), seed=1)
-    plan = pruning.plan(net, threshold=0.3, align=2, size=(SIDE, SIDE))
+    plan = pruning.plan(net, PruneOptions(threshold=0.3, round_to=2), size=(SIDE, SIDE))
     small = said_is_real(net, plan)
     assert difference(net, small, SIDE) < 1e-9
     assert plan.difference < 1e-9
@@ -82,7 +83,7 @@ def test_every_block(block: str) -> None:
 @pytest.mark.parametrize("block", ["gate", "glu", "maxout", "shuffle", "channel shuffle"])
 def test_channels_that_go_together_count_once_and_stay_aligned(block: str) -> None:
     net = distinct(Chain([block], 32), seed=2)
-    plan = pruning.plan(net, amount=0.4, align=4, size=(SIDE, SIDE))
+    plan = pruning.plan(net, PruneOptions(amount=0.4, round_to=4), size=(SIDE, SIDE))
     small = plan.apply(net)
     for name, (into, out) in checkpoint.channels(small).items():
         assert into % 4 == 0 or into == 1, name
@@ -108,9 +109,9 @@ def test_any_chain_of_blocks(
     blocks: list[str], width: int, raw: bool, amount: float, align: int, criterion: str, seed: int
 ) -> None:
     net = distinct(Chain(blocks, width, raw=raw), seed)
-    options = {"amount": amount, "align": align, "criterion": criterion, "seed": seed}
+    options = {"amount": amount, "round_to": align, "criterion": criterion}
     try:
-        plan = pruning.plan(net, **options, size=(SIDE, SIDE))
+        plan = pruning.plan(net, PruneOptions(**options), seed=seed, size=(SIDE, SIDE))
     except UsageError as error:
         assert "cannot be removed" in str(error)
         return
@@ -125,7 +126,11 @@ def test_any_chain_of_blocks(
 @pytest.mark.parametrize("blocks", [["gate", "mlp"], ["in place", "squeeze"], ["shuffle"]])
 def test_masks_and_onnx_of_pruned_networks(blocks: list[str], tmp_path: Path) -> None:
     net = distinct(Chain(blocks, 64), seed=3)
-    small = pruning.plan(net, amount=0.3, align=16, size=(SIDE, SIDE)).apply(net).float()
+    small = (
+        pruning.plan(net, PruneOptions(amount=0.3, round_to=16), size=(SIDE, SIDE))
+        .apply(net)
+        .float()
+    )
     eligible = {n for n, m in pattern.candidates(small).items() if not pattern.refusal(m)}
     found = masks.compute(small, "modelopt")
     assert set(found) == eligible != set()
@@ -146,7 +151,7 @@ def test_checkpoints_of_pruned_networks_run(block: str, tmp_path: Path) -> None:
         options={"blocks": [block], "width": 16},
     )  # fmt: skip
     net = distinct(origin.build(), seed=4).float()
-    small = pruning.plan(net, amount=0.3, align=2, size=(SIDE, SIDE)).apply(net)
+    small = pruning.plan(net, PruneOptions(amount=0.3, round_to=2), size=(SIDE, SIDE)).apply(net)
     checkpoint.save(Model(net=small, origin=origin), tmp_path)
     again = checkpoint.load(tmp_path).net
     x = torch.rand(1, 1, SIDE, SIDE)
@@ -157,13 +162,13 @@ def test_checkpoints_of_pruned_networks_run(block: str, tmp_path: Path) -> None:
 
 def test_pruning_again_starts_from_what_is_left() -> None:
     net = distinct(Chain(["gate", "depthwise", "instance"], 32), seed=5)
-    once = pruning.plan(net, amount=0.3, align=4, size=(SIDE, SIDE)).apply(net)
-    plan = pruning.plan(once, amount=0.3, align=4, size=(SIDE, SIDE))
+    once = pruning.plan(net, PruneOptions(amount=0.3, round_to=4), size=(SIDE, SIDE)).apply(net)
+    plan = pruning.plan(once, PruneOptions(amount=0.3, round_to=4), size=(SIDE, SIDE))
     assert difference(once, said_is_real(once, plan), SIDE) < 1e-9
 
 
 def test_the_network_itself_is_not_changed() -> None:
     net = distinct(Chain(["in place", "remembers"]), seed=6)
     before = copy.deepcopy(net.state_dict())
-    pruning.plan(net, amount=0.3, align=2, size=(SIDE, SIDE))
+    pruning.plan(net, PruneOptions(amount=0.3, round_to=2), size=(SIDE, SIDE))
     assert all(torch.equal(t, before[n]) for n, t in net.state_dict().items())

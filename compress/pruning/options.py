@@ -1,0 +1,56 @@
+"""What a plan of channel pruning is asked for; checked where it is made."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+from compress.base.renamed import Renamed
+from compress.pruning.ledger import Share
+
+Scope = Literal["layer", "global"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class PruneOptions:
+    """Which channels are removed, and how many."""
+
+    RENAMED: ClassVar[Mapping[str, Renamed]] = {
+        "of": Renamed("target"),
+        "floor": Renamed("min_keep"),
+        "protect": Renamed("ignore"),
+        "align": Renamed("round_to"),
+    }
+
+    criterion: Literal[
+        "gaussian", "l1", "l2", "magnitude", "random", "taylor",
+        "magnitude_weights", "random_weights",
+    ] = "gaussian"  # fmt: skip
+    """How channels are ranked; gaussian: distance from the layer's mean norm in its deviations."""
+    amount: float | None = None
+    """Share of `target` to remove, in (0, 1); the threshold is solved from it."""
+    threshold: float | None = None
+    """Instead of `amount`: channels ranked below it are removed (gaussian: in standard
+    deviations)."""
+    target: Share = "macs"
+    """What `amount` is a share of: multiply-accumulates, parameters or output channels."""
+    round_to: int | None = 16
+    """Kept channels are a multiple of this; 2:4 kernels need 16, tensor cores 8. null: the largest
+    of 16, 8, 4, 2 and 1 that reaches the amount."""
+    scope: Scope = "layer"
+    """Compare channels within their layer, or over the whole network by their scores as they are.
+    """
+    min_keep: float = 0.0
+    """Share of each layer's channels that are kept at least, in [0, 1]."""
+    ignore: tuple[str, ...] = ()
+    """Names of convolutions that keep all channels; `*` stands for any text."""
+
+    def __post_init__(self) -> None:
+        """Refuse what no network could be pruned by."""
+        if (self.amount is None) == (self.threshold is None):
+            raise ValueError("give either amount or threshold")
+        if self.amount is not None and not 0 < self.amount < 1:
+            raise ValueError(f"amount must lie in (0, 1), got {self.amount}")
+        if not 0 <= self.min_keep <= 1:
+            raise ValueError(f"min_keep must lie in [0, 1], got {self.min_keep}")
+        if self.round_to is not None and self.round_to < 1:
+            raise ValueError(f"round_to must be at least 1, got {self.round_to}")
