@@ -28,6 +28,8 @@ from compress.context import Work
 from compress.engines import fused
 from compress.engines.base import NotBuilt
 from compress.engines.kernels import plain, remembered, tune
+from compress.engines.kernels.cuda.moves import Move
+from compress.engines.kernels.cuda.window import Window
 from compress.engines.kernels.packing import (
     border,
     folded,
@@ -279,7 +281,7 @@ def exported(folder: Path, net: torch.nn.Module, **options: object) -> dict:
     model = Model(net=net.float(), origin=ModelOptions(name="ddnet"))
     work = Work(stage=folder, device=torch.device("cpu"), data=data(), seed=0)
     folder.mkdir()
-    Export(**{"formats": ("fused",), "size": 32, "precision": "fp16", **options}).run(model, work)
+    Export(**{"formats": ("fused",), "image_size": 32, "precision": "fp16", **options}).run(model, work)
     return work.facts["engines"][0]
 
 
@@ -310,7 +312,7 @@ def test_what_the_kernels_cannot_do_is_said_and_nothing_is_left(tmp_path, as_on_
     assert row["reason"] == "fused: only DDnet has a plan, not RedCNN"
     assert not [path for one in "ab" for path in (tmp_path / one).iterdir()]
     with pytest.raises(UsageError, match=r"DDnet takes no slice of shape \(1, 1, 40, 40\)"):
-        exported(tmp_path / "c", network("flagship"), size=40)
+        exported(tmp_path / "c", network("flagship"), image_size=40)
     assert not [*(tmp_path / "c").iterdir()]
 
 
@@ -460,6 +462,39 @@ def test_a_cache_that_cannot_be_written_costs_no_engine(monkeypatch, tmp_path):
     monkeypatch.setattr(remembered.importlib.metadata, "version", lambda _: "3.6.0")
     with remembered.tilings("any") as known:
         known["a"] = Tiling()
+
+
+def test_without_nvidias_packages_triton_computes_what_was_measured_for_cuda():
+    tiling, window = Tiling(gx=2), Window(kind="mma.sp", strip=32)
+    chosen = Choices(
+        conv={"a": tiling, "b": window}, chain={"c": tiling}, layer={"d": window},
+        move={"e": Move(strip=4)},
+    )  # fmt: skip
+    assert chosen.of_triton() == Choices(conv={"a": tiling}, chain={"c": tiling})
+
+
+@pytest.mark.parametrize("two_to_four", [False, True])
+def test_a_file_holds_2to4_weights_compressed_and_every_kind_of_cut(tmp_path, two_to_four):
+    net = deconv_to_conv(network("flagship"))
+    if two_to_four:
+        masks.apply(net, masks.compute(net.float(), "modelopt"))
+    plan, tensors = compiled(net.double().eval())
+    window = Window(kind="mma.sp", strip=32, registers=True)
+    choices = Choices(conv={"a": window}, layer={"b": window}, move={"c": Move(strip=4)})
+    path = tmp_path / "engine.safetensors"
+    fused.save(plan, tensors, path, {"some GPU": choices})
+    with safe_open(path, framework="pt") as file:
+        names = set(file.keys())
+    sparse = {op.name for op in plan.convs() if op.sparse}
+    assert bool(sparse) == two_to_four
+    assert {name for name in names if name.endswith(".values24")} == {
+        f"{name}.values24" for name in sparse
+    }
+    assert not {f"{name}.weight" for name in sparse} & names
+    loaded = fused.load(path, "cpu", kernels=False)
+    assert loaded.tilings == {"some GPU": choices}
+    for name in sparse:
+        assert torch.equal(loaded.tensors[f"{name}.weight"], tensors[f"{name}.weight"].float())
 
 
 def test_an_engine_without_its_kernels_says_that_it_is_slow(tmp_path, caplog):

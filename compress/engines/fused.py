@@ -35,6 +35,7 @@ from compress.engines.kernels.plan_json import from_json
 from compress.engines.kernels.session import Choices, Session
 
 log = logging.getLogger(__name__)
+CUDA_PACKAGES = "pip install cuda-bindings nvidia-cuda-nvrtc"
 SCHEMA = "4"
 READ = ("3", SCHEMA)
 """Schemas that are read; 3 is of version 0.1, before there were CUDA kernels."""
@@ -115,9 +116,12 @@ class Fused(Format):
     needs_same = ("device",)  # any GPU: its kernels are compiled where it is loaded
 
     def packages(self) -> tuple[Package, ...]:
-        """Triton, which torch's CUDA builds bring."""
-        use = "export fused, torch.compile on GPUs"
-        return (Package("triton", "triton", use, "pip install triton"),)
+        """Triton, which torch's CUDA builds bring, and NVIDIA's packages for CUDA C++."""
+        use, faster = "export fused, torch.compile on GPUs", "export fused, its fastest kernels"
+        return (
+            Package("triton", "triton", use, "pip install triton"),
+            Package("cuda-bindings", "cuda.bindings.nvrtc", faster, CUDA_PACKAGES),
+        )
 
     def missing(self, device: torch.device) -> NotBuilt | None:
         """Triton, and a GPU with asynchronous copies into shared memory."""

@@ -76,7 +76,7 @@ def _conv(session: Session, op: Conv) -> Job:
     cuts, source = _windows(session, op, None)
     first = default(op.size, op.source.channels, op.out, at.height, len(at.whole))
     return Job(
-        make=partial(_either, session, op),
+        make=partial(_either, session, op, cuda.Packed(op, None, session.tensors)),
         plain=_plain(session, op),
         first=None if cuts and compiler.only_a100() else first,
         size=op.size,
@@ -89,10 +89,10 @@ def _conv(session: Session, op: Conv) -> Job:
     )
 
 
-def _either(session: Session, op: Conv, cut: Cut) -> launch.Call:
+def _either(session: Session, op: Conv, packed: cuda.Packed, cut: Cut) -> launch.Call:
     given = session.buffers, session.tensors, session.image
     if isinstance(cut, Window):
-        return cuda.call(op, None, *given, cut)
+        return cuda.call(op, None, *given, cut, packed)
     return launch.conv(op, *given, _tiling(cut))
 
 
@@ -100,7 +100,7 @@ def _layer(session: Session, op: Layer) -> Job:
     one, other = _conv(session, op.first), _conv(session, op.second)
     cuts, source = _windows(session, op.second, op.first)
     return Job(
-        make=partial(_call, session, op),
+        make=partial(_call, session, op, cuda.Packed(op.second, op.first, session.tensors)),
         plain=lambda: (one.plain(), other.plain()),
         first=None,
         size=op.second.size,
@@ -114,10 +114,10 @@ def _layer(session: Session, op: Layer) -> Job:
     )
 
 
-def _call(session: Session, op: Layer, cut: Cut) -> launch.Call:
+def _call(session: Session, op: Layer, packed: cuda.Packed, cut: Cut) -> launch.Call:
     assert isinstance(cut, Window)
     given = session.buffers, session.tensors, session.image
-    return cuda.call(op.second, op.first, *given, cut)
+    return cuda.call(op.second, op.first, *given, cut, packed)
 
 
 def _windows(

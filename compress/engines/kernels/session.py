@@ -9,8 +9,8 @@ from torch import Tensor
 
 from compress.base.cuda_graph import capture
 from compress.engines.kernels import launch, plain
+from compress.engines.kernels.cuda import compiler, moves
 from compress.engines.kernels.cuda import launch as cuda
-from compress.engines.kernels.cuda import moves
 from compress.engines.kernels.cuda.window import Window
 from compress.engines.kernels.memory import Framed, framed
 from compress.engines.kernels.plan import (
@@ -44,6 +44,11 @@ class Choices:
     """Likewise layers of dense blocks."""
     move: Mapping[Key, moves.Move] = field(default_factory=dict)
     """Max-pools and upsamplings that Triton does not compute."""
+
+    def of_triton(self) -> "Choices":
+        """Those that need nothing but Triton."""
+        convs = {key: cut for key, cut in self.conv.items() if isinstance(cut, Tiling)}
+        return Choices(conv=convs, chain=self.chain)
 
 
 def key(op: Unit, batch: int, height: int, width: int) -> Key:
@@ -103,6 +108,8 @@ class Session:
         device = next(iter(tensors.values())).device
         self.plan, self.tensors, self.kernels = plan, tensors, kernels
         self.choices = choices or Choices()
+        if kernels and device.type == "cuda" and not compiler.available():
+            self.choices = self.choices.of_triton()
         exact = dtype if dtype == torch.float64 else torch.float32
         self.image = torch.zeros(batch, 1, height, width, dtype=exact, device=device)
         self.output = torch.full_like(self.image, float("nan"))

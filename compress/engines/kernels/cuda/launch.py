@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 
 from compress.engines.kernels.cuda import compiler, fragments
-from compress.engines.kernels.cuda.window import Task, Window, shared
+from compress.engines.kernels.cuda.window import Kind, Task, Window, shared
 from compress.engines.kernels.memory import Framed
 from compress.engines.kernels.packing import padded, spread
-from compress.engines.kernels.plan import OUTPUT, Conv, Plan, Slice
+from compress.engines.kernels.plan import OUTPUT, Conv, Plan
 
 Buffers = Mapping[str, Framed]
 Tensors = Mapping[str, Tensor]
@@ -60,8 +60,33 @@ def channels_of(plan: Plan) -> Callable[[str], int]:
     return lambda name: plan.buffers[name].channels if name != OUTPUT else 1
 
 
+class Packed:
+    """Weights of a 5x5, and of the 1x1 before and behind it, as kernels of each kind read them.
+
+    Args:
+        op: the 5x5.
+        before: the 1x1, or None.
+        tensors: of the plan.
+    """
+
+    def __init__(self, op: Conv, before: Conv | None, tensors: Tensors) -> None:
+        self.op, self.before, self.tensors = op, before, tensors
+        self._made: dict[Kind, dict[str, Tensor]] = {}
+
+    def of(self, kind: Kind, about: Task) -> dict[str, Tensor]:
+        """Arguments by name; put in order once."""
+        if kind not in self._made:
+            self._made[kind] = {
+                **_window(self.op, about, self.tensors, kind),
+                **(_bottleneck(self.before, self.op, self.tensors, kind) if self.before else {}),
+                **(_then(self.op, about, self.tensors, kind) if about.then else {}),
+            }
+        return self._made[kind]
+
+
 def call(
     op: Conv, before: Conv | None, buffers: Buffers, tensors: Tensors, image: Tensor, cut: Window,
+    packed: Packed | None = None,
 ) -> Callable[[], None]:  # fmt: skip
     """A 5x5, perhaps with the 1x1 before it, as a call without arguments.
 
@@ -72,23 +97,23 @@ def call(
         tensors: of the plan.
         image: (N, 1, H, W) float32, for a residual.
         cut: how it is cut.
+        packed: its weights, where several cuts are tried.
 
     Raises:
         compiler.Failed: the kernel does not compile or does not fit this GPU.
     """
-    whole = {name: one.strides[2] for name, one in buffers.items()}
-    about = task(op, before, whole.__getitem__)
+    about = task(op, before, lambda name: buffers[name].strides[2])
     if about is None:
         raise compiler.Failed(f"{op.name}: no such kernel")
     x, y = buffers[(before or op).source.buffer], buffers[op.target.buffer]
     made = compiler.source(about, cut)
     kernel = compiler.loaded(made, cut.threads, shared(about, cut), image.device)
     given = {
-        **_window(op, about, tensors, cut),
-        **(_bottleneck(before, op, tensors, cut) if before else {}),
-        **(_then(op, about, tensors, cut) if about.then else {}),
-        "x": _first(x, (before or op).source), "y": _first(y, op.target), "image": image,
-    }  # fmt: skip
+        **(packed or Packed(op, before, tensors)).of(cut.kind, about),
+        "x": x.at(0, (before or op).source.start),
+        "y": y.at(0, op.target.start),
+        "image": image,
+    }
     arguments = Arguments(
         **{name: one.data_ptr() for name, one in given.items()},
         x_slice=x.strides[0], y_slice=y.strides[0], x_row=x.strides[1], y_row=y.strides[1],
@@ -110,27 +135,23 @@ def _served(before: Conv) -> bool:
     return before.size == 1 and wide and before.activate and not before.plain and not before.then
 
 
-def _first(buffer: Framed, at: Slice) -> Tensor:
-    return buffer.at(0, at.start)
-
-
-def _window(op: Conv, about: Task, tensors: Tensors, cut: Window) -> dict[str, Tensor]:
+def _window(op: Conv, about: Task, tensors: Tensors, kind: Kind) -> dict[str, Tensor]:
     weight = _half(tensors[f"{op.name}.weight"], op.source.positions, about.inside, about.out)
     bias = _bias(tensors, op.name, about.out)
-    if cut.kind == "mma.sp":
+    if kind == "mma.sp":
         values, words = fragments.window_mma_sparse(weight)
         return {"weights": _on(values, bias), "metadata": _on(words, bias), "bias": bias}
-    made = fragments.window_wgmma if cut.kind == "wgmma" else fragments.window_mma
+    made = fragments.window_wgmma if kind == "wgmma" else fragments.window_mma
     return {"weights": _on(made(weight), bias), "bias": bias}
 
 
-def _bottleneck(before: Conv, op: Conv, tensors: Tensors, cut: Window) -> dict[str, Tensor]:
+def _bottleneck(before: Conv, op: Conv, tensors: Tensors, kind: Kind) -> dict[str, Tensor]:
     inside, out = before.source.channels, op.source.channels
     weight = _half(tensors[f"{before.name}.weight"], before.source.positions, inside, out)
     bias = _bias(tensors, before.name, out)
     border = bias.new_zeros(out, dtype=torch.float16)
     border[op.source.positions] = tensors[f"{op.name}.border"].to(border)
-    wgmma = cut.kind == "wgmma"
+    wgmma = kind == "wgmma"
     made = fragments.bottleneck_wgmma if wgmma else fragments.bottleneck_mma
     return {
         "bottleneck_weights": _on(made(weight[:, :, 0, 0]), bias),
@@ -139,11 +160,11 @@ def _bottleneck(before: Conv, op: Conv, tensors: Tensors, cut: Window) -> dict[s
     }
 
 
-def _then(op: Conv, about: Task, tensors: Tensors, cut: Window) -> dict[str, Tensor]:
+def _then(op: Conv, about: Task, tensors: Tensors, kind: Kind) -> dict[str, Tensor]:
     weight = tensors[f"{op.then}.weight"]
     wide = _half(weight, list(range(weight.shape[1])), about.out, about.then)[:, :, 0, 0]
     bias = _bias(tensors, op.then, about.then)
-    made = fragments.then_wgmma if cut.kind == "wgmma" else fragments.then_mma
+    made = fragments.then_wgmma if kind == "wgmma" else fragments.then_mma
     return {"then_weights": _on(made(wide), bias), "then_bias": bias}
 
 
