@@ -21,6 +21,7 @@ from compress.base.errors import CompressError, UsageError
 from compress.base.files import write_atomic, write_json
 from compress.base.hu import HU_MAX, HU_MIN
 from compress.base.reasons import reason
+from compress.checkpoint import noise_level
 from compress.checkpoint.files import BITS, REMEDY, SCHEMA, TABLE, WEIGHTS, from_bits, read, to_bits
 from compress.checkpoint.hashes import of_import, warn_of_other_code
 from compress.checkpoint.imported import network_class
@@ -48,7 +49,8 @@ class ModelOptions:
     folder: str | None = None
     """Where `import_` is looked for first: the recipe's folder."""
     options: Mapping[str, Any] = field(default_factory=dict)
-    """Keyword arguments of the network's class."""
+    """Keyword arguments of the network's class; `noise_level`, where that is none of them, is given
+    to the network with every slice."""
 
     def network_class(self) -> Callable[..., nn.Module]:
         """The class of the network.
@@ -69,13 +71,17 @@ class ModelOptions:
         Raises:
             UsageError: unknown network, wrong options, or weights that do not fit.
         """
+        network = self.network_class()
+        options, level = dict(self.options), None
+        if self.import_ is not None:
+            options, level = noise_level.split(network, options)
         try:
-            net = self.network_class()(**self.options)
+            net = network(**options)
         except (TypeError, ValueError, RuntimeError) as error:
             raise UsageError(f"the network {self.name or self.import_}: {error}") from error
         if self.weights is not None:
             fill(net, Path(self.weights))
-        return net
+        return net if level is None else noise_level.AtNoiseLevel(net, level)
 
 
 @dataclass(frozen=True, kw_only=True)

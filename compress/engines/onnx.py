@@ -19,6 +19,8 @@ OPSET = 20
 """Operator set: the newest that TensorRT 10, ONNX Runtime 1.20 and torch 2.8 all know."""
 LAYERS = ("Conv", "MatMul", "Gemm")
 """Operators that hold the weight of a layer."""
+TURNED = ".T"
+"""Ending of the name of a transposed weight."""
 TENSORS = ("low", "enhanced")
 """Names of input and output."""
 COMMAND = f"pip install {' '.join(PACKAGES)}"
@@ -66,6 +68,7 @@ class Onnx(Format):
             )
         assert program is not None  # with dynamo=True it always returns the program
         model = program.model_proto
+        _name(model.graph)
         _strip(model)
         onnx.save(model, path)
         onnx.checker.check_model(str(path), full_check=True)
@@ -95,7 +98,7 @@ class Onnx(Format):
 def weights(path: Path) -> dict[str, Tensor]:
     """The weights in a model's file, (out, in, ...) float32, by the layer's name.
 
-    A linear layer is a MatMul, whose weight is transposed and has lost its name, or a Gemm.
+    A linear layer is a MatMul, whose weight is transposed, or a Gemm.
     """
     import onnx
     from onnx import numpy_helper
@@ -114,12 +117,22 @@ def weights(path: Path) -> dict[str, Tensor]:
 
 
 def _layer(node: Any) -> str:
-    """The module that a node was exported from: its weight's name, or its innermost scope."""
-    if node.input[1].endswith(".weight"):
-        return str(node.input[1]).removeprefix("net.").removesuffix(".weight")
-    scopes = [p.value for p in node.metadata_props if p.key == "pkg.torch.onnx.name_scopes"]
-    names = ast.literal_eval(scopes[0]) if scopes else [node.name, ""]
-    return str(names[-2]).removeprefix("net.")
+    """The module that a node was exported from, by its weight's name."""
+    return str(node.input[1]).removeprefix("net.").removesuffix(TURNED).removesuffix(".weight")
+
+
+def _name(graph: Any) -> None:
+    """Name the weights of linear layers, in place: the exporter's transposed ones have numbers."""
+    stored, names = {tensor.name for tensor in graph.initializer}, {}
+    for node in graph.node:
+        scopes = [p.value for p in node.metadata_props if p.key == "pkg.torch.onnx.name_scopes"]
+        if node.op_type == "MatMul" and node.input[1] in stored and scopes:
+            module = ast.literal_eval(scopes[0])[-2]
+            names[node.input[1]] = f"{module}.weight{TURNED}"
+    for tensor in graph.initializer:
+        tensor.name = names.get(tensor.name, tensor.name)
+    for node in graph.node:
+        node.input[:] = [names.get(name, name) for name in node.input]
 
 
 def _strip(message: Any) -> None:

@@ -246,17 +246,17 @@ def test_what_no_step_can_handle_is_one_sentence() -> None:
         cost.check_training(Twice(), (32, 32))
     old = Chain(["plain"])
     nn.utils.weight_norm(old.last)
-    with pytest.raises(UsageError, match=r"cannot be copied .*torch.nn.utils.parametrizations"):
+    with pytest.raises(UsageError, match=r"cannot be copied .*take torch\.nn\.utils\.param"):
         cost.check_shape(old)
     with pytest.raises(UsageError, match="gives a tuple, not a tensor"):
         cost.check_shape(Pair(["plain"]))
 
 
 def test_reasons_of_compilers_are_their_causes_in_plain_text() -> None:
-    error = TypeError("step 1 of 3")
-    error.__cause__ = ValueError("\x1b[31mno such operator\x1b[0m\nmore")
+    failed = TypeError("step 1 of 3")
+    failed.__cause__ = ValueError("\x1b[31mno such operator\x1b[0m\nmore")
     with pytest.raises(NotBuilt) as caught, giving_up("the exporter"):
-        raise error
+        raise failed
     assert caught.value.reason == "the exporter gave up: no such operator"
 
 
@@ -276,6 +276,31 @@ def test_2to4_linear_layers_count_in_onnx_files(tmp_path: Path) -> None:
     assert facts["sparse24"] == 2
     inside = onnx.weights(file)
     assert torch.equal(inside["blocks.0.up"], net.blocks[0].up.weight)
+
+
+class Told(Chain):
+    """Gets the noise level beside the slice."""
+
+    def forward(self, x: torch.Tensor, level: torch.Tensor) -> torch.Tensor:
+        return super().forward(x) + level.view(-1, 1, 1, 1)
+
+
+def test_a_network_is_given_its_noise_level(tmp_path: Path) -> None:
+    options = {"blocks": ["gate"], "width": 16, "noise_level": 0.25}
+    origin = ModelOptions(
+        import_="zoo.test_faults:Told", folder=str(Path(__file__).parents[1]), options=options
+    )
+    net = distinct(origin.build(), seed=1).float()
+    plan = pruning.plan(net, amount=0.3, align=2)
+    small = plan.apply(net)
+    checkpoint.save(Model(net=small, origin=origin), tmp_path)
+    x = torch.rand(2, 1, 32, 32)
+    with torch.no_grad():
+        y = checkpoint.load(tmp_path).net(x)
+        assert torch.equal(y, small.net(x, torch.tensor([0.25, 0.25])))
+        assert not torch.equal(y, small.net(x, torch.zeros(2)))
+    with pytest.raises(UsageError, match=r"noise_level: expected a number, at least 0, got -1"):
+        replace(origin, options={**options, "noise_level": -1}).build()
 
 
 def test_a_tensor_under_two_names_is_saved(tmp_path: Path) -> None:
