@@ -12,7 +12,8 @@ from compress import checkpoint, recipe
 from compress.base.errors import UsageError
 from compress.checkpoint import Model, ModelOptions
 from compress.checkpoint.imported import code_hash
-from compress.engines import Shape, onnx, sidecar
+from compress.engines import onnx, sidecar
+from compress.engines.base import Shape
 from compress.imaging import inference
 from compress.run.keys import keys
 

@@ -42,13 +42,23 @@ def network_class(path: str, folder: str | None) -> Callable[..., nn.Module]:
     try:
         found = getattr(importlib.import_module(module_name), class_name)
     except Exception as error:  # the code of a module raises whatever it likes
-        reason = str(error) or type(error).__name__
+        reason = (str(error) or type(error).__name__) + _places(error, module_name, folder)
         raise UsageError(f"the network {path!r} cannot be imported: {reason}") from error
     finally:
         del sys.path[: len(search)]
+        # Behind all else: an import inside a function runs later.
+        sys.path += [place for place in search if place not in sys.path]
     if not callable(found):
         raise UsageError(f"the network {path!r} is no class")
     return found  # type: ignore[no-any-return]
+
+
+def _places(error: Exception, module: str, folder: str | None) -> str:
+    """Where a module was looked for that is not there, and what to do, as the end of a sentence."""
+    if not isinstance(error, ModuleNotFoundError) or error.name != module.partition(".")[0]:
+        return ""
+    looked = "the folders of PYTHONPATH" if folder is None else f"{folder} and those of PYTHONPATH"
+    return f"; it was looked for in {looked}: set PYTHONPATH to the folder that holds it"
 
 
 @cache

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from compress.base.errors import UsageError
+from compress.base.reasons import reason
 
 CONVOLUTIONS = (nn.Conv2d, nn.ConvTranspose2d)
 SLICE = (512, 512)
@@ -82,7 +83,7 @@ def _check_shape(net: nn.Module, size: tuple[int, int], device: str | None) -> N
     except UsageError:
         raise
     except Exception as error:  # the network's own code may raise anything
-        raise UsageError(f"{name} takes no slice of shape {want}: {first_line(error)}") from error
+        raise UsageError(f"{name} takes no slice of shape {want}: {reason(error)}") from error
     if found != want:
         raise UsageError(
             f"{name} gives {found} for a slice of shape {want}; it must give that shape"
@@ -115,12 +116,7 @@ def check_training(net: nn.Module, size: tuple[int, int]) -> None:
                 net(torch.rand(2, 1, *size)).square().mean().backward()
     except Exception as error:
         name = type(net).__name__
-        raise UsageError(f"{name} cannot be trained: {first_line(error)}") from error
-
-
-def first_line(error: Exception) -> str:
-    """What an error says, in one line; its kind where it says nothing."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+        raise UsageError(f"{name} cannot be trained: {reason(error)}") from error
 
 
 def slice_size(net: nn.Module) -> tuple[int, int]:
@@ -167,7 +163,7 @@ def _copy(net: nn.Module, device: str) -> nn.Module:
         return copy.deepcopy(net).to(device, torch.float32).eval()
     except RuntimeError as error:
         raise UsageError(
-            f"{type(net).__name__} cannot be copied ({first_line(error)}); in place of "
+            f"{type(net).__name__} cannot be copied ({reason(error)}); in place of "
             "torch.nn.utils.weight_norm take torch.nn.utils.parametrizations.weight_norm"
         ) from error
 

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
+from compress.base.reasons import reason
 from compress.graph.groups import Group, cuts, remove
 
 SAME = {torch.float64: 1e-9, torch.float32: 1e-4}
@@ -73,26 +74,25 @@ class Proof:
     def _failing(self, pruned: Pruned, names: Sequence[str], end: float) -> dict[str, str]:
         """Those among `names`; halved until each is alone."""
         part = {name: pruned[name] for name in names}
-        reason = self._reason(part)
-        if not reason:
+        why = self._reason(part)
+        if not why:
             return {}
         if len(names) == 1:
-            return {names[0]: reason}
+            return {names[0]: why}
         if time.monotonic() > end:
             return dict.fromkeys(names, "there was no time to find out whether they can go")
         half = len(names) // 2
         one = self._failing(pruned, names[:half], end)
         other = self._failing(pruned, names[half:], end)
         # Right by themselves and wrong together: a half of them stays.
-        return one | other or dict.fromkeys(names[half:], reason)
+        return one | other or dict.fromkeys(names[half:], why)
 
     def _reason(self, pruned: Pruned) -> str:
         """Why this cannot be pruned; empty where it can."""
         try:
             difference = self.difference(pruned)
         except Exception as error:  # the network's own code meets sizes that it was not written for
-            line = (str(error).strip().splitlines() or [type(error).__name__])[0]
-            return f"the network does not run without some of them: {line}"
+            return f"the network does not run without some of them: {reason(error)}"
         if difference <= SAME[self.dtype]:
             return ""
         return f"without some of them the others change (by {difference:.2g} of the output)"

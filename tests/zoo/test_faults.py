@@ -312,3 +312,24 @@ def test_a_tensor_under_two_names_is_saved(tmp_path: Path) -> None:
     again = checkpoint.load(tmp_path).net.blocks[0]
     assert again.also is again.b
     assert torch.equal(again.b.weight, net.blocks[0].b.weight)
+
+
+def test_code_beside_a_recipe_is_found_when_it_runs_and_named_where_it_is_gone(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "late_helper.py").write_text("SCALE = 2.0\n")
+    (tmp_path / "late_net.py").write_text(
+        "import torch\n"
+        "class Net(torch.nn.Conv2d):\n"
+        "    def __init__(self):\n"
+        "        super().__init__(1, 1, 3, padding=1)\n"
+        "    def forward(self, x):\n"
+        "        from late_helper import SCALE\n"
+        "        return SCALE * super().forward(x)\n"
+    )
+    origin = ModelOptions(import_="late_net:Net", folder=str(tmp_path))
+    assert origin.build()(torch.rand(1, 1, 8, 8)).shape == (1, 1, 8, 8)
+    gone = ModelOptions(import_="moved_net:Net", folder=str(tmp_path / "old"))
+    said = "No module named 'moved_net'; it was looked for in .*old and those of PYTHONPATH: set"
+    with pytest.raises(UsageError, match=said):
+        gone.build()
