@@ -1,0 +1,38 @@
+"""Networks of other packages, where those are installed; skipped, and counted, elsewhere."""
+
+import importlib.util
+
+import pytest
+import torch
+from zoo.installed import CASES, Case
+from zoo.reference import difference, distinct
+
+from compress.base.errors import UsageError
+from compress.graph import cost
+from compress.pruning import plan as pruning
+
+torch.manual_seed(0)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case.package}: {case.name}")
+def test_a_network_of_another_package_is_pruned_rightly_or_refused(case: Case) -> None:
+    if importlib.util.find_spec(case.package) is None:
+        pytest.skip(f"{case.package} is not installed")
+    net = case.build().eval()
+    try:
+        plan = pruning.plan(net, amount=0.5, align=case.align)
+    except UsageError as error:
+        assert case.refused
+        assert case.refused in str(error)
+        return
+    before, small = cost.cost(net), plan.apply(net)
+    assert 1 - cost.cost(small).macs / before.macs == pytest.approx(plan.removed["macs"], abs=1e-12)
+    assert plan.removed["macs"] >= 0.5
+    assert plan.difference < (1e-9 if plan.tried_in == torch.float64 else 1e-4)
+    if plan.tried_in == torch.float64:
+        side, _ = cost.slice_size(net)
+        other = distinct(net, seed=1)
+        again = pruning.plan(other, threshold=0.3, align=case.align)
+        assert difference(other, again.apply(other), side) < 1e-9
