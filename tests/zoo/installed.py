@@ -6,7 +6,6 @@ Prints one row of docs/networks.md for each network whose package is installed.
 import importlib
 import importlib.util
 import sys
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -153,7 +152,7 @@ def row(case: Case) -> str:
     """Try a network: build, prune half of its MACs, compare; a row of the table in Markdown."""
     torch.manual_seed(0)
     net = case.build().eval()
-    params, start = sum(p.numel() for p in net.parameters()), time.monotonic()
+    params = sum(p.numel() for p in net.parameters())
     try:
         plan = pruning.plan(net, amount=0.5, align=case.align)
     except UsageError as error:

@@ -4,12 +4,12 @@ import importlib.util
 
 import pytest
 import torch
-from zoo.installed import CASES, Case
-from zoo.reference import difference, distinct
 
 from compress.base.errors import UsageError
 from compress.graph import cost
 from compress.pruning import plan as pruning
+from zoo.installed import CASES, Case
+from zoo.reference import difference, distinct
 
 torch.manual_seed(0)
 
