@@ -4,7 +4,7 @@ import logging
 import signal
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from time import monotonic
 from types import FrameType
 
@@ -83,8 +83,12 @@ def at_once(stop: threading.Event, error: Exception) -> Iterator[None]:
             heard = True
             raise _Signalled
 
-    with _handled_by(handle), suppress(_Signalled):
-        yield
+    try:
+        with _handled_by(handle):
+            yield
+    except BaseException:  # a module in C may have made another one of it
+        if not heard:
+            raise
     if heard:  # even where a library has swallowed it
         raise error
 

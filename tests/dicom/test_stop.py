@@ -26,8 +26,8 @@ from compress.dicom import Reason, series, short
 from compress.imaging import command, inference, output, simulate, workers
 from compress.imaging.command import Options, run
 
-SOON = 2.0
-"""Seconds in which a run ends after a signal."""
+SOON = 4.0
+"""Seconds in which a run ends after a signal, on a busy machine too; alone it takes one or two."""
 pytestmark = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks into /proc")
 
 
@@ -149,22 +149,24 @@ def test_a_pipe_among_the_files_holds_up_nothing(tmp_path, monkeypatch):
     assert [row["reason"] for row in rows(tmp_path / "out")] == [None, None, "not-a-file", "empty"]
 
 
-def interrupted(stop, swallow):
+def interrupted(stop, then):
     """A block that is told to stop by a signal of its own."""
     with at_once(stop, Stopped("now")):
         try:
             os.kill(os.getpid(), signal.SIGTERM)
             pytest.fail("it goes on")
-        except BaseException:
-            if not swallow:
+        except BaseException as error:
+            if then == "passed on":
                 raise
+            if then == "made another":  # as modules in C do while they are imported
+                raise TypeError("expected a message argument") from error
 
 
-@pytest.mark.parametrize("swallow", [False, True], ids=["passed on", "swallowed by a library"])
-def test_at_once_is_left_by_the_first_signal(swallow):
+@pytest.mark.parametrize("then", ["passed on", "swallowed", "made another"])
+def test_at_once_is_left_by_the_first_signal(then):
     with interruptible() as stop:
         with pytest.raises(Stopped, match="now"):
-            interrupted(stop, swallow)
+            interrupted(stop, then)
         assert stop.is_set()
         with pytest.raises(Stopped, match="again"), at_once(stop, Stopped("again")):
             pytest.fail("it is entered")
