@@ -68,9 +68,6 @@ def at_once(stop: threading.Event, error: Exception) -> Iterator[None]:
     """
     if stop.is_set():
         raise error
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
     former = {number: signal.getsignal(number) for number in SIGNALS}
     heard = False
 
@@ -95,6 +92,9 @@ def at_once(stop: threading.Event, error: Exception) -> Iterator[None]:
 
 @contextmanager
 def _handled_by(handle: Callable[[int, FrameType | None], None]) -> Iterator[None]:
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
     former = {number: signal.getsignal(number) for number in SIGNALS}
     for number in SIGNALS:
         signal.signal(number, handle)
