@@ -201,7 +201,7 @@ def test_on_the_command_line(folder: Path) -> None:
         "decoders.3.narrow.conv: not 2:4: 4 groups of four hold more than two non-zeros, first at "
         "out 0 in 0-3 tap 0,0 (4); out 0 in 4-7 tap 0,0 (4); out 0 in 8-11 tap 0,0 (4)"
     ) in lines
-    assert "stem.conv: not for TensorRT: 1 input channels are no multiple of 4" in lines
+    assert "stem.conv: not for TensorRT: 1 input channel is no multiple of 4" in lines
     assert lines[-1].startswith("2:4: 43 of 45 layers with 97.")
 
 

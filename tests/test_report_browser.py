@@ -197,3 +197,39 @@ def test_the_comparison_sorts_and_says_what_cannot_be_compared(
         assert page.locator("svg.chart circle").count() == 2
         if shots := os.environ.get("SHOTS"):  # to look at by hand
             page.screenshot(path=f"{shots}/compare.png", full_page=True)
+
+
+PHONE = {"width": 400, "height": 800}
+
+
+def inside(page: Any, selector: str) -> list[bool]:
+    """Whether each element that fits `selector` is where it can be seen without scrolling aside."""
+    code = """found => found.map(element => {
+        const own = element.getBoundingClientRect();
+        const around = element.closest('.wide').getBoundingClientRect();
+        return own.left >= around.left && own.right <= around.right;
+    })"""
+    return list(page.locator(selector).evaluate_all(code))
+
+
+def test_charts_show_every_point_on_a_phone(browser: Any, run: Path, tmp_path: Path) -> None:
+    other = runs.make(tmp_path / "other", ("train", "evaluate"))
+    file = compare.write([run, other], tmp_path / "compare.html")
+    for page in visit(browser, file, viewport=PHONE):
+        assert inside(page, "svg.chart circle") == [True, True]
+        assert all(inside(page, "svg.chart text"))
+    for page in visit(browser, rebuild(run), viewport=PHONE):
+        dots = inside(page, "svg.chart circle")
+        assert len(dots) > 2
+        assert all(dots)
+
+
+def test_no_column_of_the_pruning_table_is_cut(browser: Any, run: Path) -> None:
+    facts = json.loads((run / "01-prune" / "facts.json").read_text())
+    groups = facts["facts"]["groups"]
+    groups[0]["fixed"] = "feeds the network's output through a layer with a long name"
+    runs.write(run / "01-prune" / "facts.json", facts)
+    for page in visit(browser, rebuild(run), viewport={"width": 1280, "height": 800}):
+        table = '[aria-label="Channel groups"]'
+        assert all(inside(page, f"{table} th, {table} td"))
+        assert "through a layer" in page.locator(table).inner_text()

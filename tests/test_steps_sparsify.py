@@ -38,7 +38,7 @@ def test_the_back_ends_rule_is_the_default(tmp_path: Path) -> None:
     assert len(sparse.masks) == place.facts["eligible_backend"] == 43
     left = {row["name"]: row["reason"] for row in place.facts["layers"] if not row["done"]}
     assert left == {
-        "stem.conv": "1 input channels are no multiple of 16",
+        "stem.conv": "1 input channel is no multiple of 16",
         "decoders.3.narrow.conv": "1 output channels are no multiple of 8",
     }
 
@@ -59,7 +59,7 @@ def test_tensorrts_rule_covers_what_the_back_end_refuses(tmp_path: Path) -> None
     assert reasons["decoders.0.wide.conv"] == (
         "by TensorRT's rule; the back end refuses: 12 output channels are no multiple of 8"
     )
-    assert reasons["stem.conv"] == "1 input channels are no multiple of 16"
+    assert reasons["stem.conv"] == "1 input channel is no multiple of 16"
     assert model.net.decoders[0].wide.conv.weight.all()  # the model given is not changed
 
 
@@ -164,7 +164,7 @@ def test_where_no_layer_can_be_sparse_the_reasons_are_said(
     assert place.facts["done"] == 0
     (said,) = (record.message for record in caplog.records if record.levelname == "WARNING")
     assert said == (
-        "sparsify: no layer can be 2:4, so nothing was done; first: 1 input channels are no "
+        "sparsify: no layer can be 2:4, so nothing was done; first: 1 input channel is no "
         "multiple of 16; middle: 12 input channels are no multiple of 16; last: 12 input channels "
         "are no multiple of 16"
     )

@@ -151,7 +151,7 @@ def come_back(tensors: dict[str, torch.Tensor]) -> None:
         (come_back, " is damaged: the 2:4 mask of middle is broken: a masked weight is not zero"),
         (
             lambda t: t.update({f"first{BITS}": to_bits(t["first.weight"] != 0)}),
-            " is damaged: 1 input channels are no multiple of 4",
+            " is damaged: 1 input channel is no multiple of 4",
         ),
         (
             lambda t: t.__delitem__("last.bias"),

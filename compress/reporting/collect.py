@@ -173,6 +173,10 @@ def _latency(bench: Facts | None) -> Facts:
     number: Facts = {"key": "latency", "label": "Latency, per slice", "kind": "milliseconds"}
     if bench is None:
         return {**number, "before": None, "after": None, "note": "not measured"}
+    if bench["own"]:
+        label, ratio = "Speed, beside the dense network", bench["rows"][-1]["ratio"]
+        own = {"label": label, "kind": "times", "before": None, "after": ratio}
+        return {**number, **own, "note": f"{speed.spread(bench)}; {speed.way(bench)}"}
     first, best = bench["before"], bench["after"]
     note = f"{first['how']} → {best['how']}, batch {best['batch']}, {bench['where']}"
     return {**number, "before": first["p50_ms"], "after": best["p50_ms"], "note": note}

@@ -56,6 +56,8 @@ def _labels(runs: Sequence[Path]) -> list[str]:
 
 def _row(label: str, report: Facts) -> Facts:
     numbers = {number["key"]: number["after"] for number in report["numbers"]}
+    timed = report["speed"] and not report["speed"]["own"]  # else it is a ratio of one machine
+    numbers["latency"] = numbers["latency"] if timed else None
     quality = report["quality"]
     own = quality.get("compressed", quality.get("dense", {}))
     sparse = report["sparse24"] or {}
@@ -82,7 +84,8 @@ def _notices(labels: list[str], reports: list[Facts]) -> Iterator[str]:
     slices = {(report["evaluation"] or {}).get("slices") for report in reports} - {None}
     if len(data) == 1 and len(slices) > 1:
         yield "Image quality was measured on different numbers of slices."
-    devices = {report["speed"]["where"] for report in reports if report["speed"]}
+    timed = [report["speed"] for report in reports if report["speed"]]
+    devices = {speed["where"] for speed in timed if not speed["own"]}
     if len(devices) > 1:
         yield "Latencies are of different machines."
     for label, report in zip(labels, reports, strict=True):

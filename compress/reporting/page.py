@@ -34,6 +34,9 @@ WINDOWS = {
 }
 
 
+SPEED = {"of_engine": speed.of_engine, "gain": speed.gain, "way": speed.way}
+"""What the templates call the functions that read times."""
+SMALL = f"MS-SSIM is left out: it needs slices of at least {metrics.MS_SSIM_SIDE} pixels a side."
 SCALES = {
     "z": "Distance from the mean in deviations, −3.5 to 3.5",  # noqa: RUF001
     "place": "Place in the layer, 0 to 1",
@@ -62,13 +65,14 @@ def html(report: Facts, slices: Mapping[str, np.ndarray]) -> str:
         histogram=charts.histogram,
         scales=SCALES,
         views=VIEWS,
+        **_measured(report),
         **_script(),
     )
 
 
 def markdown(report: Facts) -> str:
     """The same facts as Markdown, without pictures and channels."""
-    return _render("report.md.j2", r=report, escape=False)
+    return _render("report.md.j2", r=report, escape=False, **_measured(report))
 
 
 def comparison(found: Facts, compared: Sequence[metrics.Column], chart: str) -> str:
@@ -92,10 +96,20 @@ def _render(template: str, *, escape: bool, **context: object) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {**text.FILTERS, "of_engine": speed.of_engine}
+    environment.filters |= {**text.FILTERS, **SPEED}
     return environment.get_template(template).render(
-        metrics=METRICS, patient_metrics=PATIENT_METRICS, networks=NETWORKS, **context
+        patient_metrics=PATIENT_METRICS, networks=NETWORKS, **context
     )
+
+
+def _measured(report: Facts) -> dict[str, Any]:
+    """The metrics to show, and a sentence on one that no slice was large enough for."""
+    means = [found["ms_ssim"]["mean"] for found in report["quality"].values() if "ms_ssim" in found]
+    small = bool(means) and not any(mean is not None for mean in means)
+    return {
+        "metrics": [m for m in METRICS if not (small and m[0] == "ms_ssim")],
+        "absent": SMALL if small else "",
+    }
 
 
 def _between(stages: list[Facts]) -> dict[str, str]:

@@ -9,7 +9,12 @@ from compress.base.files import read_json
 
 Facts = dict[str, Any]
 FILE = "bench.json"
-KEYS = ("name", "how", "batch", "p50_ms", "p90_ms", "slices_per_second", "ratio")
+OWN = "speed.json"
+"""What the step `report` measured itself, on a CPU; FILE comes first."""
+KEYS = (
+    "name", "how", "batch", "p50_ms", "p90_ms", "slices_per_second", "ratio", "ratio_min",
+    "ratio_max",
+)  # fmt: skip
 
 
 def read(run: Path, stages: Iterable[Path]) -> Facts | None:
@@ -20,19 +25,22 @@ def read(run: Path, stages: Iterable[Path]) -> Facts | None:
         stages: facts.json of its stages; a benchmark older than one of them is of other networks.
 
     Returns:
-        where (GPU or CPU), size (side of a slice in pixels), rows [{name, how (in words), batch,
-        p50_ms, p90_ms, slices_per_second, ratio}], and before and after: the first row, which is
-        the network that the others are compared with, and the fastest of the same batch.
+        where (GPU or CPU), size (side of a slice in pixels), rounds, rows [{name, how (in words),
+        batch, p50_ms, p90_ms, slices_per_second, ratio, ratio_min, ratio_max}], before and after:
+        the first row, which is the network that the others are compared with, and the fastest of
+        the same batch; and own: whether the step `report` measured it, on a CPU. Then only ratios
+        are told: such times belong to one machine and hour.
 
     Raises:
         UsageError: the file is not what the command prints.
     """
-    path = run / FILE
     newest = max((facts.stat().st_mtime for facts in stages), default=0.0)
-    if not path.is_file() or path.stat().st_mtime < newest:
+    there = [run / name for name in (FILE, OWN) if (run / name).is_file()]
+    path = next((path for path in there if path.stat().st_mtime >= newest), None)
+    if path is None:
         return None
     try:
-        return _speed(read_json(path))
+        return _speed(read_json(path)) | {"own": path.name == OWN}
     except (ValueError, LookupError, TypeError, AttributeError) as error:
         raise UsageError(f"{path} is not what `compress bench --json` prints") from error
 
@@ -47,12 +55,37 @@ def _speed(found: Facts) -> Facts:
         row["name"] = Path(row["name"]).name  # the folders before it are those of one machine
     alike = [row for row in rows if row["batch"] == rows[0]["batch"]]
     return {
-        "where": place.get("gpu") or f"CPU, {place.get('threads', 'unknown')} threads",
+        "where": place.get("gpu") or f"CPU, {_threads(place.get('threads'))}",
         "size": found.get("size"),
         "rows": rows,
+        "rounds": found.get("rounds"),
         "before": rows[0],
         "after": min(alike, key=lambda row: float(row["p50_ms"])),
     }
+
+
+def _threads(count: int | None) -> str:
+    return "1 thread" if count == 1 else f"{count or 'unknown'} threads"
+
+
+def gain(bench: Facts) -> str:
+    """How many times as fast the compressed network is, with the spread, of `own` figures."""
+    return f"{bench['rows'][-1]['ratio']:.2f} times as fast ({spread(bench)})"
+
+
+def spread(bench: Facts) -> str:
+    """The lowest and the highest ratio of `own` figures, and whether they exclude 1."""
+    row = bench["rows"][-1]
+    low, high = row["ratio_min"], row["ratio_max"]
+    none = ", no difference beyond that" if low <= 1 <= high else ""
+    return f"{low:.2f} to {high:.2f} in {bench['rounds']} rounds{none}"
+
+
+def way(bench: Facts) -> str:
+    """How `own` figures were measured."""
+    row = bench["rows"][-1]
+    size = f"{bench['size']}x{bench['size']} pixels"
+    return f"{row['how']}, {size}, in turns on {bench['where'].replace('CPU,', 'a CPU with')}"
 
 
 def of_engine(speed: Facts | None, engine: Facts) -> Facts | None:

@@ -9,11 +9,11 @@ SPACE = "\N{NO-BREAK SPACE}"
 
 
 def count(value: float | None) -> str:
-    """566451 -> 566,451; 19086442496 -> 19.09 G."""
+    """566451 -> 566,451; 8388608 -> 8.39 M; 19086442496 -> 19.09 G."""
     if value is None:
         return DASH
     for power, sign in ((1e12, "T"), (1e9, "G"), (1e6, "M")):
-        if value >= 10 * power or (power == 1e9 and value >= power):
+        if value >= power:
             return f"{value / power:.2f}{SPACE}{sign}"
     return f"{value:,.0f}"
 
@@ -48,6 +48,11 @@ def decibels(value: float | None) -> str:
 def milliseconds(value: float | None) -> str:
     """5.314 -> 5.31 ms."""
     return DASH if value is None else f"{three(value)}{SPACE}ms"
+
+
+def times(value: float | None) -> str:
+    """2.413 -> 2.41 times as fast."""
+    return DASH if value is None else f"{value:.2f} times as fast"
 
 
 def three(value: float) -> str:
@@ -88,6 +93,7 @@ KINDS: Mapping[str, Callable[[float | None], str]] = {
     "seconds": seconds,
     "decibels": decibels,
     "milliseconds": milliseconds,
+    "times": times,
 }
 
 

@@ -38,6 +38,8 @@ def _verdict(report: Facts) -> str:
 def _speed(bench: Facts | None) -> str:
     if bench is None:
         return "its speed was not measured"
+    if bench["own"]:
+        return f"it is {speed.gain(bench)} as the dense one: {speed.way(bench)}"
     first, best = bench["before"], bench["after"]
     if best is bench["before"]:
         return f"nothing took less time for a slice than {first['name']}, on {bench['where']}"
@@ -134,6 +136,8 @@ def _kernels(engine: Facts) -> str:
 
 def _limits(report: Facts) -> list[str]:
     unmeasured = "" if report["speed"] else "No latency was measured. "
+    if report["speed"] and report["speed"]["own"]:
+        unmeasured = "Speed was measured on a CPU, which says nothing of a GPU or of an engine. "
     limits = [
         "This is research software, not a medical device; its results are not for diagnosis.",
         f"{unmeasured}Zeros in the 2:4 pattern save time only in an engine that runs sparse "
@@ -174,10 +178,10 @@ def _undone(report: Facts) -> Iterator[Facts]:
     ):
         if step not in steps:
             yield {"what": what, "why": f"no {step} step of the recipe has ended", "command": ""}
-    if report["speed"] is None:
+    if report["speed"] is None or report["speed"]["own"]:
         yield {
             "what": "Latency",
-            "why": "no benchmark of these stages lies in the run folder",
+            "why": "no benchmark of these stages is in the run folder",
             "command": f"compress bench --json MODEL ENGINE... > RUN/{speed.FILE}",
         }
     if report["engines"] and all(

@@ -1,5 +1,6 @@
 """`compress check`: what a recipe would do to its network, without training."""
 
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from compress.checkpoint import Model, channels
 from compress.graph import cost
 from compress.pruning.unstructured import KINDS
 from compress.recipe import Recipe
+from compress.reporting.text import count
 from compress.run import sides
 from compress.sparsity.pattern import candidates, refusal
 from compress.steps.prune import Prune
@@ -75,21 +77,13 @@ def check(recipe: Recipe) -> dict[str, Any]:
 def render(plan: dict[str, Any]) -> None:
     """Print a plan as tables on standard output."""
     from rich.console import Console
-    from rich.table import Column, Table
 
     console = Console()
     for pruning in plan["pruning"]:
         console.print(_scores(pruning))
-    layer, macs = (Column(title, no_wrap=True) for title in ("layer", "MACs"))
-    table = Table(layer, "in", "out", "in after", "out after", macs, "2:4", box=None)
-    for row in plan["layers"]:
-        sizes = (*row["before"], *row["after"])
-        word = "yes" if row["eligible"] else row["reason"]
-        table.add_row(row["name"], *map(str, sizes), f"{row['macs']:,}", word)
-    console.print(table)
-    for pruning in plan["pruning"]:
-        for name, reason in pruning["proof"]["failing"].items():
-            console.print(f"{pruning['where']}: {name} stays whole: {reason}")
+    console.print(_widths(plan["layers"]))
+    for sentence in _reasons(plan):
+        console.print(sentence, soft_wrap=True, highlight=False, markup=False)
     guess = " (estimated: widths follow the weights)" if plan["estimated"] else ""
     for name in ("macs", "params"):
         before, after = plan["dense"][name], plan["pruned"][name]
@@ -137,19 +131,47 @@ def _check_training(recipe: Recipe, net: nn.Module) -> None:
         cost.check_training(net, (min(crops), min(crops)))
 
 
+def _widths(rows: list[dict[str, Any]]) -> Any:
+    """Every layer's channels before and after, narrow enough for 80 columns; names are folded."""
+    from rich.table import Column, Table
+
+    heads = ("in", "out", "MACs", "2:4")
+    numbers = (Column(head, no_wrap=True, justify="right") for head in heads)
+    table = Table(Column("layer", overflow="fold"), *numbers, box=None)
+    for row in rows:
+        sides = (
+            f"{before} -> {after}" if before != after else str(before)
+            for before, after in zip(row["before"], row["after"], strict=True)
+        )
+        table.add_row(row["name"], *sides, count(row["macs"]), "yes" if row["eligible"] else "no")
+    return table
+
+
+def _reasons(plan: dict[str, Any]) -> Iterator[str]:
+    """Why groups of channels stay whole and why layers cannot be 2:4, a sentence each."""
+    for pruning in plan["pruning"]:
+        for group in pruning["groups"]:
+            if group["fixed"]:
+                yield f"{pruning['where']}: {group['name']} stays whole: {group['fixed']}"
+        for name, reason in pruning["proof"]["failing"].items():
+            yield f"{pruning['where']}: {name} stays whole: {reason}"
+    for row in plan["layers"]:
+        if not row["eligible"]:
+            yield f"{row['name']}: not for 2:4: {row['reason']}"
+
+
 def _scores(pruning: dict[str, Any]) -> Any:
-    from rich.table import Table
+    from rich.table import Column, Table
 
     threshold = f"{pruning['criterion']}, threshold {pruning['threshold']:.3f}"
     title = f"{pruning['where']}: {threshold}, align {pruning['align']}"
-    table = Table("channels of", "mean", "sigma", "threshold", "kept", title=title, box=None)
-    table.columns[0].no_wrap = True
+    heads = ("mean", "sigma", "threshold", "kept")
+    numbers = (Column(head, no_wrap=True, justify="right") for head in heads)
+    table = Table(Column("channels of", overflow="fold"), *numbers, title=title, box=None)
     for group in pruning["groups"]:
         cut = "" if group["threshold"] is None else f"{group['threshold']:.4f}"
         kept = f"{group['kept']}/{group['width']}"
-        note = f"  {group['fixed']}" if group["fixed"] else ""
-        numbers = (f"{group['mean']:.4f}", f"{group['sigma']:.4f}", cut)
-        table.add_row(group["name"], *numbers, kept + note)
+        table.add_row(group["name"], f"{group['mean']:.4f}", f"{group['sigma']:.4f}", cut, kept)
     return table
 
 

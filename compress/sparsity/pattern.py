@@ -100,10 +100,22 @@ def refusal(module: nn.Module, rule: Rule = "backend") -> str:
         return "its weight is computed by a parametrization"
     out, into = weight.shape[:2]
     if rule == "trt":
-        return f"{into} input channels are no multiple of 4" if into % 4 else ""
+        return unaligned(into, "input", 4) if into % 4 else ""
     if into % 16:
-        return f"{into} input channels are no multiple of 16"
-    return f"{out} output channels are no multiple of 8" if out % 8 else ""
+        return unaligned(into, "input", 16)
+    return unaligned(out, "output", 8) if out % 8 else ""
+
+
+def unaligned(count: int, side: str, multiple: int) -> str:
+    """A sentence on channels that are too few or too many, such as 1 input channel.
+
+    Args:
+        count: of the channels.
+        side: input or output.
+        multiple: that their number should be of.
+    """
+    noun, verb = ("channel", "is") if count == 1 else ("channels", "are")
+    return f"{count} {side} {noun} {verb} no multiple of {multiple}"
 
 
 def candidates(net: nn.Module) -> dict[str, nn.Module]:
@@ -141,6 +153,6 @@ def _nonzeros(weight: Tensor) -> Tensor:
 def _groups_of_four(weight: Tensor) -> Tensor:
     """(out, in, ...) -> (out, ..., in / 4, 4)."""
     if weight.shape[1] % 4:
-        raise ValueError(f"{weight.shape[1]} input channels are no multiple of 4")
+        raise ValueError(unaligned(weight.shape[1], "input", 4))
     last = weight.detach().movedim(1, -1)  # (out, ..., in)
     return last.reshape(*last.shape[:-1], -1, 4)

@@ -6,6 +6,8 @@ from typing import ClassVar
 
 import torch
 
+from compress import checkpoint
+from compress.base.files import write_json
 from compress.checkpoint import Model
 from compress.context import Kind, Use, Work
 
@@ -14,7 +16,10 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class Report:
-    """Write report.html, report.md and report.json from the facts of the stages before this one."""
+    """Write report.html, report.md and report.json from the facts of the stages before this one.
+
+    On a CPU the dense and the compressed network are timed in turns before that, some seconds long.
+    """
 
     kind: ClassVar[Kind] = "measuring"
 
@@ -26,6 +31,22 @@ class Report:
         """Read the facts and write the pages; the model passes through."""
         from compress import reporting
 
+        self._measure(model, work)
         page = reporting.write(work.stage.parent, work.stage)
         log.info("report: %s", page)
         return model
+
+    def _measure(self, model: Model, work: Work) -> None:
+        """Time dense and compressed network where that was done on a CPU, for the page."""
+        from compress.bench import pair
+        from compress.reporting import speed
+
+        file = work.stage.parent / speed.OWN
+        file.unlink(missing_ok=True)
+        if work.device.type != "cpu" or work.dense is None:
+            return
+        dense = checkpoint.load(work.dense)
+        if checkpoint.channels(dense.net) == checkpoint.channels(model.net) and not model.masks:
+            return
+        if found := pair.measure(dense.net, model.net):
+            write_json(file, found)
