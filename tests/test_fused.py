@@ -281,7 +281,9 @@ def exported(folder: Path, net: torch.nn.Module, **options: object) -> dict:
     model = Model(net=net.float(), origin=ModelOptions(name="ddnet"))
     work = Work(stage=folder, device=torch.device("cpu"), data=data(), seed=0)
     folder.mkdir()
-    Export(**{"formats": ("fused",), "image_size": 32, "precision": "fp16", **options}).run(model, work)
+    Export(**{"formats": ("fused",), "image_size": 32, "precision": "fp16", **options}).run(
+        model, work
+    )
     return work.facts["engines"][0]
 
 
