@@ -97,9 +97,13 @@ def test_an_onnx_file_holds_no_path_of_the_machine_that_made_it(tmp_path: Path) 
     assert not re.findall(rb"[\w/.-]+\.py\b|, line \d+|def forward", data)
 
 
+# The compiler takes minutes for a DDnet: the sparse one is the pruned one with zeros, and dense
+# layers are compiled in RED-CNN. ONNX, above, agrees for all six, from the same subject.
 @pytest.mark.slow
-@pytest.mark.parametrize("name", NETWORKS)
-@pytest.mark.parametrize("variant", ["dense", "pruned", "sparse"])
+@pytest.mark.parametrize(
+    ("name", "variant"),
+    [("ddnet", "sparse"), ("redcnn", "dense"), ("redcnn", "pruned"), ("redcnn", "sparse")],
+)
 def test_aot_inductor_agrees_in_a_fresh_process(name: str, variant: str, tmp_path: Path) -> None:
     place, held = work(tmp_path / "e"), variants(NETWORKS[name]())[variant]
     Export(formats=("aot_inductor",), image_size=64, require=("aot_inductor",)).run(held, place)
