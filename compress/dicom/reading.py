@@ -195,5 +195,6 @@ def _kept(stored: Stored, scale: Scale) -> tuple[Mask, int, int]:
         rescale.check_hu(hu, mask)
         kept[frame] = mask | (hu < HU_MIN) | (hu > HU_MAX)
         padding += int(np.count_nonzero(mask))
-        ignored += int(np.count_nonzero(rescale.declared(values, scale) & ~mask))
+        if scale.padding and not rescale.floor_of(scale, frame):
+            ignored += int(np.count_nonzero(rescale.declared(values, scale) & ~mask))
     return kept, padding, ignored

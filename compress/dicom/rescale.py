@@ -171,11 +171,10 @@ def check_hu(hu: HU, padding: Mask) -> None:
         Refused: HU_RANGE where hardly a pixel that is no background lies in the network range, or
             many lie above metal.
     """
-    low = (hu < HU_MIN) & ~padding
     inside = np.count_nonzero((hu >= HU_MIN) & (hu <= HU_MAX) & ~padding)
     others = hu.size - np.count_nonzero(padding)
     if inside < FEW * others:  # seldom, and a median takes its time
-        others -= _background(hu[low])
+        others -= _background(hu[(hu < HU_MIN) & ~padding])
     if inside < FEW * others or np.count_nonzero(hu > HIGHEST) > FEW * hu.size:
         raise Refused(Reason.HU_RANGE)
 
