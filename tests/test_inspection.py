@@ -64,7 +64,7 @@ def test_ddnet_sparse_and_pruned(folder: Path) -> None:
     assert (first["shape"], first["failing"], first["sparse24"]) == ([16, 1, 7, 7], None, False)
     last = rows(found)["decoders.3.narrow.conv"]
     assert (last["failing"], last["eligible_backend"], last["eligible_trt"]) == (4, False, True)
-    assert last["reason_backend"] == "1 output channels are no multiple of 8"
+    assert last["reason_backend"] == "1 output channel is no multiple of 8"
 
 
 def test_a_dense_deconvolution_is_shown_as_the_convolution_it_equals(tmp_path: Path) -> None:

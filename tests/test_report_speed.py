@@ -15,10 +15,10 @@ from torch import Tensor, nn
 
 from compress import checkpoint, reporting
 from compress.base import timing
-from compress.bench import pair
 from compress.checkpoint import Model, ModelOptions
 from compress.context import Work
 from compress.reporting import compare, speed, text
+from compress.steps import cpu_speed
 from compress.steps.report import Report
 
 
@@ -57,13 +57,13 @@ def written(run: Path) -> tuple[dict[str, Any], str, str]:
 
 
 def test_the_ratio_is_of_rounds_in_turns(monkeypatch) -> None:
-    monkeypatch.setattr(pair, "BUDGET", timing.Budget(rounds=6, seconds=0.3))
-    found = pair.measure(Sleeping(0.02), Sleeping(0.005))
+    monkeypatch.setattr(cpu_speed, "BUDGET", timing.Budget(rounds=6, seconds=0.3))
+    found = cpu_speed.measure(Sleeping(0.02), Sleeping(0.005))
     assert found is not None
     dense, compressed = found["rows"]
     assert (dense["name"], compressed["name"]) == ("dense", "compressed")
     assert 2 < compressed["ratio_min"] <= compressed["ratio"] <= compressed["ratio_max"]
-    assert (found["place"]["threads"], found["size"]) == (torch.get_num_threads(), pair.SIDE)
+    assert (found["place"]["threads"], found["size"]) == (torch.get_num_threads(), cpu_speed.SIDE)
 
 
 def test_a_network_that_does_not_run_costs_no_report(caplog) -> None:
@@ -71,7 +71,7 @@ def test_a_network_that_does_not_run_costs_no_report(caplog) -> None:
         def forward(self, _x: Tensor) -> Tensor:
             raise RuntimeError("out of memory\nand much more")
 
-    assert pair.measure(Sleeping(0), Broken()) is None
+    assert cpu_speed.measure(Sleeping(0), Broken()) is None
     assert "speed was not measured: out of memory" in caplog.messages
 
 
@@ -120,8 +120,8 @@ def test_ratios_of_a_cpu_are_no_latencies_of_a_comparison(tmp_path: Path) -> Non
 
 @pytest.mark.parametrize(("width", "measured"), [(8, True), (16, False)])
 def test_the_step_measures_where_something_was_compressed(width, measured, tmp_path, monkeypatch):
-    monkeypatch.setattr(pair, "SIDE", 32)
-    monkeypatch.setattr(pair, "BUDGET", timing.Budget(rounds=2, seconds=0.01))
+    monkeypatch.setattr(cpu_speed, "SIDE", 32)
+    monkeypatch.setattr(cpu_speed, "BUDGET", timing.Budget(rounds=2, seconds=0.01))
     run = runs.make(tmp_path / "run")
     origin = ModelOptions(import_="networks:Plain", options={"width": 16})
     checkpoint.save(Model(net=Plain(16).eval(), origin=origin), run / "00-train")

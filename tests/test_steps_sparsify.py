@@ -39,7 +39,7 @@ def test_the_back_ends_rule_is_the_default(tmp_path: Path) -> None:
     left = {row["name"]: row["reason"] for row in place.facts["layers"] if not row["done"]}
     assert left == {
         "stem.conv": "1 input channel is no multiple of 16",
-        "decoders.3.narrow.conv": "1 output channels are no multiple of 8",
+        "decoders.3.narrow.conv": "1 output channel is no multiple of 8",
     }
 
 

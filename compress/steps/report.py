@@ -38,8 +38,8 @@ class Report:
 
     def _measure(self, model: Model, work: Work) -> None:
         """Time dense and compressed network where that was done on a CPU, for the page."""
-        from compress.bench import pair
         from compress.reporting import speed
+        from compress.steps import cpu_speed
 
         file = work.stage.parent / speed.OWN
         file.unlink(missing_ok=True)
@@ -48,5 +48,5 @@ class Report:
         dense = checkpoint.load(work.dense)
         if checkpoint.channels(dense.net) == checkpoint.channels(model.net) and not model.masks:
             return
-        if found := pair.measure(dense.net, model.net):
+        if found := cpu_speed.measure(dense.net, model.net):
             write_json(file, found)

@@ -5,6 +5,7 @@ as fast one network is as the other, in rounds in which each has its turn.
 """
 
 import logging
+from functools import partial
 from typing import Any
 
 import torch
@@ -13,7 +14,6 @@ from torch import nn
 from compress.base import timing
 from compress.base.reasons import reason
 from compress.base.timing import Budget, Case
-from compress.bench import targets
 from compress.engines.base import Shape
 
 log = logging.getLogger(__name__)
@@ -39,8 +39,7 @@ def measure(dense: nn.Module, net: nn.Module) -> dict[str, Any] | None:
     x = shape.example(cpu)
     try:
         with torch.inference_mode():
-            runners = [targets.network(one, MODE, cpu) for one in (dense, net)]
-            calls = [targets.called(run, x, graph=False)[0] for run in runners]
+            calls = [partial(one.eval(), x) for one in (dense, net)]
             cases = [Case(call=call, batch=1, clock=timing.wall) for call in calls]
             first, own = timing.rounds(cases, BUDGET)
     except RuntimeError as error:
