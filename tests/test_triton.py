@@ -44,7 +44,7 @@ def model(tmp_path_factory) -> Path:
 def served(model: Path, tmp_path: Path, monkeypatch, name=None, **options: object) -> Path:
     monkeypatch.setattr(export, "_pairs", lambda *_: data())
     repository = tmp_path / "repository"
-    given = {"size": 32, **options}
+    given = {"image_size": 32, **options}
     export.run(
         model, tmp_path / "engines", given, device="cpu", triton=repository, triton_name=name
     )
@@ -172,7 +172,7 @@ def test_a_version_of_another_size_is_refused_and_a_tuned_configuration_kept(
     assert "count: 3" in tuned.read_text()
     for name in (None, "onnx-fp32-b1"):
         with pytest.raises(UsageError, match="serves engines of another size, batch or format"):
-            served(model, tmp_path, monkeypatch, size=48, name=name)
+            served(model, tmp_path, monkeypatch, image_size=48, name=name)
     assert sorted(p.name for p in tuned.parent.iterdir()) == ["1", "2", "config.pbtxt"]
 
 
@@ -184,4 +184,4 @@ def test_names_that_no_model_can_have(name, model, tmp_path, monkeypatch) -> Non
 
 def test_a_name_without_a_repository_is_refused(model, tmp_path) -> None:
     with pytest.raises(UsageError, match="--triton-name is for --triton, which is missing"):
-        export.run(model, tmp_path, {"size": 32}, triton_name="x")
+        export.run(model, tmp_path, {"image_size": 32}, triton_name="x")

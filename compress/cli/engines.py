@@ -74,7 +74,13 @@ class Numbers(click.ParamType[tuple[int, ...]]):
     help="Slices at once, an engine for each; 1 by default.",
 )
 @click.option("--dynamic-batch", is_flag=True, help="One engine for every batch up to the largest.")
-@click.option("--size", type=int, default=512, help="Side of the slices in pixels; 512 by default.")
+@click.option(
+    "image_size",
+    "--size",
+    type=int,
+    default=512,
+    help="Side of the slices in pixels; 512 by default.",
+)
 @click.option(
     "--deconvolutions",
     type=click.Choice(["auto", "conv", "keep"]),
