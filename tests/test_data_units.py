@@ -1,14 +1,16 @@
 """Whether pixel values are HU: real units pass, every other one is refused by its name."""
 
+import random
 from pathlib import Path
 
 import numpy as np
 import pytest
+import tifffile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from compress.base.errors import UsageError
-from compress.data import folder, units
+from compress.data import folder, images, units
 
 
 def slice_(side: int = 160, seed: int = 0, padding: float | None = None) -> np.ndarray:
@@ -156,3 +158,37 @@ def test_no_noise_makes_hu_look_like_another_unit(seed: int, side: int, noise: f
     values = slice_(side, seed) + np.random.default_rng(seed).normal(0, noise, (side, side))
     units.check(values)
     units.check_all([np.rint(values.clip(-1024, 32767)).astype(np.int16)], Path("low"))
+
+
+MUTANTS = 420
+"""Of files of each kind, as of DICOM files in tests/dicom/test_fuzz.py."""
+
+
+@pytest.mark.parametrize("suffix", ["npy", "tif"])
+def test_damaged_files_give_slices_in_hu_or_one_sentence(suffix: str, tmp_path: Path) -> None:
+    """Bytes are flipped or cut off at random: what is read holds air, or the file is named."""
+    draw = random.Random(0)
+    path, whole = tmp_path / f"x.{suffix}", np.rint(slice_(24)).astype(np.int16)
+    if suffix == "npy":
+        np.save(path, whole)
+    else:
+        tifffile.imwrite(path, whole, description="ImageJ=1.11a\nc0=0\nc1=1\n", metadata=None)
+    original = path.read_bytes()
+    ends = {"slices": 0, "refused": 0}
+    for _ in range(MUTANTS):
+        data = bytearray(original)
+        for _ in range(draw.choice((1, 2, 8))):
+            data[draw.randrange(min(len(data), draw.choice((200, len(data)))))] = draw.randrange(
+                256
+            )
+        path.write_bytes(data[: draw.choice((len(data), len(data), draw.randrange(len(data))))])
+        try:
+            hu, _ = images.read(path)
+        except UsageError as error:
+            assert str(error).startswith(f"{path} is not usable: ")
+            assert "\n" not in str(error)
+            ends["refused"] += 1
+        else:
+            assert (hu.ndim, hu.dtype) == (2, np.int16)
+            ends["slices"] += 1
+    assert min(ends.values()) > MUTANTS / 20, ends
