@@ -112,11 +112,13 @@ def complain(found: Mapping[str, Any]) -> None:
 def render(found: Mapping[str, Any]) -> None:
     """Print what was built as a table on standard output."""
     from rich.console import Console
-    from rich.table import Table
+    from rich.table import Column, Table
 
     from compress.reporting.text import figure, size
 
-    table = Table("engine", "size", "at most, HU", "on average, HU", "PSNR, dB", box=None)
+    heads = ("size", "at most, HU", "on average, HU", "PSNR, dB")
+    numbers = (Column(head, no_wrap=True, justify="right") for head in heads)
+    table = Table(Column("engine", overflow="fold"), *numbers, box=None)
     for row in found["engines"]:
         if row["status"] == "built":
             p = row["parity"]
