@@ -55,6 +55,16 @@ def test_check_cuts_no_word_at_80_columns(tmp_path: Path, eighty: None) -> None:
     assert LONG in "".join(line[1:].split("  ")[0].strip() for line in tables)
 
 
+def test_sweep_ends_with_the_path_of_its_table(tmp_path: Path) -> None:
+    (tmp_path / "r.yaml").write_text(RECIPE)
+    out = tmp_path / "out"
+    (out / "points").mkdir(parents=True)
+    result = CliRunner().invoke(cli.main, ["sweep", str(tmp_path / "r.yaml"), "--out", str(out)])
+    assert result.exit_code == 0, result.output
+    assert result.stdout == f"{out / 'sweep.md'}\n"
+    assert (out / "sweep.md").is_file()
+
+
 def test_export_cuts_no_file_name_at_80_columns(capsys, eighty: None) -> None:
     name = "torch_tensorrt-fp16-b1-16.engine"
     parity = {"max_hu": 12.3456, "mean_hu": 0.1234, "psnr": 71.2}

@@ -203,7 +203,7 @@ def sweep(
         without=() if no_baseline else tuple(word.strip() for word in without.split(",")),
         jobs=jobs,
     )
-    click.echo(run(asked))
+    click.echo(run(asked).with_suffix(".md"))  # the table, which a person reads
 
 
 @main.command(short_help="Show what this machine has and lacks.")

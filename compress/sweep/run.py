@@ -86,7 +86,7 @@ def run(sweep: Sweep) -> Path:
             lie in its folder are written.
 
     Returns:
-        The path of sweep.md, the table.
+        The path of sweep.json.
 
     Raises:
         UsageError: the grid, folder, data or device are not usable.
@@ -108,7 +108,7 @@ def run(sweep: Sweep) -> Path:
         log.info("%s", figure)
     if left:
         log.info("%d points are another process's; run again to have them in the tables", left)
-    return sweep.out / "sweep.md"
+    return sweep.out / "sweep.json"
 
 
 def _processes(sweep: Sweep) -> int:
