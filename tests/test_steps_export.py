@@ -61,7 +61,7 @@ def variants(net: torch.nn.Module) -> dict[str, Model]:
         dense, net=plan.plan(dense.net, PruneOptions(amount=0.3, round_to=16)).apply(dense.net)
     )
     held = masks.compute(pruned.net, "modelopt")
-    sparse = replace(pruned, net=groups.remove(pruned.net, {}), masks=held)
+    sparse = replace(pruned, net=groups.remove(pruned.net, (), {}), masks=held)
     masks.apply(sparse.net, held)
     return {"dense": dense, "pruned": pruned, "sparse": sparse}
 

@@ -70,10 +70,11 @@ def check_shape(
         UsageError: it does not; says what came out, or why nothing did.
     """
     try:
-        _check_shape(net, size or SLICE, device)
+        return _check_shape(net, size or SLICE, device)
     except UsageError:
-        if size is not None or not any(_takes(net, side) for side in SIDES):
-            raise
+        if size is None and any(_takes(net, side) for side in SIDES):
+            return
+    _check_shape(net, size or SLICE, device or "cpu")  # says best what is wrong
 
 
 def _check_shape(net: nn.Module, size: tuple[int, int], device: str | None) -> None:

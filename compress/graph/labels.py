@@ -53,8 +53,7 @@ class Sets:
 
     def find(self, labels: Ids) -> Ids:
         """The representative of each label's set."""
-        found: Ids = self._parent[labels]
-        return found
+        return np.asarray(self._parent[labels])  # of a single label, too
 
     def join(self, one: Ids, other: Ids) -> None:
         """Put labels at equal places of two arrays into one set; pairs with label 0 are left."""

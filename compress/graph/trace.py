@@ -17,6 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from compress.base.errors import UsageError
+from compress.base.reasons import reason
 from compress.graph.labels import Axis, Ids, Sets, Shadows, Whole, short, shortened
 
 SECONDS = 45.0
@@ -157,6 +158,11 @@ def trace(net: nn.Module, example: Tensor, rule: Callable[[Tracer, Call], None])
             f"following the channels of {name} takes more than {what}, so it cannot be pruned; "
             "leave prune out"
         ) from None
+    except Exception as error:  # the network's own code may raise anything
+        name = type(net).__name__
+        raise UsageError(
+            f"{name} does not run where its channels are followed: {reason(error)}"
+        ) from error
     tracer.hold(_tensors(out), "feeds the network's output", first=True)
     return tracer.sets
 

@@ -254,6 +254,20 @@ class Scaled(nn.Module):
         return x + self.b(self.a(x) * self.scale * (1 + self.more[:, None, None]))
 
 
+class Steps(nn.Module):
+    """An unrolled iteration with a vector of step sizes."""
+
+    def __init__(self, c: int) -> None:
+        super().__init__()
+        self.a, self.b, self.steps = conv(c, c), conv(c, c), nn.Parameter(torch.full((3,), 0.5))
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = x
+        for k in range(3):
+            y = y - (1 / (1 + self.steps[k] ** 2)) * self.b(self.a(y) * self.steps[k])
+        return y
+
+
 class Circular(nn.Sequential):
     def __init__(self, c: int) -> None:
         super().__init__(conv(c, c, padding_mode="circular"), conv(c, c, padding_mode="reflect"))
@@ -392,6 +406,7 @@ BLOCKS: dict[str, Callable[[int], nn.Module]] = {
     "every second": lambda c: Numbered(c, lambda x: x[:, ::2], c // 2),
     "channel shuffle": lambda c: Numbered(c, nn.ChannelShuffle(4), c),
     "scaled": Scaled,
+    "steps": Steps,
     "circular": Circular,
     "padded": Padded,
     "mlp": Mlp,
