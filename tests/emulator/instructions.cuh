@@ -137,6 +137,7 @@ inline void __syncthreads() {
   emulator::meet(emulator::all, (int)emulator::threads.x, [] {});
 }
 inline int min(int a, int b) { return a < b ? a : b; }
+inline int max(int a, int b) { return a < b ? b : a; }
 
 inline void copy16(u32 to, const void* from, int bytes, bool wanted) {
   if (!wanted) return;
@@ -218,6 +219,10 @@ inline u32 halves(float low, float high) {
 }
 inline float low_half(u32 pair) { return emulator::low(pair); }
 inline float high_half(u32 pair) { return emulator::high(pair); }
+inline u32 leaky_halves(u32 v, u32 slope) {
+  auto one = [&](float f) { return f > 0 ? f : (float)(_Float16)(f * low_half(slope)); };
+  return halves(one(low_half(v)), one(high_half(v)));
+}
 inline u32 larger_halves(u32 a, u32 b) {
   auto larger = [](float p, float q) { return p != p || p > q ? p : q; };
   return halves(larger(low_half(a), low_half(b)), larger(high_half(a), high_half(b)));
@@ -262,6 +267,10 @@ inline void mma(float* d, const u32* a, const u32* b, int k, bool sparse, u32 me
   });
 }
 inline void mma_dense(float (&d)[4], const u32 (&a)[4], const u32* b) { mma(d, a, b, 16, false, 0, 0); }
+inline void mma_dense(float (&d)[4], const u32 (&a)[4], const u32* b, const float (&c)[2]) {
+  d[0] = d[1] = c[0], d[2] = d[3] = c[1];
+  mma_dense(d, a, b);
+}
 template <int SELECT> void mma_sparse(float (&d)[4], const u32 (&a)[4], const u32* b, u32 metadata) {
   mma(d, a, b, 32, true, metadata, SELECT);
 }

@@ -19,6 +19,8 @@ struct Arguments {
 };
 
 DEV float leaky(float v) { return fmaxf(v, v * SLOPE); }
+// LeakyReLU of two channels, as float16.
+DEV u32 leaky_pair(float low, float high) { return leaky_halves(halves(low, high), SLOPE_HALVES); }
 
 // The strip of a block: columns x0.., rows y0 .. y0 + rows - 1 of slice n.
 struct Strip {

@@ -9,6 +9,7 @@ import hashlib
 import importlib.util
 import logging
 import os
+import struct
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -93,12 +94,15 @@ class Source:
         lines = [f"constexpr int {name} = {value};" for name, value in self.values]
         switches = [f"#define {name} {value}" for name, value in self.values if name in SWITCHES]
         lines = [one for one in lines if one.split()[2] not in SWITCHES] + switches
-        headers["parameters.cuh"] = "\n".join([*lines, f"constexpr float SLOPE = {SLOPE}f;", ""])
+        lines += [f"constexpr float SLOPE = {SLOPE}f;", f"constexpr u32 SLOPE_HALVES = {TWICE};"]
+        headers["parameters.cuh"] = "\n".join(["#include <instructions.cuh>", *lines, ""])
         headers["wgmma.cuh"] = wgmma.header(list(self.columns))
         return (FOLDER / self.main).read_text(), headers
 
 
 HEADERS = ("instructions.cuh", "arguments.cuh")
+TWICE = int.from_bytes(struct.pack("<ee", SLOPE, SLOPE), "little")
+"""LeakyReLU's slope as float16, twice in a word."""
 SWITCHES = {"POOL"}
 """Constants that choose between two kernels of one file."""
 

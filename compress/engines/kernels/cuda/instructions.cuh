@@ -87,6 +87,12 @@ DEV float high_half(u32 pair) {
   asm("{.reg .f16 l, h; mov.b32 {l, h}, %1; cvt.f32.f16 %0, h;}\n" : "=f"(found) : "r"(pair));
   return found;
 }
+// v where it is positive, else v times `slope` (twice the same float16), of both halves.
+DEV u32 leaky_halves(u32 v, u32 slope) {
+  u32 found;
+  asm("{.reg .b32 t; mul.f16x2 t, %1, %2; max.f16x2 %0, %1, t;}\n" : "=r"(found) : "r"(v), "r"(slope));
+  return found;
+}
 // NaN where one is.
 DEV u32 larger_halves(u32 a, u32 b) {
   u32 found;
@@ -98,6 +104,12 @@ DEV u32 larger_halves(u32 a, u32 b) {
 DEV void mma_dense(float (&d)[4], const u32 (&a)[4], const u32* b) {
   asm("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};\n"
       : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3]) : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+}
+// d (16 x 8) = a (16 x 16) b (16 x 8) + c, c[0] in rows 0 .. 7 and c[1] in rows 8 .. 15 of this thread.
+DEV void mma_dense(float (&d)[4], const u32 (&a)[4], const u32* b, const float (&c)[2]) {
+  asm("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%10, %10, %11, %11};\n"
+      : "=f"(d[0]), "=f"(d[1]), "=f"(d[2]), "=f"(d[3])
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]), "f"(c[0]), "f"(c[1]));
 }
 // d (16 x 8) += a (16 x 32, two of four, 16 x 16 stored) b (32 x 8); metadata of lanes 2 SELECT, 2 SELECT + 1.
 template <int SELECT> DEV void mma_sparse(float (&d)[4], const u32 (&a)[4], const u32* b, u32 metadata) {

@@ -1,7 +1,6 @@
 // Max-pool 3x3 / 2 and bilinear x2 of NHWC float16. A thread owns eight channels of one output column and slides
 // down a strip of rows, so that what two output rows share is read and combined once.
 #include <parameters.cuh>
-#include <instructions.cuh>
 
 constexpr int THREADS = 256, PIECES = CHANNELS / 8;
 

@@ -14,7 +14,6 @@
 // Rows g and g + 8 of a product are channels 2 g and 2 g + 1 (fragments.py orders weights so): a thread's
 // two values for a pixel are neighbours in memory.
 #include <parameters.cuh>
-#include <instructions.cuh>
 #include <arguments.cuh>
 
 constexpr int THREADS = 32 * WARPS, TILE = WARPS * BLOCKS * 8, PIXELS = TILE + 4;
@@ -54,20 +53,34 @@ DEV void multiply(float (&d)[4], const u32 (&w)[4], const u32* b, u32 metadata, 
   else mma_sparse<0>(d, w, b, metadata);
 }
 
-DEV void load_rows(const Arguments& a, const Strip& s, u32 to, int step) {
-  constexpr int PIECES = SOURCE / 8, TOTAL = PIXELS * PIECES;
-  const u16* slice = a.x + s.n * a.x_slice;
+// What a thread copies of each input row: eight channels of some pixels.
+struct Loader {
+  const u16* from;  // its first piece of the next row
+  u32 to, inside;   // where that goes in a row; bit i: its piece i lies in the image or its frame
+  int y;            // the next row
+};
+constexpr int PIECES = SOURCE / 8, APART = THREADS / PIECES, COPIES = (PIXELS + APART - 1) / APART;
+
+DEV Loader loader(const Arguments& a, const Strip& s) {
+  const int pixel = threadIdx.x / PIECES, c = threadIdx.x % PIECES;
+  Loader l = {a.x + s.n * a.x_slice + (long long)(s.y0 - 2) * a.x_row + (s.x0 - 2 + pixel) * X + c * 8, (u32)(pixel * SOURCE_PITCH + c * 16), 0, s.y0 - 2};
 #pragma unroll
-  for (int i = 0; i < ROWS; ++i) {
-    const int y = s.y0 - 2 + step * ROWS + i;
-    const bool known = y < a.height + 2;  // the frame holds two rows and columns more
-    const u16* row = slice + (long long)y * a.x_row + (s.x0 - 2) * X;
+  for (int i = 0; i < COPIES; ++i)
+    if (s.x0 + pixel + i * APART < a.width + 4) l.inside |= 1u << i;
+  return l;
+}
+// The rows of one step; zeros outside of the frame, which holds two rows and columns more than the image.
+DEV void load_rows(const Arguments& a, Loader& l, u32 to) {
+  const int pixel = threadIdx.x / PIECES;
 #pragma unroll
-    for (int at = 0; at < TOTAL; at += THREADS) {
-      const int piece = at + threadIdx.x, pixel = piece / PIECES, c = piece % PIECES;
-      const bool real = known && s.x0 + pixel < a.width + 4;
-      copy16(to + (i * PIXELS + pixel) * SOURCE_PITCH + c * 16, row + pixel * X + c * 8, real ? 16 : 0, piece < TOTAL);
-    }
+  for (int r = 0; r < ROWS; ++r) {
+    const u32 inside = l.y < a.height + 2 ? l.inside : 0;
+#pragma unroll
+    for (int i = 0; i < COPIES; ++i)
+      copy16(to + l.to + (r * PIXELS + i * APART) * SOURCE_PITCH, l.from + i * APART * X, inside >> i & 1 ? 16 : 0,
+             pixel < APART && pixel + i * APART < PIXELS);
+    l.from += a.x_row;
+    ++l.y;
   }
 }
 
@@ -94,13 +107,13 @@ template <int COUNT> DEV void bottleneck_blocks(const Arguments& a, const Strip&
     float bias[2];
     load_shared(bias, base + BIAS_AT + m * 64 + g * 8);
 #pragma unroll
-    for (int block = 0; block < COUNT; ++block) d[m][block][0] = d[m][block][1] = bias[0], d[m][block][2] = d[m][block][3] = bias[1];
-#pragma unroll
     for (int k = 0; k < BEFORE_KS; ++k) {
       u32 w[4];
       load_shared(w, base + BEFORE_AT + (m * BEFORE_KS + k) * 512 + lane * 16);
 #pragma unroll
-      for (int block = 0; block < COUNT; ++block) mma_dense(d[m][block], w, b[k][block]);
+      for (int block = 0; block < COUNT; ++block)
+        if (k == 0) mma_dense(d[m][block], w, b[k][block], bias);
+        else mma_dense(d[m][block], w, b[k][block]);
     }
   }
   const bool known = (u32)y < (u32)a.height;  // stores come last: the compiler moves no load across them
@@ -112,7 +125,7 @@ template <int COUNT> DEV void bottleneck_blocks(const Arguments& a, const Strip&
       const bool inside = known && (u32)(s.x0 - 2 + pixel) < (u32)a.width;
 #pragma unroll
       for (int m = 0; m < BEFORE_MS; ++m) {
-        const u32 value = inside ? halves(leaky(d[m][block][i]), leaky(d[m][block][2 + i])) : border[m];
+        const u32 value = inside ? leaky_pair(d[m][block][i], d[m][block][2 + i]) : border[m];
         if (COUNT > 1 || pixel < PIXELS) store_shared(to + pixel * PITCH + m * 32 + g * 4, value);
       }
     }
@@ -147,9 +160,9 @@ DEV void load_pixels(u32 (&b)[BLOCKS][K / 8], u32 row, int dx, int k) {
   }
 }
 
-// One input row into output rows LOW .. HIGH where K = 32 is two taps: dx 0 and 1, dx 2 and 3; of dx 4 the
+// One input row into output rows low .. high, or ALL, where K = 32 is two taps: dx 0 and 1, dx 2 and 3; of dx 4 the
 // rows dy 0 and 1, dy 2 and 3, and dy 4 alone.
-template <int LOW, int HIGH> DEV void products_paired(Window& w, const Weights& weights, u32 row) {
+template <bool ALL> DEV void products_paired(Window& w, const Weights& weights, u32 row, int low, int high) {
   u32 first[BLOCKS][4], second[BLOCKS][4], last[BLOCKS][4];
 #pragma unroll
   for (int block = 0; block < BLOCKS; ++block) {
@@ -161,7 +174,8 @@ template <int LOW, int HIGH> DEV void products_paired(Window& w, const Weights& 
     last[block][2] = w.before[block][0] = r[0], last[block][3] = w.before[block][1] = r[1];
   }
 #pragma unroll
-  for (int e = LOW; e <= HIGH; ++e)
+  for (int e = 0; e < 5; ++e) {
+    if (!ALL && (e < low || e > high)) continue;
 #pragma unroll
     for (int block = 0; block < BLOCKS; ++block) {
       const int dy = 4 - e;
@@ -172,10 +186,12 @@ template <int LOW, int HIGH> DEV void products_paired(Window& w, const Weights& 
       if (dy == 3) multiply(d, weights.a[11], last[block], weights.metadata[5], 1);
       if (dy == 4) multiply(d, weights.a[12], last[block], weights.metadata[6], 0);
     }
+  }
 }
 
-// ROWS input rows, shift dx, into output rows LOW .. HIGH.
-template <int LOW, int HIGH> DEV void products_dx(Window& w, const Weights& weights, u32 base, u32 rows, int dx) {
+// ROWS input rows, shift dx, into output rows low .. high, or ALL. The topmost output row comes first (dy = 4), so
+// that behind the last dx each sum can move on to a place that is free.
+template <bool ALL> DEV void products_dx(Window& w, const Weights& weights, u32 base, u32 rows, int dx, int low, int high) {
   const int lane = threadIdx.x & 31;
   u32 metadata[SPARSE ? WORDS_DX : 1];
   if constexpr (SPARSE) {
@@ -190,7 +206,7 @@ template <int LOW, int HIGH> DEV void products_dx(Window& w, const Weights& weig
 #pragma unroll
     for (int i = 0; i < ROWS; ++i) load_pixels(b[i], rows + i * PIXELS * PITCH, dx, k);
 #pragma unroll
-    for (int dy = 0; dy < 5; ++dy)
+    for (int dy = 4; dy >= 0; --dy)
 #pragma unroll
       for (int m = 0; m < MS; ++m) {
         const int j = (k * 5 + dy) * MS + m;
@@ -202,7 +218,7 @@ template <int LOW, int HIGH> DEV void products_dx(Window& w, const Weights& weig
 #pragma unroll
         for (int i = 0; i < ROWS; ++i) {
           const int e = i - dy + 4;
-          if (e < LOW || e > HIGH) continue;
+          if (!ALL && (e < low || e > high)) continue;
 #pragma unroll
           for (int block = 0; block < BLOCKS; ++block) multiply(w.sums[e][block][m], a, b[i][block], metadata[SPARSE ? j / 2 : 0], j & 1);
         }
@@ -210,7 +226,7 @@ template <int LOW, int HIGH> DEV void products_dx(Window& w, const Weights& weig
   }
 }
 
-template <int LOW, int HIGH> DEV void products(Window& w, const Weights& weights, u32 base, u32 rows) {
+template <bool ALL> DEV void products(Window& w, const Weights& weights, u32 base, u32 rows, int low, int high) {
 #pragma unroll
   for (int e = 4; e < ROWS + 4; ++e)
 #pragma unroll
@@ -219,13 +235,14 @@ template <int LOW, int HIGH> DEV void products(Window& w, const Weights& weights
       for (int m = 0; m < MS; ++m)
 #pragma unroll
         for (int i = 0; i < 4; ++i) w.sums[e][block][m][i] = w.bias[m][i >> 1];
-  if constexpr (PAIRED) products_paired<LOW, HIGH>(w, weights, rows);
+  if constexpr (PAIRED) products_paired<ALL>(w, weights, rows, low, high);
   else if constexpr (IN_REGISTERS) {
 #pragma unroll
-    for (int dx = 0; dx < 5; ++dx) products_dx<LOW, HIGH>(w, weights, base, rows, dx);
+    for (int dx = 0; dx < 5; ++dx) products_dx<ALL>(w, weights, base, rows, dx, low, high);
   } else {
 #pragma unroll 1
-    for (int dx = 0; dx < 5; ++dx) products_dx<LOW, HIGH>(w, weights, base, rows, dx);
+    for (int dx = 0; dx < 4; ++dx) products_dx<ALL>(w, weights, base, rows, dx, low, high);
+    products_dx<ALL>(w, weights, base, rows, 4, low, high);
   }
 }
 
@@ -236,7 +253,7 @@ DEV void store_pixels(u16* row, int x, int width, const float (&d)[4], bool acti
 #pragma unroll
   for (int i = 0; i < 2; ++i)
     if (x + i < width)
-      *(u32*)(row + (long long)(x + i) * Y) = activate ? halves(leaky(d[i]), leaky(d[2 + i])) : halves(d[i], d[2 + i]);
+      *(u32*)(row + (long long)(x + i) * Y) = activate ? leaky_pair(d[i], d[2 + i]) : halves(d[i], d[2 + i]);
 }
 
 // A 1x1 of 16 output channels behind it: the sums, turned into a fragment of pixels, times its weights.
@@ -245,7 +262,7 @@ DEV void multiply_then(float (&d)[4], const float (&sums)[MS][4], const Then& th
 #pragma unroll
   for (int m = 0; m < MS; ++m) {
     const float(&f)[4] = sums[m];
-    const u32 b[2] = {transposed(halves(leaky(f[0]), leaky(f[1]))), transposed(halves(leaky(f[2]), leaky(f[3])))};
+    const u32 b[2] = {transposed(leaky_pair(f[0], f[1])), transposed(leaky_pair(f[2], f[3]))};
     u32 w[4];
     load_shared(w, base + THEN_AT + m * 512 + (threadIdx.x & 31) * 16);
     mma_dense(d, w, b);
@@ -260,10 +277,15 @@ DEV float add_channels(const float (&sums)[BLOCKS][MS][4], const Then& then) {
   for (int block = 0; block < BLOCKS; ++block)
 #pragma unroll
     for (int i = 0; i < 2; ++i) {
-      v[2 * block + i] = 0;
+      float sum = 0, absolute = 0;  // LeakyReLU is (1 + SLOPE) / 2 f + (1 - SLOPE) / 2 |f|
 #pragma unroll
       for (int m = 0; m < MS; ++m)
-        v[2 * block + i] += then.weights[m][0] * leaky(sums[block][m][i]) + then.weights[m][1] * leaky(sums[block][m][2 + i]);
+#pragma unroll
+        for (int c = 0; c < 2; ++c) {
+          sum += then.weights[m][c] * sums[block][m][2 * c + i];
+          absolute += then.weights[m][c] * fabsf(sums[block][m][2 * c + i]);
+        }
+      v[2 * block + i] = (1 + SLOPE) / 2 * sum + (1 - SLOPE) / 2 * absolute;
     }
   int count = 2 * BLOCKS;
 #pragma unroll
@@ -314,8 +336,8 @@ DEV void store_row(const Arguments& a, const Strip& s, const float (&sums)[BLOCK
   }
 }
 
-template <int N> struct Number {
-  static constexpr int value = N < 0 ? 0 : N;
+template <bool B> struct Bool {
+  static constexpr bool value = B;
 };
 
 DEV void copy_region(u32 to, const void* from, int bytes) {
@@ -336,9 +358,10 @@ KERNEL(window_mma, THREADS, RESIDENT)(const Arguments a) {
     copy_region(base + BIAS_AT, a.bottleneck_bias, CIN * 4);
   }
   if constexpr (THEN == 16) copy_region(base + THEN_AT, a.then_weights, MS * 512);
+  Loader rows_of = loader(a, s);
 #pragma unroll
   for (int i = 0; i < STAGES - 1; ++i) {
-    if (i < steps) load_rows(a, s, base + RING_AT + i * STAGE, i);
+    if (i < steps) load_rows(a, rows_of, base + RING_AT + i * STAGE);
     copy_commit();
   }
   Weights weights;
@@ -390,7 +413,7 @@ KERNEL(window_mma, THREADS, RESIDENT)(const Arguments a) {
     copy_wait<STAGES - 2>();
     __syncthreads();
     const int later = arrived + STAGES - 1, free_slot = slot == 0 ? STAGES - 1 : slot - 1;
-    if (later < steps) load_rows(a, s, base + RING_AT + free_slot * STAGE, later);
+    if (later < steps) load_rows(a, rows_of, base + RING_AT + free_slot * STAGE);
     copy_commit();
     if (BOTTLENECK && arrived < steps) bottleneck(a, s, border, base, slot, arrived);
   };
@@ -398,24 +421,23 @@ KERNEL(window_mma, THREADS, RESIDENT)(const Arguments a) {
     slot = slot == STAGES - 1 ? 0 : slot + 1;
     ++arrived;
   };
-  auto body = [&](auto low, auto high) {
+  auto body = [&](auto all, int low, int high) {
+    constexpr bool ALL = decltype(all)::value;
     float image[ROWS] = {};
-    if constexpr (RESIDUAL && decltype(low)::value == 0) {
+    if constexpr (RESIDUAL) {
 #pragma unroll
       for (int i = 0; i < ROWS; ++i) {
         const int y = step * ROWS - 4 + i;
-        image[i] = load_image(a, s, s.y0 + y, y < s.rows);
+        image[i] = load_image(a, s, s.y0 + y, y >= 0 && y < s.rows);
       }
     }
     arrive();
     const u32 rows = base + mine + (BOTTLENECK ? MIDDLE_AT + (step & 1) * MIDDLE : RING_AT + slot * STAGE);
-    products<decltype(low)::value, decltype(high)::value>(w, weights, base, rows);
-    if constexpr (decltype(low)::value == 0) {
+    products<ALL>(w, weights, base, rows, low, high);
 #pragma unroll
-      for (int i = 0; i < ROWS; ++i) {
-        const int y = step * ROWS - 4 + i;
-        if (y < s.rows) store_row(a, s, w.sums[i], then, image[i], base, s.y0 + y);
-      }
+    for (int i = 0; i < ROWS; ++i) {
+      const int y = step * ROWS - 4 + i;
+      if ((ALL || low == 0) && y < s.rows) store_row(a, s, w.sums[i], then, image[i], base, s.y0 + y);
     }
 #pragma unroll
     for (int e = 0; e < 4; ++e)
@@ -429,15 +451,13 @@ KERNEL(window_mma, THREADS, RESIDENT)(const Arguments a) {
     ++step;
   };
   if constexpr (BOTTLENECK) arrive(), leave();
-  constexpr Number<0> first;
-  constexpr Number<ROWS + 3> top;
   // The first and the last steps of a strip leave out the products of rows above and below it.
-  body(Number<4>{}, top);
-  if constexpr (ROWS < 4) body(Number<4 - ROWS>{}, top);
-  if constexpr (ROWS < 2) body(Number<2>{}, top), body(Number<1>{}, top);
+  const int full = (s.rows + ROWS - 1) / ROWS, last = full + 4 / ROWS;
+  auto part = [&] { body(Bool<false>{}, max(4 - step * ROWS, 0), min(ROWS + 3, (last - step) * ROWS - 1)); };
 #pragma unroll 1
-  while (step < (s.rows + ROWS - 1) / ROWS) body(first, top);
-  body(first, Number<3>{});
-  if constexpr (ROWS < 4) body(first, Number<3 - ROWS>{});
-  if constexpr (ROWS < 2) body(first, Number<1>{}), body(first, first);
+  while (step * ROWS < 4) part();
+#pragma unroll 1
+  while (step < full) body(Bool<true>{}, 0, ROWS + 3);
+#pragma unroll 1
+  while (step < last) part();
 }

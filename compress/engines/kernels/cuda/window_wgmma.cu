@@ -13,7 +13,6 @@
 // Columns 8 q + 2 t and the next are channels COUT / 4 t + 2 q and the next (fragments.py orders weights so):
 // a thread's COUT / 4 values for a pixel are neighbours in memory.
 #include <parameters.cuh>
-#include <instructions.cuh>
 #include <wgmma.cuh>
 #include <arguments.cuh>
 
@@ -32,25 +31,39 @@ DEV u64 descriptor(u32 address, u32 lbo, u32 sbo) {
   return (u64)((address & 0x3FFFF) >> 4) | (u64)(lbo >> 4) << 16 | (u64)(sbo >> 4) << 32;
 }
 
-DEV void load_row(const Arguments& a, const Strip& s, u32 to, int r, bool wanted) {
-  constexpr int PLANES = SOURCE / 8, BLOCKS = (PIXELS + 7) / 8, TOTAL = BLOCKS * 8 * PLANES;
-  const int y = s.y0 - 2 + r;
-  const bool known = y < a.height + 2;  // the frame holds two rows and columns more
-  const u16* slice = a.x + s.n * a.x_slice;
-  const u16* row = slice + (long long)y * a.x_row + (s.x0 - 2) * X;
+// What a thread copies of a row: eight threads write eight pixels of a plane, which meets each bank once.
+struct Loader {
+  const u16* from;  // its first piece of the next row
+  u32 to, inside;   // where that goes in a row; bit i: its piece i lies in the image or its frame
+  int y;            // the next row
+};
+constexpr int PLANES = SOURCE / 8, EIGHTS = THREADS / 8 / PLANES, PIECES = (PIXELS + 8 * EIGHTS - 1) / (8 * EIGHTS);
+
+DEV Loader loader(const Arguments& a, const Strip& s) {
+  const int eight = threadIdx.x >> 3, c = eight % PLANES, pixel = (threadIdx.x & 7) + eight / PLANES * 8;
+  Loader l = {a.x + s.n * a.x_slice + (long long)(s.y0 - 2) * a.x_row + (s.x0 - 2 + pixel) * X + c * 8, (u32)(c * PLANE + pixel * 16), 0, s.y0 - 2};
 #pragma unroll
-  for (int at = 0; at < TOTAL; at += THREADS) {  // eight threads write eight pixels of a plane, which meets each bank once
-    const int piece = at + threadIdx.x, eight = piece >> 3, c = eight % PLANES, pixel = (piece & 7) + eight / PLANES * 8;
-    const bool real = known && s.x0 + pixel < a.width + 4;
-    copy16(to + c * PLANE + pixel * 16, row + pixel * X + c * 8, real ? 16 : 0, wanted && pixel < PIXELS);
-  }
+  for (int i = 0; i < PIECES; ++i)
+    if (eight < EIGHTS * PLANES && pixel + i * 8 * EIGHTS < PIXELS && s.x0 + pixel + i * 8 * EIGHTS < a.width + 4) l.inside |= 1u << i;
+  return l;
+}
+// The next row; zeros outside of the frame, which holds two rows and columns more than the image.
+DEV void load_row(const Arguments& a, Loader& l, u32 to, bool wanted) {
+  const int pixel = (threadIdx.x & 7) + (threadIdx.x >> 3) / PLANES * 8;
+  const u32 inside = l.y < a.height + 2 ? l.inside : 0;
+  const bool known = wanted && (threadIdx.x >> 3) < EIGHTS * PLANES;
+#pragma unroll
+  for (int i = 0; i < PIECES; ++i)
+    copy16(to + l.to + i * 8 * EIGHTS * 16, l.from + i * 8 * EIGHTS * X, inside >> i & 1 ? 16 : 0, known && pixel + i * 8 * EIGHTS < PIXELS);
+  l.from += a.x_row;
+  ++l.y;
 }
 
 // ---- the 1x1 before the 5x5 ----------------------------------------------------------------------------
 
 // Two channels of a pixel of the bottleneck, in block `block` of 8; outside of the image, its border.
 DEV void store_middle(u32 to, int block, int pixel, bool inside, float low, float high, u32 border) {
-  store_shared(to + block * PLANE + pixel * 16 + (threadIdx.x & 3) * 4, inside ? halves(leaky(low), leaky(high)) : border);
+  store_shared(to + block * PLANE + pixel * 16 + (threadIdx.x & 3) * 4, inside ? leaky_pair(low, high) : border);
 }
 
 // The four pixels to the right of all warpgroups, by mma.sync; each warp some blocks of 8 channels.
@@ -165,9 +178,10 @@ KERNEL(window_wgmma, THREADS, RESIDENT)(const Arguments a) {
     copy_region(base + BEFORE_AT, a.bottleneck_weights, BIAS_AT - BEFORE_AT);
     copy_region(base + BIAS_AT, a.bottleneck_bias, CIN * 4);
   }
+  Loader rows_of = loader(a, s);
 #pragma unroll
   for (int i = 0; i < STAGES - 1; ++i) {
-    load_row(a, s, base + RING_AT + i * ROW, i, i < rows);
+    load_row(a, rows_of, base + RING_AT + i * ROW, i < rows);
     copy_commit();
   }
   Then then;
@@ -224,7 +238,7 @@ KERNEL(window_wgmma, THREADS, RESIDENT)(const Arguments a) {
   };
   auto fetch = [&] {  // while products run
     const int later = arrived + STAGES - 1, free_slot = slot == 0 ? STAGES - 1 : slot - 1;
-    load_row(a, s, base + RING_AT + free_slot * ROW, later, later < rows);
+    load_row(a, rows_of, base + RING_AT + free_slot * ROW, later < rows);
     copy_commit();
     if constexpr (BOTTLENECK)
       bottleneck_right(a, s, base, base + RING_AT + slot * ROW, base + MIDDLE_AT + (arrived & 1) * MIDDLE, (u32)(s.y0 - 2 + arrived) < (u32)a.height, border_right);
@@ -266,7 +280,7 @@ KERNEL(window_wgmma, THREADS, RESIDENT)(const Arguments a) {
 #pragma unroll
     for (int h = 0; h < 2; ++h)
 #pragma unroll
-      for (int q = 0; q < Q; ++q) done[h][q] = halves(leaky(sums[4 * SUMS + 4 * q + 2 * h]), leaky(sums[4 * SUMS + 4 * q + 2 * h + 1]));
+      for (int q = 0; q < Q; ++q) done[h][q] = leaky_pair(sums[4 * SUMS + 4 * q + 2 * h], sums[4 * SUMS + 4 * q + 2 * h + 1]);
 #pragma unroll
     for (int i = 5 * SUMS - 1; i >= SUMS; --i) sums[i] = sums[i - SUMS];
 #pragma unroll
