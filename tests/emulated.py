@@ -27,6 +27,10 @@ class Emulated:
 
     def call(self, blocks: int, arguments: ctypes.Structure, alive: object) -> Callable[[], None]:
         def run(keep: Any = alive) -> None:
+            tensors = keep.values() if isinstance(keep, dict) else keep
+            wholes = [tensor.untyped_storage() for tensor in tensors]
+            ranges = [value for one in wholes for value in (one.data_ptr(), one.nbytes())]
+            self.library.allow((ctypes.c_size_t * len(ranges))(*ranges), len(wholes))
             sizes = (ctypes.c_uint(one) for one in (blocks, self.threads, self.shared))
             self.library.emulate(*sizes, ctypes.byref(arguments))
 

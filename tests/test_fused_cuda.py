@@ -87,6 +87,33 @@ def test_a_bottleneck_inside_a_5x5_is_never_stored(emulator, kind, slots, middle
 
 
 @needs_compiler
+@pytest.mark.parametrize(
+    ("kind", "right", "wrong"),
+    [("mma", "copy_wait<STAGES - 2>()", "copy_wait<STAGES - 1>()"),
+     ("wgmma", "copy_wait<STAGES - 2>()", "copy_wait<STAGES - 1>()"),
+     ("mma", "__syncthreads();", ""),
+     ("mma.sp", "slot == 0 ? STAGES - 1 : slot - 1", "slot")],
+)  # fmt: skip
+def test_the_emulator_sees_a_wait_or_a_barrier_that_is_missing(
+    emulator, monkeypatch, kind, right, wrong
+):
+    class Broken(compiler.Source):
+        def texts(self):
+            text, headers = super().texts()
+            found = text.replace(right, wrong)
+            assert found != text
+            return found, headers
+
+    whole = compiler.source
+    monkeypatch.setattr(compiler, "source", lambda *given: Broken(**vars(whole(*given))))
+    sparse = kind == "mma.sp"
+    op, case = conv_case(5, (32,), 16, (1, 16, 70), sparse=sparse, dtype=torch.float16)
+    task = launch.task(op, None, lambda name: case.buffers[name].strides[2])
+    given = case.buffers, case.tensors, case.image, cut(task, kind, 1)
+    assert not error(op, case, launch.call(op, None, *given)) < LIMIT
+
+
+@needs_compiler
 @pytest.mark.parametrize("channels", [16, 5])
 @pytest.mark.parametrize("shape", [(1, 1, 1), (2, 3, 5), (1, 11, 19)])
 def test_moves(emulator, channels, shape):

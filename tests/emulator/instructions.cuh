@@ -1,7 +1,8 @@
 // The instructions of compress/engines/kernels/cuda on a CPU, and one block at a time to run them: for g++ in
 // the place of the header of the same name. Threads are fibres; ldmatrix, movmatrix, mma, mma.sp and wgmma
 // follow the fragment layouts of the PTX manual, written from the manual and not from the kernels. cp.async is
-// deferred until it is waited for, so that a missing wait shows; shared memory begins as NaN.
+// deferred until it is waited for, so that a missing wait shows; shared memory begins as NaN; warps run in random
+// order from one barrier to the next, so that a missing barrier shows; global memory is what `allow` was told of.
 #pragma once
 #include <ucontext.h>
 
@@ -67,13 +68,23 @@ inline std::function<void()> body;
   abort();
 }
 inline int self() { return (int)current->thread.x; }
+inline u32 drawn = 1;
 inline Fibre* other() {
   const int n = (int)fibres.size();
-  for (int k = 1; k < n; ++k) {
-    Fibre& f = fibres[(self() + k) % n];
-    if (!f.done) return &f;
-  }
+  drawn = drawn * 1664525 + 1013904223;
+  for (int k = 0, at = (drawn >> 8) % n; k < n; ++k, at = (at + 1) % n)
+    if (!fibres[at].done && &fibres[at] != current) return &fibres[at];
   return nullptr;
+}
+struct Range {
+  uintptr_t from, to;
+};
+inline std::vector<Range> allowed;
+template <class T> T* checked(T* pointer, int bytes) {
+  const uintptr_t at = (uintptr_t)pointer;
+  for (const Range& r : allowed)
+    if (at >= r.from && at + bytes <= r.to) return pointer;
+  fail("beyond global memory");
 }
 inline void yield() {
   Fibre *me = current, *f = other();
@@ -131,6 +142,11 @@ inline float high(u32 pair) { return number((u16)(pair >> 16)); }
 inline Meeting& warp() { return warps[self() >> 5]; }
 }  // namespace emulator
 
+// What a launch may read and write, and nothing else from now on.
+extern "C" __attribute__((used)) inline void allow(const uintptr_t* ranges, int count) {
+  emulator::allowed.clear();
+  for (int i = 0; i < count; ++i) emulator::allowed.push_back({ranges[2 * i], ranges[2 * i] + ranges[2 * i + 1]});
+}
 #define threadIdx (emulator::current->thread)
 #define blockIdx (emulator::block)
 inline void __syncthreads() {
@@ -145,9 +161,11 @@ inline void copy16(u32 to, const void* from, int bytes, bool wanted) {
   emulator::current->open.push_back({to, from, bytes});
 }
 template <class T> void store_global(void* to, T value, bool wanted) {
-  if (wanted) *(T*)to = value;
+  if (wanted) *emulator::checked((T*)to, sizeof(T)) = value;
 }
-inline float load_global(const float* from, bool wanted) { return wanted ? *from : 0; }
+inline float load_global(const float* from, bool wanted) { return wanted ? *emulator::checked(from, 4) : 0; }
+inline Quad load_global(const u16* from) { return *(const Quad*)emulator::checked(from, 16); }
+inline void store_global(u16* to, const Quad& value) { *emulator::checked((Quad*)to, 16) = value; }
 inline void copy_commit() {
   emulator::current->groups.push_back(emulator::current->open);
   emulator::current->open.clear();
@@ -158,7 +176,7 @@ template <int PENDING> void copy_wait() {
     for (auto& copy : groups[0]) {
       uint8_t* p = emulator::at(copy.to, 16);
       memset(p, 0, 16);
-      if (copy.bytes) memcpy(p, copy.from, copy.bytes);
+      if (copy.bytes) memcpy(p, emulator::checked(copy.from, copy.bytes), copy.bytes);
     }
     groups.erase(groups.begin());
   }

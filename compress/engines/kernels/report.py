@@ -4,6 +4,7 @@ The floor of a layer is the larger of two times: its bytes read and written once
 arithmetic, at what an H100 reaches.
 """
 
+import math
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -37,7 +38,8 @@ def facts(session: Session, found: "Found") -> dict[str, Any]:
     for unit, cut, ms in found.units:
         rows = list(_rows(session, unit, cut, ms))
         kernels |= dict(rows)
-        seconds |= {name: ms / 1e3 if at == 0 else 0.0 for at, (name, _) in enumerate(rows)}
+        if ms < math.inf:  # else the time for measuring was up
+            seconds |= {name: ms / 1e3 if at == 0 else 0.0 for at, (name, _) in enumerate(rows)}
     channels = launch.channels_of(session.plan)
     served = [op for op in session.plan.convs() if op.sparse and launch.task(op, None, channels)]
     eligible = [_layer(op.name) for op in served]
@@ -67,7 +69,7 @@ def _rows(
             {
                 "kernel": said,
                 "sparse": is_sparse,
-                "us": 1e3 * ms / len(session.image) if at == 0 else None,
+                "us": 1e3 * ms / len(session.image) if at == 0 and ms < math.inf else None,
                 "floor_us": floor if at == 0 else None,
             },
         )

@@ -1,7 +1,9 @@
 """5x5 convolutions of 16 to 64 channels in CUDA C++, dense and 2:4, compiled at an engine's build.
 
 window_mma.cu      by mma.sync or mma.sp, compute capability 8.0 and newer
+mma_*.cuh          its parts: rows copied, the 1x1 before, products, what follows
 window_wgmma.cu    by wgmma, 9.0 only
+moves.cu           max-pool and bilinear x2
 instructions.cuh   the PTX instructions of both, one function each
 arguments.cuh      what both are given; which strip of the image a block computes
 wgmma.py           wgmma for a number of columns, as C++
@@ -9,6 +11,7 @@ window.py          what a kernel computes, how it is cut, which cuts are tried
 fragments.py       weights as the kernels read them, 2:4 ones with their metadata
 compiler.py        NVRTC, a cache on disk, and the loaded kernel
 launch.py          from operations and buffers to a call
+moves.py           the same for moves.cu
 
 Triton has no sparse product, and its tensor-core product wants a matrix; the window that slides
 down a strip of rows multiplies no zeros, see docs/fused.md. NVIDIA's Python packages (cuda-bindings

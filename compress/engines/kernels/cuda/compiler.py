@@ -90,7 +90,7 @@ class Source:
 
     def texts(self) -> tuple[str, dict[str, str]]:
         """Its text, and the headers that it includes by name."""
-        headers = {name: (FOLDER / name).read_text() for name in HEADERS}
+        headers = {path.name: path.read_text() for path in sorted(FOLDER.glob("*.cuh"))}
         lines = [f"constexpr int {name} = {value};" for name, value in self.values]
         switches = [f"#define {name} {value}" for name, value in self.values if name in SWITCHES]
         lines = [one for one in lines if one.split()[2] not in SWITCHES] + switches
@@ -100,7 +100,6 @@ class Source:
         return (FOLDER / self.main).read_text(), headers
 
 
-HEADERS = ("instructions.cuh", "arguments.cuh")
 TWICE = int.from_bytes(struct.pack("<ee", SLOPE, SLOPE), "little")
 """LeakyReLU's slope as float16, twice in a word."""
 SWITCHES = {"POOL"}

@@ -30,6 +30,8 @@ DEV void store_global(void* to, u64 value, bool wanted) {
 DEV void store_global(void* to, float value, bool wanted) {
   asm volatile("{.reg .pred p; setp.ne.b32 p, %2, 0; @p st.global.f32 [%0], %1;}\n" ::"l"(to), "f"(value), "r"((int)wanted) : "memory");
 }
+DEV Quad load_global(const u16* from) { return *(const Quad*)from; }
+DEV void store_global(u16* to, const Quad& value) { *(Quad*)to = value; }
 DEV float load_global(const float* from, bool wanted) {
   float value;
   asm volatile("{.reg .pred p; mov.f32 %0, 0f00000000; setp.ne.b32 p, %2, 0; @p ld.global.f32 %0, [%1];}\n"

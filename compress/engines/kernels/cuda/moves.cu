@@ -40,7 +40,7 @@ DEV Quad row_maximum(const Arguments& a, const Place& p, const u16* column, int 
   const bool known = (u32)y < (u32)a.height;
 #pragma unroll
   for (int i = -1; i < 2; ++i)
-    if (known && (u32)(2 * p.x + i) < (u32)a.width) best = larger(best, *(const Quad*)(column + (long long)y * a.x_row + i * X));
+    if (known && (u32)(2 * p.x + i) < (u32)a.width) best = larger(best, load_global(column + (long long)y * a.x_row + i * X));
   return best;
 }
 
@@ -53,14 +53,14 @@ KERNEL(move, THREADS, 1)(const Arguments a) {
 #pragma unroll 2
   for (int y = p.y0; y < p.y1; ++y) {
     const Quad middle = row_maximum(a, p, column, 2 * y), below = row_maximum(a, p, column, 2 * y + 1);
-    *(Quad*)(to + (long long)y * a.y_row) = larger(larger(above, middle), below);
+    store_global(to + (long long)y * a.y_row, larger(larger(above, middle), below));
     above = below;
   }
 }
 #else
 // Eight channels of input row y, mixed between two columns.
 DEV void mix_columns(float (&mixed)[8], const u16* left, const u16* right, float part) {
-  const Quad p = *(const Quad*)left, q = *(const Quad*)right;
+  const Quad p = load_global(left), q = load_global(right);
 #pragma unroll
   for (int i = 0; i < 4; ++i) {
     const float a = low_half(p.v[i]), b = high_half(p.v[i]);
@@ -95,7 +95,7 @@ KERNEL(move, THREADS, 1)(const Arguments a) {
 #pragma unroll
     for (int i = 0; i < 4; ++i)
       mixed.v[i] = halves(upper[2 * i] + (lower[2 * i] - upper[2 * i]) * part_y, upper[2 * i + 1] + (lower[2 * i + 1] - upper[2 * i + 1]) * part_y);
-    *(Quad*)(to + (long long)y * a.y_row) = mixed;
+    store_global(to + (long long)y * a.y_row, mixed);
   }
 }
 #endif
