@@ -70,6 +70,16 @@ def test_a_5x5_is_exact_at_borders_and_leaves_the_rest_alone(
 
 
 @needs_compiler
+@pytest.mark.parametrize("shape", [(1, 1, 1), (2, 3, 5), (1, 9, 70), (2, 20, 33)])
+def test_the_stem(emulator, shape):
+    op, case = conv_case(7, (1,), 16, shape, dtype=torch.float16)
+    task = launch.task(op, None, lambda name: case.buffers[name].strides[2])
+    for at in range(2):
+        given = case.buffers, case.tensors, case.image, cut(task, "stem", at)
+        assert error(op, case, launch.call(op, None, *given)) < LIMIT
+
+
+@needs_compiler
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize(("slots", "middle"), [((16, 16, 16), 64), ((16, 16), 16)])
 def test_a_bottleneck_inside_a_5x5_is_never_stored(emulator, kind, slots, middle):
@@ -136,7 +146,7 @@ def halved(net: nn.Module) -> nn.Module:
 def as_on_hopper(emulator, monkeypatch):
     """All kernels in CUDA C++ emulated, PyTorch in the place of Triton's."""
     monkeypatch.setattr(jobs_of, "_cuda", lambda session: session.kernels)
-    monkeypatch.setattr(compiler, "kinds", lambda _: frozenset(KINDS))
+    monkeypatch.setattr(compiler, "kinds", lambda _: frozenset([*KINDS, "stem"]))
     monkeypatch.setattr(compiler, "room", lambda _: ROOM)
     as_conv = lambda *given: partial(plain.conv, *given[:-1])  # noqa: E731
     monkeypatch.setattr(session_of.launch, "conv", as_conv)
@@ -154,7 +164,7 @@ def test_a_whole_2to4_network_of_these_kernels(as_on_hopper):
     assert len(pairs) == 16
     sparse = {key: [c for c in job.cuda if c.kind == "mma.sp"] for key, job in pairs.items()}
     layers = {key: draw.choice(some) for key, some in sparse.items() if draw.random() < 0.3}
-    convs = {k: j.cuda[0] for k, j in found.items() if j.size == 5 and not j.merged}
+    convs = {k: j.cuda[0] for k, j in found.items() if j.size > 1 and not j.merged}
     chosen = {k: j.cuda[0] for k, j in found.items() if not j.size}
     choices = Choices(layer=layers, conv=convs, move=chosen)
     session = Session(plan, tensors, shape, choices=choices, poison=True)
@@ -193,6 +203,15 @@ def test_kernels_compile_for_an_a100_and_for_hopper_and_keep_their_registers(nam
 
 
 @needs_nvrtc
+@pytest.mark.parametrize("target", ["sm_80", "sm_90a"])
+def test_the_stem_compiles(target):
+    task = Task(inside=1, out=16, x=1, y=32)
+    for one in candidates(task, 512, 512, frozenset({"stem"}), ROOM):
+        _, said = compiler.compile_cubin(compiler.source(task, one), target)
+        assert int(re.search(r"(\d+) bytes spill stores", said)[1]) <= SPILLED
+
+
+@needs_nvrtc
 @pytest.mark.parametrize("pool", [0, 1])
 def test_moves_compile(pool):
     values = (("POOL", pool), ("CHANNELS", 16), ("X", 32), ("Y", 80))
@@ -220,9 +239,9 @@ def test_cuts_fit_their_gpu():
 def test_an_a100s_instructions_can_be_asked_for(monkeypatch):
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (9, 0))
     device = torch.device("cuda")
-    assert compiler.kinds(device) == {"mma", "mma.sp", "wgmma"}
+    assert compiler.kinds(device) == {"mma", "mma.sp", "stem", "wgmma"}
     monkeypatch.setenv("COMPRESS_FUSED_ARCH", "80")
-    assert compiler.kinds(device) == {"mma", "mma.sp"}
+    assert compiler.kinds(device) == {"mma", "mma.sp", "stem"}
     assert compiler.only_a100()
     monkeypatch.setenv("COMPRESS_FUSED_ARCH", "ampere")
     with pytest.raises(UsageError, match="COMPRESS_FUSED_ARCH is 80 or 90, not 'ampere'"):

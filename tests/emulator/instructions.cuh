@@ -164,6 +164,10 @@ template <class T> void store_global(void* to, T value, bool wanted) {
   if (wanted) *emulator::checked((T*)to, sizeof(T)) = value;
 }
 inline float load_global(const float* from, bool wanted) { return wanted ? *emulator::checked(from, 4) : 0; }
+inline u32 load_word(const u16* from, bool wanted) {
+  if ((uintptr_t)from % 4) emulator::fail("a word is not aligned");
+  return wanted ? *(const u32*)emulator::checked(from, 4) : 0;
+}
 inline Quad load_global(const u16* from) { return *(const Quad*)emulator::checked(from, 16); }
 inline void store_global(u16* to, const Quad& value) { *emulator::checked((Quad*)to, 16) = value; }
 inline void copy_commit() {

@@ -72,6 +72,16 @@ def test_5x5_in_every_cut(slots, out, then, residual, sparse):
             assert error(op, case, call) < tight(shape), (shape, cut)
 
 
+def test_the_stem_in_every_cut():
+    for shape in [*SHAPES, (3, 200, 333)]:
+        op, case = conv_case(7, (1,), 16, shape, dtype=torch.float16)
+        case = case.to("cuda")
+        task = launch.task(op, None, lambda name, case=case: case.buffers[name].strides[2])
+        for cut in cuts(task, shape, False):
+            call = launch.call(op, None, case.buffers, case.tensors, case.image, cut)
+            assert error(op, case, call) < tight(shape), (shape, cut)
+
+
 @pytest.mark.parametrize(("slots", "middle"), [((16,), 64), ((16,) * 4, 64), ((16,) * 3, 16)])
 @pytest.mark.parametrize("sparse", [False, True])
 def test_a_bottleneck_inside_the_5x5(slots, middle, sparse):
@@ -83,6 +93,19 @@ def test_a_bottleneck_inside_the_5x5(slots, middle, sparse):
         for cut in cuts(task, shape, sparse):
             call = launch.call(op, before, case.buffers, case.tensors, case.image, cut)
             assert error(op, case, call) < tight(shape), (shape, cut)
+
+
+@pytest.mark.parametrize("sparse", [False, True])
+def test_a_few_blocks_of_every_kind_to_be_sanitized(sparse):
+    """Small enough for `compute-sanitizer --tool racecheck`."""
+    before, op, case = layer_case((16, 16), 64, 16, (1, 12, 70), sparse=sparse)
+    case = case.to("cuda")
+    plain.conv(before, case.buffers, case.tensors, case.image)
+    for first in (before, None):
+        task = launch.task(op, first, lambda name: case.buffers[name].strides[2])
+        for cut in cuts(task, (1, 12, 70), sparse)[::3]:
+            call = launch.call(op, first, case.buffers, case.tensors, case.image, cut)
+            assert error(op, case, call) < LIMIT
 
 
 @pytest.mark.parametrize("channels", [16, 5, 40])

@@ -86,8 +86,8 @@ def kernel(unit: Unit, cut: Cut | None) -> str:
         return "CUDA"
     if not isinstance(cut, Window):
         return "PyTorch" if isinstance(unit, Conv) and unit.plain else "Triton"
-    words = {"mma": "mma", "mma.sp": "mma.sp (2:4)", "wgmma": "wgmma"}
-    return f"CUDA, {words[cut.kind]}"
+    words = {"mma.sp": "mma.sp (2:4)", "stem": "mma"}
+    return f"CUDA, {words.get(cut.kind, cut.kind)}"
 
 
 def parts(unit: Unit) -> list[Single]:

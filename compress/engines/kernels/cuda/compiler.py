@@ -62,7 +62,8 @@ def kinds(device: torch.device) -> frozenset[Kind]:
     if wanted not in ("80", "90"):
         raise UsageError(f"{ARCHITECTURE} is 80 or 90, not {wanted!r}")
     hopper = _capability(device) == HOPPER and wanted == "90"
-    return frozenset({"mma", "mma.sp", "wgmma"} if hopper else {"mma", "mma.sp"})
+    everywhere: frozenset[Kind] = frozenset({"mma", "mma.sp", "stem"})
+    return everywhere | {"wgmma"} if hopper else everywhere
 
 
 def only_a100() -> bool:
@@ -107,8 +108,10 @@ SWITCHES = {"POOL"}
 
 
 def source(task: Task, cut: Window) -> Source:
-    """The kernel of a 5x5; strips of all heights are one kernel."""
+    """The kernel of a 5x5 or the stem; strips of all heights are one kernel."""
     values = tuple(constants(task, cut).items())
+    if cut.kind == "stem":
+        return Source("stem.cu", "stem", values)
     if cut.kind == "wgmma":
         return Source("window_wgmma.cu", "window_wgmma", values, (5 * task.out, task.inside))
     return Source("window_mma.cu", "window_mma", values)

@@ -72,6 +72,12 @@ def window_mma_sparse(weight: Tensor) -> tuple[Tensor, Tensor]:
     return values.contiguous(), metadata(even.flatten(0, 1))
 
 
+def stem(weight: Tensor) -> Tensor:
+    """Weights (16, 1, 7, 7) for stem.cu: fragments of two rows of eight taps each."""
+    taps = torch.nn.functional.pad(weight[_CHANNELS, 0], (0, 1, 0, 1))  # (16, 8, 8)
+    return dense(torch.unflatten(taps, 1, (4, 2)).flatten(2).transpose(0, 1)).contiguous()
+
+
 def bottleneck_mma(weight: Tensor) -> Tensor:
     """Weights (out, in) of the 1x1 before it: fragments by 16 out, step of 16."""
     parts = torch.unflatten(torch.unflatten(weight, 0, (-1, 16))[:, _CHANNELS], -1, (-1, 16))

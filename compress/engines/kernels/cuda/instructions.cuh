@@ -30,6 +30,11 @@ DEV void store_global(void* to, u64 value, bool wanted) {
 DEV void store_global(void* to, float value, bool wanted) {
   asm volatile("{.reg .pred p; setp.ne.b32 p, %2, 0; @p st.global.f32 [%0], %1;}\n" ::"l"(to), "f"(value), "r"((int)wanted) : "memory");
 }
+DEV u32 load_word(const u16* from, bool wanted) {  // likewise of two float16, 4-byte aligned, from memory that is only read
+  u32 value;
+  asm volatile("{.reg .pred p; mov.u32 %0, 0; setp.ne.b32 p, %2, 0; @p ld.global.nc.u32 %0, [%1];}\n" : "=r"(value) : "l"(from), "r"((int)wanted));
+  return value;
+}
 DEV Quad load_global(const u16* from) { return *(const Quad*)from; }
 DEV void store_global(u16* to, const Quad& value) { *(Quad*)to = value; }
 DEV float load_global(const float* from, bool wanted) {

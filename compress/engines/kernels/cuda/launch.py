@@ -19,6 +19,8 @@ POINTERS = (
     "x", "y", "weights", "metadata", "bias", "bottleneck_weights", "bottleneck_bias",
     "bottleneck_border", "then_weights", "then_bias", "image",
 )  # fmt: skip
+WIDTHS = {(5, 16), (5, 32), (5, 64), (7, 1)}
+"""Side of the convolution and input channels in memory, of those that there are kernels for."""
 NUMBERS = ("x_row", "y_row", "height", "width", "strip")
 
 
@@ -36,14 +38,16 @@ def task(op: Conv, before: Conv | None, channels: Callable[[str], int]) -> Task 
     """What a kernel has to compute; None where there is none for it.
 
     Args:
-        op: the 5x5.
+        op: the 5x5, or the 7x7 of the stem.
         before: the 1x1 whose outputs it reads, to be computed with it.
         channels: of a buffer by its name, those of a pixel in memory.
     """
-    if op.size != 5 or op.table or op.plain or not op.activate:
+    if op.table or op.plain or not op.activate:
         return None
     out, then = _outputs(op)
-    if op.source.channels not in (16, 32, 64) or out not in (16, 32) or then not in (0, 1, 16):
+    if (op.size, op.source.channels) not in WIDTHS or then not in (0, 1, 16):
+        return None
+    if out not in (16, 32) or (op.size == 7 and (out, then) != (16, 0)):
         return None
     if before is not None and (then or not _served(before)):
         return None
@@ -141,7 +145,8 @@ def _window(op: Conv, about: Task, tensors: Tensors, kind: Kind) -> dict[str, Te
     if kind == "mma.sp":
         values, words = fragments.window_mma_sparse(weight)
         return {"weights": _on(values, bias), "metadata": _on(words, bias), "bias": bias}
-    made = fragments.window_wgmma if kind == "wgmma" else fragments.window_mma
+    orders = {"wgmma": fragments.window_wgmma, "stem": fragments.stem}
+    made = orders.get(kind, fragments.window_mma)
     return {"weights": _on(made(weight), bias), "bias": bias}
 
 

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, replace
 from typing import Literal
 
-Kind = Literal["mma", "mma.sp", "wgmma"]
+Kind = Literal["mma", "mma.sp", "wgmma", "stem"]
 SHARED = {80: 163 * 1024, 90: 227 * 1024}
 """Compute capability -> bytes of shared memory that a block may have."""
 SHARED_LEAST = 99 * 1024
@@ -15,7 +15,7 @@ class Task:
     """A 5x5 and what is computed with it; channels as they lie in memory."""
 
     inside: int
-    """Input channels of the 5x5: 16, 32 or 64."""
+    """Input channels of the 5x5: 16, 32 or 64; 1 for the 7x7 of the stem."""
     out: int
     """Its output channels: 16 or 32."""
     bottleneck: int = 0
@@ -37,7 +37,7 @@ class Window:
     """One cut: a block computes a strip of `strip` rows and `tile` columns, row by row."""
 
     kind: Kind
-    """The instruction: dense mma.sync, 2:4 mma.sp, dense wgmma."""
+    """The instruction: dense mma.sync, 2:4 mma.sp, dense wgmma; the stem's kernel has mma.sync."""
     strip: int
     """Rows of a strip."""
     warps: int = 4
@@ -81,6 +81,8 @@ def constants(task: Task, cut: Window) -> dict[str, int]:
 
 def shared(task: Task, cut: Window) -> int:
     """Bytes of shared memory that a block takes."""
+    if cut.kind == "stem":
+        return 0
     pixels, source = cut.tile + 4, task.bottleneck or task.inside
     before = task.bottleneck * task.inside * 2 + task.inside * 4 if task.bottleneck else 0
     if cut.kind == "wgmma":
@@ -129,6 +131,8 @@ _PARTS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32)
 
 def _cuts(task: Task) -> list[Window]:
     """What an H200 found fast, or near to it, for some layer of DDnet."""
+    if task.inside == 1:
+        return [_cut("stem", 4, blocks, 4, 1, most) for blocks, most in ((1, 8), (2, 4), (2, 6))]
     return [*_mma(task), *_wgmma(task)]
 
 
