@@ -200,7 +200,8 @@ def tune(session: Session, seconds: float, known: Known | None = None) -> Found:
 
     Args:
         session: on a GPU; its buffers are used.
-        seconds: when to stop; what was not measured keeps its default.
+        seconds: when to stop, without the time for compiling CUDA C++; what was not measured keeps
+            its default.
         known: cuts of earlier searches on this kind of GPU, which are taken again; whole
             searches are added.
 
@@ -217,7 +218,9 @@ def tune(session: Session, seconds: float, known: Known | None = None) -> Found:
     with ahead.compilers(session, 0 if all_known else None) as compiled:
         for step in range(STEPS + 1):
             cuts = {key: one.cuts(step) for key, one in searches.items()}
+            begun = time.monotonic()
             _compile_windows(searches, cuts, session.image.device)
+            until += time.monotonic() - begun  # once on a machine: the kernels are kept
             compiled({key: _tilings(some) for key, some in cuts.items()}, until)
             for key, one in searches.items():
                 one.measure(cuts[key], until)
