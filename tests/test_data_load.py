@@ -20,7 +20,7 @@ PHANTOM = DataOptions(source="phantom", image_size=32, train_slices=2, test_slic
         ({"views": 0}, "views must be positive, got 0"),
         ({"train_slices": 0}, "train_slices must be positive, got 0"),
         ({"test_slices": -3}, "test_slices must be positive, got -3"),
-        ({"size": 15}, "size must be at least 16 pixels, got 15"),
+        ({"image_size": 15}, "image_size must be at least 16 pixels, got 15"),
         ({"source": "folder"}, "path is missing; source folder needs the folder of the pairs"),
         ({"path": "here"}, "path is for source folder, got 'here' with demo"),
     ],
@@ -43,7 +43,7 @@ def test_same_options_and_seed_same_fingerprint():
     assert first.notices == ()
 
 
-@pytest.mark.parametrize("change", [{"photons": 2e5}, {"size": 33}, {"train_slices": 1}])
+@pytest.mark.parametrize("change", [{"photons": 2e5}, {"image_size": 33}, {"train_slices": 1}])
 def test_other_pixels_other_fingerprint(change):
     other = load(replace(PHANTOM, **change), seed=0)
     assert other.fingerprint != load(PHANTOM, seed=0).fingerprint

@@ -342,7 +342,7 @@ def test_slices_are_cut_and_padded_to_the_engine() -> None:
     [
         ({"formats": ()}, "formats must name at least one"),
         ({"batch": (0,)}, r"batch must be numbers from 1 on, got \[0\]"),
-        ({"size": 8}, "size must be at least 16 pixels, got 8"),
+        ({"image_size": 8}, "image_size must be at least 16 pixels, got 8"),
         ({"require": ("aot_inductor",)}, "require names aot_inductor, which is not among"),
     ],
 )

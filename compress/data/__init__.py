@@ -63,7 +63,7 @@ class DataOptions:
         if not self.electronic >= 0:
             raise ValueError(f"electronic must not be negative, got {self.electronic}")
         if self.image_size < 16:
-            raise ValueError(f"size must be at least 16 pixels, got {self.image_size}")
+            raise ValueError(f"image_size must be at least 16 pixels, got {self.image_size}")
         if self.source == "folder" and self.path is None:
             raise ValueError("path is missing; source folder needs the folder of the pairs")
         if self.source != "folder" and self.path is not None:

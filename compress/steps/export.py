@@ -55,7 +55,7 @@ class Export:
         if not self.batch or min(self.batch) < 1:
             raise ValueError(f"batch must be numbers from 1 on, got {list(self.batch)}")
         if self.image_size < 16:
-            raise ValueError(f"size must be at least 16 pixels, got {self.image_size}")
+            raise ValueError(f"image_size must be at least 16 pixels, got {self.image_size}")
         if missing := [name for name in self.require if name not in self.formats]:
             raise ValueError(f"require names {missing[0]}, which is not among the formats")
 

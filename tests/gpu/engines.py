@@ -95,7 +95,12 @@ def prepare(args: argparse.Namespace) -> None:
 
 def export(args: argparse.Namespace, name: str, format_: str, batch: int) -> dict[str, Any]:
     """One engine: what export.json says of it."""
-    options = {"formats": (format_,), "batch": (batch,), "size": args.size, "precision": "fp16"}
+    options = {
+        "formats": (format_,),
+        "batch": (batch,),
+        "image_size": args.size,
+        "precision": "fp16",
+    }
     if name == "dense" and format_ == "aot_inductor":
         options["deconvolutions"] = "conv"  # measuring both ways would compile twice
     out = args.out / f"{name}-{format_}-b{batch}"

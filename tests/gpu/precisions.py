@@ -32,7 +32,7 @@ FORMATS: Mapping[str, dict[str, Any]] = {
     "tf32": {"precision": "tf32"},
     "fp16": {"precision": "fp16"},
     "bf16": {"precision": "bf16"},
-    "fp16, eager": {"precision": "fp16", "graph": False},
+    "fp16, eager": {"precision": "fp16", "cuda_graph": False},
     "fp16, sparse layers": {"precision": "fp16", "scope": "sparse_layers"},
     "bf16, sparse layers": {"precision": "bf16", "scope": "sparse_layers"},
     "bf16, compiled": {"precision": "bf16", "compile": True},

@@ -71,8 +71,8 @@ def learned(folder: Path, processes: int, network: str, **options: Any) -> list[
 @pytest.mark.parametrize("case", CASES)
 def test_two_gpus_learn_what_one_learns(case: str, graph: bool, tmp_path: Path) -> None:
     network, options, rtol = CASES[case]
-    (one,) = learned(tmp_path / "1", 1, network, graph=graph, **options)
-    two = learned(tmp_path / "2", 2, network, graph=graph, **options)
+    (one,) = learned(tmp_path / "1", 1, network, cuda_graph=graph, **options)
+    two = learned(tmp_path / "2", 2, network, cuda_graph=graph, **options)
     assert [facts["device"] for facts in two] == ["cuda:0", "cuda:1"]
     assert [facts["processes"] for facts in two] == [2, 2]
     assert all(facts["cuda_graph"] is graph for facts in two), two[0]["cuda_graph_why"]
@@ -87,7 +87,7 @@ def test_two_gpus_learn_what_one_learns(case: str, graph: bool, tmp_path: Path) 
 @pytest.mark.slow
 @pytest.mark.parametrize("graph", [False, True], ids=["called", "captured"])
 def test_synchronised_norm_sees_the_whole_batch(graph: bool, tmp_path: Path) -> None:
-    once = {"epochs": 1, "graph": graph}  # one step, before weights can differ
+    once = {"epochs": 1, "cuda_graph": graph}  # one step, before weights can differ
     (one,) = learned(tmp_path / "1", 1, "ddnet", **once)
     together = learned(tmp_path / "together", 2, "ddnet", sync_norm=True, **once)
     apart = learned(tmp_path / "apart", 2, "ddnet", **once)

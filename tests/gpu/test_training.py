@@ -54,7 +54,7 @@ def test_the_captured_step_learns_what_single_calls_learn(name: str, tmp_path: P
     options = replace(OPTIONS, precision=name)
     _, captured = run(tmp_path / "graph", options)
     assert captured["cuda_graph"], captured["cuda_graph_why"]
-    _, plain = run(tmp_path / "eager", replace(options, graph=False))
+    _, plain = run(tmp_path / "eager", replace(options, cuda_graph=False))
     assert not plain["cuda_graph"]
     close(captured, plain, rtol=2e-2 if name == "fp32" else 8e-2)
 
@@ -65,7 +65,7 @@ def test_one_captured_step_changes_weights_like_one_call() -> None:
     raw = next(iter(loader.batches(draws(DATA.train, count=1, batch=4, crop=64, seed=(0,)))))
     nets = []
     for graph in (True, False):
-        update = Update(replace(OPTIONS, graph=graph), model(), loader, chosen)
+        update = Update(replace(OPTIONS, cuda_graph=graph), model(), loader, chosen)
         with chosen.switches():
             update(raw, 1e-3)
         assert update.stepper.graph is graph, update.stepper.why
@@ -80,7 +80,7 @@ def test_the_mixed_loss_can_be_captured(tmp_path: Path) -> None:
     facts = []
     for graph in (True, False):
         place = work(tmp_path / f"{graph}" / "00-train", data=big)
-        replace(options, graph=graph).run(model(), place)
+        replace(options, cuda_graph=graph).run(model(), place)
         facts.append(place.facts)
     assert facts[0]["cuda_graph"], facts[0]["cuda_graph_why"]
     close(*facts, rtol=8e-2)
@@ -141,7 +141,7 @@ def test_scope_sparse_layers_halves_the_sparse_ones_and_no_other(name: str) -> N
     start, dtype = model(sparse=True), precision.DTYPES[name]
     chosen = precision.choose(name, GPU, "sparse_layers")
     loader = build(Choice("gpu", ""), DATA.train, (64, 64), GPU)
-    options = replace(OPTIONS, precision=name, scope="sparse_layers", graph=False)
+    options = replace(OPTIONS, precision=name, scope="sparse_layers", cuda_graph=False)
     update = Update(options, start, loader, chosen)
     seen: dict[str, set[torch.dtype]] = {}
     for path, module in update.net.named_modules():
@@ -169,7 +169,7 @@ def test_scope_sparse_layers_can_be_captured(name: str, tmp_path: Path) -> None:
     options = replace(OPTIONS, precision=name, scope="sparse_layers")
     _, captured = run(tmp_path / "graph", options, start)
     assert captured["cuda_graph"], captured["cuda_graph_why"]
-    _, plain = run(tmp_path / "eager", replace(options, graph=False), start)
+    _, plain = run(tmp_path / "eager", replace(options, cuda_graph=False), start)
     close(captured, plain, rtol=8e-2)
 
 

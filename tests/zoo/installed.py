@@ -17,6 +17,7 @@ from compress.checkpoint.noise_level import AtNoiseLevel
 from compress.graph import cost
 from compress.graph.rewrite import deconv_to_conv
 from compress.pruning import plan as pruning
+from compress.pruning.options import PruneOptions
 from compress.sparsity import pattern
 
 LEVELS = (16, 32, 64, 128)
@@ -171,7 +172,7 @@ def row(case: Case) -> str:
     net = deconv_to_conv(case.build()).eval()
     params = sum(p.numel() for p in net.parameters())
     try:
-        plan = pruning.plan(net, amount=0.5, align=case.align)
+        plan = pruning.plan(net, PruneOptions(amount=0.5, round_to=case.align))
     except UsageError as error:
         return f"| {case.name} | {case.package} | {params:,} | refused | | | {error} |"
     small = plan.apply(net)

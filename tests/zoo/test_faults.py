@@ -291,7 +291,7 @@ def test_a_network_is_given_its_noise_level(tmp_path: Path) -> None:
         import_="zoo.test_faults:Told", folder=str(Path(__file__).parents[1]), options=options
     )
     net = distinct(origin.build(), seed=1).float()
-    plan = pruning.plan(net, amount=0.3, align=2)
+    plan = pruning.plan(net, PruneOptions(amount=0.3, round_to=2))
     small = plan.apply(net)
     checkpoint.save(Model(net=small, origin=origin), tmp_path)
     x = torch.rand(2, 1, 32, 32)
