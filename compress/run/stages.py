@@ -70,7 +70,7 @@ def finished(stage: Stage, key: str) -> dict[str, Any] | None:
         return None
     if facts.get("hash") == key:
         return dict(facts)
-    log.info("%s: recipe, data or seed changed, so it runs again", stage.name)
+    log.info("%s: recipe, data, seed or code changed, so it runs again", stage.name)
     return None
 
 

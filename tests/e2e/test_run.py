@@ -159,7 +159,7 @@ def test_an_edit_runs_its_stage_and_later_ones_again(
     shutil.copytree(whole, out)
     said = finish(out, *words).stderr
     assert [name for name in NAMES if f"{name}: done before" not in said] == again
-    assert f"{again[0]}: recipe, data or seed changed, so it runs again" in said
+    assert f"{again[0]}: recipe, data, seed or code changed, so it runs again" in said
 
 
 def refused(*words: str) -> str:
