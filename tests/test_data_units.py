@@ -60,6 +60,9 @@ SAME = {
     "whole HU": np.int16(np.rint(HU)),
     "padded": slice_(padding=-3024),
     "padded with 0": slice_(padding=0),
+    "mostly padded with the lowest number": np.where(
+        np.hypot(*np.mgrid[-1:1:160j, -1:1:160j]) < 0.07, HU, -32768
+    ).astype(np.int16),
     "metal": one(HU, 7, 30000.0),
     "clipped to a lung window": np.clip(HU, -1000, 400),
     "air alone": np.random.default_rng(0).normal(-1000, 10, (160, 160)),

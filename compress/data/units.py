@@ -57,7 +57,8 @@ def check(values: Values) -> None:
     Raises:
         ValueError: the reason, and the unit that it looks like.
     """
-    few = np.count_nonzero(np.abs(values) > FEW) <= 2 * _cut(values)
+    # Without abs, of which the lowest whole number of a type has none.
+    few = np.count_nonzero((values > FEW) | (values < -FEW)) <= 2 * _cut(values)
     shifted = values.size >= WHOLE and _shifted([values])
     if few or shifted or _filled(values):
         low, high = _range(values)
