@@ -254,7 +254,7 @@ def test_hidden_folders_and_pipes_are_no_slices(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "what"),
     [
-        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "a Git LFS pointer; .*lfs"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "a Git LFS pointer: .*lfs"),
         (b"", "an empty file"),
         (b"<!DOCTYPE html><html>", "a web page"),
     ],
