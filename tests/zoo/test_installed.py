@@ -8,6 +8,7 @@ import torch
 from compress.base.errors import UsageError
 from compress.graph import cost
 from compress.pruning import plan as pruning
+from compress.pruning.options import PruneOptions
 from zoo.installed import CASES, Case
 from zoo.reference import difference, distinct
 
@@ -22,7 +23,7 @@ def test_a_network_of_another_package_is_pruned_rightly_or_refused(case: Case) -
         pytest.skip(f"{case.package} is not installed")
     net = case.build().eval()
     try:
-        plan = pruning.plan(net, amount=0.5, align=case.align)
+        plan = pruning.plan(net, PruneOptions(amount=0.5, round_to=case.align))
     except UsageError as error:
         assert case.refused
         assert case.refused in str(error)
@@ -34,5 +35,5 @@ def test_a_network_of_another_package_is_pruned_rightly_or_refused(case: Case) -
     if plan.tried_in == torch.float64:
         side, _ = cost.slice_size(net)
         other = distinct(net, seed=1)
-        again = pruning.plan(other, threshold=0.3, align=case.align)
+        again = pruning.plan(other, PruneOptions(threshold=0.3, round_to=case.align))
         assert difference(other, again.apply(other), side) < 1e-9
