@@ -21,7 +21,7 @@ from compress.base.reasons import reason
 from compress.graph.labels import Axis, Ids, Sets, Shadows, Whole, short, shortened
 
 SECONDS = 45.0
-"""Time that tracing may take."""
+"""Processor time of this thread that tracing may take: the same on a busy machine."""
 BYTES = 4 * 2**30
 """Memory that tracing may take, values and labels."""
 
@@ -62,7 +62,7 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         state = {id(t): (name, t) for name, t in reversed(net.state_dict(keep_vars=True).items())}
         self.whole = Whole(dict(reversed(state.values())))
         self._rule, self._path = rule, [""]
-        self._end = time.monotonic() + SECONDS
+        self._end = time.thread_time() + SECONDS
         for name, tensor in reversed(state.values()):
             self.shadows.keep(tensor)
             self._label(name, tensor)
@@ -70,7 +70,7 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Run one operator, then follow the channels through it."""
         out = func(*args, **(kwargs or {}))
-        if time.monotonic() > self._end:
+        if time.thread_time() > self._end:
             raise TimeoutError
         call = Call(func, args, kwargs or {}, _tensors((args, kwargs)), _tensors(out))
         for tensor in call.outputs:

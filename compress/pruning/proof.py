@@ -19,7 +19,7 @@ SAME = {torch.float64: 1e-9, torch.float32: 1e-4}
 """Largest difference that counts as none, as a share of the largest output. float32 is for networks
 that do not run in float64, as their code makes float32 values of its own."""
 SECONDS = 60.0
-"""Time to look for the groups at fault; those not looked at by then stay whole."""
+"""Processor time to look for the groups at fault; those not looked at by then stay whole."""
 DRAWS = ((1.0, 1), (1.0, 2), (1.0, 3), (0.1, 4), (0.0, 5))
 """How far weights are moved, and the seed, until the output is finite and not constant."""
 
@@ -56,7 +56,7 @@ class Proof:
             pruned: members that go, by group name.
         """
         names = [name for name, members in pruned.items() if members]
-        return self._failing(pruned, names, time.monotonic() + SECONDS)
+        return self._failing(pruned, names, time.thread_time() + SECONDS)
 
     def difference(self, pruned: Pruned) -> float:
         """Largest difference between pruned and masked network, as a share of the largest output.
@@ -79,7 +79,7 @@ class Proof:
             return {}
         if len(names) == 1:
             return {names[0]: why}
-        if time.monotonic() > end:
+        if time.thread_time() > end:
             return dict.fromkeys(names, "there was no time to find out whether they can go")
         half = len(names) // 2
         one = self._failing(pruned, names[:half], end)
