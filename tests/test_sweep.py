@@ -85,7 +85,7 @@ def test_a_sweep(recipe: Path, log) -> None:
     assert good["command"].endswith("--vary reseed=0,1")
     lost = table["prune.amount=0.9999_reseed=0"]
     assert lost["status"] == "failed"
-    assert "amount 0.9999 of macs cannot be removed at align 1; the most is" in lost["reason"]
+    assert "amount 0.9999 of macs cannot be removed at round_to 1; the most is" in lost["reason"]
     assert lost["delta_psnr"] is None
     first = asked.out / "points" / "prune.amount=0.3_reseed=0" / "00-train" / "model.safetensors"
     assert first.stat().st_nlink >= 7  # linked, not copied
@@ -110,7 +110,7 @@ def test_tables(recipe: Path) -> None:
     assert line["psnr"]["mean"] == pytest.approx(sum(own) / 2)
     text = (asked.out / "sweep.md").read_text()
     assert "| dense | – | 2 | 0.0 % |" in text  # noqa: RUF001
-    assert "cannot be removed at align 1" in text
+    assert "cannot be removed at round_to 1" in text
     for name in ("quality.png", "seconds.png", "speed.png"):
         assert (asked.out / name).read_bytes().startswith(b"\x89PNG")
 

@@ -140,7 +140,7 @@ def test_a_captured_step_is_replayed_with_new_input(monkeypatch) -> None:
 def test_why_there_is_no_graph() -> None:
     assert made().facts()["cuda_graph_why"] == "no GPU"
     facts = made(replace(OPTIONS, cuda_graph=False)).facts()
-    assert (facts["cuda_graph"], facts["cuda_graph_why"]) == (False, "graph: false")
+    assert (facts["cuda_graph"], facts["cuda_graph_why"]) == (False, "cuda_graph: false")
 
 
 def test_masks_hold_after_every_step() -> None:

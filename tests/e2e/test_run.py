@@ -196,7 +196,7 @@ def test_a_missing_data_folder_is_refused(tmp_path: Path) -> None:
 
 def test_an_unreachable_amount_names_the_largest(tmp_path: Path) -> None:
     said = refused(str(SMOKE), "--out", str(tmp_path / "r"), "--set", "steps.prune.amount=0.97")
-    assert "cannot be removed at align 16; the most is 0." in said
+    assert "cannot be removed at round_to 16; the most is 0." in said
     assert not (tmp_path / "r" / "00-train" / "facts.json").exists()
 
 
