@@ -17,13 +17,13 @@ from compress.context import Work
 from compress.graph.groups import groups
 from compress.graph.rewrite import deconv_to_conv
 from compress.models.redcnn import RedCNN
-from compress.sparsity import pattern, permutation
+from compress.sparsity import eligibility, permutation
 from compress.steps.sparsify import Sparsify
 
 
-def eligible(net: nn.Module, rule: pattern.Rule = "trt") -> list[str]:
-    layers = pattern.candidates(net)
-    return [name for name, layer in layers.items() if not pattern.refusal(layer, rule)]
+def eligible(net: nn.Module, rule: eligibility.Rule = "trt") -> list[str]:
+    layers = eligibility.candidates(net)
+    return [name for name, layer in layers.items() if not eligibility.refusal(layer, rule)]
 
 
 def difference(one: nn.Module, other: nn.Module, side: int = 64) -> float:

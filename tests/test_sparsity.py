@@ -10,7 +10,7 @@ from compress.graph.rewrite import deconv_to_conv
 from compress.models.ddnet import DDnet
 from compress.pruning import plan
 from compress.pruning.options import PruneOptions
-from compress.sparsity import masks, pattern
+from compress.sparsity import eligibility, masks, pattern
 
 KERNELS = [(), (1,), (3,), (1, 1), (3, 2), (5, 5), (7, 7), (2, 3, 2)]
 DTYPES = [torch.float32, torch.float64, torch.float16, torch.bfloat16]
@@ -118,7 +118,7 @@ def test_channels_that_are_no_multiple_of_four() -> None:
     ],
 )
 def test_refusals(layer: torch.nn.Module, reason: str) -> None:
-    found = pattern.refusal(layer)
+    found = eligibility.refusal(layer)
     assert found.startswith(reason)
     assert bool(found) == bool(reason)
 
@@ -132,11 +132,11 @@ def test_ddnet_has_43_sparse_convolutions_of_45(options: dict, amount: float | N
     net = deconv_to_conv(DDnet(**options))
     if amount is not None:
         net = plan.plan(net, PruneOptions(amount=amount)).apply(net)
-    layers = pattern.candidates(net)
+    layers = eligibility.candidates(net)
     assert len(layers) == 45
-    refused = [name for name, layer in layers.items() if pattern.refusal(layer)]
+    refused = [name for name, layer in layers.items() if eligibility.refusal(layer)]
     assert refused == ["stem.conv", "decoders.3.narrow.conv"]
-    assert sum(not pattern.refusal(layer, "trt") for layer in layers.values()) == 44
+    assert sum(not eligibility.refusal(layer, "trt") for layer in layers.values()) == 44
     held = masks.compute(net, "modelopt")
     masks.apply(net, held)
     assert len(held) == 43

@@ -1,5 +1,6 @@
 """What every other package may use: errors, files, devices, processes, progress, timing.
 
+exit_codes.py  exit statuses of every command
 errors.py    exceptions that end as one sentence, and their exit status
 files.py     files that are whole or not there
 hu.py        HU <-> normalised intensity in [0, 1]

@@ -8,26 +8,28 @@ CompressError
 Every message is one sentence that says what was found and what to do.
 """
 
+from compress.base import exit_codes
+
 
 class CompressError(Exception):
     """An error whose message is meant for the user; `exit_code` is the process's exit status."""
 
-    exit_code = 1
+    exit_code: int = exit_codes.FAILED
 
 
 class UsageError(CompressError):
     """The recipe, an option, a file or a folder is not usable."""
 
-    exit_code = 2
+    exit_code = exit_codes.USAGE
 
 
 class QualityError(CompressError):
     """A result is outside the limits that the recipe or the tool sets."""
 
-    exit_code = 3
+    exit_code = exit_codes.QUALITY
 
 
 class Stopped(CompressError):
     """A signal stopped the work after a checkpoint was written; run again to go on."""
 
-    exit_code = 75
+    exit_code = exit_codes.STOPPED

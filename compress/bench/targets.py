@@ -27,7 +27,8 @@ from compress.base.reasons import reason
 from compress.base.timing import Call
 from compress.engines import sidecar
 from compress.engines.base import Runner
-from compress.engines.formats import Precision, formats
+from compress.engines.formats import formats
+from compress.engines.precision import Precision
 from compress.engines.subject import Subject
 from compress.sparsity.layers import layers
 from compress.training.precision import Precision as Switches

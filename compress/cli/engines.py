@@ -7,7 +7,8 @@ from typing import Any, get_args
 import click
 
 from compress.cli.images import DEVICE
-from compress.engines.formats import FormatName, Precision
+from compress.engines.formats import FormatName
+from compress.engines.precision import Precision
 
 FORMATS = get_args(FormatName)
 MODES = ("eager-fp32", "eager-tf32", "eager-fp16", "eager-bf16", "compiled")

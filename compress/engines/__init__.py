@@ -9,6 +9,7 @@ onnx.py            a portable model for trtexec and ONNX Runtime
 subject.py         the module that is compiled: half precision inside, float32 at its borders
 triton_server.py   engines as a model repository of Triton Inference Server
 formats.py         the table of the formats
+precision.py       the table of the precisions
 base.py            what a format is, and what its parts have in common
 sidecar.py         what an engine was built from and for; checked before it is loaded
 build.py           one engine: rewritten, compiled, described, compared

@@ -1,6 +1,6 @@
 """What an engine format is, and what all of them share."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,25 +11,8 @@ from torch import Tensor, nn
 
 from compress.base.machine import Package
 from compress.base.reasons import cause, reason
-from compress.engines.formats import Precision
+from compress.engines.precision import Precision
 
-
-class Arithmetic(NamedTuple):
-    """What is known of a precision."""
-
-    dtype: torch.dtype
-    max_hu: float
-    """Largest difference inside the body that an engine may have from the network, in HU."""
-    mean_hu: float
-    """The same on average."""
-
-
-ARITHMETIC: Mapping[Precision, Arithmetic] = {
-    "fp32": Arithmetic(torch.float32, 1.0, 0.1),
-    "fp16": Arithmetic(torch.float16, 20.0, 1.0),
-    "bf16": Arithmetic(torch.bfloat16, 150.0, 8.0),  # 8 bits of mantissa, three fewer than fp16
-}
-ALL: tuple[Precision, ...] = tuple(ARITHMETIC)
 Runner = Callable[[Tensor], Tensor]
 """(N, 1, H, W) float32 in network range -> the same shape and type."""
 
@@ -88,7 +71,7 @@ class Format(Protocol):
 
     suffix: str
     """Ending of its files, with the dot."""
-    precisions: tuple[Precision, ...] = ALL
+    precisions: tuple[Precision, ...] = ("fp32", "fp16", "bf16")
     """What it can compute in."""
     casts: bool = False
     """Whether it rounds to half precision itself, and so is given a network in float32."""

@@ -20,8 +20,9 @@ from compress.checkpoint import Model
 from compress.context import Work
 from compress.engines import sidecar
 from compress.engines.base import Format, NotBuilt, Shape
-from compress.engines.formats import FormatName, Precision, formats
+from compress.engines.formats import FormatName, formats
 from compress.engines.parity import compare
+from compress.engines.precision import Precision
 from compress.engines.subject import prepared
 from compress.graph.rewrite import deconv_to_conv
 from compress.sparsity.layers import layers

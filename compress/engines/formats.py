@@ -10,8 +10,6 @@ if TYPE_CHECKING:
     from compress.engines.base import Format
 
 FormatName = Literal["torch_tensorrt", "aot_inductor", "fused", "onnx"]
-Precision = Literal["fp32", "fp16", "bf16"]
-"""Arithmetic inside an engine."""
 
 
 def formats() -> "Mapping[FormatName, Format]":

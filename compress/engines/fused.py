@@ -28,11 +28,11 @@ from compress.base.errors import CompressError, UsageError
 from compress.base.files import write_atomic
 from compress.base.machine import Package
 from compress.engines.base import Format, NotBuilt, Runner, Shape
-from compress.engines.formats import Precision
 from compress.engines.kernels import remembered, report, two_of_four
 from compress.engines.kernels.plan import Plan, compiled
 from compress.engines.kernels.plan_json import from_json
 from compress.engines.kernels.session import Choices, Session
+from compress.engines.precision import Precision
 
 log = logging.getLogger(__name__)
 CUDA_PACKAGES = "pip install cuda-bindings nvidia-cuda-nvrtc"

@@ -13,8 +13,8 @@ from compress.base.errors import QualityError
 from compress.base.hu import DATA_RANGE, HU_MIN, to_hu, to_network
 from compress.data import Image, Pairs
 from compress.engines import subprocess_run
-from compress.engines.base import ARITHMETIC, Shape
-from compress.engines.formats import Precision
+from compress.engines.base import Shape
+from compress.engines.precision import ARITHMETIC, Precision
 from compress.training.precision import Precision as Switches
 
 AIR = -500.0

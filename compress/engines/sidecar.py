@@ -20,7 +20,8 @@ from compress.base.files import read_json, sha256, write_json
 from compress.base.hu import HU_MAX, HU_MIN
 from compress.checkpoint.hashes import CODE
 from compress.engines.base import Runner, Shape
-from compress.engines.formats import FormatName, Precision, formats
+from compress.engines.formats import FormatName, formats
+from compress.engines.precision import Precision
 
 SCHEMA = 1
 WORDS = {

@@ -5,8 +5,7 @@ import copy
 import torch
 from torch import Tensor, nn
 
-from compress.engines.base import ARITHMETIC
-from compress.engines.formats import Precision
+from compress.engines.precision import ARITHMETIC, Precision
 from compress.graph.rewrite import deconv_to_conv, fold_batchnorm
 from compress.models.ddnet import DDnet
 
@@ -26,7 +25,7 @@ class Subject(nn.Module):
 
     def __init__(self, net: nn.Module, precision: Precision) -> None:
         super().__init__()
-        self.dtype = ARITHMETIC[precision].dtype
+        self.dtype = getattr(torch, ARITHMETIC[precision].dtype)
         self.net = copy.deepcopy(net).to(self.dtype).eval().requires_grad_(False)
         self.residual = is_residual(net)
 

@@ -20,7 +20,7 @@ from compress.base import machine
 from compress.base.machine import Package
 from compress.engines import tensorrt_log, tensorrt_plan
 from compress.engines.base import Format, NotBuilt, Runner, Served, Shape, giving_up
-from compress.sparsity import pattern
+from compress.sparsity import eligibility
 
 COMMAND = "pip install 'torch-tensorrt=={}.*'"
 LOGGER = "torch_tensorrt [TensorRT Conversion Context]"
@@ -66,7 +66,7 @@ class TorchTensorRT(Format):
     ) -> dict[str, Any]:
         """Trace and compile as one engine without a rest in PyTorch, then write it.
 
-        Facts: TensorRT's version; what it says of sparse kernels, see `tactics.facts`; `files`,
+        Facts: TensorRT's version; what it says of sparse kernels, see `tensorrt_log.facts`; `files`,
         the PyTorch program beside the plan where this Torch-TensorRT can write one.
         """
         import torch_tensorrt
@@ -86,7 +86,7 @@ class TorchTensorRT(Format):
             beside = path.with_suffix(".ep")
             torch_tensorrt.save(compiled, str(beside), arg_inputs=list(example), retrace=False)
             files = [beside.name]
-        names = [name.removeprefix("net.") for name in pattern.candidates(subject)]
+        names = [name.removeprefix("net.") for name in eligibility.candidates(subject)]
         told = tensorrt_log.facts("\n".join(said), _layers(engine), names)
         return {
             "tensorrt": tensorrt_plan.version(),

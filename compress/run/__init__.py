@@ -1,7 +1,8 @@
 """What the commands do with a recipe or a checkpoint.
 
 pipeline.py  `compress run`: stages in order, resumed where they were stopped
-stages.py    one stage's folder: begun, finished, loaded
+stages.py    the stages of a recipe and their folders
+resume.py    which stages are done, and how an interrupted one begins again
 keys.py      the hash by which a stage counts as done
 folder.py    run folders and their lock
 manifest.py  what a run was made with: versions, commit, GPU, data

@@ -30,7 +30,8 @@ from compress.recipe import Recipe
 from compress.run import manifest, preview, sides
 from compress.run.folder import locked, prepare
 from compress.run.keys import keys
-from compress.run.stages import FACTS, Stage, begin, drop_stale, finished, result, stages
+from compress.run.resume import FACTS, begin, drop_stale, finished, result
+from compress.run.stages import Stage, stages
 from compress.steps.prune import Prune
 
 log = logging.getLogger(__name__)

@@ -15,7 +15,7 @@ from compress.pruning.unstructured import KINDS
 from compress.recipe import Recipe
 from compress.reporting.text import count
 from compress.run import sides
-from compress.sparsity.pattern import candidates, refusal
+from compress.sparsity.eligibility import candidates, refusal
 from compress.steps.prune import Prune
 from compress.steps.sparsify import Sparsify
 from compress.steps.train import Train

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from compress.graph import cost
 from compress.graph.rewrite import deconv_to_conv
-from compress.sparsity import pattern
+from compress.sparsity import eligibility, pattern
 
 SHOWN = 3
 """Failing groups that are named for a layer; all are counted."""
@@ -40,9 +40,9 @@ def layers(net: nn.Module) -> list[Row]:
     used = cost.layers(net)
     total = sum(layer.macs for layer in used.values())
     rows = []
-    for name, module in pattern.candidates(net).items():
+    for name, module in eligibility.candidates(net).items():
         macs = used[name].macs if name in used else None
-        reasons = {rule: pattern.refusal(module, rule) for rule in pattern.RULES}
+        reasons = {rule: eligibility.refusal(module, rule) for rule in eligibility.RULES}
         rows.append(
             {
                 "name": name,

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from compress.base.errors import CompressError, UsageError
+from compress.sparsity import eligibility
 from compress.sparsity import pattern as sparsity
 
 Backend = Literal["modelopt", "asp"]
@@ -47,7 +48,9 @@ def choose(asked: Literal["auto", "modelopt", "asp"]) -> tuple[Backend, str]:
     return ("modelopt", f"auto: {missing}") if missing else ("asp", "auto: Apex ASP is installed")
 
 
-def compute(net: nn.Module, backend: Backend, rule: sparsity.Rule = "backend") -> dict[str, Tensor]:
+def compute(
+    net: nn.Module, backend: Backend, rule: eligibility.Rule = "backend"
+) -> dict[str, Tensor]:
     """Magnitude masks by module name, bool, True = kept; `net` itself is not changed.
 
     Args:
@@ -60,11 +63,11 @@ def compute(net: nn.Module, backend: Backend, rule: sparsity.Rule = "backend") -
         CompressError: the back end left a layer that it should take.
     """
     sparsity.check_finite(net)
-    layers = sparsity.candidates(net)
-    taken = {name for name, layer in layers.items() if not sparsity.refusal(layer)}
+    layers = eligibility.candidates(net)
+    taken = {name for name, layer in layers.items() if not eligibility.refusal(layer)}
     found = {"modelopt": _modelopt, "asp": _asp}[backend](copy.deepcopy(net), taken)
     for name, layer in layers.items():
-        if name not in taken and not sparsity.refusal(layer, rule):
+        if name not in taken and not eligibility.refusal(layer, rule):
             found[name] = sparsity.mask_2to4(sparsity.by_output(layer)).cpu()
     return found
 
@@ -98,8 +101,8 @@ def check(net: nn.Module, masks: Mapping[str, Tensor], pattern: Pattern = "2:4")
 def present(net: nn.Module) -> dict[str, Tensor]:
     """The masks of the layers whose weights are 2:4 sparse already: True where a weight is kept."""
     masks = {}
-    for name, layer in sparsity.candidates(net).items():
-        eligible = not sparsity.refusal(layer, "trt")
+    for name, layer in eligibility.candidates(net).items():
+        eligible = not eligibility.refusal(layer, "trt")
         if eligible and sparsity.is_2to4(sparsity.by_output(layer)):
             masks[name] = net.get_parameter(f"{name}.weight") != 0
     return masks

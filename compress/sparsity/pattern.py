@@ -6,17 +6,11 @@ Mishra et al., "Accelerating sparse deep neural networks", arXiv:2104.08378.
 """
 
 from dataclasses import dataclass
-from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
 
 from compress.base.errors import UsageError
-from compress.graph.cost import CONVOLUTIONS
-
-Rule = Literal["backend", "trt"]
-"""Whose rule says which layers can be 2:4: that of ModelOpt and ASP, or TensorRT's wider one."""
-RULES: tuple[Rule, ...] = get_args(Rule)
 
 
 @dataclass(frozen=True)
@@ -82,48 +76,6 @@ def is_2to4(weight: Tensor) -> bool:
     return weight.shape[1] % 4 == 0 and count_violations(weight) == 0
 
 
-def refusal(module: nn.Module, rule: Rule = "backend") -> str:
-    """Why a layer cannot be made 2:4; empty where it can.
-
-    Args:
-        module: a convolution, deconvolution or linear layer.
-        rule: "backend": what ModelOpt and ASP take, out % 8 and in % 16; "trt": what TensorRT could
-            run, in % 4.
-    """
-    if isinstance(module, nn.ConvTranspose2d):
-        return "deconvolution with stride: neither ModelOpt, ASP nor TensorRT makes it 2:4"
-    if isinstance(module, nn.Conv2d) and module.groups > 1:
-        return "grouped convolution"
-    weight = module.weight
-    assert isinstance(weight, Tensor)
-    if "weight" not in module._parameters:
-        return "its weight is computed by a parametrization"
-    out, into = weight.shape[:2]
-    if rule == "trt":
-        return unaligned(into, "input", 4) if into % 4 else ""
-    if into % 16:
-        return unaligned(into, "input", 16)
-    return unaligned(out, "output", 8) if out % 8 else ""
-
-
-def unaligned(count: int, side: str, multiple: int) -> str:
-    """A sentence on channels that are too few or too many, such as 1 input channel.
-
-    Args:
-        count: of the channels.
-        side: input or output.
-        multiple: that their number should be of.
-    """
-    noun, verb = ("channel", "is") if count == 1 else ("channels", "are")
-    return f"{count} {side} {noun} {verb} no multiple of {multiple}"
-
-
-def candidates(net: nn.Module) -> dict[str, nn.Module]:
-    """Convolutions, deconvolutions and linear layers of `net` by module name."""
-    kinds = (*CONVOLUTIONS, nn.Linear)
-    return {name: m for name, m in net.named_modules() if isinstance(m, kinds)}
-
-
 def check_finite(net: nn.Module) -> None:
     """Make sure that every parameter of `net` is finite: magnitudes do not rank NaN and infinity.
 
@@ -143,6 +95,18 @@ def by_output(module: nn.Module) -> Tensor:
     weight = module.weight
     assert isinstance(weight, Tensor)
     return weight.transpose(0, 1) if isinstance(module, nn.ConvTranspose2d) else weight
+
+
+def unaligned(count: int, side: str, multiple: int) -> str:
+    """A sentence on channels that are too few or too many, such as 1 input channel.
+
+    Args:
+        count: of the channels.
+        side: input or output.
+        multiple: that their number should be of.
+    """
+    noun, verb = ("channel", "is") if count == 1 else ("channels", "are")
+    return f"{count} {side} {noun} {verb} no multiple of {multiple}"
 
 
 def _nonzeros(weight: Tensor) -> Tensor:

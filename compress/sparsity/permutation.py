@@ -16,7 +16,8 @@ from torch import Tensor, nn
 
 from compress.base.errors import CompressError
 from compress.graph.groups import EXAMPLE, Group, Part, groups
-from compress.sparsity.pattern import by_output, candidates, check_finite, mask_2to4
+from compress.sparsity.eligibility import candidates
+from compress.sparsity.pattern import by_output, check_finite, mask_2to4
 
 VISITS = 2
 """Visits to each group: its consumers also read channels of other groups, which move meanwhile."""

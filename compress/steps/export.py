@@ -15,7 +15,8 @@ from compress.checkpoint import Model
 from compress.context import Kind, Use, Work
 from compress.engines.base import Shape
 from compress.engines.build import Job, Rewriting
-from compress.engines.formats import FormatName, Precision, formats
+from compress.engines.formats import FormatName, formats
+from compress.engines.precision import Precision
 from compress.graph import cost
 
 log = logging.getLogger(__name__)

@@ -13,8 +13,8 @@ from compress.base.errors import QualityError, UsageError
 from compress.base.renamed import Renamed
 from compress.checkpoint import Model
 from compress.context import Kind, Use, Work
-from compress.sparsity import masks, permutation
-from compress.sparsity import pattern as sparsity
+from compress.sparsity import eligibility, masks, permutation
+from compress.sparsity.eligibility import Rule
 
 log = logging.getLogger(__name__)
 
@@ -52,7 +52,7 @@ class Sparsify:
             raise ValueError(f"at_least must lie in [0, 1], got {self.at_least}")
 
     @property
-    def rule(self) -> sparsity.Rule:
+    def rule(self) -> Rule:
         """The rule of `eligibility`."""
         return "backend" if self.eligibility == "asp" else "trt"
 
@@ -91,7 +91,7 @@ class Sparsify:
                 "sparsify: the network has masks, and permute would move channels away from under "
                 "them; permute in the first sparsify, or leave it out here"
             )
-        if not sparsity.candidates(model.net):
+        if not eligibility.candidates(model.net):
             raise UsageError(
                 "sparsify: the network has no convolution or linear layer; leave the step out"
             )
@@ -102,8 +102,10 @@ class Sparsify:
         kept = f", {before} of them by masks from before" if before else ""
         log.info("%d of %d layers are 2:4%s", facts["done"], facts["convolutions"], kept)
         if not sparse.masks:
-            modules = sparsity.candidates(sparse.net).items()
-            reasons = [f"{name}: {sparsity.refusal(m, self.rule)}" for name, m in modules][:SHOWN]
+            modules = eligibility.candidates(sparse.net).items()
+            reasons = [f"{name}: {eligibility.refusal(m, self.rule)}" for name, m in modules][
+                :SHOWN
+            ]
             log.warning(
                 "sparsify: no layer can be 2:4, so nothing was done; %s", "; ".join(reasons)
             )
@@ -112,9 +114,10 @@ class Sparsify:
         """The model, or where asked for the same with its channels in a better order."""
         if not self.permute:
             return model
-        layers = sparsity.candidates(model.net)
+        layers = eligibility.candidates(model.net)
         found = permutation.permute(
-            model.net, [n for n, layer in layers.items() if not sparsity.refusal(layer, self.rule)]
+            model.net,
+            [n for n, layer in layers.items() if not eligibility.refusal(layer, self.rule)],
         )
         gain = {"kept_before": found.kept_before, "kept": found.kept}
         work.facts["permutation"] = {"exchanges": found.exchanges, **gain}
@@ -130,7 +133,7 @@ class Sparsify:
 def describe(net: nn.Module, found: Mapping[str, Tensor]) -> dict[str, Any]:
     """Every layer of `net` with its shape, whether it is 2:4, and why not."""
     layers, weights, covered, zeros = [], 0, 0, 0
-    modules = sparsity.candidates(net)
+    modules = eligibility.candidates(net)
     for name, module in modules.items():
         weight = module.weight
         assert isinstance(weight, Tensor)
@@ -140,7 +143,7 @@ def describe(net: nn.Module, found: Mapping[str, Tensor]) -> dict[str, Any]:
             zeros += weight.numel() - int(torch.count_nonzero(weight))
         shape, reason = list(weight.shape), _reason(module, name in found)
         layers.append({"name": name, "shape": shape, "done": name in found, "reason": reason})
-    refusals = {rule: _accepted(modules, rule) for rule in sparsity.RULES}
+    refusals = {rule: _accepted(modules, rule) for rule in eligibility.RULES}
     return {
         "convolutions": len(modules),
         "done": len(found),
@@ -154,12 +157,12 @@ def describe(net: nn.Module, found: Mapping[str, Tensor]) -> dict[str, Any]:
 
 def _reason(module: nn.Module, done: bool) -> str:
     """Why a layer was left, or why the back end's rule alone would have left it."""
-    refused = sparsity.refusal(module)
+    refused = eligibility.refusal(module)
     return f"by TensorRT's rule; the back end refuses: {refused}" if refused and done else refused
 
 
-def _accepted(modules: Mapping[str, nn.Module], rule: sparsity.Rule) -> int:
-    return sum(not sparsity.refusal(module, rule) for module in modules.values())
+def _accepted(modules: Mapping[str, nn.Module], rule: eligibility.Rule) -> int:
+    return sum(not eligibility.refusal(module, rule) for module in modules.values())
 
 
 def _masked(model: Model, found: Mapping[str, Tensor]) -> nn.Module:

@@ -25,7 +25,7 @@ from compress.recipe import Recipe
 from compress.run import pipeline
 from compress.run.folder import prepare
 from compress.run.keys import keys
-from compress.run.stages import FACTS
+from compress.run.resume import FACTS
 from compress.sweep import rows
 from compress.sweep.grid import Point, less
 

@@ -21,6 +21,6 @@ if [ -e "$COMPRESS_STOPPED" ]; then
     rm -f "$COMPRESS_STOPPED"
     echo "stopped after saving; the job goes back into the queue"
     scontrol requeue "$SLURM_JOB_ID"
-    exit 75
+    exit 75 # STOPPED of compress/base/exit_codes.py
 fi
 exit "$code"

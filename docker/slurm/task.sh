@@ -6,7 +6,7 @@
 set -uo pipefail
 trap '' USR1
 
-# One process of compress. Status 75, stopped after saving, becomes a mark on the disk and 0:
+# One process of compress. Status 75, STOPPED of compress/base/exit_codes.py, becomes a mark on the disk and 0:
 # torchrun ends the other processes, in the midst of their saving, when one fails.
 work() {
     python -m compress "$@"

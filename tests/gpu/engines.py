@@ -38,7 +38,7 @@ from compress.checkpoint import Model, ModelOptions
 from compress.data import DataOptions, load
 from compress.engines.base import Shape
 from compress.run import export as exporting
-from compress.sparsity import masks, pattern
+from compress.sparsity import eligibility, masks, pattern
 
 NAMES = ("dense", "struct60", "struct60-24")
 FORMATS = ("aot_inductor", "torch_tensorrt", "fused", "onnx")
@@ -84,8 +84,8 @@ def prepare(args: argparse.Namespace) -> None:
     for name in NAMES:
         model = network(name != "dense", low)
         if name.endswith("24"):
-            layers = pattern.candidates(model.net)
-            able = {n: m for n, m in layers.items() if not pattern.refusal(m)}
+            layers = eligibility.candidates(model.net)
+            able = {n: m for n, m in layers.items() if not eligibility.refusal(m)}
             held = {n: pattern.mask_2to4(pattern.by_output(m)) for n, m in able.items()}
             masks.apply(model.net, held)
             model = replace(model, masks=held)

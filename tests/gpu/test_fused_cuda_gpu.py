@@ -156,7 +156,7 @@ def test_whole_networks_of_these_kernels(options, sparse):
         with torch.no_grad():
             expected = torch.cat([net(one[None].double()) for one in x])
         off = float((session(x) - expected).abs().max() / expected.abs().max())
-        assert off < 2e-4, (shape, choices)
+        assert off < 2e-4, (off, shape, choices)
 
 
 def test_an_engine_says_which_kernels_it_has_and_runs_in_a_fresh_process(tmp_path, monkeypatch):

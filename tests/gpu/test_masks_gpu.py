@@ -20,7 +20,7 @@ from compress.context import Work
 from compress.graph.rewrite import deconv_to_conv
 from compress.models.ddnet import DDnet
 from compress.models.redcnn import RedCNN
-from compress.sparsity import masks, pattern
+from compress.sparsity import eligibility, masks, pattern
 from compress.steps.sparsify import Sparsify
 from compress.steps.train import Train
 from compress.training.precision import Name
@@ -39,7 +39,7 @@ def work(folder: Path) -> Work:
     return Work(stage=folder, device=CUDA, data=data(), seed=0)
 
 
-def sparse(rule: pattern.Rule = "backend") -> Model:
+def sparse(rule: eligibility.Rule = "backend") -> Model:
     torch.manual_seed(0)
     net = Plain(32)
     held = masks.compute(net, "modelopt", rule)
@@ -49,7 +49,7 @@ def sparse(rule: pattern.Rule = "backend") -> Model:
 
 @pytest.mark.parametrize("rule", ["backend", "trt"])
 @pytest.mark.parametrize("precision", ["fp32", "tf32", "fp16", "bf16"])
-def test_through_the_training_loop(precision: Name, rule: pattern.Rule, tmp_path: Path) -> None:
+def test_through_the_training_loop(precision: Name, rule: eligibility.Rule, tmp_path: Path) -> None:
     model = sparse(rule)
     trained = replace(SMALL, precision=precision).run(model, work(tmp_path))
     masks.check(trained.net, model.masks)

@@ -18,7 +18,7 @@ from compress.graph import cost
 from compress.graph.rewrite import deconv_to_conv
 from compress.pruning import plan as pruning
 from compress.pruning.options import PruneOptions
-from compress.sparsity import pattern
+from compress.sparsity import eligibility
 
 LEVELS = (16, 32, 64, 128)
 
@@ -179,8 +179,8 @@ def row(case: Case) -> str:
     before, after = cost.cost(net), cost.cost(small)
     real = 1 - after.macs / before.macs
     assert abs(real - plan.removed["macs"]) < 1e-12
-    layers = pattern.candidates(small).values()
-    able = sum(not pattern.refusal(layer) for layer in layers)
+    layers = eligibility.candidates(small).values()
+    able = sum(not eligibility.refusal(layer) for layer in layers)
     held = [g for g in plan.groups if g.fixed and not g.fixed.startswith("feeds")]
     note = f"{len(held)} of {len(plan.groups)} groups stay: {held[0].fixed}" if held else ""
     return (

@@ -19,7 +19,7 @@ from compress.engines.subject import Subject
 from compress.graph import cost
 from compress.pruning import plan as pruning
 from compress.pruning.options import PruneOptions
-from compress.sparsity import masks, pattern
+from compress.sparsity import eligibility, masks
 from zoo.blocks import BLOCKS, Chain
 from zoo.reference import difference, distinct
 
@@ -131,7 +131,7 @@ def test_masks_and_onnx_of_pruned_networks(blocks: list[str], tmp_path: Path) ->
         .apply(net)
         .float()
     )
-    eligible = {n for n, m in pattern.candidates(small).items() if not pattern.refusal(m)}
+    eligible = {n for n, m in eligibility.candidates(small).items() if not eligibility.refusal(m)}
     found = masks.compute(small, "modelopt")
     assert set(found) == eligible != set()
     masks.apply(small, found)

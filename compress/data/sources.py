@@ -1,0 +1,135 @@
+"""Sources of pairs of low- and full-dose slices, from whichever source a recipe names.
+
+    demo     real chest CT of three patients, fetched once; low dose by noise insertion
+    phantom  procedural chest slices; low dose likewise; needs no network
+    folder   pairs that lie on disk: DICOM, TIFF or npy
+
+All pixels are int16 HU. Light at import: a source is imported when it is used.
+"""
+
+import hashlib
+import logging
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import ClassVar, Literal
+
+import numpy as np
+
+from compress.base.errors import UsageError
+from compress.base.renamed import Renamed
+from compress.data.pairs import Data, Pairs
+
+log = logging.getLogger(__name__)
+
+
+class Unavailable(UsageError):
+    """The demo set cannot be had; phantoms may stand in for it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataOptions:
+    """Which slices to train and to measure with, and how their low dose is simulated."""
+
+    RENAMED: ClassVar[Mapping[str, Renamed]] = {"size": Renamed("image_size")}
+
+    source: Literal["demo", "phantom", "folder"] = "demo"
+    """Real chest CT fetched once, procedural slices, or pairs in a folder of your own."""
+    path: str | None = None
+    """Folder of the pairs; for source folder, which takes all pairs and simulates nothing."""
+    train_slices: int | None = 24
+    """Slices to train with; null: all of the demo set, 24 phantoms."""
+    test_slices: int | None = 6
+    """Held-out slices to measure with; null: all of the demo set, 6 phantoms."""
+    photons: float = 1e5
+    """Photons per ray that leave the simulated source."""
+    electronic: float = math.sqrt(10)
+    """Standard deviation of the simulated detector's electronic noise, in photons."""
+    views: int = 720
+    """Views in one turn of the simulated scanner."""
+    image_size: int = 512
+    """Side of the phantom slices in pixels."""
+
+    def __post_init__(self) -> None:
+        """Refuse values that no scanner and no data set can have."""
+        for name in ("train_slices", "test_slices", "photons", "views"):
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise ValueError(f"{name} must be positive, got {value}")
+        if not self.electronic >= 0:
+            raise ValueError(f"electronic must not be negative, got {self.electronic}")
+        if self.image_size < 16:
+            raise ValueError(f"image_size must be at least 16 pixels, got {self.image_size}")
+        if self.source == "folder" and self.path is None:
+            raise ValueError("path is missing; source folder needs the folder of the pairs")
+        if self.source != "folder" and self.path is not None:
+            raise ValueError(f"path is for source folder, got {self.path!r} with {self.source}")
+
+
+def load(options: DataOptions, *, seed: int, fallback: bool = True) -> Data:
+    """Load the slices of a recipe; fetch and simulate what is not in the cache.
+
+    Args:
+        options: the recipe's `data` section.
+        seed: of noise and phantoms; each slice has its own generator, made of seed and name.
+        fallback: whether phantoms may stand in for a demo set that cannot be fetched.
+
+    Raises:
+        UsageError: a folder or what lies in it is not usable, or the demo set cannot be fetched
+            and there is no fallback.
+    """
+    notices = []
+    try:
+        train, test = _read(options, seed)
+    except Unavailable as error:
+        reason = f"the demo set cannot be had: {error}"
+        if not fallback:
+            raise UsageError(reason) from error
+        notices.append(f"{reason}; phantoms stand in, so the results say nothing about real CT")
+        options = replace(options, source="phantom")
+        train, test = _read(options, seed)
+    if shared := sorted(set(train.patients) & set(test.patients)):
+        notices.append(
+            f"training and held-out slices are of the same patients ({', '.join(shared)}): "
+            "the results are better than on a new patient"
+        )
+    if options.source == "folder":
+        notices += [said for pairs in (train, test) if (said := _unlike(pairs))]
+    for notice in notices:
+        log.warning("%s", notice)
+    return Data(train, test, options.source, _fingerprint(train, test), tuple(notices))
+
+
+def _read(options: DataOptions, seed: int) -> tuple[Pairs, Pairs]:
+    """Training and held-out pairs."""
+    if options.path is not None:
+        from compress.data import folder
+
+        return folder.load(Path(options.path))
+    if options.source == "phantom":
+        from compress.data import phantom
+
+        return phantom.load(options, seed)
+    from compress.data import demo
+
+    return demo.load(options, seed)
+
+
+def _unlike(pairs: Pairs) -> str:
+    from compress.data.partners import unlike
+
+    return unlike(pairs)
+
+
+def _fingerprint(*sets: Pairs) -> str:
+    digest = hashlib.sha256()
+    for pairs in sets:
+        digest.update(f"{len(pairs.names)} pairs\n".encode())
+        for name, patient, *images in zip(
+            pairs.names, pairs.patients, pairs.low, pairs.full, strict=True
+        ):
+            digest.update(repr((name, patient, [image.shape for image in images])).encode())
+            for image in images:
+                digest.update(np.ascontiguousarray(image).data.cast("B"))
+    return digest.hexdigest()

@@ -1,0 +1,44 @@
+"""Which layers can be 2:4 sparse, and why the others cannot."""
+
+from typing import Literal, get_args
+
+from torch import Tensor, nn
+
+from compress.graph.cost import CONVOLUTIONS
+from compress.sparsity.pattern import unaligned
+
+Rule = Literal["backend", "trt"]
+"""Whose rule says which layers can be 2:4: that of ModelOpt and ASP, or TensorRT's wider one."""
+
+
+RULES: tuple[Rule, ...] = get_args(Rule)
+
+
+def refusal(module: nn.Module, rule: Rule = "backend") -> str:
+    """Why a layer cannot be made 2:4; empty where it can.
+
+    Args:
+        module: a convolution, deconvolution or linear layer.
+        rule: "backend": what ModelOpt and ASP take, out % 8 and in % 16; "trt": what TensorRT could
+            run, in % 4.
+    """
+    if isinstance(module, nn.ConvTranspose2d):
+        return "deconvolution with stride: neither ModelOpt, ASP nor TensorRT makes it 2:4"
+    if isinstance(module, nn.Conv2d) and module.groups > 1:
+        return "grouped convolution"
+    weight = module.weight
+    assert isinstance(weight, Tensor)
+    if "weight" not in module._parameters:
+        return "its weight is computed by a parametrization"
+    out, into = weight.shape[:2]
+    if rule == "trt":
+        return unaligned(into, "input", 4) if into % 4 else ""
+    if into % 16:
+        return unaligned(into, "input", 16)
+    return unaligned(out, "output", 8) if out % 8 else ""
+
+
+def candidates(net: nn.Module) -> dict[str, nn.Module]:
+    """Convolutions, deconvolutions and linear layers of `net` by module name."""
+    kinds = (*CONVOLUTIONS, nn.Linear)
+    return {name: m for name, m in net.named_modules() if isinstance(m, kinds)}
