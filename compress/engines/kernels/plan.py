@@ -266,7 +266,11 @@ def compiled(net: nn.Module) -> tuple[Plan, dict[str, Tensor]]:
         UsageError: not a DDnet, or a layer of it is no plain convolution.
     """
     if not isinstance(net, DDnet):
-        raise UsageError(f"fused: only DDnet has a plan, not {type(net).__name__}")
+        raise UsageError(
+            f"fused: only DDnet has a plan, not {type(net).__name__}: the kernels know zero-padded "
+            "convolutions behind BatchNorm, LeakyReLU, concatenation, pooling and enlarging, but "
+            "no convolution without padding and no sum of layers"
+        )
     rewritten: Any = deconv_to_conv(net)
     work = _Compiler(rewritten)
     work.buffer(IMAGE, 0, (1,))
