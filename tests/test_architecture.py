@@ -207,6 +207,7 @@ def test_the_command_line_imports_click_and_nothing_heavy(file):
         "compress.__version__",
         "compress.cli.",
         "compress.engines.formats.",
+        "compress.engines.precision.",
         "compress.base.ending",
         "compress.base.errors.CompressError",
     )

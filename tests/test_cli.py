@@ -67,10 +67,11 @@ def test_the_options_are_frozen():
         "enhance": {
             "source", "-m", "--model", "-o", "--out", "--series", "--batch", "--device",
             "--skip-existing", "--overwrite", "--shard", "--assume-hu", "--strip-private",
+            "--include-results",
         },
         "simulate": {
             "source", "-o", "--out", "--photons", "--electronic", "--views", "--geometry",
-            "--series", "--device", "--seed",
+            "--series", "--device", "--seed", "--include-results",
         },
         "evaluate": {"model", "--data", "--windows", "-o", "--out", "--device"},
     }  # fmt: skip
@@ -168,7 +169,7 @@ def test_sweep_hands_words_to_the_sweep(recipe, monkeypatch):
     calls = []
     monkeypatch.setattr(sweeps, "run", lambda *given: calls.append(given) or given[0].out)
     result = call("sweep", recipe, "--vary", "seed=0,1")
-    assert (result.exit_code, result.stdout) == (0, "runs/r-sweep\n")
+    assert (result.exit_code, result.stdout) == (0, "runs/r-sweep.md\n")
     words = ("--set", "name=x", "--out", "o", "--data", "d", "--device", "cpu", "--jobs", "3")
     call("sweep", recipe, "--vary", "seed=0", *words, "--no-baseline", "--no-fallback")
     call("sweep", recipe, "--vary", "seed=0", "--without", "sparsify")

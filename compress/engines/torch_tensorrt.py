@@ -66,8 +66,8 @@ class TorchTensorRT(Format):
     ) -> dict[str, Any]:
         """Trace and compile as one engine without a rest in PyTorch, then write it.
 
-        Facts: TensorRT's version; what it says of sparse kernels, see `tensorrt_log.facts`; `files`,
-        the PyTorch program beside the plan where this Torch-TensorRT can write one.
+        Facts: TensorRT's version; what it says of sparse kernels, see `tensorrt_log.facts`;
+        `files`, the PyTorch program beside the plan where this Torch-TensorRT can write one.
         """
         import torch_tensorrt
 

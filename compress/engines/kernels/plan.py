@@ -266,11 +266,8 @@ def compiled(net: nn.Module) -> tuple[Plan, dict[str, Tensor]]:
         UsageError: not a DDnet, or a layer of it is no plain convolution.
     """
     if not isinstance(net, DDnet):
-        raise UsageError(
-            f"fused: only DDnet has a plan, not {type(net).__name__}: the kernels know zero-padded "
-            "convolutions behind BatchNorm, LeakyReLU, concatenation, pooling and enlarging, but "
-            "no convolution without padding and no sum of layers"
-        )
+        lacks = "no kernel convolves without padding or adds layers, as other networks do"
+        raise UsageError(f"fused: only DDnet has a plan, not {type(net).__name__}: {lacks}")
     rewritten: Any = deconv_to_conv(net)
     work = _Compiler(rewritten)
     work.buffer(IMAGE, 0, (1,))
@@ -290,8 +287,7 @@ def compiled(net: nn.Module) -> tuple[Plan, dict[str, Tensor]]:
     targets = [*low[1:], Slice(buffer=OUTPUT, slots=(1,))]
     for number in range(STAGES):
         work.decoder(number, low[number], targets[number], pairs[number])
-    plan = Plan(buffers=work.buffers, operations=tuple(work.operations))
-    return plan, work.tensors
+    return Plan(buffers=work.buffers, operations=tuple(work.operations)), work.tensors
 
 
 def _unserved(name: str, size: int, tensors: Mapping[str, Tensor]) -> str:
