@@ -65,7 +65,7 @@ def test_phantoms_stand_in_loudly(monkeypatch, caplog):
     assert data.source == "phantom"
     assert data.fingerprint == load(PHANTOM, seed=0).fingerprint
     (notice,) = data.notices
-    assert "no route; phantoms stand in, so the results say nothing about real CT" in notice
+    assert "no route; phantoms are used instead, so the results say nothing about real CT" in notice
     assert [(record.levelname, record.message) for record in caplog.records] == [
         ("WARNING", notice)
     ]
@@ -73,5 +73,5 @@ def test_phantoms_stand_in_loudly(monkeypatch, caplog):
 
 def test_no_fallback_is_an_error(monkeypatch):
     monkeypatch.setattr(demo, "load", fail)
-    with pytest.raises(UsageError, match=r"^the demo set cannot be had: .*no route$"):
+    with pytest.raises(UsageError, match=r"^the demo set cannot be downloaded: .*no route$"):
         load(DataOptions(), seed=0, fallback=False)

@@ -47,10 +47,10 @@ def test_wrong_totals_are_refused(tmp_path: Path) -> None:
     many = HYBRID.replace("epochs: 10", "epochs: 60")
     assert refused(tmp_path, many) == "epochs_total: the steps have 60 epochs, more than 50"
     none = HYBRID.replace("batch: 4", "epochs: 4")
-    one = "epochs_total: exactly one retrain must leave out its epochs, 0 do"
+    one = "epochs_total: exactly one retrain must omit epochs; found 0"
     assert refused(tmp_path, none) == one
     two = HYBRID.replace("  - report", "  - retrain\n  - report")
-    assert refused(tmp_path, two) == one.replace(", 0 do", ", 2 do")
+    assert refused(tmp_path, two) == one.replace("found 0", "found 2")
     text = HYBRID.replace("epochs: 10", "epochs: many")
     assert "steps[0].train.epochs: expected a whole number" in refused(tmp_path, text)
 

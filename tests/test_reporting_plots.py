@@ -85,7 +85,7 @@ def test_the_report_has_histograms_and_says_zeros_are_no_speed(tmp_path: Path) -
     text = (run / "07-report" / "report.md").read_text()
     for page in (html, text):
         assert "50.0\xa0% of the convolution weights to zero by random_weights" in page
-        assert "no kernel skips such zeros" in page
+        assert "no kernel skips unstructured zeros" in page
         assert "50.0 % of the convolution weights zero" in page
 
 

@@ -237,7 +237,7 @@ def test_a_killed_sweep_goes_on(tmp_path: Path) -> None:
     with ending([again]):
         _, said = again.communicate(timeout=400)
     assert again.returncode == 0, said
-    assert "02-retrain: going on from step" in said
+    assert "02-retrain: resuming from step" in said
     dense = (tmp_path / "out" / "shared").rglob("00-train/model.safetensors")
     assert [path.stat().st_mtime_ns for path in dense] == before
     done = json.loads((tmp_path / "out" / "sweep.json").read_text())["rows"]

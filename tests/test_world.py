@@ -219,7 +219,10 @@ def test_shares_cover_a_batch() -> None:
 @pytest.mark.parametrize(
     ("device", "said"),
     [
-        ("cuda:0", "--device cuda:0: several processes take one GPU each; give cuda"),
+        (
+            "cuda:0",
+            "--device cuda:0: with torchrun, pass --device cuda; each process picks its own GPU",
+        ),
         ("cuda", "4 processes need 4 GPUs, PyTorch sees 2 here"),
     ],
 )

@@ -246,7 +246,9 @@ def _own(device: str | None) -> str:
     if device == "cpu":
         return device
     if device != "cuda":
-        raise UsageError(f"--device {device}: several processes take one GPU each; give cuda")
+        raise UsageError(
+            f"--device {device}: with torchrun, pass --device cuda; each process picks its own GPU"
+        )
     local, there = _number("LOCAL_RANK"), torch.cuda.device_count()
     if local >= there:
         count = int(os.environ.get("LOCAL_WORLD_SIZE") or local + 1)

@@ -49,7 +49,7 @@ def network_class(path: str, folder: str | None) -> Callable[..., nn.Module]:
         # Behind all else: an import inside a function runs later.
         sys.path += [place for place in search if place not in sys.path]
     if not callable(found):
-        raise UsageError(f"the network {path!r} is no class")
+        raise UsageError(f"the network {path!r} is not a class")
     return found  # type: ignore[no-any-return]
 
 

@@ -1,6 +1,6 @@
 """Procedural slices that look like a chest: ellipses with soft edges and tissue texture.
 
-For tests, and where the demo set cannot be had. No patient, and no evidence about real CT.
+For tests, and where the demo set cannot be downloaded. No patient, and no evidence about real CT.
 """
 
 import math

@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 
 
 class Unavailable(UsageError):
-    """The demo set cannot be had; phantoms may stand in for it."""
+    """The demo set cannot be downloaded; phantoms may replace it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,10 +83,12 @@ def load(options: DataOptions, *, seed: int, fallback: bool = True) -> Data:
     try:
         train, test = _read(options, seed)
     except Unavailable as error:
-        reason = f"the demo set cannot be had: {error}"
+        reason = f"the demo set cannot be downloaded: {error}"
         if not fallback:
             raise UsageError(reason) from error
-        notices.append(f"{reason}; phantoms stand in, so the results say nothing about real CT")
+        notices.append(
+            f"{reason}; phantoms are used instead, so the results say nothing about real CT"
+        )
         options = replace(options, source="phantom")
         train, test = _read(options, seed)
     if shared := sorted(set(train.patients) & set(test.patients)):

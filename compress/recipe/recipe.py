@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from compress.base.errors import UsageError
+from compress.base.reasons import reason
 from compress.checkpoint import NETWORKS, ModelOptions
 from compress.context import Step
 from compress.data import DataOptions
@@ -136,7 +137,7 @@ def _model(tree: Tree, folder: Path) -> ModelOptions:
     given = dict(options.section(tree, "model"))
     own = [key for key in ("name", "import", "weights") if key in given]
     if ("name" in own) == ("import" in own):
-        raise UsageError("model: give either name, a network of this package, or import, your own")
+        raise UsageError("model: set either name (built-in) or import (your own), not both")
     values = {key: options.convert(str | None, given.pop(key), f"model.{key}") for key in own}
     weights = values.get("weights")
     if weights is not None and Path(weights).is_dir():
@@ -170,7 +171,7 @@ def _arguments(name: str, given: Mapping[str, Tree]) -> dict[str, Any]:
     except ValueError as error:
         raise UsageError(f"model: {error}") from error
     except (RuntimeError, TypeError) as error:  # torch's own words fill a page
-        raise UsageError(f"model: {name} cannot be built with these numbers") from error
+        raise UsageError(f"model: {name} cannot be built: {reason(error)}") from error
     return arguments
 
 

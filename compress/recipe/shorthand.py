@@ -36,9 +36,7 @@ def epochs(steps: Sequence[tuple[str, Tree]], total: int | None) -> list[tuple[s
     }
     open_ = [i for i, given in training.items() if "epochs" not in given and steps[i][0] != "train"]
     if len(open_) != 1:
-        raise UsageError(
-            f"epochs_total: exactly one retrain must leave out its epochs, {len(open_)} do"
-        )
+        raise UsageError(f"epochs_total: exactly one retrain must omit epochs; found {len(open_)}")
     spent = sum(
         schema.convert(int, given["epochs"], f"steps[{index}].{steps[index][0]}.epochs")
         for index, given in training.items()

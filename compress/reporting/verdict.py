@@ -150,7 +150,7 @@ def _limits(report: Facts) -> list[str]:
     if "compressed" in report["quality"] and final > dense:
         limits.append(
             f"The compressed network was trained for {final:,} optimizer steps in all, the dense "
-            f"one for {dense:,}: what it gains in quality may come from that."
+            f"one for {dense:,}: this may explain the quality gain."
         )
     patients = len(report["by_patient"])
     if patients:

@@ -157,7 +157,7 @@ class _Run:
         if self.world.any(finished(stage, key) is None):
             model = self._do(stage, model, key)
         else:
-            log.info("%s: done before", stage.name)
+            log.info("%s: already done, skipping", stage.name)
             model = self._again(stage, model)
         self._note(stage, read_json(stage.folder / FACTS)["facts"])
         if stage.step.kind != "training" and (stage.folder / "model.json").exists():

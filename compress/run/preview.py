@@ -105,7 +105,7 @@ def draw(plan: dict[str, Any], path: Path) -> list[Path]:
         path: the PNG file for the first prune step; more get their number before the suffix.
 
     Raises:
-        UsageError: the recipe removes no channels, or or the file is no PNG.
+        UsageError: the recipe removes no channels, or the file is no PNG.
         OSError: it cannot be written.
     """
     from compress.reporting import histograms

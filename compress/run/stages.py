@@ -39,6 +39,6 @@ def stages(recipe: Recipe, out: Path, until: str | None) -> list[Stage]:
     ends = [stage.index for stage in found if until in (stage.word, stage.name)]
     if len(ends) != 1:
         names = ", ".join(stage.name for stage in found)
-        what = "is no step of the recipe" if not ends else "stands more than once in the recipe"
+        what = "is no step of the recipe" if not ends else "occurs more than once in the recipe"
         raise UsageError(f"--until {until} {what}; its stages are {names}")
     return found[: ends[0] + 1]

@@ -144,7 +144,7 @@ class Holder:
 
     @torch.no_grad()
     def _holds(self) -> bool:
-        """Whether all masked weights are zero for sure; NaN and infinity are nobody's zero."""
+        """Whether all masked weights are zero for sure; NaN and infinity count as violations."""
         if not self._weights:
             return True
         more = torch._foreach_sub(self._weights, torch._foreach_mul(self._weights, self._factors))
@@ -164,7 +164,7 @@ def _asp_missing() -> str:
 
 
 def _modelopt(net: nn.Module, taken: set[str]) -> dict[str, Tensor]:
-    # ModelOpt prints a line a layer and warns of deprecations; neither is the user's affair.
+    # ModelOpt prints a line a layer and warns of deprecations; both are noise to the user.
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
         warnings.simplefilter("ignore")
         import modelopt.torch.sparsity as mts

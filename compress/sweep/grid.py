@@ -46,7 +46,7 @@ def points(path: Path, vary: Sequence[str], overrides: Sequence[str] = ()) -> li
     if not axes:
         raise UsageError(f"nothing to sweep over; give --vary, {EXAMPLE}")
     if len(axes) < len(vary):
-        raise UsageError("--vary: an option stands twice; give all its values at once")
+        raise UsageError("--vary: an option is given twice; give all its values at once")
     found = []
     for combination in product(*axes.values()):
         values = dict(zip(axes, combination, strict=True))
@@ -103,7 +103,7 @@ def _axis(text: str) -> tuple[str, list[str]]:
         return key, _range(text, *values.split(":"))
     found = [value.strip() for value in values.split(",")]
     if "" in found or len(set(found)) < len(found):
-        raise UsageError(f"--vary {text}: a value is empty or stands twice")
+        raise UsageError(f"--vary {text}: a value is empty or given twice")
     return key, found
 
 

@@ -194,7 +194,7 @@ class Session:
         self.history = saved["history"]
         self.update.amp.load_state_dict(saved["scaler"])
         self.update.total.fill_(saved["total"])
-        log.info("%s: going on from step %d", self.work.stage.name, self.step)
+        log.info("%s: resuming from step %d", self.work.stage.name, self.step)
 
 
 def _precision(options: TrainOptions, work: Work) -> Precision:

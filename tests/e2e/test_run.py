@@ -61,7 +61,7 @@ def test_twice_gives_the_same_bits(whole: Path, tmp_path: Path) -> None:
 def test_a_finished_run_is_not_done_again(whole: Path) -> None:
     before = {name: (whole / name / "facts.json").stat().st_mtime_ns for name in NAMES}
     said = finish(whole).stderr
-    assert all(f"{name}: done before" in said for name in NAMES)
+    assert all(f"{name}: already done, skipping" in said for name in NAMES)
     assert before == {name: (whole / name / "facts.json").stat().st_mtime_ns for name in NAMES}
 
 
@@ -158,7 +158,7 @@ def test_an_edit_runs_its_stage_and_later_ones_again(
     out = tmp_path / "run"
     shutil.copytree(whole, out)
     said = finish(out, *words).stderr
-    assert [name for name in NAMES if f"{name}: done before" not in said] == again
+    assert [name for name in NAMES if f"{name}: already done, skipping" not in said] == again
     assert f"{again[0]}: recipe, data, seed or code changed, so it runs again" in said
 
 
