@@ -2,6 +2,9 @@
 
 The functions of `compress.api` are here by their names, such as `compress.prune`; torch is imported
 when the first of them is used.
+
+api.py      those functions
+context.py  what a step is, and what it is given
 """
 
 from typing import TYPE_CHECKING, Any

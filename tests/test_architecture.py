@@ -158,6 +158,13 @@ def test_every_package_has_its_floor_and_few_modules_lie_at_the_top():
     assert {path.stem for path in (ROOT / "compress").glob("*.py")} == TOP
 
 
+def test_each_package_lists_its_modules():
+    for path in (ROOT / "compress").rglob("__init__.py"):
+        modules = {one.name for one in path.parent.glob("*.py") if not one.stem.startswith("__")}
+        listed = set(re.findall(r"\w+\.py", ast.get_docstring(ast.parse(path.read_text())) or ""))
+        assert modules <= listed, f"{path.parent.name} does not list {modules - listed}"
+
+
 ALONE = """
 import os, sys
 import torch

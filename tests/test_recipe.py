@@ -293,8 +293,8 @@ def test_a_wrong_recipe_is_refused_in_one_sentence(write, text, sentence):
         ("{name: ddnet, wieghts: a}", "unknown option 'wieghts'; did you mean 'weights'?"),
         ("{name: ddnet, residual: 1}", "expected true or false, got 1"),
         ("{name: ddnet, trunk: 0}", "stem.conv needs at least 1 output channel, got 0"),
-        ("{name: redcnn, channels: -1}", "redcnn cannot be built: Trying to create tensor with negative "
-         "dimension -1: [-1, 1, 5, 5]"),
+        ("{name: redcnn, channels: -1}", "redcnn cannot be built: Trying to create tensor with "
+         "negative dimension -1: [-1, 1, 5, 5]"),
         ("{name: ddnet, widths: {x: 1}}", "DDnet has no convolution 'x'"),
         ("{name: redcnn, trunk: 8}", "unknown option 'trunk'; possible are channels, widths, "
          "name, weights"),

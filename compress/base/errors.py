@@ -1,11 +1,12 @@
 """What can go wrong, as seen by the person at the terminal.
 
 CompressError
-  UsageError     a wrong recipe, option, file or folder: exit code 2
-  QualityError   a quality or parity gate failed: exit code 3
-  Stopped        a signal came and the work so far is saved: exit code 75 (EX_TEMPFAIL)
+  UsageError     a wrong recipe, option, file or folder
+  QualityError   a quality or parity gate failed
+  Stopped        a signal came and the work so far is saved
 
-Every message is one sentence that says what was found and what to do.
+Exit statuses are in `exit_codes.py`. Every message is one sentence that says what was found and
+what to do.
 """
 
 from compress.base import exit_codes

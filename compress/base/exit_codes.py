@@ -6,5 +6,4 @@ USAGE = 2
 QUALITY = 3
 """A gate on image quality or accuracy failed."""
 STOPPED = 75
-"""Stopped by a signal after saving (EX_TEMPFAIL). docker/slurm/{task,job}.sh test and pass on this
-number."""
+"""Stopped by a signal after saving (EX_TEMPFAIL). docker/slurm/task.sh reads it here."""

@@ -1,10 +1,11 @@
 """Checkpoints: a folder with plain tensors and a channel table, never a pickle.
 
-model.py     a network with its table of channels and masks; load and save
-hashes.py    what a checkpoint computes, as hashes
-imported.py  networks of the user's own, and the hash of their code
-weights.py   a file of weights to start from
-files.py     the two files of a checkpoint, read within limits
+model.py        a network with its table of channels and masks; load and save
+hashes.py       what a checkpoint computes, as hashes
+imported.py     networks of the user's own, and the hash of their code
+weights.py      a file of weights to start from
+files.py        the two files of a checkpoint, read within limits
+noise_level.py  networks that take a noise level beside the slice
 """
 
 from compress.checkpoint.hashes import code_of, identity, weights_hash

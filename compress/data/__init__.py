@@ -8,6 +8,10 @@ folder.py    pairs on disk: DICOM, TIFF or npy
 lowdose.py   low dose by noise insertion (fanbeam.py, fanbeam_torch.py)
 crops.py     which crops a training sees
 loaders.py   how they get to the device
+images.py    one slice out of one file
+listing.py   the files below a folder, links followed
+partners.py  which low-dose file belongs to which full-dose file
+units.py     whether values are HU
 """
 
 from compress.data.pairs import Data, Image, Pairs

@@ -11,6 +11,7 @@ writing.py     the derived object of an enhanced image
 multiframe.py  the derivation of the frames of an Enhanced CT
 lossy.py       whether a codestream has lost something
 transcode.py   texts, times and words on their way to Explicit VR Little Endian
+position.py    where an image is in its patient
 
 Nothing here logs, prints or names a file by what a header says of a patient: reasons are codes,
 UIDs and paths are shown as hashes, texts of exceptions from decoders are dropped.

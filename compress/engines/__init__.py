@@ -15,6 +15,7 @@ sidecar.py         what an engine was built from and for; checked before it is l
 build.py           one engine: rewritten, compiled, described, compared
 parity.py          how far it is from the network, in HU
 subprocess_run.py  an engine run once in a process of its own: what parity is measured on
+inspection.py      `compress inspect`: the layers of a checkpoint or an engine
 
 Every format computes (N, 1, H, W) float32 in network range -> the same shape, whatever its
 precision inside.

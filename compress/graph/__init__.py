@@ -1,10 +1,14 @@
 """A network's graph: what it costs, which channels belong together, exact rewrites.
 
-cost.py     multiply-accumulates and parameters
-groups.py   channels that must be removed together, and their removal
-trace.py    one run of a network, operator by operator: how channels hang together
-labels.py   which entries of which tensors belong to which channel
-rules.py    what PyTorch's operators do with channels; also joins, layer_rules, layout_rules
-resize.py   a network rebuilt with other numbers of channels
-rewrite.py  stride-1 transposed convolutions as convolutions, exactly
+cost.py          multiply-accumulates and parameters
+groups.py        channels that must be removed together, and their removal
+trace.py         one run of a network, operator by operator: how channels hang together
+labels.py        which entries of which tensors belong to which channel
+rules.py         what PyTorch's operators do with channels; also joins, layer_rules, layout_rules
+resize.py        a network rebuilt with other numbers of channels
+rewrite.py       stride-1 transposed convolutions as convolutions, exactly
+joins.py         how the channels of several operands combine
+layer_rules.py   channels of convolutions and matrix products
+layout_rules.py  channels of slices, reshapes, concatenations
+padding.py       slices of any size through a network
 """

@@ -1,8 +1,11 @@
 """Structured pruning: which channels are removed, and their removal.
 
-plan.py          the plan: groups of channels, kept counts, cost after pruning
-selection.py     scores, the Gaussian threshold, rounding to a multiple
-taylor.py        first-order Taylor scores
-unstructured.py  single weights set to zero, for comparison
-modelopt_mode.py pruning as a mode of ModelOpt
+plan.py           the plan: groups of channels, kept counts, cost after pruning
+selection.py      scores, the Gaussian threshold, rounding to a multiple
+taylor.py         first-order Taylor scores
+unstructured.py   single weights set to zero, for comparison
+modelopt_mode.py  pruning as a mode of ModelOpt
+options.py        what a plan is asked for
+ledger.py         cost as a function of the kept channels
+proof.py          a plan tried on the network itself
 """

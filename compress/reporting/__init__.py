@@ -1,14 +1,17 @@
 """The report of a run, made from the facts that its stages left; nothing is computed again.
 
-collect.py   facts.json, manifest.json and recipe.yaml -> one plain dictionary, which is report.json
-layers.py    one row for every layer: channels, 2:4, what an engine made of it
-speed.py     latencies that `compress bench` left in the run folder
-storage.py   sizes of the checkpoint files: dense, pruned, 2:4
-verdict.py   that dictionary -> the sentence, the warnings and the limits at the top of the page
-pictures.py  slices in HU -> PNG
-charts.py    numbers -> SVG
-page.py      the dictionary and the pictures -> report.html and report.md
-compare.py   several runs -> one page
+collect.py     facts.json, manifest.json and recipe.yaml -> report.json, a dictionary
+layers.py      one row for every layer: channels, 2:4, what an engine made of it
+speed.py       latencies that `compress bench` left in the run folder
+storage.py     sizes of the checkpoint files: dense, pruned, 2:4
+verdict.py     that dictionary -> the sentence, the warnings and the limits at the top of the page
+pictures.py    slices in HU -> PNG
+charts.py      numbers -> SVG
+page.py        the dictionary and the pictures -> report.html and report.md
+compare.py     several runs -> one page
+histograms.py  scores of each layer with the threshold, PNG
+plots.py       plots of a sweep, PNG
+text.py        numbers as text
 """
 
 from pathlib import Path

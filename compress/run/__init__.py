@@ -11,4 +11,5 @@ doctor.py    `compress doctor`: what this machine has and lacks
 report.py    `compress report`: a run's report, written again
 export.py    `compress export`: the step `export` on a checkpoint
 evaluate.py  `compress evaluate`: the step `evaluate` on a checkpoint or an engine
+sides.py     sides of slices that the steps ask of the network
 """

@@ -6,7 +6,7 @@ name, kind, shape      module name, class, shape of the weight (out, in, *kernel
 zeros                  weights that are zero
 sparse24, failing      whether the weight is 2:4 along its input channels; groups of four that are
                        not; None where the channels come in no fours
-first                  the first such groups: [{out, first, tap, nonzeros}], see sparsity.Violation
+first                  the first such groups: [{out, first, tap, nonzeros}], see `pattern.Violation`
 eligible_backend, eligible_trt   whether ModelOpt and ASP would take the layer, and TensorRT
 reason_backend, reason_trt       why not; empty where they would
 eligible_engine, picked   whether the engine could run a sparse kernel for the layer and whether it

@@ -1,4 +1,4 @@
-"""2:4 sparsity: masks, checks and who can bear it. Pure functions on tensors.
+"""The 2:4 pattern: masks and checks, pure functions on tensors.
 
 A weight is 2:4 when, for every output channel and kernel position, each four consecutive input
 channels (0-3, 4-7, ...) hold at most two non-zeros: the pattern of NVIDIA's sparse tensor cores.

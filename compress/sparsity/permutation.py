@@ -1,7 +1,7 @@
 """Orders of channels under which a 2:4 mask keeps more magnitude; the network computes the same.
 
 Which four input channels compete for two places is an accident of their order. The channels of a
-group (see dependencies.py) may change places where everything that carries them follows:
+group (see graph/groups.py) may change places where everything that carries them follows:
 producers, BatchNorm, and all consumers, behind concatenations too. Pool and Yu, "Channel
 permutations for N:M sparsity", NeurIPS 2021; here a greedy exchange of two channels at a time,
 with all the consumers of a group in the balance at once.

@@ -1,4 +1,13 @@
-"""The steps of a recipe: one file each, and the one table of their names."""
+"""The steps of a recipe: one file each, and the one table of their names.
+
+train.py      train, retrain
+prune.py      prune
+sparsify.py   sparsify
+evaluate.py   evaluate
+export.py     export
+report.py     report
+cpu_speed.py  dense and compressed networks timed on a CPU
+"""
 
 from collections.abc import Mapping
 

@@ -1,10 +1,16 @@
 """Training: one loop for every number format, device and network.
 
-options.py   what a recipe can say of a training
-session.py   the host's side: epochs and steps, resume, save, log, what facts.json keeps
-update.py    the device's side: one optimizer step, its loss, and what holds after it
-parts.py     what an update consists of: objective, network and optimizer
-twin.py      an equal network that torch.compile can compile
-cuda_graph.py how a step is executed: call by call, or captured as one CUDA graph
-profiling.py where a step's time goes, on request
+options.py      what a recipe can say of a training
+session.py      the host's side: epochs and steps, resume, save, log, what facts.json keeps
+update.py       the device's side: one optimizer step, its loss, and what holds after it
+parts.py        what an update consists of: objective, network and optimizer
+twin.py         an equal network that torch.compile can compile
+cuda_graph.py   how a step is executed: call by call, or captured as one CUDA graph
+profiling.py    where a step's time goes, on request
+state.py        the state of a stopped training on disk
+losses.py       training losses
+precision.py    training precisions and loss scaling
+distill.py      the dense network as a teacher
+recalibrate.py  BatchNorm statistics measured again
+samples.py      a few training crops for measuring
 """

@@ -18,9 +18,9 @@ fi
 srun --kill-on-bad-exit=1 ${inside[@]+"${inside[@]}"} bash docker/slurm/task.sh "$@"
 code=$?
 if [ -e "$COMPRESS_STOPPED" ]; then
+    code=$(<"$COMPRESS_STOPPED")
     rm -f "$COMPRESS_STOPPED"
     echo "stopped after saving; the job goes back into the queue"
     scontrol requeue "$SLURM_JOB_ID"
-    exit 75 # STOPPED of compress/base/exit_codes.py
 fi
 exit "$code"

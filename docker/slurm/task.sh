@@ -6,13 +6,14 @@
 set -uo pipefail
 trap '' USR1
 
-# One process of compress. Status 75, STOPPED of compress/base/exit_codes.py, becomes a mark on the disk and 0:
+# One process of compress. Status STOPPED of compress/base/exit_codes.py becomes a mark on the disk and 0:
 # torchrun ends the other processes, in the midst of their saving, when one fails.
+stopped=$(sed -n 's/^STOPPED = //p' "$(dirname "$0")/../../compress/base/exit_codes.py")
 work() {
     python -m compress "$@"
     local code=$?
-    [ "$code" = 75 ] || return "$code"
-    touch "$COMPRESS_STOPPED"
+    [ "$code" = "$stopped" ] || return "$code"
+    echo "$code" >"$COMPRESS_STOPPED"
 }
 
 if [ "${1:-}" = --work ]; then

@@ -7,12 +7,12 @@ stem.cu            the 7x7 of one channel
 moves.cu           max-pool and bilinear x2
 instructions.cuh   the PTX instructions of both, one function each
 arguments.cuh      what both are given; which strip of the image a block computes
-wgmma.py           wgmma for a number of columns, as C++
-window.py          what a kernel computes, how it is cut, which cuts are tried
-fragments.py       weights as the kernels read them, 2:4 ones with their metadata
-compiler.py        NVRTC, a cache on disk, and the loaded kernel
-launch.py          from operations and buffers to a call
-moves.py           the same for moves.cu
+wgmma.py      wgmma for a number of columns, as C++
+window.py     what a kernel computes, how it is cut, which cuts are tried
+fragments.py  weights as the kernels read them, 2:4 ones with their metadata
+compiler.py   NVRTC, a cache on disk, and the loaded kernel
+launch.py     from operations and buffers to a call
+moves.py      the same for moves.cu
 
 Triton has no sparse product, and its tensor-core product wants a matrix; the window that slides
 down a strip of rows multiplies no zeros, see docs/fused.md. NVIDIA's Python packages (cuda-bindings

@@ -29,7 +29,7 @@ constexpr int BEFORE_KS = SOURCE / 16, BEFORE_MS = CIN / 16;
 constexpr int BIAS_AT = BEFORE_AT + (BOTTLENECK ? BEFORE_KS * BEFORE_MS * 512 : 0);
 constexpr int THEN_AT = BIAS_AT + (BOTTLENECK ? CIN * 4 : 0);
 constexpr int RING_AT = THEN_AT + (THEN == 16 ? MS * 512 : 0), MIDDLE_AT = RING_AT + STAGES * STAGE;
-static_assert(SHARED == MIDDLE_AT + (BOTTLENECK ? 2 * MIDDLE : 0), "shapes.py counts shared memory otherwise");
+static_assert(SHARED == MIDDLE_AT + (BOTTLENECK ? 2 * MIDDLE : 0), "window.py counts shared memory otherwise");
 static_assert(!IN_REGISTERS || (ROWS == 1 && MS == 1), "weights in registers: one row, 16 output channels");
 static_assert(!PAIRED || IN_REGISTERS, "");
 static_assert(BLOCKS % 2 == 0 && 4 % ROWS == 0, "");

@@ -24,7 +24,7 @@ constexpr int RING_AT = BIAS_AT + (BOTTLENECK ? CIN * 4 : 0), MIDDLE_AT = RING_A
 constexpr int WARPS = 4 * GROUPS, RIGHT = (CIN / 8 + WARPS - 1) / WARPS;
 constexpr int Q = COUT / 8, SUMS = 4 * Q;  // blocks of 8 columns, and sums of a thread, of one dy
 constexpr int THEN_BLOCKS = THEN == 16 ? 2 : 1;
-static_assert(SHARED == MIDDLE_AT + (BOTTLENECK ? 2 * MIDDLE : 0), "shapes.py counts shared memory otherwise");
+static_assert(SHARED == MIDDLE_AT + (BOTTLENECK ? 2 * MIDDLE : 0), "window.py counts shared memory otherwise");
 
 // An operand in shared memory without swizzle: lbo bytes from one half of K to the other, sbo between groups of 8 rows.
 DEV u64 descriptor(u32 address, u32 lbo, u32 sbo) {
