@@ -8,7 +8,6 @@ import zlib
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
 from torch import Tensor, nn
 
@@ -20,6 +19,7 @@ from compress.data import loaders
 from compress.data.crops import draws, sides
 from compress.training import distill, state
 from compress.training import precision as formats
+from compress.training.facts import History, TrainingFacts
 from compress.training.options import TrainOptions
 from compress.training.precision import Precision
 from compress.training.profiling import Recorder, span
@@ -49,7 +49,7 @@ class Session:
         self.log = _Log(work.stage / "log.csv")
         self.step = 0
         self.seconds = 0.0
-        self.history: dict[str, list[float]] = {"loss": [], "lr": []}
+        self.history: History = {"loss": [], "lr": []}
 
     def run(self) -> None:
         """Train to the last epoch.
@@ -103,7 +103,7 @@ class Session:
         net.load_state_dict(self.update.amp.net.state_dict())
         return net.eval()
 
-    def facts(self) -> dict[str, Any]:
+    def facts(self) -> TrainingFacts:
         """What facts.json keeps of the training."""
         options = self.options
         return {
@@ -214,7 +214,7 @@ class _Log:
     def __init__(self, path: Path) -> None:
         self.path = path
 
-    def write(self, history: dict[str, list[float]], steps: int) -> None:
+    def write(self, history: History, steps: int) -> None:
         rows = zip(history["loss"], history["lr"], strict=True)
         lines = [f"{i},{i * steps},{loss:.8g},{lr:.8g}" for i, (loss, lr) in enumerate(rows, 1)]
         self.path.write_text("\n".join(["epoch,step,loss,lr", *lines]) + "\n", encoding="utf-8")

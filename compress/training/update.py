@@ -3,7 +3,6 @@
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +16,7 @@ from compress.data.loaders import Loader
 from compress.sparsity.masks import Holder
 from compress.training import distill, losses
 from compress.training.cuda_graph import Stepper
+from compress.training.facts import UpdateFacts
 from compress.training.options import TrainOptions
 from compress.training.parts import Objective, adam, compiled, trainable
 from compress.training.precision import Precision
@@ -97,7 +97,7 @@ class Update:
         for hold in self._held:
             hold.check()
 
-    def facts(self) -> dict[str, Any]:
+    def facts(self) -> UpdateFacts:
         """How the steps are executed, and why so."""
         return {
             "cuda_graph": self.stepper.graph,
