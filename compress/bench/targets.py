@@ -31,6 +31,7 @@ from compress.engines.formats import formats
 from compress.engines.precision import Precision
 from compress.engines.subject import Subject
 from compress.sparsity.layers import layers
+from compress.sparsity.records import LayerRow
 from compress.training.precision import Precision as Switches
 
 MODES = ("eager-fp32", "eager-tf32", "eager-fp16", "eager-bf16", "compiled")
@@ -55,7 +56,7 @@ class Artefact:
     least: int
     size: int | None
     """The only side of a slice that it takes; None: any."""
-    layers: Sequence[Row]
+    layers: Sequence[LayerRow]
     """See `sparsity.layers`."""
     graph: bool
     """Whether a CUDA graph is tried."""

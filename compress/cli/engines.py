@@ -1,6 +1,7 @@
 """The commands that build and time engines: words in, calls out, like `cli`."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, get_args
 
@@ -228,7 +229,7 @@ def bench(
     show(found, as_json, command.render)
 
 
-def show(found: dict[str, Any], as_json: bool, render: Any) -> None:
+def show(found: Mapping[str, Any], as_json: bool, render: Any) -> None:
     """Print what was found, as JSON or as its table."""
     if as_json:
         click.echo(json.dumps(found, indent=1, allow_nan=False))

@@ -6,9 +6,9 @@ convolutions that they equal, under the same names.
 
 import functools
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from torch import Tensor
 
@@ -17,19 +17,21 @@ from compress.base.errors import UsageError
 from compress.checkpoint.files import TABLE, WEIGHTS
 from compress.engines import sidecar
 from compress.engines.formats import formats
+from compress.engines.records import Inspection, Totals
 from compress.reporting import text
-from compress.sparsity.layers import ENGINE_COLUMNS, Row, described, layers
+from compress.sparsity.layers import ENGINE_COLUMNS, described, layers
+from compress.sparsity.records import Group, LayerRow
 
 SCHEMA = 1
 COLUMNS = ("layer", "weight", "zeros", "2:4", "eligible", "picked", "MACs", "share", "of time")
 KERNEL = ("kernel", "us", "floor")
 """Columns of an engine that says what computes a layer, how long, and how long at least."""
 LEFT = ("layer", "weight", "2:4", "eligible", "picked", "kernel")
-Found = tuple[str, Row, list[Row], dict[str, int] | None]
+Found = tuple[str, dict[str, object], list[LayerRow], dict[str, int] | None]
 """Kind, about, layers and nonfinite, as `inspect` says."""
 
 
-def inspect(path: Path) -> dict[str, Any]:
+def inspect(path: Path) -> Inspection:
     """What is in a checkpoint folder, an engine or the sidecar of one.
 
     Returns:
@@ -54,7 +56,7 @@ def inspect(path: Path) -> dict[str, Any]:
     }
 
 
-def render(found: Mapping[str, Any]) -> None:
+def render(found: Inspection) -> None:
     """Print what `inspect` found as a table on standard output."""
     from rich.console import Console
 
@@ -75,7 +77,7 @@ def render(found: Mapping[str, Any]) -> None:
 
 def _checkpoint(folder: Path) -> Found:
     model = checkpoint.load(folder)
-    about = {
+    about: dict[str, object] = {
         "network": model.origin.name or model.origin.import_,
         "masks": len(model.masks),
         "weights": checkpoint.fingerprint(model),
@@ -114,7 +116,8 @@ def _engine(path: Path) -> Found:
         unknown = {word: "unknown" if told[word] is None else told[word] for word in ENGINE_COLUMNS}
         about["sparse_kernels"] = f"{unknown['picked']} of {unknown['eligible']} eligible layers"
     weights = {f"{name}.weight": weight for name, weight in inside.items()}
-    return "engine", about, rows, _nonfinite(weights) if inside else None
+    nonfinite = _nonfinite(weights) if inside else None
+    return "engine", about, cast("list[LayerRow]", rows), nonfinite
 
 
 def _name_the_folder(path: Path) -> None:
@@ -123,7 +126,7 @@ def _name_the_folder(path: Path) -> None:
         raise UsageError(f"{path} is one file of a checkpoint; inspect its folder, {path.parent}")
 
 
-def _totals(rows: list[Row]) -> Row:
+def _totals(rows: Sequence[Mapping[str, Any]]) -> Totals:
     sparse = [row for row in rows if row["sparse24"]]
     weights = sum(_size(row) for row in rows)
     told = {
@@ -131,7 +134,7 @@ def _totals(rows: list[Row]) -> Row:
         for key in ENGINE_COLUMNS.values()
         if any(row[key] != "unknown" for row in rows)
     }
-    return {
+    totals = {
         "layers": len(rows),
         "sparse24": len(sparse),
         "eligible_backend": sum(row["eligible_backend"] for row in rows),
@@ -143,13 +146,14 @@ def _totals(rows: list[Row]) -> Row:
         "share_of_weights": sum(_size(row) for row in sparse) / weights if weights else 0.0,
         "share_of_macs": sum((row["share_of_macs"] or 0.0 for row in sparse), 0.0),
     }
+    return cast("Totals", totals)
 
 
-def _size(row: Row) -> int:
+def _size(row: Mapping[str, Any]) -> int:
     return math.prod(row["shape"])
 
 
-def _table(rows: list[Row]) -> Iterator[str]:
+def _table(rows: Sequence[LayerRow]) -> Iterator[str]:
     """One line a layer below a head, columns aligned; never cut, however narrow the terminal."""
     shown = set(COLUMNS + KERNEL)
     if not any(row["share_of_time"] is not None for row in rows):
@@ -168,7 +172,7 @@ def _aligned(column: tuple[str, ...]) -> list[str]:
     return [one.ljust(width) if column[0] in LEFT else one.rjust(width) for one in column]
 
 
-def _cells(row: Row) -> tuple[str, ...]:
+def _cells(row: Mapping[str, Any]) -> tuple[str, ...]:
     shape, zeros = "x".join(map(str, row["shape"])), row["zeros"] / _size(row)
     able = (row["eligible_backend"], row["eligible_trt"])
     eligible = {(True, True): "both", (False, True): "TensorRT", (True, False): "backend"}
@@ -185,7 +189,7 @@ def _microseconds(value: float | None) -> str:
     return "" if value is None else f"{value:.2f}"
 
 
-def _why(row: Row) -> Iterator[str]:
+def _why(row: LayerRow) -> Iterator[str]:
     """Where a layer is not 2:4 and why it cannot be."""
     if row["first"]:
         places = "; ".join(_place(one) for one in row["first"])
@@ -198,12 +202,12 @@ def _why(row: Row) -> Iterator[str]:
             yield f"not for {who}: {reason}"
 
 
-def _place(one: Mapping[str, Any]) -> str:
+def _place(one: Group) -> str:
     tap = f" tap {','.join(map(str, one['tap']))}" if one["tap"] else ""
     return f"out {one['out']} in {one['first']}-{one['first'] + 3}{tap} ({one['nonzeros']})"
 
 
-def _sum(totals: Row) -> str:
+def _sum(totals: Totals) -> str:
     return (
         f"2:4: {totals['sparse24']} of {totals['layers']} layers with {totals['share_of_macs']:.1%}"
         f" of the MACs (of a 512x512 slice) and {totals['share_of_weights']:.1%} of the weights;"
