@@ -5,10 +5,10 @@ import io
 import logging
 import statistics
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import numpy as np
 import torch
@@ -24,11 +24,9 @@ from compress.context import Kind, Use, Work
 from compress.data import Pairs
 from compress.graph.padding import AnySize, multiple
 from compress.quality import metrics
+from compress.steps.facts import EvaluateFacts, Moments, SliceRow, Summary
 
 log = logging.getLogger(__name__)
-
-Row = dict[str, Any]
-"""One slice through one network: `slice`, `patient`, `network` and the metrics."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,7 +76,7 @@ class Evaluate:
         test = work.data.test
         shown = _spread(test, self.pictures)
         pictures = {"full": [_clip(test.full[i]) for i in shown]}
-        rows: list[Row] = []
+        rows: list[SliceRow] = []
         networks = _networks(model, work)
         if not self.compare:
             networks = dict([*networks.items()][-1:])
@@ -88,7 +86,7 @@ class Evaluate:
                 about = {"slice": test.names[index], "patient": test.patients[index]}
                 full = torch.from_numpy(_clip(test.full[index])).to(image.device)
                 measured = metrics.measure(image, full)
-                rows.append({**about, "network": name, **measured})
+                rows.append(cast("SliceRow", {**about, "network": name, **measured}))
                 if index in shown:
                     key = "low" if name == "input" else name
                     pictures.setdefault(key, []).append(image.cpu().numpy())
@@ -149,8 +147,8 @@ def _clip(hu: np.ndarray) -> np.ndarray:
     return to_hu(to_network(torch.tensor(hu))).numpy()
 
 
-def _facts(networks: list[str], rows: list[Row]) -> dict[str, Any]:
-    by_patient: dict[str, list[Row]] = defaultdict(list)
+def _facts(networks: list[str], rows: list[SliceRow]) -> EvaluateFacts:
+    by_patient: dict[str, list[SliceRow]] = defaultdict(list)
     for row in rows:
         by_patient[row["patient"]].append(row)
     return {
@@ -163,7 +161,7 @@ def _facts(networks: list[str], rows: list[Row]) -> dict[str, Any]:
     }
 
 
-def _summary(networks: list[str], rows: list[Row]) -> dict[str, dict[str, Row]]:
+def _summary(networks: list[str], rows: Sequence[Mapping[str, Any]]) -> Summary:
     """Network -> metric -> mean and sample standard deviation over slices.
 
     None where a slice has no value, and as the deviation of a single slice.
@@ -176,7 +174,7 @@ def _summary(networks: list[str], rows: list[Row]) -> dict[str, dict[str, Row]]:
     }
 
 
-def _moments(values: list[float | None]) -> dict[str, float | None]:
+def _moments(values: list[float | None]) -> Moments:
     known = [value for value in values if value is not None]
     if len(known) < len(values):
         return {"mean": None, "sd": None}

@@ -4,7 +4,7 @@ import copy
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +19,7 @@ from compress.pruning.ledger import Share
 from compress.pruning.options import PruneOptions
 from compress.pruning.selection import Ranked
 from compress.sparsity import masks
+from compress.steps.facts import PruneFacts, PruneGroup, PruneHead
 from compress.training.recalibrate import recalibrated
 from compress.training.samples import samples
 
@@ -109,7 +110,7 @@ class Prune(PruneOptions):
             log.warning("%s stays whole: %s", name, reason)
         return pruned
 
-    def describe(self, before: Model, after: Model, plan: pruning.Plan) -> dict[str, Any]:
+    def describe(self, before: Model, after: Model, plan: pruning.Plan) -> PruneFacts:
         """The facts of a plan: shares removed, the threshold, and each group with its fit."""
         fitted = self.criterion == "gaussian" and self.scope == "layer"
         return {
@@ -125,9 +126,9 @@ class Prune(PruneOptions):
             },
         }
 
-    def _head(self, before: Model, after: Model, removed: dict[Share, float]) -> dict[str, Any]:
+    def _head(self, before: Model, after: Model, removed: dict[Share, float]) -> PruneHead:
         costs = {"before": cost.cost(before.net), "after": cost.cost(after.net)}
-        return {
+        head = {
             "criterion": self.criterion,
             "amount": self.amount,
             "of": self.target,
@@ -136,6 +137,7 @@ class Prune(PruneOptions):
             "zeros": unstructured.zeros(after.net, after.masks),
             **{when: {"params": c.params, "macs": c.macs} for when, c in costs.items()},
         }
+        return cast("PruneHead", head)
 
     def _zero(self, model: Model, work: Work) -> Model:
         """Mask single weights; the tensors keep their shapes."""
@@ -176,7 +178,7 @@ def _size(net: nn.Module, of: Share) -> int:
     return found.macs if of == "macs" else found.params
 
 
-def _group(group: Ranked, plan: pruning.Plan, fitted: bool) -> dict[str, Any]:
+def _group(group: Ranked, plan: pruning.Plan, fitted: bool) -> PruneGroup:
     kept = plan.selection.kept[group.name]
     normal = group.mean + group.sigma * plan.selection.threshold
     assert group.scores is not None

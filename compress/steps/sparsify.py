@@ -4,7 +4,7 @@ import copy
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +15,7 @@ from compress.checkpoint import Model
 from compress.context import Kind, Use, Work
 from compress.sparsity import eligibility, masks, permutation
 from compress.sparsity.eligibility import Rule
+from compress.steps.facts import MaskFacts, Permutation, SparseCounts, SparseLayer
 
 log = logging.getLogger(__name__)
 
@@ -71,11 +72,16 @@ class Sparsify:
         # in the layers that it takes, and lets no layer of an earlier one go.
         held = {**model.masks, **found}
         sparse = replace(model, net=_masked(model, held), masks=held)
-        facts = describe(sparse.net, held)
-        facts["kept_magnitude"] = permutation.kept(model.net, held)
-        facts["masks_from_before"] = sorted(held.keys() - found.keys())
-        asked = {"pattern": self.pattern, "rule": self.rule, "backend": backend, "why": why}
-        work.facts.update({**asked, **facts})
+        facts: MaskFacts = {
+            "pattern": self.pattern,
+            "rule": self.rule,
+            "backend": backend,
+            "why": why,
+            **describe(sparse.net, held),
+            "kept_magnitude": permutation.kept(model.net, held),
+            "masks_from_before": sorted(held.keys() - found.keys()),
+        }
+        work.facts.update(facts)
         self._say(sparse, facts)
         if facts["share_of_weights"] < self.at_least:
             share = f"{facts['share_of_weights']:.3f} of the weights lie in 2:4 layers"
@@ -96,7 +102,7 @@ class Sparsify:
                 "sparsify: the network has no convolution or linear layer; leave the step out"
             )
 
-    def _say(self, sparse: Model, facts: Mapping[str, Any]) -> None:
+    def _say(self, sparse: Model, facts: MaskFacts) -> None:
         """Log how many layers are 2:4, and where none is, why."""
         before = len(facts["masks_from_before"])
         kept = f", {before} of them by masks from before" if before else ""
@@ -119,8 +125,12 @@ class Sparsify:
             model.net,
             [n for n, layer in layers.items() if not eligibility.refusal(layer, self.rule)],
         )
-        gain = {"kept_before": found.kept_before, "kept": found.kept}
-        work.facts["permutation"] = {"exchanges": found.exchanges, **gain}
+        gain: Permutation = {
+            "exchanges": found.exchanges,
+            "kept_before": found.kept_before,
+            "kept": found.kept,
+        }
+        work.facts["permutation"] = gain
         log.info(
             "masks keep %.2f %% of the magnitude, %.2f %% before %d exchanges of channels",
             100 * found.kept,
@@ -130,9 +140,10 @@ class Sparsify:
         return replace(model, net=found.net)
 
 
-def describe(net: nn.Module, found: Mapping[str, Tensor]) -> dict[str, Any]:
+def describe(net: nn.Module, found: Mapping[str, Tensor]) -> SparseCounts:
     """Every layer of `net` with its shape, whether it is 2:4, and why not."""
-    layers, weights, covered, zeros = [], 0, 0, 0
+    layers: list[SparseLayer] = []
+    weights, covered, zeros = 0, 0, 0
     modules = eligibility.candidates(net)
     for name, module in modules.items():
         weight = module.weight

@@ -1,0 +1,205 @@
+"""What the steps prune, sparsify and evaluate remember in the facts.json of their stages."""
+
+from typing import Literal, NotRequired, TypedDict
+
+from compress.pruning.ledger import Share
+
+
+class Size(TypedDict):
+    """The size of a network."""
+
+    params: int
+    """Parameters."""
+    macs: int
+    """Multiply-accumulates for one 512x512 slice."""
+
+
+class PruneGroup(TypedDict):
+    """Channels that are removed together, and the fit of their scores."""
+
+    name: str
+    """Name of the group."""
+    width: int
+    """Channels before."""
+    kept: int
+    """Channels that stay."""
+    mean: float
+    """Mean of the scores, in their unit."""
+    sigma: float
+    """Population standard deviation of the scores, in their unit."""
+    threshold: float | None
+    """Score below which channels go, in the scores' unit; None where all stay."""
+    z: list[float]
+    """Rank of each channel: standard deviations from the mean for the criterion gaussian."""
+    scores: list[float]
+    """Score of each channel, as the criterion defines it."""
+    fixed: str
+    """Why all must stay; empty where they may go."""
+
+
+class Proof(TypedDict):
+    """How the pruned network was compared with the masked one."""
+
+    difference: float
+    """Largest difference, as a share of the largest output."""
+    arithmetic: str
+    """torch's name of the dtype that both ran in."""
+    failing: dict[str, str]
+    """Group that stays because the network would have changed -> how."""
+
+
+class PruneHead(TypedDict):
+    """What every prune remembers: what was asked for, and what went."""
+
+    criterion: str
+    """How channels or weights were scored."""
+    amount: float | None
+    """Share asked for, in [0, 1]; None where a threshold was given."""
+    of: Share
+    """What `amount` is a share of."""
+    scope: str
+    """Whether scores were compared in a layer or over the network."""
+    removed: dict[Share, float]
+    """Share removed of MACs, parameters and channels, in [0, 1]."""
+    zeros: float
+    """Share of the convolution weights that are masked to zero, in [0, 1]."""
+    before: Size
+    """The network that came in."""
+    after: Size
+    """The pruned network."""
+
+
+class PruneFacts(PruneHead):
+    """All that prune remembers of a plan."""
+
+    align: int | None
+    """Channels that stay are multiples of it; None where single weights were masked."""
+    threshold: float | None
+    """Common threshold of the ranks; None where single weights were masked."""
+    groups: list[PruneGroup]
+    """Groups of channels, in the network's order; empty where single weights were masked."""
+    protected: list[str]
+    """Groups that had to stay whole."""
+    proof: NotRequired[Proof]
+    """How the plan was tried; absent where single weights were masked."""
+
+
+class SparseLayer(TypedDict):
+    """A convolution or a linear layer after sparsify."""
+
+    name: str
+    """Name of the module."""
+    shape: list[int]
+    """Shape of the weight, as stored."""
+    done: bool
+    """Whether the layer has a 2:4 mask."""
+    reason: str
+    """Why not, or why the back end's rule alone would have left it; else empty."""
+
+
+class SparseCounts(TypedDict):
+    """How far a network is 2:4."""
+
+    convolutions: int
+    """Convolutions and linear layers."""
+    done: int
+    """Layers with a 2:4 mask."""
+    eligible_backend: int
+    """Layers that ModelOpt and Apex ASP would take."""
+    eligible_trt: int
+    """Layers that TensorRT could run with sparse kernels."""
+    layers: list[SparseLayer]
+    """Every layer."""
+    share_of_weights: float
+    """Share of the weights that lie in 2:4 layers, in [0, 1]."""
+    zeros_in_sparse_layers: float
+    """Share of the weights in 2:4 layers that are zero, in [0, 1]."""
+
+
+class Permutation(TypedDict):
+    """What an exchange of channels before masking gained."""
+
+    exchanges: int
+    """Exchanges of channels that were made."""
+    kept_before: float
+    """Share of the magnitude that masks keep without them, in [0, 1]."""
+    kept: float
+    """Share that masks keep with them, in [0, 1]."""
+
+
+class MaskFacts(SparseCounts):
+    """What sparsify remembers of its masks."""
+
+    pattern: str
+    """The pattern, 2:4."""
+    rule: Literal["backend", "trt"]
+    """Whose rule chose the layers."""
+    backend: str
+    """Who computed the masks."""
+    why: str
+    """Reason for `backend`."""
+    kept_magnitude: float
+    """Share of the magnitude of the masked layers that stays, in [0, 1]."""
+    masks_from_before: list[str]
+    """Layers that keep the mask of an earlier sparsify."""
+
+
+class SparsifyFacts(MaskFacts):
+    """All that sparsify remembers."""
+
+    permutation: NotRequired[Permutation]
+    """What permuting gained; absent where it was not asked for."""
+
+
+class Moments(TypedDict):
+    """A metric over slices, in the unit of the metric."""
+
+    mean: float | None
+    """Mean; None where a slice has no value."""
+    sd: float | None
+    """Sample standard deviation; None where a slice has no value, and of a single slice."""
+
+
+Summary = dict[str, dict[str, Moments]]
+"""Network -> metric -> moments over slices."""
+
+
+class SliceOf(TypedDict):
+    """Which slice through which network a row is of."""
+
+    slice: str
+    """Name of the slice."""
+    patient: str
+    """Name of the patient."""
+    network: str
+    """input, dense or compressed."""
+
+
+class SliceRow(SliceOf, total=False):
+    """One slice through one network; besides, each metric by window, such as psnr_lung."""
+
+    psnr: float | None
+    """Peak signal-to-noise ratio, dB; None where the images are equal."""
+    rmse_hu: float | None
+    """Root mean square error, HU."""
+    ssim: float | None
+    """Structural similarity, at most 1."""
+
+
+class EvaluateFacts(TypedDict):
+    """All that evaluate remembers."""
+
+    networks: list[str]
+    """Networks that were measured: input, dense, compressed."""
+    summary: Summary
+    """Moments over all slices."""
+    by_patient: dict[str, Summary]
+    """Patient -> moments over the patient's slices."""
+    rows: list[SliceRow]
+    """Every slice through every network."""
+    data_range_hu: float
+    """Range that PSNR and SSIM refer to, HU."""
+    slices: int
+    """Slices that were measured."""
+    pictures: NotRequired[str]
+    """File in the stage's folder that holds slices for the report; absent where none is kept."""
