@@ -14,7 +14,7 @@ import sys
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 import torch
 
@@ -53,11 +53,41 @@ def packages() -> tuple[Package, ...]:
     )
 
 
-Part = dict[str, Any]
-"""Something that can be missing: name, works, found, note, use, get."""
+class Part(TypedDict):
+    """Something that can be missing."""
+
+    name: str
+    """What is looked for."""
+    works: bool
+    """Whether it works here."""
+    found: str
+    """What is there, such as a version; empty where nothing is."""
+    note: str
+    """What is wrong; empty where it works."""
+    use: str
+    """What it is here for."""
+    get: str
+    """Command that brings it; empty where it works or no command does."""
 
 
-def machine() -> dict[str, Any]:
+class Machine(TypedDict):
+    """Versions, cores and system."""
+
+    compress: str
+    """Version of this package."""
+    python: str
+    """Version of Python."""
+    torch: str
+    """Version of PyTorch."""
+    CUDA: str
+    """Version of CUDA that PyTorch was built with, or none."""
+    cores: int
+    """CPU cores that this process may use."""
+    system: str
+    """Operating system and its version."""
+
+
+def machine() -> Machine:
     """Versions, cores and system."""
     return {
         "compress": __version__,
@@ -71,8 +101,14 @@ def machine() -> dict[str, Any]:
 
 def part(name: str, use: str, *, found: str = "", note: str = "", get: str = "") -> Part:
     """A part; it works unless there is a note."""
-    fields = {"found": found, "note": note, "use": use, "get": get if note else ""}
-    return {"name": name, "works": not note, **fields}
+    return {
+        "name": name,
+        "works": not note,
+        "found": found,
+        "note": note,
+        "use": use,
+        "get": get if note else "",
+    }
 
 
 def gpu() -> Part:

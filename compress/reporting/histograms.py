@@ -1,13 +1,13 @@
 """The scores of each layer as a histogram, with the fitted normal curve and the threshold: PNG."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from compress.reporting.plots import COLOURS, INK
 
-Facts = dict[str, Any]
+Facts = Mapping[str, Any]
 COLUMNS = 7
 KEPT, GONE = COLOURS[:2]
 

@@ -18,10 +18,11 @@ from compress.data import Unavailable
 from compress.data import demo as source
 from compress.engines.formats import formats
 from compress.recipe import load, shipped
+from compress.run.records import Doctor, DoctorStep
 from compress.steps.export import Export
 
 
-def doctor(recipe: Path | None = None) -> dict[str, Any]:
+def doctor(recipe: Path | None = None) -> Doctor:
     """Everything that decides what a recipe can do here, JSON-like.
 
     Args:
@@ -77,7 +78,7 @@ def demo() -> Part:
     return machine.part(name, use, found=found)
 
 
-def render(report: Mapping[str, Any]) -> None:
+def render(report: Doctor) -> None:
     """Print what `doctor` found as tables on standard output."""
     from rich.console import Console
 
@@ -123,9 +124,7 @@ def _commands(parts: Iterable[Part]) -> dict[str, list[str]]:
     return commands
 
 
-def _steps(
-    steps: Iterable[tuple[str, Step]], known: Mapping[str, Part]
-) -> Iterator[dict[str, str]]:
+def _steps(steps: Iterable[tuple[str, Step]], known: Mapping[str, Part]) -> Iterator[DoctorStep]:
     """What every step uses, or what is missing for it; a line for each format of an export."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     for index, (word, step) in enumerate(steps):
@@ -143,7 +142,7 @@ def _steps(
             yield {"where": where, "uses": "", "missing": str(error), "get": ""}
 
 
-def _row(where: str, uses: str, needs: Iterable[str], known: Mapping[str, Part]) -> dict[str, str]:
+def _row(where: str, uses: str, needs: Iterable[str], known: Mapping[str, Part]) -> DoctorStep:
     broken = [known[need] for need in needs if not known[need]["works"]]
     missing = "; ".join(f"{part['name']}: {part['note']}" for part in broken)
     commands = dict.fromkeys(part["get"] for part in broken if part["get"])

@@ -5,13 +5,13 @@ import os
 import platform
 import subprocess
 from pathlib import Path
-from typing import Any
 
 import torch
 
 import compress
 from compress.data import Data
 from compress.recipe import Recipe
+from compress.run.records import Manifest
 
 PACKAGES = (
     "torch",
@@ -26,7 +26,7 @@ PACKAGES = (
 )
 
 
-def manifest(recipe: Recipe, device: torch.device, data: Data) -> dict[str, Any]:
+def manifest(recipe: Recipe, device: torch.device, data: Data) -> Manifest:
     """What a reader of the results must know about the place: JSON-like, without paths."""
     return {
         "schema": 1,

@@ -6,12 +6,12 @@ and its options, the checkpoint that came in, the data, the seed and the stages 
 
 import logging
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -30,6 +30,7 @@ from compress.recipe import Recipe
 from compress.run import manifest, preview, sides
 from compress.run.folder import locked, prepare
 from compress.run.keys import keys
+from compress.run.records import Backend, CostRecord, StageFacts
 from compress.run.resume import FACTS, begin, drop_stale, finished, result
 from compress.run.stages import Stage, stages
 from compress.steps.prune import Prune
@@ -141,7 +142,7 @@ class _Run:
         self.recipe, self.out, self.work = recipe, out, work
         self.world = work.world
         self.compressed = False
-        self.choices: list[dict[str, str]] = []
+        self.choices: list[Backend] = []
         self.manifest = manifest.manifest(recipe, work.device, work.data)
 
     def through(self, chosen: Iterable[Stage], model: Model) -> None:
@@ -201,24 +202,22 @@ class _Run:
         after = stage.step.run(model, work)
         if after is not model:
             checkpoint.save(after, stage.folder)
-        write_json(
-            stage.folder / FACTS,
-            {
-                "schema": SCHEMA,
-                "stage": stage.name,
-                "step": stage.word,
-                "kind": stage.step.kind,
-                "hash": key,
-                "options": asdict(stage.step),  # type: ignore[call-overload]
-                "started": started.isoformat(timespec="seconds"),
-                "seconds": round(time.monotonic() - clock, 3),
-                "cost": asdict(cost.cost(after.net)),
-                "facts": work.facts,
-            },
-        )
+        facts: StageFacts = {
+            "schema": SCHEMA,
+            "stage": stage.name,
+            "step": stage.word,
+            "kind": stage.step.kind,
+            "hash": key,
+            "options": asdict(stage.step),  # type: ignore[call-overload]
+            "started": started.isoformat(timespec="seconds"),
+            "seconds": round(time.monotonic() - clock, 3),
+            "cost": cast("CostRecord", asdict(cost.cost(after.net))),
+            "facts": work.facts,
+        }
+        write_json(stage.folder / FACTS, facts)
         return after
 
-    def _note(self, stage: Stage, facts: dict[str, Any]) -> None:
+    def _note(self, stage: Stage, facts: Mapping[str, Any]) -> None:
         """Remember which back end a stage chose, for the manifest."""
         if "backend" in facts:
             choice, why = facts["backend"], facts["why"]

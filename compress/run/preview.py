@@ -15,13 +15,14 @@ from compress.pruning.unstructured import KINDS
 from compress.recipe import Recipe
 from compress.reporting.text import count
 from compress.run import sides
+from compress.run.records import Eligible, Plan, PlannedLayer, PlannedPrune, StepBackend
 from compress.sparsity.eligibility import candidates, refusal
 from compress.steps.prune import Prune
 from compress.steps.sparsify import Sparsify
 from compress.steps.train import Train
 
 
-def check(recipe: Recipe) -> dict[str, Any]:
+def check(recipe: Recipe) -> Plan:
     """The plan of a recipe as JSON-like values.
 
     Widths depend on the weights; without starting weights the network is a fresh one, and
@@ -43,7 +44,9 @@ def check(recipe: Recipe) -> dict[str, Any]:
     sides.refuse(sides.named(recipe.steps), model.net, recipe.data)
     _check_training(recipe, model.net)
     dense, before = cost.cost(model.net), channels(model.net)
-    backends, prunes, device = [], [], torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    backends: list[StepBackend] = []
+    prunes: list[PlannedPrune] = []
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     for index, (word, step) in enumerate(recipe.steps):
         if isinstance(step, Prune) and step.criterion not in KINDS:
             rewritten, plan = step.plan(model, recipe.stage_seed(index))
@@ -74,7 +77,7 @@ def check(recipe: Recipe) -> dict[str, Any]:
     }
 
 
-def render(plan: dict[str, Any]) -> None:
+def render(plan: Plan) -> None:
     """Print a plan as tables on standard output."""
     from rich.console import Console
 
@@ -97,7 +100,7 @@ def render(plan: dict[str, Any]) -> None:
         console.print(f"{backend['where']}: {backend['choice']} ({backend['why']})")
 
 
-def draw(plan: dict[str, Any], path: Path) -> list[Path]:
+def draw(plan: Plan, path: Path) -> list[Path]:
     """Write a picture of the scores for every prune step; returns the files.
 
     Args:
@@ -131,7 +134,7 @@ def _check_training(recipe: Recipe, net: nn.Module) -> None:
         cost.check_training(net, (min(crops), min(crops)))
 
 
-def _widths(rows: list[dict[str, Any]]) -> Any:
+def _widths(rows: list[PlannedLayer]) -> Any:
     """Every layer's channels before and after, narrow enough for 80 columns; names are folded."""
     from rich.table import Column, Table
 
@@ -147,7 +150,7 @@ def _widths(rows: list[dict[str, Any]]) -> Any:
     return table
 
 
-def _reasons(plan: dict[str, Any]) -> Iterator[str]:
+def _reasons(plan: Plan) -> Iterator[str]:
     """Why groups of channels stay whole and why layers cannot be 2:4, a sentence each."""
     for pruning in plan["pruning"]:
         for group in pruning["groups"]:
@@ -160,7 +163,7 @@ def _reasons(plan: dict[str, Any]) -> Iterator[str]:
             yield f"{row['name']}: not for 2:4: {row['reason']}"
 
 
-def _scores(pruning: dict[str, Any]) -> Any:
+def _scores(pruning: PlannedPrune) -> Any:
     from rich.table import Column, Table
 
     threshold = f"{pruning['criterion']}, threshold {pruning['threshold']:.3f}"
@@ -175,7 +178,7 @@ def _scores(pruning: dict[str, Any]) -> Any:
     return table
 
 
-def sparse24(model: Model) -> dict[str, int]:
+def sparse24(model: Model) -> Eligible:
     """How many layers 2:4 is open to, deconvolutions rewritten, and by whose rule."""
     net = model.rewritten("deconv_to_conv").net
     modules = candidates(net).values()
@@ -186,7 +189,7 @@ def sparse24(model: Model) -> dict[str, int]:
     }
 
 
-def _layers(before: dict[str, list[int]], model: Model) -> list[dict[str, Any]]:
+def _layers(before: dict[str, list[int]], model: Model) -> list[PlannedLayer]:
     net = model.rewritten("deconv_to_conv").net
     modules, after, macs = candidates(net), channels(net), cost.layers(net)
     return [

@@ -9,11 +9,12 @@ import logging
 import re
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import cast
 
 from compress import checkpoint
 from compress.base.files import read_json, remove_partial, write_json
 from compress.checkpoint import Model
+from compress.run.records import StageFacts
 from compress.run.stages import Stage
 
 log = logging.getLogger(__name__)
@@ -28,14 +29,14 @@ BEGUN = "begun.json"
 STAGE = re.compile(r"\d\d-[a-z]+")
 
 
-def finished(stage: Stage, key: str) -> dict[str, Any] | None:
+def finished(stage: Stage, key: str) -> StageFacts | None:
     """The facts of a stage that was finished under the same hash, else None."""
     try:
         facts = read_json(stage.folder / FACTS)
     except (OSError, ValueError):
         return None
     if facts.get("hash") == key:
-        return dict(facts)
+        return cast("StageFacts", dict(facts))
     log.info("%s: recipe, data, seed or code changed, so it runs again", stage.name)
     return None
 
