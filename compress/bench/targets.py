@@ -29,6 +29,7 @@ from compress.engines import sidecar
 from compress.engines.base import Runner
 from compress.engines.formats import formats
 from compress.engines.precision import Precision
+from compress.engines.records import Sidecar
 from compress.engines.subject import Subject
 from compress.sparsity.layers import layers
 from compress.sparsity.records import LayerRow
@@ -138,7 +139,7 @@ def _engine(path: Path, graph: bool) -> Artefact:
     )
 
 
-def _library(facts: Mapping[str, Any]) -> str:
+def _library(facts: Sidecar) -> str:
     """Which TensorRT runs an engine of it: TensorRT-RTX is not to be taken for TensorRT."""
     key = formats()[facts["format"]].library
     version = facts["place"].get(key) if key else None

@@ -6,7 +6,7 @@ Everything is told from model.json; no network is built.
 import logging
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from compress.base.files import digest, read_json
 from compress.checkpoint.files import TABLE
@@ -14,7 +14,7 @@ from compress.checkpoint.imported import code_hash
 
 log = logging.getLogger(__name__)
 
-CODE = "code_sha256"
+CODE: Final = "code_sha256"
 """The entry of model.json, and of an engine's sidecar, that holds the hash of imported code."""
 
 

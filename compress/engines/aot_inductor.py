@@ -4,13 +4,13 @@ import contextlib
 import ctypes
 import warnings
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from compress.base import machine
 from compress.engines.base import Format, NotBuilt, Runner, Shape, giving_up
+from compress.engines.records import Built
 
 
 class AotInductor(Format):
@@ -26,9 +26,7 @@ class AotInductor(Format):
         compiler = machine.compiler()
         return None if compiler["works"] else NotBuilt(compiler["note"], compiler["get"])
 
-    def build(
-        self, subject: nn.Module, shape: Shape, path: Path, device: torch.device
-    ) -> dict[str, Any]:
+    def build(self, subject: nn.Module, shape: Shape, path: Path, device: torch.device) -> Built:
         """Trace, compile, pack."""
         subject = subject.to(device)
         if device.type == "cuda":

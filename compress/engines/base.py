@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from compress.base.machine import Package
 from compress.base.reasons import cause, reason
 from compress.engines.precision import Precision
+from compress.engines.records import Built
 
 Runner = Callable[[Tensor], Tensor]
 """(N, 1, H, W) float32 in network range -> the same shape and type."""
@@ -98,9 +99,7 @@ class Format(Protocol):
         """Why it cannot be built for `device` here; None where it can."""
         ...
 
-    def build(
-        self, subject: nn.Module, shape: Shape, path: Path, device: torch.device
-    ) -> dict[str, Any]:
+    def build(self, subject: nn.Module, shape: Shape, path: Path, device: torch.device) -> Built:
         """Write the engine of `subject` to `path`; returns facts for the sidecar.
 
         Raises:

@@ -9,7 +9,7 @@ import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal, cast
 
 import torch
 
@@ -23,6 +23,7 @@ from compress.engines.base import Format, NotBuilt, Shape
 from compress.engines.formats import FormatName, formats
 from compress.engines.parity import compare
 from compress.engines.precision import Precision
+from compress.engines.records import Built, EngineRow
 from compress.engines.subject import prepared
 from compress.graph.rewrite import deconv_to_conv
 from compress.sparsity.layers import layers
@@ -52,9 +53,9 @@ class Job:
         batch = f"b1-{self.shape.batch}" if self.shape.dynamic else f"b{self.shape.batch}"
         return f"{self.name}-{self.precision}-{batch}"
 
-    def rows(self) -> list[dict[str, Any]]:
+    def rows(self) -> list[EngineRow]:
         """Build the engine; what the report says of each of its files, or of why there is none."""
-        row: dict[str, Any] = {
+        row: dict[str, object] = {
             "format": self.name,
             "precision": self.precision,
             "batch": self.shape.batch,
@@ -69,12 +70,13 @@ class Job:
             log.warning(
                 "%s, batch %d, was not built: %s", self.name, self.shape.batch, error.reason
             )
-            return [row | {"reason": error.reason, "command": error.command}]
+            return [cast("EngineRow", row | {"reason": error.reason, "command": error.command})]
         self._check_zeros(path, built)
         files = [path.name, *built.get("files", [])]
-        return [row | self._described(path.with_name(name), built) for name in files]
+        described = [row | self._described(path.with_name(name), built) for name in files]
+        return cast("list[EngineRow]", described)
 
-    def _build(self) -> tuple[Path, dict[str, Any]]:
+    def _build(self) -> tuple[Path, Built]:
         """The engine's file, and the facts for its sidecar; nothing half built stays."""
         format_, stage = formats()[self.name], self.work.stage
         if missing := format_.missing(self.work.device):
@@ -107,13 +109,13 @@ class Job:
         """Whether a time measured here says something about where the engine will run."""
         return self.work.device.type == "cuda" and formats()[self.name].timed
 
-    def _compiled(self, format_: Format, choice: str, path: Path) -> dict[str, Any]:
+    def _compiled(self, format_: Format, choice: str, path: Path) -> Built:
         path.parent.mkdir()
         precision = "fp32" if format_.casts else self.precision
         subject, folded = prepared(self.model.net, precision, as_conv=choice == "conv")
         start = time.monotonic()
         built = format_.build(subject, self.shape, path, self.work.device)
-        facts = {"deconvolutions": choice, "batchnorm_folded": folded}
+        facts: Built = {"deconvolutions": choice, "batchnorm_folded": folded}
         return {**built, **facts, "build_seconds": round(time.monotonic() - start, 1)}
 
     def _fastest(self, format_: Format, paths: dict[str, Path]) -> tuple[str, dict[str, float]]:
@@ -127,13 +129,13 @@ class Job:
         log.info("%s: deconvolutions as %s (%s)", self.name, chosen, said)
         return chosen, ms
 
-    def _check_zeros(self, path: Path, built: dict[str, Any]) -> None:
+    def _check_zeros(self, path: Path, built: Built) -> None:
         masked = len(self.model.masks)
         if built.get("sparse24", masked) < masked:
             done = f"{built['sparse24']} of {masked}"
             raise QualityError(f"export: only {done} masked layers are 2:4 in {path.name}")
 
-    def _described(self, engine: Path, built: dict[str, Any]) -> dict[str, Any]:
+    def _described(self, engine: Path, built: Built) -> dict[str, object]:
         """Write the sidecar of a file and compare the engine with the network."""
         side = sidecar.write(
             engine,

@@ -33,6 +33,7 @@ from compress.engines.kernels.plan import Plan, compiled
 from compress.engines.kernels.plan_json import from_json
 from compress.engines.kernels.session import Choices, Session
 from compress.engines.precision import Precision
+from compress.engines.records import Built
 
 log = logging.getLogger(__name__)
 CUDA_PACKAGES = "pip install cuda-bindings nvidia-cuda-nvrtc"
@@ -98,7 +99,7 @@ class Engine:
         return self.session(len(x), x.shape[2], x.shape[3])(x)
 
     @property
-    def facts(self) -> dict[str, Any]:
+    def facts(self) -> Built:
         """What computes which layer, for the sidecar."""
         if not self.kernels:
             why = "no Triton kernels here: PyTorch computes every layer"
@@ -131,9 +132,7 @@ class Fused(Format):
             return NotBuilt("Triton is not installed", "pip install triton")
         return None
 
-    def build(
-        self, subject: nn.Module, shape: Shape, path: Path, device: torch.device
-    ) -> dict[str, Any]:
+    def build(self, subject: nn.Module, shape: Shape, path: Path, device: torch.device) -> Built:
         """Fold, plan, measure tilings for the shape, write.
 
         Raises:

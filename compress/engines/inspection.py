@@ -94,10 +94,10 @@ def _engine(path: Path) -> Found:
     _name_the_folder(path)
     side = sidecar.of(path)
     facts, engine = sidecar.read(side)
-    built = facts["built"]
+    built: Mapping[str, Any] = facts["built"]
     if "layers" not in built:
         raise UsageError(f"{side} lists no layers; export the engine again")
-    rows = [dict(row) for row in built["layers"]]
+    rows: list[dict[str, Any]] = [dict(row) for row in built["layers"]]
     inside = formats()[facts["format"]].weights(engine)
     seconds = built.get("seconds", {})
     for row in rows:
@@ -111,7 +111,9 @@ def _engine(path: Path) -> Found:
         if name in seconds:
             row["share_of_time"] = seconds[name] / sum(seconds.values())
         row.update(built.get("kernels", {}).get(name, {}))
-    about = {key: facts[key] for key in ("format", "precision", "batch", "size", "weights")}
+    about: dict[str, object] = {
+        key: facts[key] for key in ("format", "precision", "batch", "size", "weights")
+    }
     if told := built.get("sparsity"):
         unknown = {word: "unknown" if told[word] is None else told[word] for word in ENGINE_COLUMNS}
         about["sparse_kernels"] = f"{unknown['picked']} of {unknown['eligible']} eligible layers"

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from compress.base.machine import Package
 from compress.engines.base import Format, NotBuilt, Runner, Served, Shape, giving_up
+from compress.engines.records import Built
 from compress.sparsity.pattern import is_2to4
 
 PACKAGES = ("onnx", "onnxscript", "onnxruntime")
@@ -45,9 +46,7 @@ class Onnx(Format):
         reason = f"not installed: {', '.join(absent)}"
         return NotBuilt(reason, f"pip install {' '.join(absent)}")
 
-    def build(
-        self, subject: nn.Module, shape: Shape, path: Path, device: torch.device
-    ) -> dict[str, Any]:
+    def build(self, subject: nn.Module, shape: Shape, path: Path, device: torch.device) -> Built:
         """Trace on the CPU, write, and check the file's form; facts: opset, convolutions, 2:4."""
         import onnx
 
@@ -149,7 +148,7 @@ def _strip(message: Any) -> None:
                 _strip(inner)
 
 
-def _facts(path: Path) -> dict[str, Any]:
+def _facts(path: Path) -> Built:
     """What lies in the file: how many convolutions and linear layers, and how many are 2:4."""
     import onnx
 

@@ -2,7 +2,6 @@
 
 import copy
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -15,6 +14,7 @@ from compress.data import Image, Pairs
 from compress.engines import subprocess_run
 from compress.engines.base import Shape
 from compress.engines.precision import ARITHMETIC, Precision
+from compress.engines.records import Parity
 from compress.training.precision import Precision as Switches
 
 AIR = -500.0
@@ -28,7 +28,7 @@ def compare(
     shape: Shape,
     precision: Precision,
     device: torch.device,
-) -> dict[str, Any]:
+) -> Parity:
     """The difference between an engine and the network in float32, on held-out slices.
 
     Args:
@@ -55,15 +55,16 @@ def compare(
     inside = difference[body(low)]
     limits = ARITHMETIC[precision]
     error = float((difference.double() ** 2).mean())
-    found = {"max_hu": float(inside.max()), "mean_hu": float(inside.mean())}
+    max_hu, mean_hu = float(inside.max()), float(inside.mean())
     return {
-        **found,
+        "max_hu": max_hu,
+        "mean_hu": mean_hu,
         "max_hu_everywhere": float(difference.max()),
         "psnr": 10 * torch.tensor(DATA_RANGE**2 / error).log10().item() if error else None,
         "slices": min(shape.batch, len(pairs.low)),
         "limit_max_hu": limits.max_hu,
         "limit_mean_hu": limits.mean_hu,
-        "ok": found["max_hu"] <= limits.max_hu and found["mean_hu"] <= limits.mean_hu,
+        "ok": max_hu <= limits.max_hu and mean_hu <= limits.mean_hu,
     }
 
 

@@ -8,7 +8,7 @@ import os
 import platform
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 
@@ -22,6 +22,7 @@ from compress.checkpoint.hashes import CODE
 from compress.engines.base import Runner, Shape
 from compress.engines.formats import FormatName, formats
 from compress.engines.precision import Precision
+from compress.engines.records import Built, Place, Sidecar
 
 SCHEMA = 1
 WORDS = {
@@ -32,11 +33,11 @@ WORDS = {
 }
 
 
-def place(device: torch.device) -> dict[str, Any]:
+def place(device: torch.device) -> Place:
     """What an engine that is built for `device` here depends on."""
     cuda = device.type == "cuda"
     major, minor = torch.cuda.get_device_capability(device) if cuda else (0, 0)
-    return {
+    found = {
         "device": device.type,
         "gpu": torch.cuda.get_device_name(device) if cuda else None,
         "sm": f"{major}.{minor}" if cuda else None,
@@ -46,6 +47,7 @@ def place(device: torch.device) -> dict[str, Any]:
         "torch": torch.__version__,
         **{k: v for one in formats().values() for k, v in one.place(device).items()},
     }
+    return cast("Place", found)
 
 
 def write(
@@ -56,7 +58,7 @@ def write(
     shape: Shape,
     weights: str,
     device: torch.device,
-    built: Mapping[str, Any],
+    built: Built,
     model: Path | None = None,
 ) -> Path:
     """Write the sidecar of the file `engine`, named like it with .json at the end.
@@ -75,26 +77,24 @@ def write(
             other weights, or other code of an imported network, are there.
     """
     path = engine.with_name(f"{engine.name}.json")
-    write_json(
-        path,
-        {
-            "schema": SCHEMA,
-            "format": format_,
-            "file": engine.name,
-            "sha256": sha256(engine),
-            "bytes": engine.stat().st_size,
-            "precision": precision,
-            "batch": shape.batch,
-            "size": shape.size,
-            "dynamic_batch": shape.dynamic,
-            "normalisation": {"hu_min": HU_MIN, "hu_max": HU_MAX},
-            "weights": weights,
-            CODE: None if model is None else checkpoint.code_of(model),
-            "model": None if model is None else os.path.relpath(model, engine.parent),
-            "place": place(device if formats()[format_].needs_same else torch.device("cpu")),
-            "built": dict(built),
-        },
-    )
+    facts: Sidecar = {
+        "schema": SCHEMA,
+        "format": format_,
+        "file": engine.name,
+        "sha256": sha256(engine),
+        "bytes": engine.stat().st_size,
+        "precision": precision,
+        "batch": shape.batch,
+        "size": shape.size,
+        "dynamic_batch": shape.dynamic,
+        "normalisation": {"hu_min": HU_MIN, "hu_max": HU_MAX},
+        "weights": weights,
+        CODE: None if model is None else checkpoint.code_of(model),
+        "model": None if model is None else os.path.relpath(model, engine.parent),
+        "place": place(device if formats()[format_].needs_same else torch.device("cpu")),
+        "built": built,
+    }
+    write_json(path, facts)
     return path
 
 
@@ -110,14 +110,14 @@ def of(path: Path) -> Path:
     return side
 
 
-def read(path: Path) -> tuple[dict[str, Any], Path]:
+def read(path: Path) -> tuple[Sidecar, Path]:
     """A sidecar and the path of its engine, after it was checked against that file.
 
     Raises:
         UsageError: no sidecar, one of another schema, or the engine's file was altered.
     """
     try:
-        facts = read_json(path)
+        facts: Sidecar = read_json(path)
         engine = path.with_name(Path(facts["file"]).name)
         same = sha256(engine) == facts["sha256"]
     except FileNotFoundError as error:
@@ -135,7 +135,7 @@ def read(path: Path) -> tuple[dict[str, Any], Path]:
     return facts, engine
 
 
-def load(path: Path) -> tuple[dict[str, Any], Runner]:
+def load(path: Path) -> tuple[Sidecar, Runner]:
     """The engine of a sidecar, after it was checked against its file and this machine.
 
     Returns:
@@ -158,7 +158,7 @@ def load(path: Path) -> tuple[dict[str, Any], Runner]:
     return facts, formats()[facts["format"]].load(engine, device)
 
 
-def rebuild(facts: Mapping[str, Any], engine: Path) -> str:
+def rebuild(facts: Sidecar, engine: Path) -> str:
     """The command that builds the engine of a sidecar again."""
     known = _model(facts, engine)
     model = known if known and known.is_dir() else "MODEL"  # an engine may have been moved
@@ -169,13 +169,13 @@ def rebuild(facts: Mapping[str, Any], engine: Path) -> str:
     )
 
 
-def _model(facts: Mapping[str, Any], engine: Path) -> Path | None:
+def _model(facts: Sidecar, engine: Path) -> Path | None:
     """The checkpoint folder that the engine was built from, where the sidecar names one."""
     name = facts.get("model")
     return Path(os.path.normpath(engine.parent / name)) if name else None
 
 
-def _check_model(engine: Path, facts: Mapping[str, Any]) -> None:
+def _check_model(engine: Path, facts: Sidecar) -> None:
     """Refuse an engine whose checkpoint has changed; one whose checkpoint is gone is taken."""
     model = _model(facts, engine)
     if model is None:
@@ -191,8 +191,8 @@ def _check_model(engine: Path, facts: Mapping[str, Any]) -> None:
             )
 
 
-def _check_place(engine: Path, facts: Mapping[str, Any], here: Mapping[str, Any]) -> None:
-    there = facts["place"]
+def _check_place(engine: Path, facts: Sidecar, here: Mapping[str, Any]) -> None:
+    there: Mapping[str, Any] = facts["place"]
     for key in formats()[facts["format"]].needs_same:
         if there[key] != here[key]:
             own = "there is none" if here[key] is None else f"it is {here[key]}"

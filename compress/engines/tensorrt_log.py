@@ -10,7 +10,9 @@ import json
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import cast
+
+from compress.engines.records import Built
 
 MARK = "(Sparsity)"
 """What every line of the build log on this subject holds."""
@@ -68,7 +70,7 @@ def from_layers(text: str) -> Layers | None:
     return Layers(len(sparse), sparse)
 
 
-def facts(log: str, layers: str, known: Sequence[str]) -> dict[str, Any]:
+def facts(log: str, layers: str, known: Sequence[str]) -> Built:
     """What the sidecar of an engine says of sparse kernels.
 
     Args:
@@ -85,7 +87,7 @@ def facts(log: str, layers: str, known: Sequence[str]) -> dict[str, Any]:
     if picked is None and (picked := from_layers(layers)):
         source = source or "layer information"
     counts = {"eligible": eligible, "picked": picked}
-    found: dict[str, Any] = {
+    found: dict[str, object] = {
         "sparsity": {"source": source or None}
         | {word: None if some is None else some.count for word, some in counts.items()}
     }
@@ -93,7 +95,7 @@ def facts(log: str, layers: str, known: Sequence[str]) -> dict[str, Any]:
         names = None if some is None else some.modules(known)
         if names is not None:
             found[word] = names
-    return found
+    return cast("Built", found)
 
 
 def _last(pattern: re.Pattern[str], text: str) -> Layers | None:

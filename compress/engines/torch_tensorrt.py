@@ -20,6 +20,7 @@ from compress.base import machine
 from compress.base.machine import Package
 from compress.engines import tensorrt_log, tensorrt_plan
 from compress.engines.base import Format, NotBuilt, Runner, Served, Shape, giving_up
+from compress.engines.records import Built
 from compress.sparsity import eligibility
 
 COMMAND = "pip install 'torch-tensorrt=={}.*'"
@@ -61,9 +62,7 @@ class TorchTensorRT(Format):
             return NotBuilt("TensorRT needs an NVIDIA GPU", "compress run RECIPE --device cuda")
         return None
 
-    def build(
-        self, subject: nn.Module, shape: Shape, path: Path, device: torch.device
-    ) -> dict[str, Any]:
+    def build(self, subject: nn.Module, shape: Shape, path: Path, device: torch.device) -> Built:
         """Trace and compile as one engine without a rest in PyTorch, then write it.
 
         Facts: TensorRT's version; what it says of sparse kernels, see `tensorrt_log.facts`;

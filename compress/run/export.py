@@ -14,6 +14,7 @@ from compress.context import Work
 from compress.data import Data, DataOptions, Unavailable, load
 from compress.data.folder import NONE, held_out
 from compress.engines import triton_server as server
+from compress.engines.records import EngineRow, Exported
 from compress.graph.padding import refuse_sides
 from compress.steps.export import Export
 
@@ -33,7 +34,7 @@ def run(
     fallback: bool = True,
     triton: Path | None = None,
     triton_name: str | None = None,
-) -> dict[str, Any]:
+) -> Exported:
     """Build engines of a checkpoint and compare each, in a fresh process, with the network.
 
     Args:
@@ -66,11 +67,11 @@ def run(
     work = Work(stage=out, device=chosen, data=pairs, seed=0)
     repository = _repository(step, loaded, work, triton, triton_name)
     out.mkdir(parents=True, exist_ok=True)
-    rows: list[dict[str, Any]] = []
+    rows: list[EngineRow] = []
     try:
         rows += step.build(loaded, work, model)
     finally:
-        found = {"schema": 1, "engines": work.facts.get("engines", rows)}
+        found: Exported = {"schema": 1, "engines": work.facts.get("engines", rows)}
         write_json(out / FILE, found)
     for row in rows:
         if repository and row["status"] == "built":
@@ -94,7 +95,7 @@ def _repository(
     return repository
 
 
-def complain(found: Mapping[str, Any]) -> None:
+def complain(found: Exported) -> None:
     """Raise where something that was asked for was not built.
 
     Raises:
@@ -109,7 +110,7 @@ def complain(found: Mapping[str, Any]) -> None:
         raise CompressError("; ".join(dict.fromkeys(reasons)))
 
 
-def render(found: Mapping[str, Any]) -> None:
+def render(found: Exported) -> None:
     """Print what was built as a table on standard output."""
     from rich.console import Console
     from rich.table import Column, Table

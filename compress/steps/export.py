@@ -4,7 +4,7 @@ import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import torch
 
@@ -17,6 +17,7 @@ from compress.engines.base import Shape
 from compress.engines.build import Job, Rewriting
 from compress.engines.formats import FormatName, formats
 from compress.engines.precision import Precision
+from compress.engines.records import EngineRow
 from compress.graph import cost
 
 log = logging.getLogger(__name__)
@@ -82,7 +83,7 @@ class Export:
         self.build(model, work, _source(model, work.stage.parent))
         return model
 
-    def build(self, model: Model, work: Work, source: Path | None) -> list[dict[str, Any]]:
+    def build(self, model: Model, work: Work, source: Path | None) -> list[EngineRow]:
         """What `run` does, for a model that came from the checkpoint folder `source`.
 
         Returns:
@@ -92,7 +93,7 @@ class Export:
             UsageError: the network takes no slices of that size.
         """
         cost.check_shape(model.net, (self.image_size, self.image_size), device="cpu")
-        rows: list[dict[str, Any]] = []
+        rows: list[EngineRow] = []
         work.facts["engines"] = rows
         for job in self.jobs(model, work, source):
             if work.stop.is_set():
@@ -127,7 +128,7 @@ class Export:
             return [Shape(batch=max(self.batch), size=self.image_size, dynamic=True)]
         return [Shape(batch=batch, size=self.image_size) for batch in self.batch]
 
-    def _gate(self, rows: list[dict[str, Any]]) -> None:
+    def _gate(self, rows: list[EngineRow]) -> None:
         for row in rows:
             if row["format"] in self.require and row["status"] != "built":
                 raise QualityError(f"export: {row['format']} was not built: {row['reason']}")

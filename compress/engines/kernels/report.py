@@ -6,7 +6,7 @@ arithmetic, at what an H100 reaches.
 
 import math
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from compress.engines.kernels.cuda import launch
 from compress.engines.kernels.cuda.moves import Move
@@ -15,6 +15,8 @@ from compress.engines.kernels.memory import Framed
 from compress.engines.kernels.plan import Chain, Conv, Layer, Pool, Upsample
 from compress.engines.kernels.route import Single, Unit
 from compress.engines.kernels.session import Cut, Session
+from compress.engines.records import Built
+from compress.sparsity.records import EngineColumns
 
 if TYPE_CHECKING:
     from compress.engines.kernels.tune import Found
@@ -23,7 +25,7 @@ BYTES_A_SECOND, FLOPS = 3e12, 800e12
 """Memory, and dense float16 tensor cores."""
 
 
-def facts(session: Session, found: "Found") -> dict[str, Any]:
+def facts(session: Session, found: "Found") -> Built:
     """For the sidecar of an engine, and `compress inspect`.
 
     Returns:
@@ -34,7 +36,7 @@ def facts(session: Session, found: "Found") -> dict[str, Any]:
             does;
         sparsity: how many of each.
     """
-    kernels, seconds = dict[str, Any](), dict[str, float]()
+    kernels, seconds = dict[str, EngineColumns](), dict[str, float]()
     for unit, cut, ms in found.units:
         rows = list(_rows(session, unit, cut, ms))
         kernels |= dict(rows)
@@ -55,7 +57,7 @@ def facts(session: Session, found: "Found") -> dict[str, Any]:
 
 def _rows(
     session: Session, unit: Unit, cut: Cut | None, ms: float
-) -> Iterator[tuple[str, dict[str, Any]]]:
+) -> Iterator[tuple[str, EngineColumns]]:
     """What is said of each layer of a unit; time and floor belong to the first one."""
     convs = [op for op in parts(unit) if isinstance(op, Conv)]
     sparse = isinstance(cut, Window) and cut.kind == "mma.sp"
