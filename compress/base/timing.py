@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
+from typing import TypedDict
 
 import torch
 
@@ -68,6 +68,38 @@ class Budget:
     """Of each case over all rounds, about."""
 
 
+class Timing(TypedDict):
+    """How long a case takes, beside the case that came first."""
+
+    p50_ms: float
+    """Median over calls, milliseconds a slice."""
+    p90_ms: float
+    """90th percentile over calls, milliseconds a slice."""
+    slices_per_second: float
+    """One over the mean time of a slice, 1/s."""
+    calls: int
+    """Calls that were timed."""
+    ratio: float
+    """How many times as fast as the first case: median over rounds."""
+    ratio_min: float
+    """The lowest ratio of a round."""
+    ratio_max: float
+    """The highest ratio of a round."""
+
+
+class TimedRow(Timing):
+    """A case with its name."""
+
+    name: str
+    """What was timed."""
+    how: str
+    """The mode of a checkpoint, or format and precision of an engine."""
+    runs: str
+    """How it ran, in words."""
+    batch: int
+    """Slices at once."""
+
+
 def rounds(cases: Sequence[Case], budget: Budget) -> list[list[list[float]]]:
     """Time all cases in turns; each round starts with another one.
 
@@ -84,16 +116,12 @@ def rounds(cases: Sequence[Case], budget: Budget) -> list[list[list[float]]]:
     return found
 
 
-def summary(own: list[list[float]], first: list[list[float]]) -> dict[str, Any]:
+def summary(own: list[list[float]], first: list[list[float]]) -> Timing:
     """What is said of a case, in milliseconds per slice, beside the case that came first.
 
     Args:
         own: its rounds, as `rounds` gives them.
         first: those of the first case.
-
-    Returns:
-        p50_ms, p90_ms, slices_per_second, calls, and ratio: how many times as fast as the first
-        one it is, as the median of the rounds' ratios, with ratio_min and ratio_max over rounds.
     """
     every = sorted(value for turn in own for value in turn)
     pairs = zip(first, own, strict=True)

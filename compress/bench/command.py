@@ -4,17 +4,17 @@ Ratios are to the first artefact of the same batch. Artefacts of equal widths th
 sparsity alone are compared besides: that ratio, with its spread, is what 2:4 gave.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from compress.base import devices, machine, timing
 from compress.base.errors import CompressError, UsageError
 from compress.base.reasons import reason
-from compress.base.timing import Budget, Case
-from compress.bench.targets import Artefact, Row, artefacts
+from compress.base.timing import Budget, Case, Timing
+from compress.bench.records import Bench, BenchPlace, BenchRow, Execution, SparsePair
+from compress.bench.targets import Artefact, artefacts
 from compress.engines import sidecar
 from compress.engines.base import Shape
 from compress.graph.padding import refuse_sides
@@ -36,7 +36,7 @@ def run(
     device: str | None = None,
     graph: bool = True,
     budget: Budget | None = None,
-) -> dict[str, Any]:
+) -> Bench:
     """Time checkpoints and engines side by side.
 
     Args:
@@ -60,8 +60,8 @@ def run(
     batches = batches or sorted({a.most for a in found if a.most}) or (1,)
     side = size or next((a.size for a in found if a.size), 512)
     _check(found, batches, side)
-    rows: list[Row] = []
-    pairs: list[Row] = []
+    rows: list[BenchRow] = []
+    pairs: list[SparsePair] = []
     clocks = {}
     with torch.inference_mode():
         for batch in batches:
@@ -70,9 +70,7 @@ def run(
             measured, about = _measure(able, Shape(batch=batch, size=side), budget)
             clocks[str(batch)] = [before, _clocks(target)]
             rows += [
-                {"name": a.name, "how": a.how, "batch": batch, **facts}
-                | {"runs": _runs(a.how, facts, target)}
-                | timing.summary(own, measured[0])
+                _row(a, batch, facts, _runs(a.how, facts, target), timing.summary(own, measured[0]))
                 for a, facts, own in zip(able, about, measured, strict=True)
             ]
             pairs += sparse_ab(able, measured, batch)
@@ -88,16 +86,20 @@ def run(
     }
 
 
+def _row(a: Artefact, batch: int, facts: Execution, runs: str, timed: Timing) -> BenchRow:
+    return {"name": a.name, "how": a.how, "batch": batch, **facts, "runs": runs, **timed}
+
+
 def sparse_ab(
     able: Sequence[Artefact], measured: Sequence[list[list[float]]], batch: int
-) -> list[Row]:
+) -> list[SparsePair]:
     """What 2:4 sparsity alone gave: artefacts of equal widths, run alike, with and without it.
 
     Returns:
         For each such pair: batch, how, dense and sparse (names), layers (with 2:4), of, and
         ratio, ratio_min, ratio_max: how many times as fast the sparse one is.
     """
-    found = []
+    found: list[SparsePair] = []
     for one, first in zip(able, measured, strict=True):
         for other, own in zip(able, measured, strict=True):
             gained = other.sparse() - one.sparse()
@@ -109,14 +111,22 @@ def sparse_ab(
             ):
                 continue
             said = timing.summary(own, first)
-            about = {"batch": batch, "how": one.how, "dense": one.name, "sparse": other.name}
-            about |= {"layers": other.sparse(), "of": len(other.layers)}
-            ratios = {key: said[key] for key in ("ratio", "ratio_min", "ratio_max")}
-            found.append(about | ratios)
+            pair: SparsePair = {
+                "batch": batch,
+                "how": one.how,
+                "dense": one.name,
+                "sparse": other.name,
+                "layers": other.sparse(),
+                "of": len(other.layers),
+                "ratio": said["ratio"],
+                "ratio_min": said["ratio_min"],
+                "ratio_max": said["ratio_max"],
+            }
+            found.append(pair)
     return found
 
 
-def render(found: Mapping[str, Any]) -> None:
+def render(found: Bench) -> None:
     """Print what `run` found as a table on standard output; lines are never cut."""
     from rich.console import Console
 
@@ -130,9 +140,9 @@ def render(found: Mapping[str, Any]) -> None:
         console.print(line, soft_wrap=True, highlight=False, markup=False)
 
 
-def _table(rows: Sequence[Row]) -> Iterator[str]:
+def _table(rows: Sequence[BenchRow]) -> Iterator[str]:
     """A line for each row below a head, columns aligned."""
-    lines = [COLUMNS]
+    lines: list[tuple[str, ...]] = [COLUMNS]
     lines += [(row["name"], row["runs"], str(row["batch"]), *_figures(row)) for row in rows]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     for line in lines:
@@ -141,14 +151,14 @@ def _table(rows: Sequence[Row]) -> Iterator[str]:
         yield "  ".join(cells).rstrip()
 
 
-def _runs(how: str, facts: Mapping[str, Any], target: torch.device) -> str:
+def _runs(how: str, facts: Execution, target: torch.device) -> str:
     """How something ran, in words; ONNX Runtime's is a time of the CPU beside those of a GPU."""
     graph = ", CUDA graph" if facts["cuda_graph"] else ""
     elsewhere = ", on the CPU" if facts["device"] == "cpu" and target.type != "cpu" else ""
     return f"{how}{graph}{elsewhere}"
 
 
-def _figures(row: Row) -> tuple[str, ...]:
+def _figures(row: BenchRow) -> tuple[str, ...]:
     """Times per slice, and times as fast as the first with the spread over rounds."""
     times = (text.figure(row[key], 3) for key in ("p50_ms", "p90_ms"))
     spread = "-".join(text.figure(row[key]) for key in ("ratio_min", "ratio_max"))
@@ -156,7 +166,7 @@ def _figures(row: Row) -> tuple[str, ...]:
     return (*times, rate, memory, f"{text.figure(row['ratio'])} ({spread})")
 
 
-def _sparse_sentences(found: Mapping[str, Any]) -> Iterator[str]:
+def _sparse_sentences(found: Bench) -> Iterator[str]:
     """What 2:4 gave, and that it gave nothing where the spread does not exclude that."""
     for ab in found["sparse_ab"]:
         low, high = ab["ratio_min"], ab["ratio_max"]
@@ -185,9 +195,10 @@ def _check(found: Sequence[Artefact], batches: Sequence[int], size: int) -> None
 
 def _measure(
     able: Sequence[Artefact], shape: Shape, budget: Budget
-) -> tuple[list[list[list[float]]], list[Row]]:
+) -> tuple[list[list[list[float]]], list[Execution]]:
     """Load all, then time all in turns; the rounds of each, and what is said of it besides."""
-    cases, about = [], []
+    cases: list[Case] = []
+    about: list[Execution] = []
     for device in {a.device for a in able}:
         _wake(device)
     for artefact in able:
@@ -229,7 +240,7 @@ def _clocks(device: torch.device) -> dict[str, str]:
     return machine.smi(device, *fields)
 
 
-def _place(device: torch.device) -> Row:
+def _place(device: torch.device) -> BenchPlace:
     return {
         **sidecar.place(device),
         "threads": torch.get_num_threads(),

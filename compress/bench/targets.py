@@ -15,7 +15,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -25,6 +24,7 @@ from compress.base.cuda_graph import capture
 from compress.base.errors import UsageError
 from compress.base.reasons import reason
 from compress.base.timing import Call
+from compress.bench.records import Graph
 from compress.engines import sidecar
 from compress.engines.base import Runner
 from compress.engines.formats import formats
@@ -39,8 +39,6 @@ MODES = ("eager-fp32", "eager-tf32", "eager-fp16", "eager-bf16", "compiled")
 NEED_GPU = ("eager-tf32", "eager-fp16", "eager-bf16")
 COMPILED_SHAPES = 64
 """Networks and batches that torch.compile may meet in one run; its own limit is 8."""
-
-Row = dict[str, Any]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,7 +76,7 @@ class Artefact:
         """The shape of every weight by layer."""
         return {row["name"]: row["shape"] for row in self.layers}
 
-    def call(self, x: Tensor) -> tuple[Call, Row]:
+    def call(self, x: Tensor) -> tuple[Call, Graph]:
         """Load it for the input `x`: what is to be timed, and whether it is a CUDA graph."""
         return called(self.start(), x, graph=self.graph)
 
@@ -179,7 +177,7 @@ def network(net: nn.Module, mode: str, device: torch.device) -> Runner:
     return run
 
 
-def called(runner: Runner, x: Tensor, *, graph: bool) -> tuple[Call, Row]:
+def called(runner: Runner, x: Tensor, *, graph: bool) -> tuple[Call, Graph]:
     """A call of `runner` on `x`, as one CUDA graph where asked for and possible, and which."""
     if not graph:
         return partial(runner, x), {"cuda_graph": False, "cuda_graph_why": ""}

@@ -6,15 +6,15 @@ as fast one network is as the other, in rounds in which each has its turn.
 
 import logging
 from functools import partial
-from typing import Any
 
 import torch
 from torch import nn
 
 from compress.base import timing
 from compress.base.reasons import reason
-from compress.base.timing import Budget, Case
+from compress.base.timing import Budget, Case, TimedRow
 from compress.engines.base import Shape
+from compress.steps.facts import Speed, SpeedPlace
 
 log = logging.getLogger(__name__)
 
@@ -24,7 +24,7 @@ BUDGET = Budget(rounds=6, seconds=2.0)
 MODE = "eager-fp32"
 
 
-def measure(dense: nn.Module, net: nn.Module) -> dict[str, Any] | None:
+def measure(dense: nn.Module, net: nn.Module) -> Speed | None:
     """Time both in float32, one slice at once.
 
     Args:
@@ -45,10 +45,19 @@ def measure(dense: nn.Module, net: nn.Module) -> dict[str, Any] | None:
     except RuntimeError as error:
         log.warning("speed was not measured: %s", reason(error))
         return None
-    rows = [
-        {"name": name, "how": MODE, "runs": "eager float32", "batch": 1}
-        | timing.summary(rounds, first)
+    rows: list[TimedRow] = [
+        {
+            "name": name,
+            "how": MODE,
+            "runs": "eager float32",
+            "batch": 1,
+            **timing.summary(rounds, first),
+        }
         for name, rounds in (("dense", first), ("compressed", own))
     ]
-    place = {"gpu": None, "threads": torch.get_num_threads(), "torch": torch.__version__}
+    place: SpeedPlace = {
+        "gpu": None,
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+    }
     return {"schema": 1, "place": place, "size": SIDE, "rounds": BUDGET.rounds, "rows": rows}

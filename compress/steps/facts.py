@@ -1,7 +1,8 @@
-"""What the steps prune, sparsify and evaluate remember in the facts.json of their stages."""
+"""What steps remember: facts of prune, sparsify and evaluate, and speed.json of report."""
 
 from typing import Literal, NotRequired, TypedDict
 
+from compress.base.timing import TimedRow
 from compress.pruning.ledger import Share
 
 
@@ -203,3 +204,29 @@ class EvaluateFacts(TypedDict):
     """Slices that were measured."""
     pictures: NotRequired[str]
     """File in the stage's folder that holds slices for the report; absent where none is kept."""
+
+
+class SpeedPlace(TypedDict):
+    """The CPU that a report timed both networks on."""
+
+    gpu: None
+    """That it was no GPU."""
+    threads: int
+    """CPU threads of torch."""
+    torch: str
+    """Version of PyTorch."""
+
+
+class Speed(TypedDict):
+    """speed.json of the step report: the part of `compress bench` that it needs."""
+
+    schema: int
+    """Version of this record."""
+    place: SpeedPlace
+    """Where it was measured."""
+    size: int
+    """Side of a slice, pixels."""
+    rounds: int
+    """Times that both networks had their turn."""
+    rows: list[TimedRow]
+    """The dense and the compressed network."""
