@@ -13,6 +13,7 @@ precision.py       the table of the precisions
 base.py            what a format is, and what its parts have in common
 sidecar.py         what an engine was built from and for; checked before it is loaded
 build.py           one engine: rewritten, compiled, described, compared
+records.py         what sidecars, parity and rows of an export hold
 parity.py          how far it is from the network, in HU
 subprocess_run.py  an engine run once in a process of its own: what parity is measured on
 inspection.py      `compress inspect`: the layers of a checkpoint or an engine

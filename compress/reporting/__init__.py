@@ -1,6 +1,7 @@
 """The report of a run, made from the facts that its stages left; nothing is computed again.
 
 collect.py     facts.json, manifest.json and recipe.yaml -> report.json, a dictionary
+records.py     what that dictionary holds
 layers.py      one row for every layer: channels, 2:4, what an engine made of it
 speed.py       latencies that `compress bench` left in the run folder
 storage.py     sizes of the checkpoint files: dense, pruned, 2:4

@@ -1,37 +1,32 @@
 """From the facts of a run to the one dictionary that the report shows.
 
-Keys of report.json, always all there; None or empty where a run has no such step:
-
-schema, name, network {name, import, options}, device, started, recipe (text), manifest
-verdict, notices, kernels, limits   sentences, see verdict.py
-undone        [{what, why, command}]: what this run did not do, see verdict.py
-numbers       [{key, label, kind, before, after, note}]: before compression -> at the end
-removed       {macs, params}: shares of the dense network
-stages        [{stage, step, seconds, options, cost: {params, macs, nonzero_weights, ...}}]
-training      [{stage, epochs, steps, batch, loss: [per epoch], lr: [per epoch], ...}]
-pruning       [{stage, criterion, threshold, removed, groups: [{name, width, kept, z, ...}], ...}]
-sparse24      {done, eligible_backend, eligible_trt, convolutions, layers: [...], ...}
-layers        [{name, shape, width, kept, done, picked, ...}]: one row for each, see layers.py
-storage       [{label, bytes, share}]: checkpoint files, dense to 2:4, see storage.py
-speed         {where, size, rows, before, after}: what `compress bench` measured, see speed.py
-quality       {input | dense | compressed: {psnr | ssim | rmse_hu | ...: {mean, sd}}}
-by_patient    {patient: the same as quality}
-evaluation    {stage, slices, data_range_hu, pictures: [{slice, patient, psnr: {network: dB}}]}
-engines       [{format, precision, status, reason, command, file, bytes, parity, ...}]
-hashes        {what: SHA-256 or fingerprint}: of the recipe, the data, stages and engines
+The keys of report.json are those of `records.Report`, always all there: None or empty where a run
+has no such step.
 """
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import cast
 
 import numpy as np
 
 from compress.base.errors import UsageError
 from compress.base.files import read_json, sha256
 from compress.reporting import layers, speed, storage, verdict
+from compress.reporting.records import (
+    Collected,
+    Costs,
+    Evaluation,
+    Facts,
+    Metrics,
+    Number,
+    Picture,
+    Quality,
+    Report,
+    Speed,
+    Stored,
+)
 
-Facts = dict[str, Any]
 SCHEMA = 1
 
 
@@ -44,7 +39,7 @@ KINDS = {
 """Kinds of the steps of older runs, see `context.Kind`."""
 
 
-def collect(run: Path, before: str) -> Facts:
+def collect(run: Path, before: str) -> Report:
     """Everything that the report of the run folder `run` says, as plain JSON values.
 
     Args:
@@ -64,7 +59,7 @@ def collect(run: Path, before: str) -> Facts:
     engines = [
         _engine(run, stage, row) for stage in _of(stages, "export") for row in stage["engines"]
     ]
-    report: Facts = {
+    report: Collected = {
         "schema": SCHEMA,
         "name": manifest["name"],
         "network": _network(run, stages),
@@ -94,10 +89,10 @@ def collect(run: Path, before: str) -> Facts:
     return {**report, **verdict.sentences(report)}
 
 
-def pictures(run: Path, report: Facts) -> dict[str, np.ndarray]:
+def pictures(run: Path, report: Report) -> dict[str, np.ndarray]:
     """The slices kept by the last evaluation, (K, H, W) float32 HU by name; empty without any."""
     evaluation = report["evaluation"]
-    if not evaluation or not evaluation["pictures"]:
+    if not evaluation or not evaluation["pictures"] or evaluation["file"] is None:
         return {}
     with np.load(run / evaluation["stage"] / evaluation["file"]) as found:
         return {name: found[name] for name in found.files if name != "names"}
@@ -134,7 +129,7 @@ def _pick(facts: Facts, keys: Iterable[str]) -> Facts:
     return {key: facts.get(key) for key in keys}
 
 
-def _costs(stages: list[Facts]) -> Facts:
+def _costs(stages: list[Facts]) -> Costs:
     """The dense network's cost and the last one's, as `numbers` and `removed`."""
     cut = next((i for i, s in enumerate(stages) if s["kind"] == "compressing"), len(stages))
     # A recipe that starts by pruning given weights has no dense stage; prune knows what it met.
@@ -142,9 +137,15 @@ def _costs(stages: list[Facts]) -> Facts:
     dense: Facts = stages[cut - 1]["cost"] if cut else met
     final: Facts = stages[-1]["cost"] if stages else {}
 
-    def number(key: str, label: str, kind: str) -> Facts:
-        values = {"before": dense.get(key), "after": final.get(key)}
-        return {"key": key, "label": label, "kind": kind, **values, "note": ""}
+    def number(key: str, label: str, kind: str) -> Number:
+        return {
+            "key": key,
+            "label": label,
+            "kind": kind,
+            "before": dense.get(key),
+            "after": final.get(key),
+            "note": "",
+        }
 
     return {
         "numbers": [
@@ -152,7 +153,10 @@ def _costs(stages: list[Facts]) -> Facts:
             number("params", "Parameters", "count"),
             number("bytes", "File size", "bytes"),
         ],
-        "removed": {key: _removed(dense, final, key) for key in ("macs", "params")},
+        "removed": {
+            "macs": _removed(dense, final, "macs"),
+            "params": _removed(dense, final, "params"),
+        },
     }
 
 
@@ -160,23 +164,31 @@ def _removed(dense: Mapping[str, int], final: Mapping[str, int], key: str) -> fl
     return 1 - final[key] / dense[key] if dense.get(key) and key in final else None
 
 
-def _stored(numbers: list[Facts], files: list[Facts]) -> list[Facts]:
+def _stored(numbers: list[Number], files: list[Stored]) -> list[Number]:
     """The numbers with the size of the files instead of that of the plain weights."""
     if not files:
         return numbers
     sizes = {"before": files[0]["bytes"], "after": files[-1]["bytes"], "note": ""}
-    return [{**n, **sizes} if n["key"] == "bytes" else n for n in numbers]
+    resized = [{**n, **sizes} if n["key"] == "bytes" else n for n in numbers]
+    return cast("list[Number]", resized)
 
 
-def _latency(bench: Facts | None) -> Facts:
+def _latency(bench: Speed | None) -> Number:
     """From the network that others were compared with to the fastest."""
-    number: Facts = {"key": "latency", "label": "Latency, per slice", "kind": "milliseconds"}
+    number: Number = {
+        "key": "latency",
+        "label": "Latency, per slice",
+        "kind": "milliseconds",
+        "before": None,
+        "after": None,
+        "note": "not measured",
+    }
     if bench is None:
-        return {**number, "before": None, "after": None, "note": "not measured"}
+        return number
     if bench["own"]:
         label, ratio = "Speed, beside the dense network", bench["rows"][-1]["ratio"]
-        own = {"label": label, "kind": "times", "before": None, "after": ratio}
-        return {**number, **own, "note": f"{speed.spread(bench)}; {speed.way(bench)}"}
+        note = f"{speed.spread(bench)}; {speed.way(bench)}"
+        return {**number, "label": label, "kind": "times", "after": ratio, "note": note}
     first, best = bench["before"], bench["after"]
     note = f"{first['how']} → {best['how']}, batch {best['batch']}, {bench['where']}"
     return {**number, "before": first["p50_ms"], "after": best["p50_ms"], "note": note}
@@ -190,7 +202,9 @@ def _engine(run: Path, stage: Facts, row: Facts) -> Facts:
     return {**row, **_pick(side, ("sha256", "weights", "place")), "layers": told}
 
 
-def _hashes(run: Path, stages: list[Facts], engines: list[Facts], manifest: Facts) -> Facts:
+def _hashes(
+    run: Path, stages: list[Facts], engines: list[Facts], manifest: Facts
+) -> dict[str, str]:
     """What tells whether two runs, or two files, are the same."""
     data = manifest.get("data", {}).get("fingerprint")
     weights = [run / stage["stage"] / storage.FILE for stage in stages]
@@ -205,16 +219,22 @@ def _hashes(run: Path, stages: list[Facts], engines: list[Facts], manifest: Fact
     return {what: value for what, value in found.items() if value}
 
 
-def _psnr(quality: Facts) -> Facts:
+def _psnr(quality: Metrics) -> Number:
     means = {name: found["psnr"]["mean"] for name, found in quality.items()}
-    values = {"before": means.get("dense"), "after": means.get("compressed", means.get("dense"))}
     note = "not evaluated"
     if means.get("input") is not None:
         note = f"low-dose input {means['input']:.2f} dB"
-    return {"key": "psnr", "label": "Quality (PSNR)", "kind": "decibels", **values, "note": note}
+    return {
+        "key": "psnr",
+        "label": "Quality (PSNR)",
+        "kind": "decibels",
+        "before": means.get("dense"),
+        "after": means.get("compressed", means.get("dense")),
+        "note": note,
+    }
 
 
-def _quality(run: Path, evaluation: Facts | None) -> Facts:
+def _quality(run: Path, evaluation: Facts | None) -> Quality:
     """The last evaluation, with the PSNR of every slice that is shown as a picture."""
     if evaluation is None:
         return {"quality": {}, "by_patient": {}, "evaluation": None}
@@ -223,18 +243,19 @@ def _quality(run: Path, evaluation: Facts | None) -> Facts:
     if file:
         with np.load(run / evaluation["stage"] / file) as found:
             shown = [_shown(str(name), evaluation["rows"]) for name in found["names"]]
+    about = {
+        **_pick(evaluation, ("stage", "slices", "data_range_hu")),
+        "file": file,
+        "pictures": shown,
+    }
     return {
         "quality": evaluation["summary"],
         "by_patient": evaluation["by_patient"],
-        "evaluation": {
-            **_pick(evaluation, ("stage", "slices", "data_range_hu")),
-            "file": file,
-            "pictures": shown,
-        },
+        "evaluation": cast("Evaluation", about),
     }
 
 
-def _shown(name: str, rows: list[Facts]) -> Facts:
+def _shown(name: str, rows: list[Facts]) -> Picture:
     own = [row for row in rows if row["slice"] == name]
     psnr = {row["network"]: row["psnr"] for row in own}
     return {"slice": name, "patient": own[0]["patient"], "psnr": psnr}

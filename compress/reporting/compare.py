@@ -8,8 +8,8 @@ from compress.base.errors import UsageError
 from compress.base.files import write_atomic
 from compress.quality.metrics import METRICS, columns
 from compress.reporting import charts, collect, page
+from compress.reporting.records import Facts, Report
 
-Facts = dict[str, Any]
 LAST = "~"
 """Sorts behind every stage's folder."""
 MAIN = next(iter(METRICS))
@@ -54,11 +54,11 @@ def _labels(runs: Sequence[Path]) -> list[str]:
     return [f"{run.resolve().parent.name}/{run.resolve().name}" for run in runs]
 
 
-def _row(label: str, report: Facts) -> Facts:
+def _row(label: str, report: Report) -> Facts:
     numbers = {number["key"]: number["after"] for number in report["numbers"]}
     timed = report["speed"] and not report["speed"]["own"]  # else it is a ratio of one machine
     numbers["latency"] = numbers["latency"] if timed else None
-    quality = report["quality"]
+    quality: Any = report["quality"]
     own = quality.get("compressed", quality.get("dense", {}))
     sparse = report["sparse24"] or {}
     built = [engine["format"] for engine in report["engines"] if engine["status"] == "built"]
@@ -76,12 +76,13 @@ def _row(label: str, report: Facts) -> Facts:
     }
 
 
-def _notices(labels: list[str], reports: list[Facts]) -> Iterator[str]:
+def _notices(labels: list[str], reports: list[Report]) -> Iterator[str]:
     """Why numbers of these runs may not be compared."""
     data = {report["manifest"].get("data", {}).get("fingerprint") for report in reports}
     if len(data) > 1:
         yield "These runs did not use the same data: their image quality cannot be compared."
-    slices = {(report["evaluation"] or {}).get("slices") for report in reports} - {None}
+    evaluations = [report["evaluation"] for report in reports]
+    slices = {one["slices"] for one in evaluations if one} - {None}
     if len(data) == 1 and len(slices) > 1:
         yield "Image quality was measured on different numbers of slices."
     timed = [report["speed"] for report in reports if report["speed"]]

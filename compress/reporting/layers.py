@@ -1,9 +1,10 @@
 """One row for every layer: what pruning and 2:4 did to it, and what an engine made of it."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
-Facts = dict[str, Any]
+from compress.reporting.records import Facts, Layer
+
 BLANK: Mapping[str, Any] = dict.fromkeys(
     (
         *("shape", "width", "kept", "done", "reason", "eligible_backend", "eligible_trt"),
@@ -13,7 +14,7 @@ BLANK: Mapping[str, Any] = dict.fromkeys(
 """A row of which nothing is known."""
 
 
-def rows(pruning: list[Facts], sparse24: Facts | None, engines: list[list[Facts]]) -> list[Facts]:
+def rows(pruning: list[Facts], sparse24: Facts | None, engines: list[list[Facts]]) -> list[Layer]:
     """Every layer that any stage speaks of, in the order of the network.
 
     Args:
@@ -33,7 +34,7 @@ def rows(pruning: list[Facts], sparse24: Facts | None, engines: list[list[Facts]
     names = dict.fromkeys(row["name"] for table in tables for row in table)
     done = {row["name"]: row for row in (sparse24 or {}).get("layers", [])}
     widths = _widths(pruning)
-    return [
+    found = [
         {
             "name": name,
             **BLANK,
@@ -43,6 +44,7 @@ def rows(pruning: list[Facts], sparse24: Facts | None, engines: list[list[Facts]
         }
         for name in names
     ]
+    return cast("list[Layer]", found)
 
 
 def _engine(engines: list[list[Facts]]) -> dict[str, Facts]:

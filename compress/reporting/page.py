@@ -4,7 +4,6 @@ import base64
 import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
@@ -13,8 +12,8 @@ from markupsafe import Markup
 from compress.quality import metrics
 from compress.quality.metrics import Window
 from compress.reporting import charts, pictures, speed, text
+from compress.reporting.records import Facts, Picture, Report
 
-Facts = dict[str, Any]
 FOLDER = Path(__file__).parent
 
 METRICS = tuple((column.key, column.label, column.digits) for column in metrics.columns())
@@ -45,14 +44,15 @@ SCALES = {
 """What channels were compared by -> the head of its column."""
 
 
-def html(report: Facts, slices: Mapping[str, np.ndarray]) -> str:
+def html(report: Report, slices: Mapping[str, np.ndarray]) -> str:
     """The page of a report as `collect` makes it.
 
     Args:
         report: the dictionary of report.json.
         slices: low, dense, compressed (where there is one) and full, (K, H, W) float32 in HU.
     """
-    shown = report["evaluation"]["pictures"] if slices else []
+    evaluation = report["evaluation"]
+    shown = evaluation["pictures"] if evaluation and slices else []
     training = [stage for stage in report["training"] if stage["loss"]]
     return _render(
         "report.html.j2",
@@ -70,7 +70,7 @@ def html(report: Facts, slices: Mapping[str, np.ndarray]) -> str:
     )
 
 
-def markdown(report: Facts) -> str:
+def markdown(report: Report) -> str:
     """The same facts as Markdown, without pictures and channels."""
     return _render("report.md.j2", r=report, escape=False, **_measured(report))
 
@@ -102,7 +102,7 @@ def _render(template: str, *, escape: bool, **context: object) -> str:
     )
 
 
-def _measured(report: Facts) -> dict[str, Any]:
+def _measured(report: Report) -> Facts:
     """The metrics to show, and a sentence on one that no slice was large enough for."""
     means = [found["ms_ssim"]["mean"] for found in report["quality"].values() if "ms_ssim" in found]
     small = bool(means) and not any(mean is not None for mean in means)
@@ -125,7 +125,7 @@ def _between(stages: list[Facts]) -> dict[str, str]:
     return found
 
 
-def _slice(index: int, about: Facts, slices: Mapping[str, np.ndarray]) -> Facts:
+def _slice(index: int, about: Picture, slices: Mapping[str, np.ndarray]) -> Facts:
     """Every picture of one slice: in each window, and its differences from the full dose."""
     full = slices["full"][index]
     images = {name: slices[name][index] for name in IMAGES if name in slices}

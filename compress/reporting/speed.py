@@ -2,12 +2,12 @@
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import cast
 
 from compress.base.errors import UsageError
 from compress.base.files import read_json
+from compress.reporting.records import Facts, Measured, Speed, SpeedRow
 
-Facts = dict[str, Any]
 FILE = "bench.json"
 OWN = "speed.json"
 """What the step `report` measured itself, on a CPU; FILE comes first."""
@@ -17,7 +17,7 @@ KEYS = (
 )  # fmt: skip
 
 
-def read(run: Path, stages: Iterable[Path]) -> Facts | None:
+def read(run: Path, stages: Iterable[Path]) -> Speed | None:
     """Latencies per slice in ms; None where nobody has measured any since the last stage ended.
 
     Args:
@@ -40,12 +40,12 @@ def read(run: Path, stages: Iterable[Path]) -> Facts | None:
     if path is None:
         return None
     try:
-        return _speed(read_json(path)) | {"own": path.name == OWN}
+        return {**_speed(read_json(path)), "own": path.name == OWN}
     except (ValueError, LookupError, TypeError, AttributeError) as error:
         raise UsageError(f"{path} is not what `compress bench --json` prints") from error
 
 
-def _speed(found: Facts) -> Facts:
+def _speed(found: Facts) -> Measured:
     place = found.get("place", {})
     rows = [
         {key: row.get(key) for key in KEYS} | {"how": row.get("runs") or row.get("how")}
@@ -54,7 +54,7 @@ def _speed(found: Facts) -> Facts:
     for row in rows:
         row["name"] = Path(row["name"]).name  # the folders before it are those of one machine
     alike = [row for row in rows if row["batch"] == rows[0]["batch"]]
-    return {
+    measured = {
         "where": place.get("gpu") or f"CPU, {_threads(place.get('threads'))}",
         "size": found.get("size"),
         "rows": rows,
@@ -62,18 +62,19 @@ def _speed(found: Facts) -> Facts:
         "before": rows[0],
         "after": min(alike, key=lambda row: float(row["p50_ms"])),
     }
+    return cast("Measured", measured)
 
 
 def _threads(count: int | None) -> str:
     return "1 thread" if count == 1 else f"{count or 'unknown'} threads"
 
 
-def gain(bench: Facts) -> str:
+def gain(bench: Speed) -> str:
     """How many times as fast the compressed network is, with the spread, of `own` figures."""
     return f"{bench['rows'][-1]['ratio']:.2f} times as fast ({spread(bench)})"
 
 
-def spread(bench: Facts) -> str:
+def spread(bench: Speed) -> str:
     """The lowest and the highest ratio of `own` figures, and whether they exclude 1."""
     row = bench["rows"][-1]
     low, high = row["ratio_min"], row["ratio_max"]
@@ -81,15 +82,16 @@ def spread(bench: Facts) -> str:
     return f"{low:.2f} to {high:.2f} in {bench['rounds']} rounds{none}"
 
 
-def way(bench: Facts) -> str:
+def way(bench: Speed) -> str:
     """How `own` figures were measured."""
     row = bench["rows"][-1]
     size = f"{bench['size']}x{bench['size']} pixels"
     return f"{row['how']}, {size}, in turns on {bench['where'].replace('CPU,', 'a CPU with')}"
 
 
-def of_engine(speed: Facts | None, engine: Facts) -> Facts | None:
+def of_engine(speed: Speed | None, engine: Facts) -> SpeedRow | None:
     """The row of an engine, by the name of its file; that of its own batch where there are more."""
     file = engine.get("file")
-    own = [row for row in (speed or {}).get("rows", []) if row["name"] == file]
+    rows = speed["rows"] if speed else []
+    own = [row for row in rows if row["name"] == file]
     return next((row for row in own if row["batch"] == engine.get("batch")), next(iter(own), None))

@@ -2,13 +2,13 @@
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
-Facts = dict[str, Any]
+from compress.reporting.records import Facts, Stored
+
 FILE = "model.safetensors"
 
 
-def rows(run: Path, stages: list[Facts]) -> list[Facts]:
+def rows(run: Path, stages: list[Facts]) -> list[Stored]:
     """The sizes of dense, pruned and 2:4 checkpoint files, in the order in which they were made.
 
     Args:

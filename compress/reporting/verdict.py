@@ -1,14 +1,13 @@
 """What the numbers of a report come to, in sentences: nothing said that was not measured."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from compress.reporting import speed, text
+from compress.reporting.records import Collected, Facts, Sentences, Speed, Undone
 
-Facts = dict[str, Any]
 
-
-def sentences(report: Facts) -> Facts:
+def sentences(report: Collected) -> Sentences:
     """What is said of a report in words.
 
     Returns:
@@ -26,7 +25,7 @@ def sentences(report: Facts) -> Facts:
     }
 
 
-def _verdict(report: Facts) -> str:
+def _verdict(report: Collected) -> str:
     if not report["stages"]:
         return "No stage of this run has ended."
     gains = _gains(report)
@@ -35,7 +34,7 @@ def _verdict(report: Facts) -> str:
     return f"{start[0]}, the {own} network {_reached(report, own)}; {_speed(report['speed'])}."
 
 
-def _speed(bench: Facts | None) -> str:
+def _speed(bench: Speed | None) -> str:
     if bench is None:
         return "its speed was not measured"
     if bench["own"]:
@@ -49,9 +48,10 @@ def _speed(bench: Facts | None) -> str:
     )
 
 
-def _gains(report: Facts) -> list[str]:
+def _gains(report: Collected) -> list[str]:
     words = {"macs": "MACs", "params": "parameters"}
-    shares = {key: report["removed"][key] or 0.0 for key in words}
+    removed: Mapping[str, Any] = report["removed"]
+    shares = {key: removed[key] or 0.0 for key in words}
     gains = [f"{100 * shares[key]:.1f} % fewer {words[key]}" for key in words if shares[key]]
     masked = [p for p in report["pruning"] if not p["groups"]]
     gains += [f"{100 * p['zeros']:.1f} % of the convolution weights zero" for p in masked[-1:]]
@@ -60,13 +60,14 @@ def _gains(report: Facts) -> list[str]:
     return gains
 
 
-def _reached(report: Facts, own: str) -> str:
+def _reached(report: Collected, own: str) -> str:
     means = _psnr(report)
-    if own not in means or _changed_later(report):
+    evaluation = report["evaluation"]
+    if own not in means or evaluation is None or _changed_later(report):
         return "was not evaluated for image quality"
     source = report["manifest"].get("data", {}).get("source")
     kind = "phantom" if source == "phantom" else "held-out"
-    where = f"on {report['evaluation']['slices']} {kind} slices"
+    where = f"on {evaluation['slices']} {kind} slices"
     others = {"dense": "the dense network", "input": "the low-dose input"}
     compared = [
         f"{_distance(means[own] - means[other])} {words}"
@@ -88,20 +89,20 @@ def _listed(parts: list[str]) -> list[str]:
     return [f"{head} and {last[0]}"] if head else last
 
 
-def _psnr(report: Facts) -> dict[str, float]:
+def _psnr(report: Collected) -> dict[str, float]:
     """Mean PSNR by network, where there is one."""
     means = {name: found["psnr"]["mean"] for name, found in report["quality"].items()}
     return {name: mean for name, mean in means.items() if mean is not None}
 
 
-def _changed_later(report: Facts) -> str:
+def _changed_later(report: Collected) -> str:
     """The last stage that changed the network, where the evaluation came before it."""
     names = [s["stage"] for s in report["stages"] if s["kind"] in ("training", "compressing")]
     evaluated = report["evaluation"]
     return names[-1] if names and evaluated and evaluated["stage"] < names[-1] else ""
 
 
-def _notices(report: Facts) -> list[str]:
+def _notices(report: Collected) -> list[str]:
     manifest, means = report["manifest"], _psnr(report)
     data = manifest.get("data", {})
     notices = [*manifest.get("notices", []), *data.get("notices", [])]
@@ -134,7 +135,7 @@ def _kernels(engine: Facts) -> str:
     )
 
 
-def _limits(report: Facts) -> list[str]:
+def _limits(report: Collected) -> list[str]:
     unmeasured = "" if report["speed"] else "No latency was measured. "
     if report["speed"] and report["speed"]["own"]:
         unmeasured = "Speed was measured on a CPU, which says nothing of a GPU or of an engine. "
@@ -161,7 +162,7 @@ def _limits(report: Facts) -> list[str]:
     return limits
 
 
-def _undone(report: Facts) -> Iterator[Facts]:
+def _undone(report: Collected) -> Iterator[Undone]:
     """What was left out, could not be done here, or was not asked for."""
     for engine in report["engines"]:
         if engine["status"] != "built":
@@ -199,7 +200,7 @@ def _left(sparse24: Facts | None) -> dict[str, list[str]]:
     return found
 
 
-def _steps_trained(report: Facts) -> tuple[int, int]:
+def _steps_trained(report: Collected) -> tuple[int, int]:
     """Optimizer steps that the dense network and the one at the end were trained for."""
     first = next((s["stage"] for s in report["stages"] if s["kind"] == "compressing"), "~")
     steps = [(training["stage"], training["steps"]) for training in report["training"]]
