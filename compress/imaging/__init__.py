@@ -9,6 +9,7 @@ inference.py   a checkpoint or an engine that takes slices of any size
 workers.py     the processes beside the network
 forking.py     the server that they are forked from
 one_thread.py  one thread for the libraries of each worker
+records.py     what the manifests hold
 tasks.py       the tasks of a worker process: scan, decode, encode
 arena.py       the memory that workers share with the network
 output.py      whether OUT can take results

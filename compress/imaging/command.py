@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from threading import Event
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from compress import __version__
 from compress.base.errors import CompressError, Stopped, UsageError
@@ -23,6 +23,7 @@ from compress.dicom.writing import Process
 from compress.imaging import STOPPED, manifest, output
 from compress.imaging.arena import Arena
 from compress.imaging.clock import Clock
+from compress.imaging.records import Counts, Enhanced, FileRow
 from compress.imaging.scan import Look, digests
 from compress.imaging.stream import Job, Result, Stream
 from compress.imaging.tasks import Desk
@@ -53,7 +54,7 @@ class Options:
     """Enhance what this command has enhanced before, too."""
 
 
-def run(options: Options) -> dict[str, Any]:
+def run(options: Options) -> Enhanced:
     """Enhance all CT images of the input; the manifest that was written.
 
     Raises:
@@ -168,12 +169,12 @@ class _Run:
             self._remove_partial()
         self.clock.lap("stream")
 
-    def close(self) -> dict[str, Any]:
+    def close(self) -> Enhanced:
         """Write the manifest and say what became of the files."""
         counted = manifest.counts(self.rows)
         self._sync()
         seconds = self.clock.whole()
-        content = {
+        content: Enhanced = {
             "schema": 1,
             "version": __version__,
             "model": self.net.model,
@@ -205,7 +206,7 @@ class _Run:
         index, count = self.options.shard
         return "manifest.json" if count == 1 else f"manifest-{index}-of-{count}.json"
 
-    def _say(self, counted: dict[str, Any], seconds: float) -> None:
+    def _say(self, counted: Counts, seconds: float) -> None:
         status = counted["status"]
         speed = counted["slices"] / max(seconds, 1e-9)
         log.info(
@@ -272,7 +273,7 @@ class _Run:
     def _keep(self, number: int, sha256: str) -> None:
         """Leave a result as it is; one that is damaged is written again like one missing."""
         job = self.jobs.pop(number)
-        found = {"status": "existing", "output": job.target.name, "output_sha256": sha256}
+        found: FileRow = {"status": "existing", "output": job.target.name, "output_sha256": sha256}
         self.rows[number] |= found
 
     def _remove_partial(self) -> None:

@@ -3,11 +3,12 @@
 import hashlib
 import logging
 from collections import Counter
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, cast
 
 from compress.dicom import SENTENCES, Reason, Refused, short
 from compress.dicom.headers import Header
+from compress.imaging.records import Counts, FileRow
 
 log = logging.getLogger(__name__)
 
@@ -16,13 +17,11 @@ NOTES = {
     "padding_ignored": "pixels have a value that is declared to be padding, and are tissue",
 }
 """Counts that are logged where they are not zero."""
-Row = dict[str, Any]
-"""One file: number in the order of names, hash of its path, status, reason, hashes, counts."""
 
 
-def row(number: int, header: Header) -> Row:
+def row(number: int, header: Header) -> FileRow:
     """What is known before anything is done; of files that are left aside all there is."""
-    found: Row = {
+    found: FileRow = {
         "file": number,
         "path_sha256": hashlib.sha256(_bytes(header.name)).hexdigest(),
         "series": short(header.series) if header.series else None,
@@ -34,27 +33,28 @@ def row(number: int, header: Header) -> Row:
     return found
 
 
-def outcome(result: dict[str, Any] | Refused, status: str = "enhanced") -> Row:
+def outcome(result: FileRow | Refused, status: str = "enhanced") -> FileRow:
     """What is added when a job has ended; `status` is what was done to it."""
     if isinstance(result, Refused):
         return {"status": "failed", "reason": result.reason}
     return {"status": status, **result}
 
 
-def counts(rows: Sequence[Row]) -> dict[str, Any]:
+def counts(rows: Sequence[Mapping[str, Any]]) -> Counts:
     """Files by status, by reason those that failed or were skipped; what else occurred at all."""
     by_status = Counter(row["status"] for row in rows)
     reasons = Counter(str(row["reason"]) for row in rows if row["reason"])
     notes = {key: sum(row.get(key, 0) for row in rows) for key in NOTES}
-    return {
+    found = {
         "status": dict(sorted(by_status.items())),
         "reason": dict(sorted(reasons.items())),
         "slices": sum(row.get("slices", 0) for row in rows),
         **{key: count for key, count in notes.items() if count},
     }
+    return cast("Counts", found)
 
 
-def log_counts(rows: Sequence[Row], counted: dict[str, Any]) -> None:
+def log_counts(rows: Sequence[FileRow], counted: Counts) -> None:
     """Log what else occurred, and what was skipped."""
     for key, words in NOTES.items():
         if count := counted.get(key):
@@ -63,7 +63,7 @@ def log_counts(rows: Sequence[Row], counted: dict[str, Any]) -> None:
         log.info("skipped: %s", skipped)
 
 
-def listed(rows: Sequence[Row], status: str) -> str:
+def listed(rows: Sequence[Mapping[str, Any]], status: str) -> str:
     """The reasons of one status as a list in words: 2 damaged (the file is damaged)."""
     found = Counter(row["reason"] for row in rows if row["status"] == status)
     return ", ".join(

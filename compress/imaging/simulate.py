@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from threading import Event
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 
@@ -34,6 +34,7 @@ from compress.dicom.headers import Header
 from compress.dicom.spacing import spacing_of
 from compress.dicom.writing import Process, derive
 from compress.imaging import STOPPED_SIMULATION, manifest, output
+from compress.imaging.records import FileRow, Simulated
 
 log = logging.getLogger(__name__)
 
@@ -63,7 +64,7 @@ class Options:
         return Exposure(photons=self.photons, electronic=self.electronic, fan=scanner)
 
 
-def run(options: Options) -> dict[str, Any]:
+def run(options: Options) -> Simulated:
     """Simulate the chosen series; what was written to manifest.json.
 
     Raises:
@@ -139,7 +140,7 @@ class _Run:
         )
         self.process = Process(model=digest(self.words), precision="fp32", simulated=self.words)
 
-    def through(self, chosen: Sequence[Header]) -> dict[str, Any]:
+    def through(self, chosen: Sequence[Header]) -> Simulated:
         """Every file of the chosen series."""
         rows = [manifest.row(number, header) for number, header in enumerate(chosen)]
         todo = [number for number, header in enumerate(chosen) if header.reason is None]
@@ -158,7 +159,7 @@ class _Run:
                 rows[number] |= manifest.outcome(error)
         return self._close(rows)
 
-    def _pair(self, header: Header, folder: str) -> dict[str, Any]:
+    def _pair(self, header: Header, folder: str) -> FileRow:
         data = self.source.read(header.name)
         image = reading.read(data)
         pairs = partners(image, header.sop, self.options, self.scanner)
@@ -182,9 +183,14 @@ class _Run:
         except OSError as error:
             raise UsageError(f"PAIRS cannot be written: {error.strerror}") from error
 
-    def _close(self, rows: list[manifest.Row]) -> dict[str, Any]:
+    def _close(self, rows: list[FileRow]) -> Simulated:
         counted = manifest.counts(rows)
-        content = {"schema": 1, "simulation": self.words, "counts": counted, "files": rows}
+        content: Simulated = {
+            "schema": 1,
+            "simulation": self.words,
+            "counts": counted,
+            "files": rows,
+        }
         self.options.out.mkdir(parents=True, exist_ok=True)
         write_json(self.options.out / "manifest.json", content)
         folders = " or ".join(str(self.options.out / kind) for kind in ("npy", "dicom"))

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Event
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from compress.base.errors import Stopped
 from compress.base.signals import at_once
@@ -19,6 +19,7 @@ from compress.dicom import Reason, Refused
 from compress.dicom.headers import Header
 from compress.dicom.writing import Process
 from compress.imaging.arena import Arena
+from compress.imaging.records import FileRow
 from compress.imaging.workers import Lost, Pool
 
 if TYPE_CHECKING:  # the workers begin before torch is imported
@@ -34,7 +35,7 @@ GLANCE = 0.001
 
 Entry = tuple[int, int, int]
 """A slice on its way: number of the job, try, frame."""
-Result = dict[str, Any] | Refused
+Result = FileRow | Refused
 """What became of a job: facts for the manifest, or the reason why not."""
 
 
@@ -215,7 +216,7 @@ class Stream:
         elif task == "decode":
             self.ready[number] = outcome
         else:
-            self._end(number, {"source_sha256": self.ready[number], **outcome})
+            self._end(number, cast("FileRow", {"source_sha256": self.ready[number], **outcome}))
 
     def _lost(self, number: int, lost: Lost) -> None:
         """Begin a file again whose worker ended, unless the file is to blame."""

@@ -8,7 +8,6 @@ import hashlib
 from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import Any
 
 from compress.base.files import write_atomic
 from compress.dicom import Reason, Refused, reading
@@ -17,6 +16,7 @@ from compress.dicom.reading import Image
 from compress.dicom.sources import Source
 from compress.dicom.writing import Process, derive
 from compress.imaging.arena import Arena
+from compress.imaging.records import FileRow
 
 
 class Desk:
@@ -75,7 +75,7 @@ class Desk:
         self.images[number] = image
         return image.sha256
 
-    def encode(self, number: int, slot: int, target: Path, process: Process) -> dict[str, Any]:
+    def encode(self, number: int, slot: int, target: Path, process: Process) -> FileRow:
         """Write the derived object of a kept image out of what the network left in the slot.
 
         Its folder is not synced: the command does that once, before the manifest names the files.
