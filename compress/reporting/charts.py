@@ -2,7 +2,7 @@
 
 import math
 from bisect import bisect_right
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from markupsafe import Markup
@@ -15,7 +15,7 @@ LEFT, RIGHT, TOP, BOTTOM = 58, 12, 26, 40
 """Margins of the training chart for its tick labels and stage names, in SVG units."""
 
 
-def training(stages: Sequence[dict[str, Any]], between: dict[str, str]) -> Markup:
+def training(stages: Sequence[Mapping[str, Any]], between: dict[str, str]) -> Markup:
     """The loss over the epochs of all training stages, logarithmic, as an <svg>.
 
     Args:
@@ -76,7 +76,7 @@ def strip(values: Sequence[float], kept: int, threshold: float, scale: str) -> M
     return Markup('<svg class="strip" viewBox="0 0 180 18">{}{}</svg>').format(axis, body)
 
 
-def histogram(group: dict[str, Any]) -> Markup:
+def histogram(group: Mapping[str, Any]) -> Markup:
     """The scores of a layer's channels, the fitted normal curve and the threshold, an <svg>.
 
     Args:
@@ -157,7 +157,7 @@ def _counts(scores: Sequence[float], edges: Sequence[float]) -> list[int]:
 
 
 def _stage(
-    stage: dict[str, Any],
+    stage: Mapping[str, Any],
     start: int,
     x: Callable[[float], float],
     y: Callable[[float], float],

@@ -1,10 +1,10 @@
 """What a sweep found as pictures: quality, training time and speed, PNG."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-Row = dict[str, Any]
+Row = Mapping[str, Any]
 COLOURS = ("#0b63b8", "#b4500c", "#2f7d32", "#7b3fa0", "#8a6d00", "#c2185b", "#00838f", "#5d4037")
 MARKERS = "osD^vP*X"
 INK = "#15181c"

@@ -6,6 +6,7 @@ resume.py    which stages are done, and how an interrupted one begins again
 keys.py      the hash by which a stage counts as done
 folder.py    run folders and their lock
 manifest.py  what a run was made with: versions, commit, GPU, data
+records.py   what manifest.json, facts.json, plans and evaluations hold
 preview.py   `compress check`: what a recipe would do
 doctor.py    `compress doctor`: what this machine has and lacks
 report.py    `compress report`: a run's report, written again

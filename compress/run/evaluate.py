@@ -6,9 +6,9 @@ The numbers are those of the recipe's step `evaluate`; here they are written as 
 import csv
 import io
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from compress.base.errors import UsageError
 from compress.base.files import write_atomic, write_json
@@ -19,7 +19,9 @@ from compress.data.folder import NONE, held_out
 from compress.data.partners import unlike
 from compress.imaging import inference
 from compress.quality.metrics import METRICS, WINDOWS
+from compress.run.records import ByWindow, Evaluated
 from compress.steps.evaluate import Evaluate
+from compress.steps.facts import EvaluateFacts, Summary
 
 log = logging.getLogger(__name__)
 
@@ -50,9 +52,7 @@ def windows(text: str | None) -> tuple[str, ...]:
     return chosen
 
 
-def run(
-    model: Path, data: Path, out: Path, chosen: Sequence[str], device: str | None
-) -> dict[str, Any]:
+def run(model: Path, data: Path, out: Path, chosen: Sequence[str], device: str | None) -> Evaluated:
     """Measure the input and what a network makes of it; writes evaluation.csv and .json.
 
     Args:
@@ -81,9 +81,9 @@ def run(
         seed=0,
     )
     Evaluate(batch=net.batch, pictures=0).measure(Model(net=net.net, origin=ModelOptions()), work)
-    facts = work.facts
+    facts = cast("EvaluateFacts", work.facts)
     rows = [row for found in facts["rows"] for row in _long(found, chosen)]
-    content = {
+    content: Evaluated = {
         "schema": 1,
         "model": net.model,
         "precision": net.precision,
@@ -100,7 +100,7 @@ def run(
     return content
 
 
-def render(content: dict[str, Any]) -> None:
+def render(content: Evaluated) -> None:
     """Print the means as a table on standard output."""
     from rich.console import Console
     from rich.table import Table
@@ -124,7 +124,7 @@ def _check(pairs: Pairs) -> None:
             raise UsageError(f"slice {name} has {height} x {width} pixels; SSIM needs 11 x 11")
 
 
-def _long(row: dict[str, Any], chosen: Sequence[str]) -> Iterator[dict[str, Any]]:
+def _long(row: Mapping[str, Any], chosen: Sequence[str]) -> Iterator[dict[str, object]]:
     """One slice through one network: a row for each window."""
     about = {
         "slice": row["slice"],
@@ -137,11 +137,11 @@ def _long(row: dict[str, Any], chosen: Sequence[str]) -> Iterator[dict[str, Any]
         yield {**about, "window": window, **values, **whole}
 
 
-def _renamed(summary: dict[str, Any], chosen: Sequence[str]) -> dict[str, Any]:
+def _renamed(summary: Summary, chosen: Sequence[str]) -> ByWindow:
     """Network -> window -> metric -> mean and standard deviation over slices."""
-    result = {}
+    result: ByWindow = {}
     for name, found in summary.items():
-        by_window: dict[str, Any] = {
+        by_window = {
             window: {metric: found[metric + _suffix(window)] for metric in WINDOWED}
             for window in (FULL, *chosen)
         }
@@ -154,7 +154,7 @@ def _suffix(window: str) -> str:
     return "" if window == FULL else f"_{window}"
 
 
-def _csv(rows: Sequence[dict[str, Any]]) -> str:
+def _csv(rows: Sequence[Mapping[str, object]]) -> str:
     """As a table with a head; empty where there is no value."""
     text = io.StringIO()
     writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")

@@ -3,7 +3,7 @@
 from typing import Any, TypedDict
 
 from compress.base.machine import Machine, Part
-from compress.steps.facts import PruneFacts, Size
+from compress.steps.facts import Moments, PruneFacts, Size
 
 
 class Patients(TypedDict):
@@ -221,3 +221,30 @@ class Doctor(TypedDict):
     """Everything that can be missing."""
     recipes: list[DoctorRecipe]
     """What each step would use."""
+
+
+ByWindow = dict[str, dict[str, dict[str, Moments]]]
+"""Network -> window -> metric -> moments over slices."""
+
+
+class Evaluated(TypedDict):
+    """evaluation.json of `compress evaluate`."""
+
+    schema: int
+    """Version of this record."""
+    model: str
+    """Hash of what the network computes."""
+    precision: str
+    """Arithmetic of the network."""
+    slices: int
+    """Slices that were measured."""
+    data_range_hu: float
+    """Range that PSNR and SSIM refer to, HU."""
+    windows: list[str]
+    """Windows that were measured in; full is the whole range."""
+    summary: ByWindow
+    """Over all slices."""
+    by_patient: dict[str, ByWindow]
+    """Patient -> over the patient's slices."""
+    rows: list[dict[str, object]]
+    """slice, patient, network and window, with the value of each metric."""

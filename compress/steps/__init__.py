@@ -6,6 +6,7 @@ sparsify.py   sparsify
 evaluate.py   evaluate
 export.py     export
 report.py     report
+facts.py      what prune, sparsify, evaluate and report remember
 cpu_speed.py  dense and compressed networks timed on a CPU
 """
 
