@@ -157,7 +157,7 @@ def test_a_whole_recipe_in_two_processes(tmp_path: Path) -> None:
     recipe.write_text(WHOLE.replace("  - evaluate", "  - sparsify: {at_least: 1.0}"))
     first, second = run(recipe, out)
     assert (first.returncode, second.returncode) == (3, 1)
-    assert first.stderr.count("done before") == 3
+    assert first.stderr.count("already done, skipping") == 3
     assert "Error: sparsify: " in first.stderr
     assert second.stderr == "Error: another process failed; its own message says why\n"
     recipe.write_text(WHOLE.replace("batch: 4", "batch: 3"))
