@@ -175,6 +175,9 @@ def test_on_the_command_line(folder, told) -> None:
 
 def test_a_captured_call_keeps_alive_what_its_graph_reads(monkeypatch) -> None:
     class Stream:
+        def __init__(self, _device: object) -> None:
+            pass
+
         def wait_stream(self, _other: object) -> None:
             pass
 
@@ -185,7 +188,7 @@ def test_a_captured_call_keeps_alive_what_its_graph_reads(monkeypatch) -> None:
     for name in ("Stream", "current_stream"):
         monkeypatch.setattr(torch.cuda, name, Stream)
     for name in ("stream", "graph"):
-        monkeypatch.setattr(torch.cuda, name, lambda _: contextlib.nullcontext())
+        monkeypatch.setattr(torch.cuda, name, lambda *_, **_k: contextlib.nullcontext())
     monkeypatch.setattr(torch.cuda, "CUDAGraph", Graph)
     net, x = torch.nn.Conv2d(1, 1, 1), torch.rand(1, 1, 8, 8)
     with torch.inference_mode():
