@@ -100,7 +100,7 @@ def test_formats_by_list_and_by_repetition(model, data, tmp_path, monkeypatch) -
     [
         (("--format", "onx"), "'onx' is none of torch_tensorrt, aot_inductor, fused, onnx"),
         (("--batch", "0"), "'0' is no list of whole numbers from 1 on, such as 1,16"),
-        (("--size", "8"), "export: size must be at least 16 pixels, got 8"),
+        (("--size", "8"), "export: image_size must be at least 16 pixels, got 8"),
     ],
 )
 def test_wrong_words_end_with_exit_code_2(model, tmp_path, words, sentence) -> None:
