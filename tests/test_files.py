@@ -14,7 +14,7 @@ from compress.base import files
 WRITER = """
 import sys
 from pathlib import Path
-from compress.files import write_atomic
+from compress.base.files import write_atomic
 path, turn = Path(sys.argv[1]), 0
 while True:
     write_atomic(path, bytes([turn % 256]) * 4_000_000)
@@ -33,6 +33,7 @@ def test_killed_while_writing(tmp_path: Path) -> None:
     for pause in (0.05, 0.11, 0.17, 0.23, 0.31):
         writer = subprocess.Popen([sys.executable, "-c", WRITER, str(path)])
         while not path.exists():
+            assert writer.poll() is None
             time.sleep(0.01)
         time.sleep(pause)
         os.kill(writer.pid, signal.SIGKILL)

@@ -183,8 +183,10 @@ from compress.imaging import forking
 forking.begin()
 name = "OMP_NUM_THREADS"
 before = os.environ.get(name)
-with forking.CONTEXT.Pool(1) as pool:
-    print(before, pool.apply(os.getenv, (name,)), os.environ.get(name))
+pool = forking.CONTEXT.Pool(1)
+print(before, pool.apply(os.getenv, (name,)), os.environ.get(name))
+pool.close()  # not terminate(): the workers ignore SIGTERM
+pool.join()
 """
     clean = {key: value for key, value in os.environ.items() if key != "OMP_NUM_THREADS"}
     words = [sys.executable, "-c", code]
