@@ -20,6 +20,7 @@ from compress.context import Work
 from compress.reporting import compare, speed, text
 from compress.steps import cpu_speed
 from compress.steps.report import Report
+from compress.sweep import rows
 
 
 class Sleeping(nn.Module):
@@ -155,3 +156,22 @@ def test_a_metric_without_values_is_left_out_with_the_reason(tmp_path: Path) -> 
         assert "MS-SSIM is left out: it needs slices of at least 176 pixels a side." in page
         assert ">MS-SSIM<" not in page
         assert "| MS-SSIM |" not in page
+
+
+def test_runs_measured_before_a_metric_was_added_have_their_report(tmp_path: Path) -> None:
+    run = runs.make(tmp_path / "run")
+    path = run / "05-evaluate" / "facts.json"
+    facts = json.loads(path.read_text())
+    summary = facts["facts"]["summary"]
+    for table in (summary, *facts["facts"]["by_patient"].values()):
+        for found in table.values():
+            del found["ssim"]
+    path.write_text(json.dumps(facts))
+    _, html, markdown = written(run)
+    for page in (html, markdown):
+        assert "PSNR" in page
+        assert "| SSIM |" not in page
+        assert ">SSIM<" not in page
+    older = {**facts["facts"], "slices": 3}
+    assert rows._quality([older])["ssim"] is None
+    assert rows._quality([older])["psnr"] == summary["compressed"]["psnr"]["mean"]

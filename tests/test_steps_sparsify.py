@@ -59,7 +59,7 @@ def test_tensorrts_rule_covers_what_the_back_end_refuses(tmp_path: Path) -> None
     assert reasons["decoders.0.wide.conv"] == (
         "by TensorRT's rule; the back end refuses: 12 output channels are no multiple of 8"
     )
-    assert reasons["stem.conv"] == "1 input channel is no multiple of 16"
+    assert reasons["stem.conv"] == "1 input channel is no multiple of 4"  # the rule that refused
     assert model.net.decoders[0].wide.conv.weight.all()  # the model given is not changed
 
 

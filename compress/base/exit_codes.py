@@ -1,4 +1,8 @@
-"""Exit statuses of every command."""
+"""Exit statuses of every command, and so of a Slurm job.
+
+docker/slurm/task.sh reads STOPPED here, and docker/slurm/job.sh ends the job with it. The text of
+`compress --help` (cli/main.py) and docs/status.md repeat the numbers.
+"""
 
 FAILED = 1
 USAGE = 2
@@ -6,4 +10,4 @@ USAGE = 2
 QUALITY = 3
 """A gate on image quality or accuracy failed."""
 STOPPED = 75
-"""Stopped by a signal after saving (EX_TEMPFAIL). docker/slurm/task.sh reads it here."""
+"""Stopped by a signal after saving (EX_TEMPFAIL)."""

@@ -175,7 +175,11 @@ METRICS: Mapping[str, Metric] = {
     "rmse_hu": Metric("RMSE", "HU", 2, lambda a, b, _width: rmse(a, b)),
     "ms_ssim": Metric("MS-SSIM", "", 4, ms_ssim, windowed=False, smallest=MS_SSIM_SIDE),
 }
-"""Every metric by its name in facts; the report, sweeps and `compress evaluate` read this table."""
+"""Every metric by its name in facts; the report, sweep.csv and `compress evaluate` read this table.
+
+Two short tables choose from it: sweep.md (sweep/rows.py) and the patients of report.md
+(PATIENT_METRICS in reporting/page.py). Runs measured before a metric was added go without it.
+"""
 
 
 def _float64(image: ArrayLike | Tensor) -> Tensor:

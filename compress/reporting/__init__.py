@@ -5,7 +5,7 @@ records.py     what that dictionary holds
 layers.py      one row for every layer: channels, 2:4, what an engine made of it
 speed.py       latencies that `compress bench` left in the run folder
 storage.py     sizes of the checkpoint files: dense, pruned, 2:4
-verdict.py     that dictionary -> the sentence, the warnings and the limits at the top of the page
+verdict.py     that dictionary -> sentences: on top the result and warnings, last the limits
 pictures.py    slices in HU -> PNG
 charts.py      numbers -> SVG
 page.py        the dictionary and the pictures -> report.html and report.md

@@ -97,17 +97,18 @@ def _render(template: str, *, escape: bool, **context: object) -> str:
         lstrip_blocks=True,
     )
     environment.filters |= {**text.FILTERS, **SPEED}
-    return environment.get_template(template).render(
-        patient_metrics=PATIENT_METRICS, networks=NETWORKS, **context
-    )
+    return environment.get_template(template).render(networks=NETWORKS, **context)
 
 
 def _measured(report: Report) -> Facts:
     """The metrics to show, and a sentence on one that no slice was large enough for."""
-    means = [found["ms_ssim"]["mean"] for found in report["quality"].values() if "ms_ssim" in found]
+    tables = report["quality"].values()
+    means = [found["ms_ssim"]["mean"] for found in tables if "ms_ssim" in found]
     small = bool(means) and not any(mean is not None for mean in means)
+    measured = [m for m in METRICS if all(m[0] in found for found in tables)]  # new ones are not
     return {
-        "metrics": [m for m in METRICS if not (small and m[0] == "ms_ssim")],
+        "metrics": [m for m in measured if not (small and m[0] == "ms_ssim")],
+        "patient_metrics": [m for m in PATIENT_METRICS if m in measured],
         "absent": SMALL if small else "",
     }
 

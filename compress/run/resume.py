@@ -1,8 +1,10 @@
 """What an interrupted run left: which stages are done, and how one begins again.
 
 A stage is done when its facts.json holds the hash of everything that decides its result, see
-`keys`. Facts are written last, so a killed stage is never taken for a finished one. A training
-that was stopped in the middle goes on from its own state, see `training/state.py`.
+`keys`; `pipeline` asks for each stage. Facts are written last, so a killed stage is never taken for
+a finished one. A training that was stopped in the middle goes on from its own state: what is saved
+and how it goes on is in `training/session.py`, the file in `training/state.py`. A sweep goes on by
+`sweep/work.py`.
 """
 
 import logging
@@ -26,7 +28,7 @@ BEGUN = "begun.json"
 """Written when a stage starts, with its hash: what lies there is resumed under that hash only."""
 
 
-STAGE = re.compile(r"\d\d-[a-z]+")
+STAGE = re.compile(r"\d\d-[a-z][a-z0-9_]*")
 
 
 def finished(stage: Stage, key: str) -> StageFacts | None:

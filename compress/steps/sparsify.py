@@ -77,7 +77,7 @@ class Sparsify:
             "rule": self.rule,
             "backend": backend,
             "why": why,
-            **describe(sparse.net, held),
+            **describe(sparse.net, held, self.rule),
             "kept_magnitude": permutation.kept(model.net, held),
             "masks_from_before": sorted(held.keys() - found.keys()),
         }
@@ -140,8 +140,10 @@ class Sparsify:
         return replace(model, net=found.net)
 
 
-def describe(net: nn.Module, found: Mapping[str, Tensor]) -> SparseCounts:
-    """Every layer of `net` with its shape, whether it is 2:4, and why not."""
+def describe(
+    net: nn.Module, found: Mapping[str, Tensor], rule: eligibility.Rule = "backend"
+) -> SparseCounts:
+    """Every layer of `net` with its shape, whether it is 2:4, and why `rule` refuses it."""
     layers: list[SparseLayer] = []
     weights, covered, zeros = 0, 0, 0
     modules = eligibility.candidates(net)
@@ -152,7 +154,7 @@ def describe(net: nn.Module, found: Mapping[str, Tensor]) -> SparseCounts:
         if name in found:
             covered += weight.numel()
             zeros += weight.numel() - int(torch.count_nonzero(weight))
-        shape, reason = list(weight.shape), _reason(module, name in found)
+        shape, reason = list(weight.shape), _reason(module, name in found, rule)
         layers.append({"name": name, "shape": shape, "done": name in found, "reason": reason})
     refusals = {rule: _accepted(modules, rule) for rule in eligibility.RULES}
     return {
@@ -166,10 +168,12 @@ def describe(net: nn.Module, found: Mapping[str, Tensor]) -> SparseCounts:
     }
 
 
-def _reason(module: nn.Module, done: bool) -> str:
+def _reason(module: nn.Module, done: bool, rule: eligibility.Rule) -> str:
     """Why a layer was left, or why the back end's rule alone would have left it."""
+    if not done:
+        return eligibility.refusal(module, rule)
     refused = eligibility.refusal(module)
-    return f"by TensorRT's rule; the back end refuses: {refused}" if refused and done else refused
+    return f"by TensorRT's rule; the back end refuses: {refused}" if refused else ""
 
 
 def _accepted(modules: Mapping[str, nn.Module], rule: eligibility.Rule) -> int:

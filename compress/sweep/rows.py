@@ -215,11 +215,11 @@ def _quality(evaluations: Sequence[Row]) -> Row:
     if not evaluations:
         return dict.fromkeys((*QUALITY, *(f"{name}_sd" for name in QUALITY), "slices"))
     last = evaluations[-1]
-    moments = last["summary"][last["networks"][-1]]
-    means = {name: moments[name]["mean"] for name in QUALITY}
-    return (
-        means | {f"{name}_sd": moments[name]["sd"] for name in QUALITY} | {"slices": last["slices"]}
-    )
+    found = last["summary"][last["networks"][-1]]
+    moments = {name: found.get(name, {"mean": None, "sd": None}) for name in QUALITY}
+    means = {name: one["mean"] for name, one in moments.items()}
+    sds = {f"{name}_sd": one["sd"] for name, one in moments.items()}
+    return means | sds | {"slices": last["slices"]}
 
 
 def _seconds(stages: Iterable[Row], step: str) -> float:

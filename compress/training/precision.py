@@ -1,7 +1,9 @@
 """The number formats of training: which one, and the casts and loss scaling that belong to it.
 
 The training loop has no branches for them: where a format needs no casts or no scaling, what stands
-here does nothing. The only file that imports apex.amp.
+here does nothing. The only file that imports apex.amp. Which options a format excludes is checked
+in training/options.py and training/session.py. The precisions of engines are another table:
+engines/precision.py.
 
 fp32   everything in single precision
 tf32   the same, convolutions rounded to TF32 on tensor cores (Ampere and newer)

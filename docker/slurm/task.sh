@@ -8,7 +8,7 @@ trap '' USR1
 
 # One process of compress. Status STOPPED of compress/base/exit_codes.py becomes a mark on the disk and 0:
 # torchrun ends the other processes, in the midst of their saving, when one fails.
-stopped=$(sed -n 's/^STOPPED = //p' "$(dirname "$0")/../../compress/base/exit_codes.py")
+stopped=$(sed -n 's/^STOPPED[^=]*= *//p' "$(dirname "$0")/../../compress/base/exit_codes.py")
 work() {
     python -m compress "$@"
     local code=$?
