@@ -18,6 +18,7 @@ from compress.cli import engines, main
 from compress.engines.formats import FormatName
 from compress.run import pipeline, preview
 from compress.sweep import run as sweeps
+from compress.sweep.grid import COMPRESSING
 
 RECIPE = "schema: 1\nname: tiny\nmodel: {name: ddnet}\nsteps: [evaluate]\n"
 
@@ -175,7 +176,7 @@ def test_sweep_hands_words_to_the_sweep(recipe, monkeypatch):
     call("sweep", recipe, "--vary", "seed=0", "--without", "sparsify")
     (first,), (second,), (third,) = calls
     assert (first.vary, first.fallback, first.jobs) == (("seed=0,1",), True, 1)
-    assert first.without == ("prune", "sparsify")
+    assert first.without == COMPRESSING  # the command line's default imports no steps
     assert third.command() == "compress sweep r.yaml --vary seed=0 --without sparsify"
     assert second == sweeps.Sweep(
         recipe=Path("r.yaml"), vary=("seed=0",), overrides=("name=x",), out=Path("o"),

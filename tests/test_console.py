@@ -55,6 +55,15 @@ def test_check_cuts_no_word_at_80_columns(tmp_path: Path, eighty: None) -> None:
     assert LONG in "".join(line[1:].split("  ")[0].strip() for line in tables)
 
 
+def test_check_says_what_the_rule_of_the_recipe_refuses(tmp_path: Path) -> None:
+    (tmp_path / "long_names.py").write_text(NET)
+    asked = RECIPE.replace("- sparsify", "- sparsify: {eligibility: tensorrt}")
+    (tmp_path / "r.yaml").write_text(asked)
+    result = CliRunner().invoke(cli.main, ["check", str(tmp_path / "r.yaml")])
+    assert f"{LONG}: not for 2:4: 1 input channel is no multiple of 4" in result.stdout
+    assert "no multiple of 16" not in result.stdout
+
+
 def test_sweep_ends_with_the_path_of_its_table(tmp_path: Path) -> None:
     (tmp_path / "r.yaml").write_text(RECIPE)
     out = tmp_path / "out"

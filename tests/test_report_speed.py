@@ -17,7 +17,7 @@ from compress import checkpoint, reporting
 from compress.base import timing
 from compress.checkpoint import Model, ModelOptions
 from compress.context import Work
-from compress.reporting import compare, speed, text
+from compress.reporting import compare, formatting, speed
 from compress.steps import cpu_speed
 from compress.steps.report import Report
 from compress.sweep import rows
@@ -89,7 +89,7 @@ def test_the_verdict_ends_with_a_ratio_and_promises_no_time(tmp_path: Path) -> N
     for page in (html, markdown):
         assert "2.40 times as fast" in page
         assert "not measured" not in page
-        assert text.milliseconds(500.0) not in page
+        assert formatting.milliseconds(500.0) not in page
     assert any("which says nothing of a GPU" in limit for limit in report["limits"])
     undone = {item["what"]: item["command"] for item in report["undone"]}
     assert "compress bench" in undone["Latency"], "a GPU's is still to be measured"
@@ -139,7 +139,7 @@ def test_the_step_measures_where_something_was_compressed(width, measured, tmp_p
      (16_777_216, "16.78 M"), (19_086_442_496, "19.09 G")],
 )  # fmt: skip
 def test_counts_have_one_form_from_a_million_on(value: int, shown: str) -> None:
-    assert text.count(value).replace(text.SPACE, " ") == shown
+    assert formatting.count(value).replace(formatting.SPACE, " ") == shown
 
 
 def test_a_metric_without_values_is_left_out_with_the_reason(tmp_path: Path) -> None:

@@ -27,7 +27,7 @@ from compress.cli import main
 from compress.context import Work
 from compress.data import Data, Pairs
 from compress.quality.metrics import Window
-from compress.reporting import charts, compare, pictures, text
+from compress.reporting import charts, compare, formatting, pictures
 from compress.run.folder import locked
 from compress.run.report import rebuild
 from compress.steps.report import Report
@@ -506,31 +506,34 @@ def test_any_loss_has_a_curve_inside_the_chart(loss: list[float]) -> None:
     assert all(charts.TOP <= y <= charts.HEIGHT - charts.BOTTOM for y in heights)
 
 
+SHOWN = (formatting.count, formatting.size, formatting.seconds, formatting.figure)
+
+
 @pytest.mark.parametrize(
     ("shown", "expected"),
     [
-        (text.count(566_451), "566,451"),
-        (text.count(1_848_865), "1.85 M"),
-        (text.count(19_086_442_496), "19.09 G"),
-        (text.count(312_000_000), "312.00 M"),
-        (text.size(2_283_912), "2.28 MB"),
-        (text.size(712_300), "712 kB"),
-        (text.size(96), "96 B"),
-        (text.size(999_700), "1 MB"),
-        (text.milliseconds(1234.5), "1,234 ms"),
-        (text.seconds(0.42), "0.4 s"),
-        (text.seconds(59.7), "1 min 0 s"),
-        (text.seconds(200), "3 min 20 s"),
-        (text.seconds(7500), "2 h 5 min"),
-        (text.signed(-0.5), "\N{MINUS SIGN}0.50"),
-        (text.signed(0.5), "+0.50"),
-        (text.scientific(2.13e-4), "2.13e-4"),
-        (text.percent(0.62), "62.0 %"),
-        *((show(None), "–") for show in (text.count, text.size, text.seconds, text.figure)),  # noqa: RUF001
+        (formatting.count(566_451), "566,451"),
+        (formatting.count(1_848_865), "1.85 M"),
+        (formatting.count(19_086_442_496), "19.09 G"),
+        (formatting.count(312_000_000), "312.00 M"),
+        (formatting.size(2_283_912), "2.28 MB"),
+        (formatting.size(712_300), "712 kB"),
+        (formatting.size(96), "96 B"),
+        (formatting.size(999_700), "1 MB"),
+        (formatting.milliseconds(1234.5), "1,234 ms"),
+        (formatting.seconds(0.42), "0.4 s"),
+        (formatting.seconds(59.7), "1 min 0 s"),
+        (formatting.seconds(200), "3 min 20 s"),
+        (formatting.seconds(7500), "2 h 5 min"),
+        (formatting.signed(-0.5), "\N{MINUS SIGN}0.50"),
+        (formatting.signed(0.5), "+0.50"),
+        (formatting.scientific(2.13e-4), "2.13e-4"),
+        (formatting.percent(0.62), "62.0 %"),
+        *((show(None), "\u2013") for show in SHOWN),
     ],
 )
 def test_numbers_read_well(shown: str, expected: str) -> None:
-    assert shown.replace(text.SPACE, " ") == expected
+    assert shown.replace(formatting.SPACE, " ") == expected
 
 
 def test_a_report_has_the_number_of_the_recipe_s_own_step(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from compress.engines import inspection, subprocess_run, tensorrt_log
 from compress.engines.base import NotBuilt, Shape
 from compress.engines.subject import Subject
 from compress.engines.torch_tensorrt import TorchTensorRT
-from compress.reporting import verdict
+from compress.reporting import sentences
 from compress.steps.export import Export
 
 CPU = torch.device("cpu")
@@ -186,4 +186,4 @@ SHOWS = "shows `compress bench` beside an engine of the same widths without 2:4.
 )
 def test_the_report_promises_nothing(told, sentence) -> None:
     sparsity = {"source": "build log", "eligible": told[0], "picked": told[1]}
-    assert verdict._kernels({"file": "x.engine", "sparsity": sparsity}) == f"x.engine {sentence}"
+    assert sentences._kernels({"file": "x.engine", "sparsity": sparsity}) == f"x.engine {sentence}"

@@ -1,7 +1,7 @@
 """Exit statuses of every command, and so of a Slurm job.
 
 docker/slurm/task.sh reads STOPPED here, and docker/slurm/job.sh ends the job with it. The text of
-`compress --help` (cli/main.py) and docs/status.md repeat the numbers.
+`compress --help` (cli/main.py) repeats the numbers.
 """
 
 FAILED = 1

@@ -18,7 +18,7 @@ from compress.bench.targets import Artefact, artefacts
 from compress.engines import sidecar
 from compress.engines.base import Shape
 from compress.graph.padding import refuse_sides
-from compress.reporting import text
+from compress.reporting import formatting
 from compress.run import manifest
 
 SCHEMA = 1
@@ -160,10 +160,13 @@ def _runs(how: str, facts: Execution, target: torch.device) -> str:
 
 def _figures(row: BenchRow) -> tuple[str, ...]:
     """Times per slice, and times as fast as the first with the spread over rounds."""
-    times = (text.figure(row[key], 3) for key in ("p50_ms", "p90_ms"))
-    spread = "-".join(text.figure(row[key]) for key in ("ratio_min", "ratio_max"))
-    rate, memory = text.figure(row["slices_per_second"], 1), text.size(row["memory_bytes"])
-    return (*times, rate, memory, f"{text.figure(row['ratio'])} ({spread})")
+    times = (formatting.figure(row[key], 3) for key in ("p50_ms", "p90_ms"))
+    spread = "-".join(formatting.figure(row[key]) for key in ("ratio_min", "ratio_max"))
+    rate, memory = (
+        formatting.figure(row["slices_per_second"], 1),
+        formatting.size(row["memory_bytes"]),
+    )
+    return (*times, rate, memory, f"{formatting.figure(row['ratio'])} ({spread})")
 
 
 def _sparse_sentences(found: Bench) -> Iterator[str]:

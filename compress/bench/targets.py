@@ -141,7 +141,7 @@ def _library(facts: Sidecar) -> str:
     """Which TensorRT runs an engine of it: TensorRT-RTX is not to be taken for TensorRT."""
     key = formats()[facts["format"]].library
     version = facts["place"].get(key) if key else None
-    return f", {sidecar.WORDS[key]} {version}" if key and version else ""
+    return f", {sidecar.WORDS.get(key, key)} {version}" if key and version else ""
 
 
 def network(net: nn.Module, mode: str, device: torch.device) -> Runner:

@@ -18,7 +18,7 @@ from compress.checkpoint.files import TABLE, WEIGHTS
 from compress.engines import sidecar
 from compress.engines.formats import formats
 from compress.engines.records import Inspection, Totals
-from compress.reporting import text
+from compress.reporting import formatting
 from compress.sparsity.layers import ENGINE_COLUMNS, described, layers
 from compress.sparsity.records import Group, LayerRow
 
@@ -178,13 +178,20 @@ def _cells(row: Mapping[str, Any]) -> tuple[str, ...]:
     shape, zeros = "x".join(map(str, row["shape"])), row["zeros"] / _size(row)
     able = (row["eligible_backend"], row["eligible_trt"])
     eligible = {(True, True): "both", (False, True): "TensorRT", (True, False): "backend"}
-    shares = (text.percent(row[f"share_of_{what}"]) for what in ("macs", "time"))
+    shares = (formatting.percent(row[f"share_of_{what}"]) for what in ("macs", "time"))
     passed_over = row["picked"] == "no" and row["eligible_engine"] == "yes"
     picked = "no, eligible" if passed_over else row["picked"]
-    first = (row["name"], shape, text.percent(zeros), "yes" if row["sparse24"] else "no")
+    first = (row["name"], shape, formatting.percent(zeros), "yes" if row["sparse24"] else "no")
     times = (_microseconds(row.get(key)) for key in ("us", "floor_us"))
     kernel = (str(row.get("kernel", "")), *times)
-    return (*first, eligible.get(able, "no"), picked, text.count(row["macs"]), *shares, *kernel)
+    return (
+        *first,
+        eligible.get(able, "no"),
+        picked,
+        formatting.count(row["macs"]),
+        *shares,
+        *kernel,
+    )
 
 
 def _microseconds(value: float | None) -> str:

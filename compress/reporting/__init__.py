@@ -5,14 +5,14 @@ records.py     what that dictionary holds
 layers.py      one row for every layer: channels, 2:4, what an engine made of it
 speed.py       latencies that `compress bench` left in the run folder
 storage.py     sizes of the checkpoint files: dense, pruned, 2:4
-verdict.py     that dictionary -> sentences: on top the result and warnings, last the limits
+sentences.py   that dictionary -> sentences: on top the result and warnings, last the limits
 pictures.py    slices in HU -> PNG
 charts.py      numbers -> SVG
 page.py        the dictionary and the pictures -> report.html and report.md
 compare.py     several runs -> one page
 histograms.py  scores of each layer with the threshold, PNG
 plots.py       plots of a sweep, PNG
-text.py        numbers as text
+formatting.py  numbers as a person reads them
 """
 
 from pathlib import Path

@@ -7,8 +7,8 @@ from typing import Any
 
 from markupsafe import Markup
 
+from compress.reporting.formatting import scientific
 from compress.reporting.histograms import bins, kept_first, normal
-from compress.reporting.text import scientific
 
 WIDTH, HEIGHT = 760, 280
 LEFT, RIGHT, TOP, BOTTOM = 58, 12, 26, 40

@@ -12,7 +12,7 @@ import numpy as np
 
 from compress.base.errors import UsageError
 from compress.base.files import read_json, sha256
-from compress.reporting import layers, speed, storage, verdict
+from compress.reporting import layers, sentences, speed, storage
 from compress.reporting.records import (
     Collected,
     Costs,
@@ -86,7 +86,7 @@ def collect(run: Path, before: str) -> Report:
         _latency(report["speed"]),
         _psnr(report["quality"]),
     ]
-    return {**report, **verdict.sentences(report)}
+    return {**report, **sentences.write(report)}
 
 
 def pictures(run: Path, report: Report) -> dict[str, np.ndarray]:

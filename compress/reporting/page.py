@@ -11,7 +11,7 @@ from markupsafe import Markup
 
 from compress.quality import metrics
 from compress.quality.metrics import Window
-from compress.reporting import charts, pictures, speed, text
+from compress.reporting import charts, formatting, pictures, speed
 from compress.reporting.records import Facts, Picture, Report
 
 FOLDER = Path(__file__).parent
@@ -96,7 +96,7 @@ def _render(template: str, *, escape: bool, **context: object) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {**text.FILTERS, **SPEED}
+    environment.filters |= {**formatting.FILTERS, **SPEED}
     return environment.get_template(template).render(networks=NETWORKS, **context)
 
 

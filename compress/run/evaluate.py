@@ -105,7 +105,7 @@ def render(content: Evaluated) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from compress.reporting.text import figure
+    from compress.reporting.formatting import figure
 
     heads = [f"{METRICS[name].label} {METRICS[name].unit}".strip() for name in WINDOWED]
     table = Table("network", "window", *heads)

@@ -115,7 +115,7 @@ def render(found: Exported) -> None:
     from rich.console import Console
     from rich.table import Column, Table
 
-    from compress.reporting.text import figure, size
+    from compress.reporting.formatting import figure, size
 
     heads = ("size", "at most, HU", "on average, HU", "PSNR, dB")
     numbers = (Column(head, no_wrap=True, justify="right") for head in heads)

@@ -13,10 +13,10 @@ from compress.checkpoint import Model, channels
 from compress.graph import cost
 from compress.pruning.unstructured import KINDS
 from compress.recipe import Recipe
-from compress.reporting.text import count
+from compress.reporting.formatting import count
 from compress.run import sides
 from compress.run.records import Eligible, Plan, PlannedLayer, PlannedPrune, StepBackend
-from compress.sparsity.eligibility import candidates, refusal
+from compress.sparsity.eligibility import Rule, candidates, refusal
 from compress.steps.prune import Prune
 from compress.steps.sparsify import Sparsify
 from compress.steps.train import Train
@@ -72,7 +72,7 @@ def check(recipe: Recipe) -> Plan:
         },
         "sparse24": sparse24(model),
         "backends": backends,
-        "layers": _layers(before, model),
+        "layers": _layers(before, model, _rule(recipe)),
         "pruning": prunes,
     }
 
@@ -189,7 +189,13 @@ def sparse24(model: Model) -> Eligible:
     }
 
 
-def _layers(before: dict[str, list[int]], model: Model) -> list[PlannedLayer]:
+def _rule(recipe: Recipe) -> Rule:
+    """Whose rule the recipe's last sparsify step asks; that of the back ends without one."""
+    steps = [step for _, step in recipe.steps if isinstance(step, Sparsify)]
+    return steps[-1].rule if steps else "backend"
+
+
+def _layers(before: dict[str, list[int]], model: Model, rule: Rule) -> list[PlannedLayer]:
     net = model.rewritten("deconv_to_conv").net
     modules, after, macs = candidates(net), channels(net), cost.layers(net)
     return [
@@ -198,8 +204,8 @@ def _layers(before: dict[str, list[int]], model: Model) -> list[PlannedLayer]:
             "before": before[name],
             "after": after[name],
             "macs": macs[name].macs if name in macs else 0,  # a layer that is never called
-            "eligible": not refusal(modules[name]),
-            "reason": refusal(modules[name]),
+            "eligible": not refusal(modules[name], rule),
+            "reason": refusal(modules[name], rule),
         }
         for name in before
     ]

@@ -8,6 +8,10 @@ export.py     export
 report.py     report
 facts.py      what prune, sparsify, evaluate and report remember
 cpu_speed.py  dense and compressed networks timed on a CPU
+
+A new step is a file here, as context.Step asks, and its line in STEPS. What may follow what is
+checked in recipe/recipe.py. A step that compresses is also planned by run/preview.py and described
+by reporting/sentences.py and reporting/storage.py.
 """
 
 from collections.abc import Mapping

@@ -15,7 +15,7 @@ from compress.base.files import read_json, write_atomic, write_json
 from compress.graph import cost
 from compress.quality.metrics import METRICS
 from compress.recipe import Recipe
-from compress.reporting.text import DASH
+from compress.reporting.formatting import DASH
 from compress.run import preview
 from compress.sweep.grid import COMPRESSING
 from compress.sweep.latency import latency

@@ -3,11 +3,11 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from compress.reporting import speed, text
+from compress.reporting import formatting, speed
 from compress.reporting.records import Collected, Facts, Sentences, Speed, Undone
 
 
-def sentences(report: Collected) -> Sentences:
+def write(report: Collected) -> Sentences:
     """What is said of a report in words.
 
     Returns:
@@ -42,9 +42,10 @@ def _speed(bench: Speed | None) -> str:
     first, best = bench["before"], bench["after"]
     if best is bench["before"]:
         return f"nothing took less time for a slice than {first['name']}, on {bench['where']}"
+    least, most = (formatting.three(row["p50_ms"]) for row in (best, first))
     return (
-        f"{best['name']} ({best['how']}) takes {text.three(best['p50_ms'])} ms for a slice and "
-        f"{first['name']} ({first['how']}) {text.three(first['p50_ms'])} ms, on {bench['where']}"
+        f"{best['name']} ({best['how']}) takes {least} ms for a slice and "
+        f"{first['name']} ({first['how']}) {most} ms, on {bench['where']}"
     )
 
 
