@@ -27,6 +27,7 @@ from compress import checkpoint
 from compress.base import devices
 from compress.base.errors import CompressError, UsageError
 from compress.base.hu import to_hu, to_network
+from compress.base.words import listed
 from compress.checkpoint import Model, ModelOptions
 from compress.context import Work
 from compress.data import Data, DataOptions, Pairs
@@ -294,7 +295,7 @@ def _pairs(low: ArrayLike, full: ArrayLike) -> Pairs:
     """Arrays as slices, each of a patient of its own."""
     images = [np.rint(np.asarray(x)).astype(np.int16) for x in (low, full)]
     if images[0].shape != images[1].shape or images[0].ndim != 3:
-        shapes = " and ".join(str(image.shape) for image in images)
+        shapes = listed(str(image.shape) for image in images)
         raise UsageError(f"low and full must be (N, H, W) of one shape, got {shapes}")
     names = tuple(f"slice {index}" for index in range(len(images[0])))
     return Pairs(low=tuple(images[0]), full=tuple(images[1]), names=names, patients=names)

@@ -242,8 +242,8 @@ TORCHRUN = "start several processes by torchrun, or unset WORLD_SIZE"
 @pytest.mark.parametrize(
     ("known", "said"),
     [
-        ({"WORLD_SIZE": "2"}, "WORLD_SIZE is 2, but RANK and MASTER_ADDR and MASTER_PORT not set"),
-        ({"WORLD_SIZE": "2", "RANK": "0"}, "but MASTER_ADDR and MASTER_PORT not set"),
+        ({"WORLD_SIZE": "2"}, "but RANK, MASTER_ADDR and MASTER_PORT are not set"),
+        ({"WORLD_SIZE": "2", "RANK": "0"}, "but MASTER_ADDR and MASTER_PORT are not set"),
         ({"WORLD_SIZE": "two"}, "WORLD_SIZE is 'two', no number of processes"),
         ({"WORLD_SIZE": "0"}, "WORLD_SIZE is '0', no number of processes"),
         ({"WORLD_SIZE": "-2"}, "WORLD_SIZE is '-2', no number of processes"),

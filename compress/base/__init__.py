@@ -15,4 +15,5 @@ progress.py    log lines and progress bars
 timing.py      candidates timed in turns
 filekind.py    what a file is, by its first bytes
 reasons.py     why something failed, in one line
+words.py       lists in sentences
 """

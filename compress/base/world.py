@@ -24,6 +24,7 @@ from torch.distributed.rendezvous import rendezvous
 
 from compress.base import ending
 from compress.base.errors import CompressError, UsageError
+from compress.base.words import listed
 
 log = logging.getLogger(__name__)
 
@@ -157,7 +158,7 @@ def joined(device: str | None) -> Iterator[tuple[World, str | None]]:
             processes, or there are fewer GPUs than processes.
         CompressError: the other processes do not come.
     """
-    world = _told()
+    world = _from_environment()
     if world.size == 1:
         yield world, device
         return
@@ -172,7 +173,7 @@ def joined(device: str | None) -> Iterator[tuple[World, str | None]]:
         dist.destroy_process_group()
 
 
-def _told() -> World:
+def _from_environment() -> World:
     """This process among all, by what `torchrun` tells it."""
     try:
         size = ending.processes()
@@ -183,7 +184,7 @@ def _told() -> World:
         return World()
     missing = [name for name in ("RANK", *MEET) if not os.environ.get(name)]
     if missing:
-        gone = f"{' and '.join(missing)} not set"
+        gone = f"{listed(missing)} {'is' if len(missing) == 1 else 'are'} not set"
         raise UsageError(f"WORLD_SIZE is {size}, but {gone}; {UNSET}")
     rank = _number("RANK")
     if rank >= size:

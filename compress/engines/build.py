@@ -16,6 +16,7 @@ import torch
 from compress import checkpoint
 from compress.base import timing
 from compress.base.errors import QualityError
+from compress.base.words import listed
 from compress.checkpoint import Model
 from compress.context import Work
 from compress.engines import sidecar
@@ -82,7 +83,7 @@ class Job:
         if missing := format_.missing(self.work.device):
             raise missing
         if self.precision not in format_.precisions:
-            can = " and ".join(format_.precisions)
+            can = listed(format_.precisions)
             why = f"it computes in {can} only, not in {self.precision}"
             raise NotBuilt(why, f"--precision {can}")
         name = f"{self.stem}{format_.suffix}"

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from compress.base import machine
 from compress.base.machine import Package
+from compress.base.words import listed
 from compress.engines import tensorrt_log, tensorrt_plan
 from compress.engines.base import Format, NotBuilt, Runner, Served, Shape, giving_up
 from compress.engines.records import Built
@@ -56,7 +57,7 @@ class TorchTensorRT(Format):
         absent += [] if tensorrt_plan.library() else ["tensorrt"]
         if absent:
             verb = "is" if len(absent) == 1 else "are"
-            reason = f"{' and '.join(absent)} {verb} not installed"
+            reason = f"{listed(absent)} {verb} not installed"
             return NotBuilt(reason, COMMAND.format(_minor()))
         if device.type != "cuda":
             return NotBuilt("TensorRT needs an NVIDIA GPU", "compress run RECIPE --device cuda")

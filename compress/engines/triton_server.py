@@ -20,6 +20,7 @@ from typing import Any
 
 from compress.base.errors import UsageError
 from compress.base.files import read_json, write_atomic
+from compress.base.words import listed
 from compress.engines import sidecar
 from compress.engines.base import Served
 from compress.engines.formats import FormatName, formats
@@ -38,7 +39,7 @@ def check(names: Iterable[FormatName]) -> None:
     served = {name: format_.served for name, format_ in formats().items() if format_.served}
     for name in names:
         if name not in served:
-            raise UsageError(f"--triton serves {' and '.join(served)}, not {name}")
+            raise UsageError(f"--triton serves {listed(served)}, not {name}")
 
 
 @dataclass(frozen=True, kw_only=True)

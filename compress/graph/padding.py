@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from compress.base.errors import UsageError
+from compress.base.words import listed
 from compress.graph.cost import check_shape
 
 MULTIPLES = (16, 32, 64, 128)
@@ -112,7 +113,7 @@ def refuse_sides(
         check_shape(net, shape)
     except UsageError as error:
         works = [side for side in _nearest(net, max(shape)) if most is None or side <= most]
-        hint = f"; {' and '.join(map(str, works))} would work" if works else ""
+        hint = f"; {listed(works)} would work" if works else ""
         raise UsageError(f"{where}: {error}{hint}") from error
 
 

@@ -25,6 +25,7 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 
 from compress.base.hu import HU_MAX, HU_MIN
+from compress.base.words import listed
 
 RADIUS, SIGMA = 5, 1.5
 """Half width and standard deviation of SSIM's Gaussian, in pixels."""
@@ -81,7 +82,7 @@ def measure(image: ArrayLike | Tensor, reference: ArrayLike | Tensor) -> dict[st
     pair = [_float64(x) for x in (image, reference)]
     shape = pair[0].shape
     if pair[1].shape != shape or len(shape) != 2 or min(shape) <= 2 * RADIUS:
-        shapes = " and ".join(str(tuple(x.shape)) for x in pair)
+        shapes = listed(str(tuple(x.shape)) for x in pair)
         raise ValueError(f"expected two (H, W) slices of one shape from 11x11 on, got {shapes}")
     values: dict[str, float | None] = {}
     for column in columns():

@@ -9,6 +9,7 @@ import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
+from compress.base.words import listed
 from compress.quality import metrics
 from compress.quality.metrics import Window
 from compress.reporting import charts, formatting, pictures, speed
@@ -119,7 +120,7 @@ def _between(stages: list[Facts]) -> dict[str, str]:
     found = {}
     for stage in stages:
         if stage["kind"] == "training":
-            found[stage["stage"]] = " and ".join(done)
+            found[stage["stage"]] = listed(done)
             done = []
         elif stage["kind"] == "compressing":
             done.append(stage["step"])

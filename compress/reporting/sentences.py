@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from compress.base.words import listed
 from compress.reporting import formatting, speed
 from compress.reporting.records import Collected, Facts, Sentences, Speed, Undone
 
@@ -30,7 +31,7 @@ def _verdict(report: Collected) -> str:
         return "No stage of this run has ended."
     gains = _gains(report)
     own = "compressed" if gains else "dense"
-    start = [f"With {found}" for found in _listed(gains)] or ["Nothing was compressed"]
+    start = [f"With {found}" for found in _phrase(gains)] or ["Nothing was compressed"]
     return f"{start[0]}, the {own} network {_reached(report, own)}; {_speed(report['speed'])}."
 
 
@@ -75,7 +76,7 @@ def _reached(report: Collected, own: str) -> str:
         for other, words in others.items()
         if other in means and other != own
     ]
-    return ", ".join([f"reaches {means[own]:.2f} dB PSNR {where}", *_listed(compared)])
+    return ", ".join([f"reaches {means[own]:.2f} dB PSNR {where}", *_phrase(compared)])
 
 
 def _distance(difference: float) -> str:
@@ -84,10 +85,9 @@ def _distance(difference: float) -> str:
     return f"{abs(difference):.2f} dB {'above' if difference > 0 else 'below'}"
 
 
-def _listed(parts: list[str]) -> list[str]:
-    """Up to one text: a, b and c."""
-    head, last = ", ".join(parts[:-1]), parts[-1:]
-    return [f"{head} and {last[0]}"] if head else last
+def _phrase(parts: list[str]) -> list[str]:
+    """One phrase of all parts, or nothing."""
+    return [listed(parts)] if parts else []
 
 
 def _psnr(report: Collected) -> dict[str, float]:

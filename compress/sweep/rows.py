@@ -12,6 +12,7 @@ import torch
 
 from compress import checkpoint
 from compress.base.files import read_json, write_atomic, write_json
+from compress.base.words import listed
 from compress.graph import cost
 from compress.quality.metrics import METRICS
 from compress.recipe import Recipe
@@ -147,7 +148,7 @@ def _named(row: Row) -> str:
     if row["kind"] != "baseline":
         return "compressed"
     without = tuple(row.get("without", COMPRESSING))
-    return "dense" if without == COMPRESSING else f"without {' and '.join(without)}"
+    return "dense" if without == COMPRESSING else f"without {listed(without)}"
 
 
 def _alone(group: Sequence[Row]) -> Sequence[Row]:
