@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from compress.api import (
         Cost,
         Engine,
+        Neighbouring,
         Quality,
         cost,
         enhance,
@@ -26,8 +27,8 @@ if TYPE_CHECKING:
 
 __version__ = "0.2.0"
 __all__ = [
-    "Cost", "Engine", "Quality", "cost", "enhance", "evaluate", "export", "hold_sparsity", "load",
-    "prune", "sparsify",
+    "Cost", "Engine", "Neighbouring", "Quality", "cost", "enhance", "evaluate", "export",
+    "hold_sparsity", "load", "prune", "sparsify",
 ]  # fmt: skip
 
 

@@ -2,7 +2,7 @@
 
 Each function takes any network (N, 1, H, W) -> (N, 1, H, W) on normalised intensity in [0, 1],
 leaves it as it is, and calls the code of the recipe step or command of the same name. Images are
-NumPy arrays in HU.
+NumPy arrays in HU. `Neighbouring(net, 1)` makes such a network of one that sees the slices beside.
 
     >>> import compress
     >>> from compress.models.ddnet import DDnet
@@ -25,18 +25,20 @@ from torch import nn
 
 from compress import checkpoint
 from compress.base import devices
+from compress.base.around import around
 from compress.base.errors import CompressError, UsageError
 from compress.base.hu import to_hu, to_network
-from compress.base.words import listed
 from compress.checkpoint import Model, ModelOptions
 from compress.context import Work
 from compress.data import Data, DataOptions, Pairs
 from compress.data import load as load_data
 from compress.data.folder import NONE
+from compress.data.pairs import from_arrays
 from compress.engines import sidecar
 from compress.engines.formats import FormatName
 from compress.graph.cost import Cost, cost
 from compress.graph.padding import AnySize, multiple
+from compress.graph.slices import Neighbouring, neighbours
 from compress.sparsity.masks import Holder, present
 from compress.steps.evaluate import Evaluate
 from compress.steps.export import Export
@@ -44,8 +46,8 @@ from compress.steps.prune import Prune
 from compress.steps.sparsify import Sparsify
 
 __all__ = [
-    "Cost", "Engine", "Quality", "cost", "enhance", "evaluate", "export", "hold_sparsity", "load",
-    "prune", "sparsify",
+    "Cost", "Engine", "Neighbouring", "Quality", "cost", "enhance", "evaluate", "export",
+    "hold_sparsity", "load", "prune", "sparsify",
 ]  # fmt: skip
 
 
@@ -93,7 +95,7 @@ sidecar
         return checkpoint.load(path).net
     facts, runner = sidecar.load(sidecar.of(path))
     fixed = None if facts["dynamic_batch"] else int(facts["batch"])
-    return AnySize(runner, int(facts["size"]), fixed)
+    return AnySize(runner, int(facts["size"]), fixed, beside=facts.get("neighbours", 0))
 
 
 def prune(net: nn.Module, amount: float = 0.6, **options: Any) -> nn.Module:
@@ -199,7 +201,9 @@ def export(
     """
     out = Path(folder)
     out.mkdir(parents=True, exist_ok=True)
-    phantoms = DataOptions(source="phantom", image_size=size, views=90, test_slices=1)
+    phantoms = DataOptions(
+        source="phantom", image_size=size, views=90, test_slices=1, neighbours=neighbours(net)
+    )
     step = Export(formats=(format,), batch=(batch,), image_size=size, **options)
     work = Work(stage=out, device=devices.choose(device), data=load_data(phantoms, seed=0), seed=0)
     row = step.build(_model(net), work, None)[0]
@@ -217,7 +221,7 @@ def evaluate(
 
     Args:
         net: the network.
-        low: (N, H, W) in HU.
+        low: (N, H, W) in HU; a volume in order where the network sees neighbours.
         full: the same shape and unit.
         device: cpu, cuda or cuda:N; the GPU where there is one.
 
@@ -233,7 +237,7 @@ def evaluate(
     >>> round(quality.enhanced["rmse_hu"], 3), quality.slices
     (10.0, 1)
     """
-    pairs = _pairs(low, full)
+    pairs = from_arrays(low, full, neighbours(net))
     work = _work(devices.choose(device), pairs)
     Evaluate(pictures=0).measure(_model(net), work)
     means = {
@@ -248,14 +252,14 @@ def enhance(net: nn.Module, image: ArrayLike, *, device: str | None = None) -> N
 
     Args:
         net: the network or a loaded engine.
-        image: (H, W) or (N, H, W) in HU.
+        image: (H, W) or (N, H, W) in HU; a volume in order where the network sees neighbours.
         device: cpu, cuda or cuda:N; the GPU where there is one.
 
     Returns:
         The same shape, float32 HU.
 
     Raises:
-        UsageError: the image has another number of dimensions.
+        UsageError: another number of dimensions.
 
     >>> import numpy as np
     >>> import torch
@@ -268,9 +272,10 @@ def enhance(net: nn.Module, image: ArrayLike, *, device: str | None = None) -> N
         raise UsageError(f"image must be (H, W) or (N, H, W), got {hu.shape}")
     target = devices.choose(device)
     module = net if isinstance(net, AnySize) else AnySize(net.to(target), multiple=multiple(net))
-    x = to_network(torch.from_numpy(hu.reshape(-1, 1, *hu.shape[-2:])).to(target))
+    volume = to_network(torch.from_numpy(hu.reshape(-1, *hu.shape[-2:])).to(target))
+    beside = [around(range(len(volume)), k, module.neighbours) for k in range(len(volume))]
     with torch.inference_mode():
-        y = torch.cat([module(x[k : k + 1]) for k in range(len(x))])
+        y = torch.cat([module(volume[list(own)][None]) for own in beside])
     enhanced: NDArray[np.float32] = to_hu(y.clamp(0, 1)).cpu().numpy().reshape(hu.shape)
     return enhanced
 
@@ -289,13 +294,3 @@ def _work(device: torch.device, test: Pairs, stage: Path = Path()) -> Work:
     """The context of a step; `stage` is where it writes files, if it does."""
     data = Data(train=NONE, test=test, source="folder", fingerprint="")
     return Work(stage=stage, device=device, data=data, seed=0)
-
-
-def _pairs(low: ArrayLike, full: ArrayLike) -> Pairs:
-    """Arrays as slices, each of a patient of its own."""
-    images = [np.rint(np.asarray(x)).astype(np.int16) for x in (low, full)]
-    if images[0].shape != images[1].shape or images[0].ndim != 3:
-        shapes = listed(str(image.shape) for image in images)
-        raise UsageError(f"low and full must be (N, H, W) of one shape, got {shapes}")
-    names = tuple(f"slice {index}" for index in range(len(images[0])))
-    return Pairs(low=tuple(images[0]), full=tuple(images[1]), names=names, patients=names)

@@ -67,7 +67,8 @@ def run(
         for batch in batches:
             able = [a for a in found if a.takes(batch)]
             before = _clocks(target)
-            measured, about = _measure(able, Shape(batch=batch, size=side), budget)
+            shape = Shape(batch=batch, size=side, channels=found[0].channels)
+            measured, about = _measure(able, shape, budget)
             clocks[str(batch)] = [before, _clocks(target)]
             rows += [
                 _row(a, batch, facts, _runs(a.how, facts, target), timing.summary(own, measured[0]))
@@ -189,6 +190,9 @@ def _check(found: Sequence[Artefact], batches: Sequence[int], size: int) -> None
     for a in found:
         if a.net is not None:
             refuse_sides(a.net, (size, size), f"--size {size}")
+        if a.channels != found[0].channels:
+            seen, others = a.channels, found[0].channels
+            raise UsageError(f"{a.name} sees {seen} slices of each, {found[0].name} {others}")
         if a.size not in (None, size):
             raise UsageError(f"{a.name} takes slices of {a.size} pixels, not {size}")
         if not any(map(a.takes, batches)):

@@ -31,6 +31,7 @@ from compress.engines.formats import formats
 from compress.engines.precision import Precision
 from compress.engines.records import Sidecar
 from compress.engines.subject import Subject
+from compress.graph.slices import channels
 from compress.sparsity.layers import layers
 from compress.sparsity.records import LayerRow
 from compress.training.precision import Precision as Switches
@@ -55,6 +56,8 @@ class Artefact:
     least: int
     size: int | None
     """The only side of a slice that it takes; None: any."""
+    channels: int
+    """Slices that it sees of each."""
     layers: Sequence[LayerRow]
     """See `sparsity.layers`."""
     graph: bool
@@ -112,6 +115,7 @@ def _checkpoint(path: Path, mode: str, device: torch.device, graph: bool) -> Art
         most=None,
         least=1,
         size=None,
+        channels=channels(net),
         layers=layers(net),
         graph=graph and mode == "compiled" and device.type == "cuda",
         net=net,
@@ -130,6 +134,7 @@ def _engine(path: Path, graph: bool) -> Artefact:
         most=facts["batch"],
         least=1 if facts["dynamic_batch"] else facts["batch"],
         size=facts["size"],
+        channels=2 * facts.get("neighbours", 0) + 1,
         layers=facts["built"].get("layers", []),
         graph=graph and device.type == "cuda",
         net=None,
@@ -148,7 +153,7 @@ def network(net: nn.Module, mode: str, device: torch.device) -> Runner:
     """A network in a mode; its global switches hold during its own calls only.
 
     Args:
-        net: (N, 1, H, W) float32 in network range -> the same shape.
+        net: a network of slices, float32 in network range.
         mode: of `MODES`.
         device: where it runs.
     """

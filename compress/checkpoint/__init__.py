@@ -6,6 +6,8 @@ imported.py     networks of the user's own, and the hash of their code
 weights.py      a file of weights to start from
 files.py        the two files of a checkpoint, read within limits
 noise_level.py  networks that take a noise level beside the slice
+standardised.py networks that were trained on standardised HU
+ldct_benchmark.py checkpoints of that package
 """
 
 from compress.checkpoint.hashes import code_of, identity, weights_hash

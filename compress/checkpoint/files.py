@@ -38,6 +38,8 @@ NETWORK: Kinds = {
     "options": dict,
 }
 """The same of its entry `network`."""
+NEIGHBOURS: Kinds = {"neighbours": int}
+"""The same of what `network` holds only for networks of neighbouring slices."""
 
 
 def read(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
@@ -96,6 +98,8 @@ def _wrong(table: Any) -> str:
     if table.get("schema") != SCHEMA:
         return f"has schema {table.get('schema')}, not {SCHEMA}"
     wrong = _unlike(table, ENTRIES) or _unlike(table["network"], NETWORK, "network.")
+    if not wrong and "neighbours" in table["network"]:
+        wrong = _unlike(table["network"], NEIGHBOURS, "network.")
     if wrong:
         return f"is damaged: {wrong}; {REMEDY}"
     known = [str(pattern) for pattern in get_args(Pattern)]

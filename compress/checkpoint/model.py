@@ -21,7 +21,7 @@ from compress.base.errors import CompressError, UsageError
 from compress.base.files import write_atomic, write_json
 from compress.base.hu import HU_MAX, HU_MIN
 from compress.base.reasons import reason
-from compress.checkpoint import noise_level
+from compress.checkpoint import noise_level, standardised
 from compress.checkpoint.files import BITS, REMEDY, SCHEMA, TABLE, WEIGHTS, from_bits, read, to_bits
 from compress.checkpoint.hashes import of_import, warn_of_other_code
 from compress.checkpoint.imported import network_class
@@ -29,6 +29,7 @@ from compress.checkpoint.weights import fill
 from compress.graph.cost import CONVOLUTIONS
 from compress.graph.resize import resize
 from compress.graph.rewrite import REWRITES
+from compress.graph.slices import Neighbouring
 from compress.models.ddnet import DDnet
 from compress.models.redcnn import RedCNN
 from compress.sparsity import masks as masking
@@ -45,12 +46,15 @@ class ModelOptions:
     import_: str | None = None
     """`package.module:Class` of your own; the module is imported, that is, its code is run."""
     weights: str | None = None
-    """Absolute path of a safetensors file to start from: our names, or 2dnet's for ddnet."""
+    """Absolute path of a safetensors file to start from: our names, or 2dnet's for ddnet. Or a
+    checkpoint of ldct-benchmark (.pt); it is read without running any code in it."""
     folder: str | None = None
     """Where `import_` is looked for first: the recipe's folder."""
     options: Mapping[str, Any] = field(default_factory=dict)
     """Keyword arguments of the network's class; `noise_level`, where that is none of them, is given
-    to the network with every slice."""
+    to the network with every slice. With `hu_mean` and `hu_std` it sees (HU - mean) / std."""
+    neighbours: int = 0
+    """The recipe's `data.neighbours`: slices on each side that the network sees, too."""
 
     def network_class(self) -> Callable[..., nn.Module]:
         """The class of the network.
@@ -72,16 +76,21 @@ class ModelOptions:
             UsageError: unknown network, wrong options, or weights that do not fit.
         """
         network = self.network_class()
-        options, level = dict(self.options), None
+        options, level, scale = dict(self.options), None, None
         if self.import_ is not None:
             options, level = noise_level.split(network, options)
+            options, scale = standardised.split(network, options)
         try:
             net = network(**options)
         except (TypeError, ValueError, RuntimeError) as error:
             raise UsageError(f"the network {self.name or self.import_}: {error}") from error
         if self.weights is not None:
-            fill(net, Path(self.weights))
-        return net if level is None else noise_level.AtNoiseLevel(net, level)
+            fill(net, Path(self.weights), standardised=scale is not None)
+        if level is not None:
+            net = noise_level.AtNoiseLevel(net, level)
+        if scale is not None:
+            net = standardised.Standardised(net, *scale)
+        return Neighbouring(net, self.neighbours) if self.neighbours else net
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,7 +98,8 @@ class Model:
     """What flows from step to step."""
 
     net: nn.Module
-    """(N, 1, H, W) float32 in network range -> the same shape."""
+    """(N, 1, H, W) float32 in network range -> the same shape; for `graph.slices.Neighbouring` the
+    input holds the slices beside it, too."""
     origin: ModelOptions
     rewrites: tuple[str, ...] = ()
     """Names in `rewrite.REWRITES`, in the order done."""
@@ -132,6 +142,7 @@ def save(model: Model, folder: Path) -> None:
             "import": origin.import_,
             "folder": origin.folder,
             "options": dict(origin.options),
+            **({"neighbours": origin.neighbours} if origin.neighbours else {}),
             "source_sha256": _source_hash(model.net),
             **of_import(origin.import_, origin.folder),
         },
@@ -185,6 +196,7 @@ def _described(folder: Path, table: Mapping[str, Any]) -> tuple[ModelOptions, nn
         import_=network["import"],
         folder=network["folder"],
         options=network["options"],
+        neighbours=network.get("neighbours", 0),
     )
     try:
         net = origin.build()

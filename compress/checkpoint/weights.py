@@ -10,6 +10,7 @@ from torch import nn
 from compress.base.errors import UsageError
 from compress.base.filekind import ARCHIVE, PICKLE, kind, wrong_kind
 from compress.base.reasons import reason
+from compress.checkpoint import ldct_benchmark
 from compress.models.ddnet import DDnet, from_2dnet
 
 CONVERT = (
@@ -21,16 +22,24 @@ CONVERT = (
 """Python that makes safetensors of what torch.save wrote; weights_only runs no code of the file."""
 
 
-def fill(net: nn.Module, path: Path) -> None:
-    """Give `net`, in place, the weights of a safetensors file: our names, or 2dnet's for ddnet.
+def fill(net: nn.Module, path: Path, *, standardised: bool = False) -> None:
+    """Give `net`, in place, the weights of a file: safetensors, or ldct-benchmark's checkpoints.
+
+    Args:
+        net: with our names, or 2dnet's for ddnet; of ldct-benchmark with its own.
+        path: the file.
+        standardised: whether the network sees standardised HU, as those of ldct-benchmark must.
 
     Raises:
         UsageError: it is no such file, and then how it becomes one; or it does not fit.
     """
     try:
-        if other := _other(path):
+        found = ldct_benchmark.read(path) if kind(path) == ARCHIVE else None
+        if found is not None and not standardised:
+            raise UsageError(f"the weights {path} are ldct-benchmark's; {found.advice}")
+        if found is None and (other := _other(path)):
             raise UsageError(f"the weights {path} are no safetensors file: {other}")
-        state = safetensors.load_file(path)
+        state = found.state if found else safetensors.load_file(path)
         if isinstance(net, DDnet) and "dnet1.conv1_0.weight" in state:
             state = from_2dnet(state)
         net.load_state_dict(state)

@@ -12,6 +12,7 @@ images.py    one slice out of one file
 listing.py   the files below a folder, links followed
 partners.py  which low-dose file belongs to which full-dose file
 units.py     whether values are HU
+volumes.py   the slices around each slice of a folder
 """
 
 from compress.data.pairs import Data, Image, Pairs

@@ -18,6 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
+from compress.base.around import around
 from compress.base.errors import UsageError
 from compress.base.files import cache_folder as folder
 from compress.base.files import write_atomic, write_json
@@ -113,10 +114,20 @@ def load(options: DataOptions, seed: int) -> tuple[Pairs, Pairs]:
     slices = list(_slices(volumes(cache / "demo")))
     train = [slice_ for slice_ in slices if slice_.patient != HELD_OUT]
     test = [slice_ for slice_ in slices if slice_.patient == HELD_OUT]
+    beside = _beside(slices, options.neighbours)
     train = spread(train, options.train_slices, "train_slices")
     test = spread(test, options.test_slices, "test_slices")
-    exposure, kept = Exposure.of(options), cache / "lowdose"
-    return simulate(train, exposure, seed, kept), simulate(test, exposure, seed, kept)
+    given = (Exposure.of(options), seed, cache / "lowdose", beside)
+    return simulate(train, *given), simulate(test, *given)
+
+
+def _beside(slices: Sequence[Slice], neighbours: int) -> dict[str, Sequence[Slice]]:
+    """The slices around each in its patient, by name; empty where none are asked for."""
+    found: dict[str, Sequence[Slice]] = {}
+    for who in sorted({slice_.patient for slice_ in slices} if neighbours else set()):
+        own = [slice_ for slice_ in slices if slice_.patient == who]
+        found |= {one.name: around(own, place, neighbours) for place, one in enumerate(own)}
+    return found
 
 
 def cache_folder() -> Path:

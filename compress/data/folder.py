@@ -20,6 +20,7 @@ from compress.base.progress import track
 from compress.data import Image, Pairs, units
 from compress.data.images import PatientID, listed, read
 from compress.data.partners import match
+from compress.data.volumes import windows
 
 SIDES = (("low", "full"), ("LQ", "HQ"))
 NONE = Pairs(low=(), full=(), names=(), patients=())
@@ -27,32 +28,40 @@ UNKNOWN = "unknown"
 """The patient where nothing tells."""
 
 
-def load(root: Path) -> tuple[Pairs, Pairs]:
+def load(root: Path, neighbours: int = 0) -> tuple[Pairs, Pairs]:
     """Training and held-out pairs, sorted by name.
+
+    Args:
+        root: the folder.
+        neighbours: slices on each side that a network sees, too; see `volumes`.
 
     Raises:
         UsageError: a folder, a partner or a file is missing or not usable; the first one is named.
     """
     if not (_existing(root) / "train").is_dir():
-        return _unnamed(*_split(_pairs(root), root))
+        return _unnamed(*_split(_pairs(root, neighbours), root))
     test = next((root / name for name in ("test", "val") if (root / name).is_dir()), None)
     if test is None:
         raise UsageError(f"{root} has a folder train, but none called test or val")
-    return _unnamed(_pairs(root / "train"), _pairs(test))
+    return _unnamed(_pairs(root / "train", neighbours), _pairs(test, neighbours))
 
 
-def held_out(root: Path) -> Pairs:
+def held_out(root: Path, neighbours: int = 0) -> Pairs:
     """Pairs to measure with: those of `test` or `val` where there is `train`, else all.
+
+    Args:
+        root: the folder.
+        neighbours: as for `load`.
 
     Raises:
         UsageError: as `load`.
     """
     if (root / "train").is_dir():
-        return load(root)[1]
-    return _unnamed(_pairs(_existing(root)), NONE)[0]
+        return load(root, neighbours)[1]
+    return _unnamed(_pairs(_existing(root), neighbours), NONE)[0]
 
 
-def _pairs(folder: Path) -> Pairs:
+def _pairs(folder: Path, neighbours: int) -> Pairs:
     """All pairs of one folder."""
     low, full = _sides(folder)
     partners = match(low, full, listed(low), listed(full))
@@ -62,14 +71,18 @@ def _pairs(folder: Path) -> Pairs:
     loaded = [_pair(*partners[name]) for name in track(names, f"reading {folder.name}")]
     for side, images in ((low, [pair[0] for pair in loaded]), (full, [pair[1] for pair in loaded])):
         units.check_all(images, side)
+    lows = tuple(pair[0] for pair in loaded)
+    patients = tuple(
+        patient or (name.split("/")[0] if "/" in name else UNKNOWN)
+        for name, (_, _, patient) in zip(names, loaded, strict=True)
+    )
+    files = [partners[name][0] for name in names]
     return Pairs(
-        low=tuple(pair[0] for pair in loaded),
+        low=lows,
         full=tuple(pair[1] for pair in loaded),
         names=tuple(names),
-        patients=tuple(
-            patient or (name.split("/")[0] if "/" in name else UNKNOWN)
-            for name, (_, _, patient) in zip(names, loaded, strict=True)
-        ),
+        patients=patients,
+        around=windows(names, patients, files, lows, neighbours),
     )
 
 
@@ -132,4 +145,5 @@ def _only(pairs: Pairs, names: set[str]) -> Pairs:
         full=tuple(pairs.full[k] for k in kept),
         names=tuple(pairs.names[k] for k in kept),
         patients=tuple(pairs.patients[k] for k in kept),
+        around=tuple(pairs.around[k] for k in kept if pairs.around),
     )

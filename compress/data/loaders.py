@@ -8,7 +8,7 @@ A loader hands out raw batches and decodes them into network range. The two are 
 decoding is device work that belongs into the captured step, with a raw batch as its only input.
 All loaders give equal batches for equal crops.
 
-Shapes: N crops in a batch, h and w their sides.
+Shapes: N crops in a batch, h and w their sides, C slices of low dose that the network sees.
 """
 
 import os
@@ -45,7 +45,7 @@ class Loader(Protocol):
         ...
 
     def decode(self, raw: Tensor) -> tuple[Tensor, Tensor]:
-        """A raw batch -> low and full dose, each (N, 1, h, w) float32 in [0, 1]."""
+        """A raw batch -> low dose (N, C, h, w) and full dose (N, 1, h, w), float32 in [0, 1]."""
         ...
 
 
@@ -112,8 +112,9 @@ class Resident:
     """
 
     def __init__(self, pairs: Pairs, sides: tuple[int, int], device: torch.device) -> None:
-        rows = [np.concatenate([i.ravel() for i in images]) for images in (pairs.low, pairs.full)]
-        self._pixels = torch.from_numpy(np.stack(rows)).to(device)  # (2, all pixels), int16
+        doses = (*zip(*pairs.inputs(), strict=True), pairs.full)
+        rows = [np.concatenate([i.ravel() for i in images]) for images in doses]
+        self._pixels = torch.from_numpy(np.stack(rows)).to(device)  # (C + 1, all pixels), int16
         self._starts = np.cumsum([0, *(image.size for image in pairs.full)]).tolist()
         self._widths = [image.shape[1] for image in pairs.full]
         self._down, self._right = (torch.arange(side, device=device) for side in sides)
@@ -128,11 +129,10 @@ class Resident:
             yield from places.to(device, non_blocking=True)  # (AHEAD, N, 3)
 
     def decode(self, raw: Tensor) -> tuple[Tensor, Tensor]:
-        """(N, 3) int64 -> low and full dose, each (N, 1, h, w) float32 in [0, 1]."""
+        """(N, 3) int64 -> low dose (N, C, h, w) and full dose (N, 1, h, w) float32 in [0, 1]."""
         start, down, right = raw[:, :, None, None].unbind(1)  # each (N, 1, 1)
         places = start + down * self._down[:, None] + right * self._right  # (N, h, w)
-        low, full = to_network(self._pixels[:, places]).unsqueeze(2)
-        return low, full
+        return _doses(to_network(self._pixels[:, places]))
 
     def _place(self, crop: Crop) -> tuple[int, int, int]:
         (top, down, _), (left, right, _) = crop.rows, crop.columns
@@ -141,7 +141,7 @@ class Resident:
 
 
 class Streamed:
-    """Crops cut on the host and copied to the device, as (N, 2, h, w) int16 HU.
+    """Crops cut on the host and copied to the device, as (N, C + 1, h, w) int16 HU.
 
     Args:
         pairs: may be memory-mapped files.
@@ -151,6 +151,7 @@ class Streamed:
 
     def __init__(self, pairs: Pairs, device: torch.device, threads: int) -> None:
         self._pairs, self._device, self._threads = pairs, device, threads
+        self._inputs = pairs.inputs()
 
     def batches(self, drawn: Iterable[list[Crop]]) -> Iterator[Tensor]:
         """Raw batches on the device, in the order drawn."""
@@ -167,9 +168,8 @@ class Streamed:
                 waiting.popleft().synchronize()
 
     def decode(self, raw: Tensor) -> tuple[Tensor, Tensor]:
-        """(N, 2, h, w) int16 -> low and full dose, each (N, 1, h, w) float32 in [0, 1]."""
-        low, full = to_network(raw).transpose(0, 1).unsqueeze(2).contiguous()
-        return low, full
+        """(N, C + 1, h, w) int16 -> low dose (N, C, h, w), full dose (N, 1, h, w) in [0, 1]."""
+        return _doses(to_network(raw).transpose(0, 1).contiguous())
 
     def _cut_all(self, drawn: Iterable[list[Crop]]) -> Iterator[Tensor]:
         if not self._threads:
@@ -190,10 +190,12 @@ class Streamed:
             torch.cuda.set_device(self._device.index or 0)
 
     def _cut(self, crops: list[Crop]) -> Tensor:
-        """(N, 2, h, w) int16 HU, in pinned memory where it goes to a GPU."""
-        doses = (self._pairs.low, self._pairs.full)
+        """(N, C + 1, h, w) int16 HU, in pinned memory where it goes to a GPU."""
         images = [
-            [images[crop.image][_window(crop.rows), _window(crop.columns)] for images in doses]
+            [
+                image[_window(crop.rows), _window(crop.columns)]
+                for image in (*self._inputs[crop.image], self._pairs.full[crop.image])
+            ]
             for crop in crops
         ]
         cut = torch.from_numpy(np.array(images))
@@ -208,7 +210,13 @@ def _window(span: Span) -> slice:
 
 def _bytes(pairs: Pairs) -> int:
     """What both doses take as int16."""
-    return 2 * sum(image.nbytes for image in pairs.full)
+    return (pairs.channels + 1) * sum(image.nbytes for image in pairs.full)
+
+
+def _doses(x: Tensor) -> tuple[Tensor, Tensor]:
+    """(C + 1, N, h, w) -> low dose (N, C, h, w) and full dose (N, 1, h, w)."""
+    low = x[0].unsqueeze(1) if len(x) == 2 else x[:-1].transpose(0, 1).contiguous()
+    return low, x[-1].unsqueeze(1)
 
 
 def _free(device: torch.device) -> int:

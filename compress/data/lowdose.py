@@ -14,7 +14,7 @@ import io
 import json
 import logging
 import zipfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cache
 from pathlib import Path
@@ -65,7 +65,13 @@ class Slice:
     image: Image
 
 
-def simulate(slices: Iterable[Slice], exposure: Exposure, seed: int, kept: Path | None) -> Pairs:
+def simulate(
+    slices: Iterable[Slice],
+    exposure: Exposure,
+    seed: int,
+    kept: Path | None,
+    beside: Mapping[str, Sequence[Slice]] | None = None,
+) -> Pairs:
     """Slices with their simulated low-dose partners.
 
     Args:
@@ -73,11 +79,16 @@ def simulate(slices: Iterable[Slice], exposure: Exposure, seed: int, kept: Path 
         exposure: the physics.
         seed: every slice draws from a generator of its own, made of this and of its name.
         kept: folder where results are kept and looked for; None keeps nothing.
+        beside: for each slice, by name, the slices i-k to i+k of its volume, which the network
+            sees; None: the slice alone.
     """
-    given = tuple(slices)
-    low = tuple(_kept(s, exposure, seed, kept) for s in track(given, "simulating low dose"))
+    given, beside = tuple(slices), beside or {}
+    wanted = {s.name: s for s in (*given, *(s for s in given for s in beside.get(s.name, ())))}
+    found = track(wanted.values(), "simulating low dose", len(wanted))
+    low = {slice_.name: _kept(slice_, exposure, seed, kept) for slice_ in found}
     return Pairs(
-        low=low,
+        low=tuple(low[s.name] for s in given),
+        around=tuple(tuple(low[s.name] for s in beside[own.name]) for own in given if beside),
         full=tuple(s.image for s in given),
         names=tuple(s.name for s in given),
         patients=tuple(s.patient for s in given),

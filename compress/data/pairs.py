@@ -3,7 +3,11 @@
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
+
+from compress.base.around import around
+from compress.base.errors import UsageError
+from compress.base.words import listed
 
 Image = NDArray[np.int16]
 """A slice: (H, W) int16 HU; rows run to the patient's back, columns to the patient's left."""
@@ -19,6 +23,18 @@ class Pairs:
     """One per slice, unique."""
     patients: tuple[str, ...]
     """Whose slice it is."""
+    around: tuple[tuple[Image, ...], ...] = ()
+    """For each low-dose slice the slices i-k to i+k of its volume, itself in the middle; empty
+    where the network sees the slice alone."""
+
+    def inputs(self) -> tuple[tuple[Image, ...], ...]:
+        """What the network sees of each slice: itself, or `around`."""
+        return self.around or tuple((image,) for image in self.low)
+
+    @property
+    def channels(self) -> int:
+        """How many slices the network sees of each."""
+        return len(self.around[0]) if self.around else 1
 
 
 @dataclass(frozen=True)
@@ -33,3 +49,24 @@ class Data:
     """SHA-256 over names, patients, shapes and pixels, in hexadecimal."""
     notices: tuple[str, ...] = ()
     """What a reader of the results must know."""
+
+
+def from_arrays(low: ArrayLike, full: ArrayLike, neighbours: int) -> Pairs:
+    """Arrays as slices, each of a patient of its own.
+
+    Args:
+        low: (N, H, W) HU, a volume in order where a network sees neighbours.
+        full: the same shape and unit.
+        neighbours: slices on each side that the network sees, too.
+
+    Raises:
+        UsageError: they are no (N, H, W) of one shape.
+    """
+    images = [np.rint(np.asarray(x)).astype(np.int16) for x in (low, full)]
+    if images[0].shape != images[1].shape or images[0].ndim != 3:
+        shapes = listed(str(image.shape) for image in images)
+        raise UsageError(f"low and full must be (N, H, W) of one shape, got {shapes}")
+    names = tuple(f"slice {index}" for index in range(len(images[0])))
+    volume = tuple(images[0])
+    windows = tuple(around(volume, k, neighbours) for k in range(len(volume)) if neighbours)
+    return Pairs(low=volume, full=tuple(images[1]), names=names, patients=names, around=windows)

@@ -8,6 +8,7 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
+from compress.base.around import around
 from compress.data import DataOptions, Pairs
 from compress.data.lowdose import Exposure, Slice, generator, simulate
 
@@ -21,20 +22,35 @@ Array = NDArray[np.float64]
 
 def load(options: DataOptions, seed: int) -> tuple[Pairs, Pairs]:
     """Training and held-out phantoms with simulated low dose."""
-    exposure = Exposure.of(options)
-    train = [chest(TRAIN, k, options.image_size, seed) for k in range(options.train_slices or 24)]
-    test = [chest(TEST, k, options.image_size, seed) for k in range(options.test_slices or 6)]
-    return simulate(train, exposure, seed, None), simulate(test, exposure, seed, None)
+    train = _patient(TRAIN, options.train_slices or 24, options, seed)
+    return train, _patient(TEST, options.test_slices or 6, options, seed)
 
 
-def chest(patient: str, index: int, size: int, seed: int) -> Slice:
-    """A slice of `size` x `size` pixels, FIELD mm wide, that depends on the arguments alone."""
+def _patient(who: str, count: int, options: DataOptions, seed: int) -> Pairs:
+    """A volume of phantoms; where a network sees neighbours, each anatomy is a few slices thick."""
+    beside = options.neighbours
+    thick = 2 * beside + 1
+    size = options.image_size
+    slices = [chest(who, k, size, seed, k // thick if beside else None) for k in range(count)]
+    windows = {one.name: around(slices, k, beside) for k, one in enumerate(slices) if beside}
+    return simulate(slices, Exposure.of(options), seed, None, windows)
+
+
+def chest(patient: str, index: int, size: int, seed: int, anatomy: int | None = None) -> Slice:
+    """A slice of `size` x `size` pixels, FIELD mm wide, that depends on the arguments alone.
+
+    Slices of one `anatomy` differ in their texture only; None: an anatomy of its own.
+    """
     name = f"{patient}-{index:03d}"
     draw = generator(seed, f"phantom {name}")
+    if anatomy is not None:
+        draw = generator(seed, f"anatomy {patient}-{anatomy:03d}")
     canvas = _Canvas(size)
     _paint_body(canvas, draw)
     _paint_lungs(canvas, draw)
     _paint_bones(canvas, draw)
+    if anatomy is not None:
+        draw = generator(seed, f"texture {name}")
     hu = canvas.hu + (canvas.hu > -950) * _texture(size, draw)
     image = np.rint(hu.clip(-1024, 1900)).astype(np.int16)
     return Slice(name=name, patient=patient, spacing=FIELD / size, image=image)

@@ -23,6 +23,9 @@ from compress.data.pairs import Data, Pairs
 
 log = logging.getLogger(__name__)
 
+MOST = 16
+"""Most neighbours on each side."""
+
 
 class Unavailable(UsageError):
     """The demo set cannot be downloaded; phantoms may replace it."""
@@ -50,6 +53,10 @@ class DataOptions:
     """Views in one turn of the simulated scanner."""
     image_size: int = 512
     """Side of the phantom slices in pixels."""
+    neighbours: int = 0
+    """Low-dose slices on each side that the network sees as channels of its input: it maps
+    (N, 2 * neighbours + 1, H, W) to (N, 1, H, W). Beyond the end of a volume, and at a gap in it,
+    the last slice is repeated."""
 
     def __post_init__(self) -> None:
         """Refuse values that no scanner and no data set can have."""
@@ -57,6 +64,8 @@ class DataOptions:
             value = getattr(self, name)
             if value is not None and not value > 0:
                 raise ValueError(f"{name} must be positive, got {value}")
+        if not 0 <= self.neighbours <= MOST:
+            raise ValueError(f"neighbours must lie in [0, {MOST}], got {self.neighbours}")
         if not self.electronic >= 0:
             raise ValueError(f"electronic must not be negative, got {self.electronic}")
         if self.image_size < 16:
@@ -108,7 +117,7 @@ def _read(options: DataOptions, seed: int) -> tuple[Pairs, Pairs]:
     if options.path is not None:
         from compress.data import folder
 
-        return folder.load(Path(options.path))
+        return folder.load(Path(options.path), options.neighbours)
     if options.source == "phantom":
         from compress.data import phantom
 
@@ -134,4 +143,6 @@ def _fingerprint(*sets: Pairs) -> str:
             digest.update(repr((name, patient, [image.shape for image in images])).encode())
             for image in images:
                 digest.update(np.ascontiguousarray(image).data.cast("B"))
+        for image in (image for images in pairs.around for image in images):
+            digest.update(np.ascontiguousarray(image).data.cast("B"))
     return digest.hexdigest()

@@ -12,6 +12,8 @@ multiframe.py  the derivation of the frames of an Enhanced CT
 lossy.py       whether a codestream has lost something
 transcode.py   texts, times and words on their way to Explicit VR Little Endian
 position.py    where an image is in its patient
+plane.py       the plane of an image, which slices are put in order by
+beside.py      the slices beside each slice of a series
 
 Nothing here logs, prints or names a file by what a header says of a patient: reasons are codes,
 UIDs and paths are shown as hashes, texts of exceptions from decoders are dropped.
@@ -59,6 +61,7 @@ class Reason(StrEnum):
     UNWRITABLE = "unwritable"
     DISK_FULL = "disk-full"
     ENGINE_SIZE = "engine-size"
+    NO_NEIGHBOURS = "no-neighbours"
     CRASHED = "crashed"
 
 
@@ -98,6 +101,8 @@ SENTENCES = {
     Reason.UNWRITABLE: "the result cannot be encoded or written",
     Reason.DISK_FULL: "no space was left for the result",
     Reason.ENGINE_SIZE: "larger than the engine's slices",
+    Reason.NO_NEIGHBOURS: "its neighbours cannot be told: no position, that of another "
+    "slice, or several frames",
     Reason.CRASHED: "the decoder crashed or took too long",
 }
 """What each code means, for the person who reads the summary."""

@@ -24,7 +24,8 @@ from pydicom.uid import (
     MediaStorageDirectoryStorage,
 )
 
-from compress.dicom import Reason, Refused, short
+from compress.dicom import Reason, Refused, plane, short
+from compress.dicom.plane import Plane
 from compress.dicom.sources import PREFIX, Source, inflate_limited
 
 CT_CLASSES = (CTImageStorage, EnhancedCTImageStorage, LegacyConvertedEnhancedCTImageStorage)
@@ -40,7 +41,8 @@ PIXELS = (b"\xe0\x7f\x10\x00", b"\x7f\xe0\x00\x10")
 TAGS = [
     "SOPClassUID", "SOPInstanceUID", "SeriesInstanceUID", "Modality", "ImageType", "Rows",
     "Columns", "NumberOfFrames", "BodyPartExamined", "ConvolutionKernel", "PatientID",
-    "StudyInstanceUID", "PixelSpacing", "ContributingEquipmentSequence",
+    "StudyInstanceUID", "PixelSpacing", "ContributingEquipmentSequence", "ImagePositionPatient",
+    "ImageOrientationPatient", "SpacingBetweenSlices", "SliceThickness",
 ]  # fmt: skip
 SUFFIXES = (".dcm", ".dicom", ".dic", ".ima")
 """Of names that promise a DICOM file: one without content was lost on its way."""
@@ -71,6 +73,8 @@ class Header:
     kernel: str = ""
     patient: str = ""
     """A hash that is the same for all images of a patient."""
+    plane: Plane | None = None
+    """Where it is in the patient."""
     made: frozenset[str] = frozenset()
     """The commands of this program that it has been through: enhance, simulate."""
 
@@ -247,6 +251,7 @@ def _examined(source: Source, name: str) -> Header:
         kernel=_word(dataset.get("ConvolutionKernel")),
         patient=short(str(dataset.get("PatientID") or dataset.get("StudyInstanceUID") or series)),
         made=commands(dataset),
+        plane=plane.of(dataset),
     )
 
 

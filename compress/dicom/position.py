@@ -5,20 +5,18 @@ Coordinates are those of the patient in mm (PS3.3 section C.7.6.2.1.1).
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pydicom
-from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 
 from compress.dicom.headers import silent
+from compress.dicom.plane import Vector, height, number, numbers, said
 
 TAGS = [
     "PatientID", "ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing",
-    "SliceThickness", "Rows", "Columns",
+    "SliceThickness", "Rows", "Columns", "SpacingBetweenSlices",
 ]  # fmt: skip
-Vector = NDArray[np.float64]
 THICKNESS = 1.0
 """Slice thickness in mm where the header has none."""
 CLOSE = 0.25
@@ -41,6 +39,8 @@ class Place:
     """Rows and columns."""
     thickness: float | None
     """In mm."""
+    step: float | None = None
+    """Distance in mm between the middles of two slices."""
 
     @property
     def known(self) -> bool:
@@ -51,7 +51,7 @@ class Place:
         """Distance in mm of the image's plane from the origin; only where `known`."""
         assert self.axes is not None  # see `known`
         assert self.position is not None
-        return float(np.cross(*self.axes) @ self.position)
+        return height(self.axes, self.position)
 
 
 def read(path: Path) -> Place:
@@ -61,15 +61,19 @@ def read(path: Path) -> Place:
             found: Dataset = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=TAGS)
         except Exception:  # pydicom raises whatever it likes; reading the pixels says what is wrong
             found = Dataset()
-        said = {name: _said(found, name) for name in TAGS}
-    axes, thickness = _numbers(said["ImageOrientationPatient"], 6), _number(said["SliceThickness"])
+        values = {name: said(found, name) for name in TAGS}
+    axes, thickness = (
+        numbers(values["ImageOrientationPatient"], 6),
+        number(values["SliceThickness"]),
+    )
     return Place(
-        patient=str(said["PatientID"] or "").strip(),
-        position=_numbers(said["ImagePositionPatient"], 3),
+        patient=str(values["PatientID"] or "").strip(),
+        position=numbers(values["ImagePositionPatient"], 3),
         axes=None if axes is None else axes.reshape(2, 3),
-        spacing=_numbers(said["PixelSpacing"], 2),
-        size=(int(_number(said["Rows"])), int(_number(said["Columns"]))),
+        spacing=numbers(values["PixelSpacing"], 2),
+        size=(int(number(values["Rows"])), int(number(values["Columns"]))),
         thickness=thickness if thickness > 0 else None,
+        step=abs(number(values["SpacingBetweenSlices"])) or None,
     )
 
 
@@ -115,26 +119,3 @@ def _differ(one: Vector | None, other: Vector | None, limit: float) -> bool:
 
 def _times(values: tuple[int, int] | Vector | None) -> str:
     return " x ".join(f"{value:.4g}" for value in (() if values is None else values))
-
-
-def _said(dataset: Dataset, name: str) -> Any:
-    """The value of an attribute; None where it cannot be decoded."""
-    try:
-        return dataset.get(name)
-    except Exception:  # as above: values are decoded when they are asked for
-        return None
-
-
-def _number(value: Any) -> float:
-    """A finite number; 0 where it is none."""
-    found = _numbers([value], 1)
-    return 0.0 if found is None else float(found[0])
-
-
-def _numbers(value: Any, count: int) -> Vector | None:
-    """Numbers, (count,); None where there are not so many finite ones."""
-    try:
-        found = np.array(value, np.float64)
-    except (TypeError, ValueError):
-        return None
-    return found if found.shape == (count,) and np.isfinite(found).all() else None

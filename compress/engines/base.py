@@ -15,7 +15,7 @@ from compress.engines.precision import Precision
 from compress.engines.records import Built
 
 Runner = Callable[[Tensor], Tensor]
-"""(N, 1, H, W) float32 in network range -> the same shape and type."""
+"""(N, C, H, W) float32 in network range -> (N, 1, H, W); C is 1, or more with neighbours."""
 
 
 class NotBuilt(Exception):
@@ -47,11 +47,13 @@ class Shape:
     """Height and width of a slice in pixels."""
     dynamic: bool = False
     """Whether any batch from 1 to `batch` will do."""
+    channels: int = 1
+    """Slices that the network sees of each, itself among them."""
 
     def example(self, device: torch.device) -> Tensor:
         """An input of this shape, random in [0, 1)."""
         generator = torch.Generator().manual_seed(0)
-        shape = (self.batch, 1, self.size, self.size)
+        shape = (self.batch, self.channels, self.size, self.size)
         return torch.rand(shape, generator=generator).to(device)
 
     def dynamic_shapes(self) -> tuple[dict[int, Any]] | None:

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from compress.base.errors import QualityError
+from compress.base.errors import QualityError, UsageError
 from compress.base.hu import DATA_RANGE, HU_MIN, to_hu, to_network
 from compress.data import Image, Pairs
 from compress.engines import subprocess_run
@@ -52,7 +52,8 @@ def compare(
     if got.shape != expected.shape or not got.isfinite().all():
         raise QualityError(f"export: {side.stem} gives NaN, infinity or another shape")
     difference = (got - expected).abs() * DATA_RANGE
-    inside = difference[body(low)]
+    middle = low.shape[1] // 2
+    inside = difference[body(low[:, middle : middle + 1])]
     limits = ARITHMETIC[precision]
     error = float((difference.double() ** 2).mean())
     max_hu, mean_hu = float(inside.max()), float(inside.mean())
@@ -90,9 +91,12 @@ def body(low: Tensor) -> Tensor:
 
 def slices(pairs: Pairs, shape: Shape) -> Tensor:
     """Held-out slices cut or padded to the engine's input, from the first on, again when few."""
-    count = len(pairs.low)
-    images = [fitted(pairs.low[i % count], shape.size) for i in range(shape.batch)]
-    return torch.stack(images)
+    inputs = pairs.inputs()
+    if pairs.channels != shape.channels:
+        seen = f"the network sees {shape.channels} slices of each"
+        raise UsageError(f"export: {seen}, the pairs to compare on have {pairs.channels}")
+    images = (inputs[i % len(inputs)] for i in range(shape.batch))
+    return torch.stack([torch.cat([fitted(one, shape.size) for one in own]) for own in images])
 
 
 def fitted(image: Image, size: int) -> Tensor:

@@ -156,6 +156,8 @@ class Sidecar(TypedDict):
     """Side of a slice, pixels."""
     dynamic_batch: bool
     """Whether it takes fewer slices, too."""
+    neighbours: NotRequired[int]
+    """Slices on each side that the network sees, too; absent in older files, which see none."""
     normalisation: Normalisation
     """How HU become the network's input."""
     weights: str

@@ -87,6 +87,7 @@ def write(
         "batch": shape.batch,
         "size": shape.size,
         "dynamic_batch": shape.dynamic,
+        "neighbours": (shape.channels - 1) // 2,
         "normalisation": {"hu_min": HU_MIN, "hu_max": HU_MAX},
         "weights": weights,
         CODE: None if model is None else checkpoint.code_of(model),

@@ -7,10 +7,11 @@ from torch import Tensor, nn
 
 from compress.engines.precision import ARITHMETIC, Precision
 from compress.graph.rewrite import deconv_to_conv, fold_batchnorm
+from compress.graph.slices import Slices, neighbours
 from compress.models.ddnet import DDnet
 
 
-class Subject(nn.Module):
+class Subject(Slices):
     """A network with half precision inside and float32 at its borders.
 
     A network with a global residual, y = x + f(x), has only f computed in half precision: the sum
@@ -18,7 +19,7 @@ class Subject(nn.Module):
     to that.
 
     Args:
-        net: (N, 1, H, W) float32 in network range -> the same. A `DDnet` with `residual` is known
+        net: a network of slices, float32 in network range. A `DDnet` with `residual` is known
             to be x + body(x); of any other class nothing is assumed, whatever its attributes.
         precision: of the arithmetic inside.
     """
@@ -28,9 +29,10 @@ class Subject(nn.Module):
         self.dtype = getattr(torch, ARITHMETIC[precision].dtype)
         self.net = copy.deepcopy(net).to(self.dtype).eval().requires_grad_(False)
         self.residual = is_residual(net)
+        self.neighbours = neighbours(net)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, 1, H, W) float32 in network range -> the same shape and type."""
+        """(N, C, H, W) float32 in network range -> (N, 1, H, W) of the same type."""
         inside = x.to(self.dtype)
         if self.residual:
             assert isinstance(self.net, DDnet)

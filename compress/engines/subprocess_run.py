@@ -27,10 +27,10 @@ def run(sidecar: Path, slices: Tensor) -> Tensor:
 
     Args:
         sidecar: the engine's sidecar.
-        slices: (N, 1, H, W) float32 in network range, N and H, W as the engine takes them.
+        slices: (N, C, H, W) float32 in network range, as the engine takes them.
 
     Returns:
-        The same shape, float32.
+        (N, 1, H, W) float32.
 
     Raises:
         QualityError: the process failed; with the last line that it said.

@@ -154,15 +154,16 @@ def config(name: str, facts: Mapping[str, Any]) -> dict[str, Any]:
     if not facts:
         return {}
     dynamic, batch, size = facts["dynamic_batch"], facts["batch"], facts["size"]
-    dims = [1, size, size] if dynamic else [batch, 1, size, size]
+    seen = 2 * facts.get("neighbours", 0) + 1
+    dims = [[n, size, size] if dynamic else [batch, n, size, size] for n in (seen, 1)]
     low, enhanced = facts["built"]["tensors"]
     kind = "KIND_GPU" if facts["place"]["device"] == "cuda" else "KIND_AUTO"
     found: dict[str, Any] = {
         "name": name,
         "backend": _served(facts).backend,
         "max_batch_size": batch if dynamic else 0,
-        "input": [{"name": low, "data_type": Word("TYPE_FP32"), "dims": dims}],
-        "output": [{"name": enhanced, "data_type": Word("TYPE_FP32"), "dims": dims}],
+        "input": [{"name": low, "data_type": Word("TYPE_FP32"), "dims": dims[0]}],
+        "output": [{"name": enhanced, "data_type": Word("TYPE_FP32"), "dims": dims[1]}],
         "instance_group": [{"kind": Word(kind), "count": 1}],
     }
     if dynamic:

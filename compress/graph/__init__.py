@@ -11,4 +11,5 @@ joins.py         how the channels of several operands combine
 layer_rules.py   channels of convolutions and matrix products
 layout_rules.py  channels of slices, reshapes, concatenations
 padding.py       slices of any size through a network
+slices.py        networks that see neighbouring slices
 """

@@ -12,17 +12,23 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from compress.base.errors import UsageError
 from compress.base.reasons import reason
+from compress.graph.slices import Neighbouring, channels, neighbours
 
 CONVOLUTIONS = (nn.Conv2d, nn.ConvTranspose2d)
 SLICE = (512, 512)
 """Height and width of the slice that MACs are stated for, where the network takes it."""
 SIDES = (64, 128, 256, 512, 96, 192, 384, 32, 160, 224, 320, 448)
 """Sides of slices that are tried, in this order, where any would do."""
-DEVICES = ("meta", "cpu")
-"""Where a network is tried: without arithmetic, and with it where its way depends on values."""
+MOST = 3
+"""Neighbours on each side up to which a network that does not fit is tried, for the sentence."""
+FAKE = "fake"
+DEVICES = ("meta", FAKE, "cpu")
+"""Where a network is tried: without arithmetic, on the CPU without arithmetic where its code makes
+tensors there, and with arithmetic where its way depends on values."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +64,7 @@ def convolutions(net: nn.Module) -> dict[str, nn.Conv2d | nn.ConvTranspose2d]:
 def check_shape(
     net: nn.Module, size: tuple[int, int] | None = None, device: str | None = None
 ) -> None:
-    """Pass where a network takes one (1, 1, H, W) slice and gives that shape.
+    """Pass where a network takes a slice, with the neighbours that it sees, and gives its shape.
 
     Args:
         net: in any mode, on any device.
@@ -74,21 +80,42 @@ def check_shape(
     except UsageError:
         if size is None and any(_takes(net, side) for side in SIDES):
             return
-    _check_shape(net, size or SLICE, device or "cpu")  # says best what is wrong
+    try:
+        _check_shape(net, size or SLICE, device or "cpu")  # says best what is wrong
+    except UsageError as error:
+        hint = _sees(net) if size is None else ""
+        raise UsageError(f"{error}{hint}") from error
 
 
 def _check_shape(net: nn.Module, size: tuple[int, int], device: str | None) -> None:
-    want, name = (1, 1, *size), type(net).__name__
+    given, want, name = (1, channels(net), *size), (1, 1, *size), _name(net)
+    what = "slice" if given == want else f"{given[1]} neighbouring slices"
     try:
-        found = _shape(net, size, device)
+        found = _shape(net, given, device)
     except UsageError:
         raise
     except Exception as error:  # the network's own code may raise anything
-        raise UsageError(f"{name} takes no slice of shape {want}: {reason(error)}") from error
+        no = "no slice" if given == want else f"no {what}"
+        raise UsageError(f"{name} takes {no} of shape {given}: {reason(error)}") from error
     if found != want:
-        raise UsageError(
-            f"{name} gives {found} for a slice of shape {want}; it must give that shape"
-        )
+        must = "that shape" if given == want else str(want)
+        a = "a slice" if given == want else what
+        raise UsageError(f"{name} gives {found} for {a} of shape {given}; it must give {must}")
+
+
+def _name(net: nn.Module) -> str:
+    return type(net.net if isinstance(net, Neighbouring) else net).__name__
+
+
+def _sees(net: nn.Module) -> str:
+    """How many slices a network takes in place of those it is given, as the end of a sentence."""
+    for beside in range(MOST + 1):
+        with contextlib.suppress(Exception):  # whatever the network's code raises
+            given = (1, 2 * beside + 1, *SLICE)
+            if beside != neighbours(net) and _shape(net, given, "meta") == (1, 1, *SLICE):
+                takes = "one slice: write" if not beside else f"{given[1]} slices: write"
+                return f"; it takes {takes} data: {{neighbours: {beside}}}"
+    return ""
 
 
 def check_work(net: nn.Module) -> None:
@@ -114,7 +141,7 @@ def check_training(net: nn.Module, size: tuple[int, int]) -> None:
     try:
         with torch.enable_grad(), torch.random.fork_rng(devices=[]):
             for _ in range(2):
-                net(torch.rand(2, 1, *size)).square().mean().backward()
+                net(torch.rand(2, channels(net), *size)).square().mean().backward()
     except Exception as error:
         name = type(net).__name__
         raise UsageError(f"{name} cannot be trained: {reason(error)}") from error
@@ -129,7 +156,10 @@ def slice_size(net: nn.Module) -> tuple[int, int]:
     for side in SIDES:
         if _takes(net, side):
             return side, side
-    check_shape(net, (SIDES[0], SIDES[0]))  # says why
+    try:
+        check_shape(net, (SIDES[0], SIDES[0]))  # says why
+    except UsageError as error:
+        raise UsageError(f"{error}{_sees(net)}") from error
     raise UsageError(f"{type(net).__name__} does not do the same twice")
 
 
@@ -141,19 +171,23 @@ def _takes(net: nn.Module, side: int) -> bool:
     return True
 
 
-def _shape(net: nn.Module, size: tuple[int, int], device: str | None) -> tuple[int, ...]:
-    """The shape that a network gives for a slice; on the CPU where the meta device cannot tell."""
+def _shape(net: nn.Module, given: tuple[int, ...], device: str | None) -> tuple[int, ...]:
+    """The shape that a network gives for another; on the CPU where the meta device cannot tell."""
     try:
-        return _run(_copy(net, device or "meta"), size, device or "meta")
+        return _run(_copy(net, device or "meta"), given, device or "meta")
     except Exception as error:
         if device is not None or "meta" not in str(error).lower():
             raise
-    return _run(_copy(net, "cpu"), size, "cpu")
+    with contextlib.suppress(Exception):  # what values decide has to be computed
+        return _run(_copy(net, FAKE), given, FAKE)
+    return _run(_copy(net, "cpu"), given, "cpu")
 
 
-def _run(shadow: nn.Module, size: tuple[int, int], device: str) -> tuple[int, ...]:
-    with torch.no_grad():
-        out = shadow(torch.zeros(1, 1, *size, device=device))
+def _run(shadow: nn.Module, given: tuple[int, ...], device: str) -> tuple[int, ...]:
+    fake = device == FAKE
+    mode = FakeTensorMode(allow_non_fake_inputs=True) if fake else contextlib.nullcontext()
+    with torch.no_grad(), mode:
+        out = shadow(torch.zeros(given, device=_place(device)))
     if not isinstance(out, Tensor):
         raise TypeError(f"it gives a {type(out).__name__}, not a tensor")
     return tuple(out.shape)
@@ -161,7 +195,7 @@ def _run(shadow: nn.Module, size: tuple[int, int], device: str) -> tuple[int, ..
 
 def _copy(net: nn.Module, device: str) -> nn.Module:
     try:
-        return copy.deepcopy(net).to(device, torch.float32).eval()
+        return copy.deepcopy(net).to(_place(device), torch.float32).eval()
     except RuntimeError as error:
         raise UsageError(
             f"{type(net).__name__} cannot be copied ({reason(error)}); in place of "
@@ -169,14 +203,18 @@ def _copy(net: nn.Module, device: str) -> nn.Module:
         ) from error
 
 
+def _place(device: str) -> str:
+    return "cpu" if device == FAKE else device
+
+
 def layers(net: nn.Module, size: tuple[int, int] | None = None) -> dict[str, Layer]:
-    """Every convolution and linear layer with its MACs for one (1, 1, H, W) slice.
+    """Every convolution and linear layer with its MACs for one slice of H x W.
 
     Runs on the meta device where the network does: no arithmetic, no memory. A layer used twice
     counts twice.
 
     Args:
-        net: a network of (N, 1, H, W).
+        net: a network of slices.
         size: H and W; None: 512 x 512, or the first of `SIDES` for a network that does not take
             that.
 
@@ -212,7 +250,7 @@ def _layers(net: nn.Module, size: tuple[int, int], device: str) -> dict[str, Lay
     for name, module in shadow.named_modules():
         if isinstance(module, (*CONVOLUTIONS, nn.Linear)):
             module.register_forward_hook(lambda m, i, o, name=name: seen(name, m, i, o))
-    _run(shadow, size, device)
+    _run(shadow, (1, channels(net), *size), device)
     return found
 
 

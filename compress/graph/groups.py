@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from compress.graph.labels import Axis, Sets
 from compress.graph.resize import resize
 from compress.graph.rules import follow
+from compress.graph.slices import channels
 from compress.graph.trace import trace
 
 EXAMPLE = (64, 64)
@@ -68,7 +69,7 @@ class Group:
 
 
 def groups(net: nn.Module, size: tuple[int, int] = EXAMPLE) -> tuple[Group, ...]:
-    """The groups of `net`, an (N, 1, H, W) network, in the order of its modules.
+    """The groups of `net` in the order of its modules.
 
     Args:
         net: the network; it is not changed.
@@ -79,7 +80,7 @@ def groups(net: nn.Module, size: tuple[int, int] = EXAMPLE) -> tuple[Group, ...]
     """
     dtype = next((p.dtype for p in net.parameters()), torch.float32)
     generator = torch.Generator().manual_seed(0)
-    sets = trace(net, torch.rand(1, 1, *size, generator=generator, dtype=dtype), follow)
+    sets = trace(net, torch.rand(1, channels(net), *size, generator=generator, dtype=dtype), follow)
     return _groups(net, sets)
 
 

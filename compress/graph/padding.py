@@ -15,19 +15,21 @@ from torch import Tensor, nn
 from compress.base.errors import UsageError
 from compress.base.words import listed
 from compress.graph.cost import check_shape
+from compress.graph.slices import Slices, neighbours
 
 MULTIPLES = (16, 32, 64, 128)
 """What sides may have to be multiples of: a half-sized grid for each of four to seven levels."""
 
 
-class AnySize(nn.Module):
+class AnySize(Slices):
     """A network or engine as one that takes any batch, height and width.
 
     Args:
-        net: (N, 1, H, W) float32 in network range -> the same shape.
+        net: a network of slices, float32 in network range, or an engine of one.
         size: the only side that it takes; None: all multiples of `multiple`.
         batch: the only batch that it takes; None: every one.
         multiple: of sides.
+        beside: neighbours that an engine sees on each side; None: as many as the network `net`.
     """
 
     def __init__(
@@ -36,12 +38,14 @@ class AnySize(nn.Module):
         size: int | None = None,
         batch: int | None = None,
         multiple: int = MULTIPLES[0],
+        beside: int | None = None,
     ) -> None:
         super().__init__()
         self.net, self.size, self.batch, self.multiple = net, size, batch, multiple
+        self.neighbours = neighbours(net) if beside is None else beside
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, 1, H, W) float32 in network range -> the same shape and type.
+        """(N, 2 * neighbours + 1, H, W) float32 in network range -> (N, 1, H, W).
 
         Raises:
             ValueError: H or W is larger than `size`.
@@ -78,7 +82,7 @@ def up(side: int, multiple: int) -> int:
 
 
 def takes(net: nn.Module, height: int, width: int) -> bool:
-    """Whether a network gives a (1, 1, height, width) slice in that shape; nothing is computed."""
+    """Whether a network takes slices of height x width; nothing is computed."""
     try:
         check_shape(net, (height, width))
     except UsageError:

@@ -5,6 +5,7 @@ from the source's and from the model. A second run therefore finds what the firs
 """
 
 import logging
+import math
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
@@ -18,6 +19,7 @@ from compress.base.files import remove_partial, sync_folder, write_json
 from compress.base.progress import meter
 from compress.base.signals import at_once, interruptible
 from compress.dicom import Reason, series, sources
+from compress.dicom.beside import windows
 from compress.dicom.headers import Header
 from compress.dicom.writing import Process
 from compress.imaging import STOPPED, manifest, output
@@ -130,10 +132,11 @@ class _Run:
             strip_private=options.strip_private,
         )
         self.full, self.blocked = False, dict[Path, bool]()
+        self.around = windows(headers, net.neighbours) if net.neighbours else {}
         headers = [self._fitting(header) for header in headers]
         self.rows = [manifest.row(number, header) for number, header in enumerate(headers)]
         self.jobs = {
-            number: Job(header, self._target(header))
+            number: Job(header, self._target(header), self.around.get(header.name, ()))
             for number, header in enumerate(headers)
             if header.reason is None
         }
@@ -149,7 +152,7 @@ class _Run:
             self.clock.lap("prepare")
             return
         jobs = [self.jobs[number] for number in numbers]
-        largest = 4 * max(job.header.pixels for job in jobs)
+        largest = 4 * max(math.prod(job.shape) for job in jobs)
         arena = Arena(2 * self.net.batch + self.pool.capacity, largest)
         self.pool.share(arena)
         with meter(sum(job.header.frames for job in jobs), "slices") as advance:
@@ -236,6 +239,8 @@ class _Run:
         size = self.net.size
         if header.reason is None and size and max(header.rows, header.columns) > size:
             return replace(header, reason=Reason.ENGINE_SIZE, failed=True)
+        if header.reason is None and self.net.neighbours and header.name not in self.around:
+            return replace(header, reason=Reason.NO_NEIGHBOURS, failed=True)
         if header.reason is None and self._blocked(self._target(header).parent):
             return replace(header, reason=Reason.UNWRITABLE, failed=True)
         return header

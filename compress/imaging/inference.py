@@ -44,7 +44,7 @@ class Network:
     """A loaded network on its device.
 
     Args:
-        net: (N, 1, H, W) float32 in network range -> the same shape, on any side.
+        net: a network of slices, float32 in network range, of any side.
         device: where it runs.
         batch: slices at once.
         model: hash of what it computes.
@@ -71,29 +71,37 @@ class Network:
         return torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else "cpu"
 
     @property
+    def neighbours(self) -> int:
+        """Slices on each side that it sees."""
+        return self.net.neighbours
+
+    @property
     def size(self) -> int | None:
         """The largest side of a slice; None: any."""
         return self.net.size
 
     def launch(self, slices: Sequence[HU]) -> Flight:
-        """Send slices of one shape, each (H, W) HU; at most one earlier flight is under way.
+        """Send slices of one shape; at most one earlier flight is under way.
+
+        Args:
+            slices: each (H, W) HU, or (2 * neighbours + 1, H, W).
 
         Raises:
             CompressError: the GPU's memory is too small for a single slice.
         """
-        low, high = self._buffers(slices[0].shape)
+        low, high = self._buffers(slices[0].shape[-2:])
         count = len(slices)
         places = self.batch if self.full else count
         staged = low.numpy()  # torch would copy with all cores' threads, which the workers need
         for place in range(places):
-            np.copyto(staged[place, 0], slices[min(place, count - 1)])
+            np.copyto(staged[place], slices[min(place, count - 1)])
         try:
             return Flight(high[:count], *self._sent(low[:places], high[:places]))
         except torch.OutOfMemoryError as error:
             raise CompressError("the GPU's memory is too small for a single slice") from error
 
     def _sent(self, x: Tensor, y: Tensor) -> tuple[Sequence[torch.cuda.Event], float]:
-        """Have `y` made of `x`, both (N, 1, H, W) HU in staging memory: events, or seconds."""
+        """Have `y` made of `x`, both HU in staging memory: events, or seconds."""
         if self.device.type != "cuda":
             start = time.perf_counter()
             y.copy_(self._enhance(x))
@@ -108,7 +116,7 @@ class Network:
         return events, 0.0
 
     def _enhance(self, hu: Tensor) -> Tensor:
-        """(N, 1, H, W) HU -> HU; the batch is halved as long as the GPU's memory is too small."""
+        """(N, C, H, W) HU -> (N, 1, H, W) HU; the batch is halved while the GPU has no memory."""
         try:
             with torch.inference_mode():
                 return to_hu(self.net(to_network(hu)).clamp(0, 1))
@@ -123,9 +131,9 @@ class Network:
         if shape not in self._staging:
             self._staging.clear()  # series have one shape; a mixed archive would pile them up
             pinned = self.device.type == "cuda"
-            full = (self.batch, 1, *shape)
+            low, high = ((self.batch, n, *shape) for n in (2 * self.neighbours + 1, 1))
             self._staging[shape] = [
-                (torch.empty(full, pin_memory=pinned), torch.empty(full, pin_memory=pinned))
+                (torch.empty(low, pin_memory=pinned), torch.empty(high, pin_memory=pinned))
                 for _ in range(2)
             ]
         self._turn = 1 - self._turn
@@ -177,5 +185,6 @@ def _engine(path: Path, device: str | None, batch: int | None) -> Network:
     if batch is not None and (batch > own if dynamic else batch != own):
         allowed = f"up to {own}" if dynamic else str(own)
         raise UsageError(f"--batch {batch}: the engine was built for a batch of {allowed}")
-    net = AnySize(runner, int(facts["size"]), None if dynamic else own)
+    beside = facts.get("neighbours", 0)
+    net = AnySize(runner, int(facts["size"]), None if dynamic else own, beside=beside)
     return Network(net, target, batch or own, facts["sha256"], facts["precision"])

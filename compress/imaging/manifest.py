@@ -14,6 +14,8 @@ log = logging.getLogger(__name__)
 
 NOTES = {
     "unchanged": "slices hold nothing but padding and background, and were copied",
+    "neighbours_repeated": "slices beside others are beyond an end of the series, missing or "
+    "unreadable: the one before was repeated",
     "padding_ignored": "pixels have a value that is declared to be padding, and are tissue",
 }
 """Counts that are logged where they are not zero."""

@@ -34,6 +34,9 @@ class FileRow(TypedDict, total=False):
     """Pixels with the value that is declared to be padding that were taken for tissue."""
     unchanged: int
     """Slices that hold nothing but padding and background, and were copied."""
+    neighbours_repeated: int
+    """Slices beside it that the network saw twice: at an end of the series, at a gap in it, or
+    because a file could not be read."""
 
 
 class Counts(TypedDict, total=False):
@@ -49,6 +52,8 @@ class Counts(TypedDict, total=False):
     """Slices that were copied; absent where there are none."""
     padding_ignored: int
     """Pixels taken for tissue in spite of their value; absent where there are none."""
+    neighbours_repeated: int
+    """Slices beside others that were repeated; absent where there are none."""
 
 
 class Enhanced(TypedDict):

@@ -46,11 +46,13 @@ class Job:
     header: Header
     target: Path
     """The file of the derived image."""
+    around: tuple[str, ...] = ()
+    """Files of the slices that the network sees, its own in the middle; empty: it sees one."""
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        """Frames, rows, columns."""
-        return self.header.frames, self.header.rows, self.header.columns
+        """Slices in memory, rows, columns: the frames of the file, or `around`."""
+        return len(self.around) or self.header.frames, self.header.rows, self.header.columns
 
 
 class Stream:
@@ -84,7 +86,7 @@ class Stream:
         self.free = list(range(arena.slots))
         self.slot: dict[int, int] = {}  # of the jobs under way
         self.order: deque[int] = deque()  # being decoded, in order
-        self.ready: dict[int, str] = {}  # decoded -> SHA-256 of the file
+        self.ready: dict[int, FileRow] = {}  # decoded -> what is known of the source
         self.line: deque[Entry] = deque()  # slices before the network
         self.flying: deque[tuple[list[Entry], Flight]] = deque()
         self.left: Counter[int] = Counter()  # frames of a job still before or in the network
@@ -124,7 +126,7 @@ class Stream:
             job, slot = self.jobs[number], self.free.pop()
             self.slot[number] = slot
             self.order.append(number)
-            given = (job.header.name, slot, job.shape, self.process.assume_hu)
+            given = (job.header.name, slot, job.shape, self.process.assume_hu, job.around)
             self.pool.submit("decode", number, *given)
 
     def _advance(self) -> None:
@@ -158,7 +160,7 @@ class Stream:
         for _ in batch:
             self.line.popleft()
         self.seconds["first"] = self.seconds["first"] or time.perf_counter() - self.start
-        views = [self._view(number)[frame] for number, _, frame in batch]
+        views = [self._seen(number, frame) for number, _, frame in batch]
         try:
             with at_once(self.stop, Stopped("enhance: stopped")):  # a CPU takes seconds for a batch
                 self.flying.append((batch, self.network.launch(views)))
@@ -216,7 +218,7 @@ class Stream:
         elif task == "decode":
             self.ready[number] = outcome
         else:
-            self._end(number, cast("FileRow", {"source_sha256": self.ready[number], **outcome}))
+            self._end(number, cast("FileRow", {**self.ready[number], **outcome}))
 
     def _lost(self, number: int, lost: Lost) -> None:
         """Begin a file again whose worker ended, unless the file is to blame."""
@@ -241,6 +243,11 @@ class Stream:
         if number in self.order:
             self.order.remove(number)
         self.line = deque(entry for entry in self.line if entry[0] != number)
+
+    def _seen(self, number: int, frame: int) -> Any:
+        """What the network sees of a slice: (H, W), or (2 * neighbours + 1, H, W)."""
+        view = self._view(number)
+        return view if self.jobs[number].around else view[frame]
 
     def _view(self, number: int) -> Any:
         return self.arena.view(self.slot[number], self.jobs[number].shape)

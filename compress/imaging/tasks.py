@@ -13,6 +13,7 @@ from compress.base.files import write_atomic
 from compress.dicom import Reason, Refused, reading
 from compress.dicom.headers import Header, examine, parse
 from compress.dicom.reading import Image
+from compress.dicom.rescale import HU
 from compress.dicom.sources import Source
 from compress.dicom.writing import Process, derive
 from compress.imaging.arena import Arena
@@ -59,21 +60,59 @@ class Desk:
         return hashlib.sha256(data).hexdigest()
 
     def decode(
-        self, number: int, name: str, slot: int, shape: tuple[int, int, int], assume_hu: bool
-    ) -> str:
-        """Put an image's HU into a slot, and keep it; the SHA-256 of its file.
+        self,
+        number: int,
+        name: str,
+        slot: int,
+        shape: tuple[int, int, int],
+        assume_hu: bool,
+        around: Sequence[str] = (),
+    ) -> FileRow:
+        """Put an image's HU into a slot, and keep it; what the manifest says of its source.
+
+        With `around`, the slot gets the slices of these files, `name` in the middle.
 
         Raises:
             Refused: as `reading.read`, or SHAPE where the pixels are not those of the header.
         """
         image = reading.read(self.source.read(name), assume_hu=assume_hu)
-        if image.stored.shape != shape:
+        if image.stored.shape != (1 if around else shape[0], *shape[1:]):
             raise Refused(Reason.SHAPE)
         view = self.arena.view(slot, shape)
-        for frame in range(shape[0]):
-            view[frame] = image.hu(frame)
+        found: FileRow = {"source_sha256": image.sha256}
+        if around:
+            found["neighbours_repeated"] = self._beside(image.hu(0), around, view, assume_hu)
+        else:
+            for frame in range(shape[0]):
+                view[frame] = image.hu(frame)
         self.images[number] = image
-        return image.sha256
+        return found
+
+    def _beside(self, own: HU, around: Sequence[str], view: HU, assume_hu: bool) -> int:
+        """Put a slice and those around it into `view`; how many repeat the one before.
+
+        From the middle outwards: one that cannot be read is replaced by the one before it.
+        """
+        middle, repeated = len(around) // 2, 0
+        view[middle] = own
+        for step in (-1, 1):
+            place = middle + step
+            while 0 <= place < len(around):
+                slice_ = None
+                if around[place] != around[place - step]:
+                    slice_ = self._slice(around[place], view.shape[1:], assume_hu)
+                repeated += slice_ is None
+                view[place] = view[place - step] if slice_ is None else slice_
+                place += step
+        return repeated
+
+    def _slice(self, name: str, sides: tuple[int, ...], assume_hu: bool) -> HU | None:
+        """The HU of a file; None where it cannot be used, which its own row says."""
+        try:
+            image = reading.read(self.source.read(name), assume_hu=assume_hu)
+        except Exception:  # decoders of damaged files raise whatever they like
+            return None
+        return image.hu(0) if image.stored.shape == (1, *sides) else None
 
     def encode(self, number: int, slot: int, target: Path, process: Process) -> FileRow:
         """Write the derived object of a kept image out of what the network left in the slot.
@@ -85,7 +124,7 @@ class Desk:
             OSError: the disk is full or the folder not writable; nothing is left behind.
         """
         image = self.images.pop(number)
-        enhanced = list(self.arena.view(slot, image.stored.shape))
+        enhanced = list(self.arena.view(slot, image.stored.shape))  # begins with the slice itself
         derived = derive(image, enhanced, process, datetime.now())
         target.parent.mkdir(parents=True, exist_ok=True)
         write_atomic(target, derived.data, lasting=False)

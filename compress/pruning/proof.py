@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from compress.base.reasons import reason
 from compress.graph.groups import Group, cuts, remove
+from compress.graph.slices import channels
 
 SAME = {torch.float64: 1e-9, torch.float32: 1e-4}
 """Largest difference that counts as none, as a share of the largest output. float32 is for networks
@@ -40,7 +41,7 @@ class Proof:
         self.measured = 0.0
         """The difference of the last plan that was tried."""
         generator = torch.Generator().manual_seed(0)
-        x = torch.rand(1, 1, *size, generator=generator, dtype=torch.float64)
+        x = torch.rand(1, channels(net), *size, generator=generator, dtype=torch.float64)
         self.dtype = torch.float64
         try:
             self._net = _telling(net, x)

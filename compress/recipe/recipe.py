@@ -120,11 +120,18 @@ def _recipe(tree: dict[str, Tree], path: Path, text: str, steps: Steps) -> Recip
     total = values.pop("epochs_total", None)
     if values["schema"] != SCHEMA:
         raise UsageError(f"schema: this version reads schema {SCHEMA}, got {values['schema']}")
+    data = options.fill(DataOptions, tree.get("data", {}), "data")
+    model = _model(tree["model"], path.resolve().parent)
+    if model.name is not None and data.neighbours:
+        raise UsageError(
+            f"data.neighbours: {model.name} takes one slice, got {data.neighbours} on each side; "
+            "a network of neighbouring slices is named by model.import"
+        )
     try:
         return Recipe(
             **{"name": path.stem, **values},
-            model=_model(tree["model"], path.resolve().parent),
-            data=options.fill(DataOptions, tree.get("data", {}), "data"),
+            model=replace(model, neighbours=data.neighbours),
+            data=data,
             steps=shorthand.rounds(_steps(shorthand.epochs(entries(tree["steps"]), total), steps)),
             source=path,
             text=text,

@@ -69,11 +69,11 @@ def run(model: Path, data: Path, out: Path, chosen: Sequence[str], device: str |
         UsageError: model, data or device are not usable.
         QualityError: the network gives NaN or infinity.
     """
-    pairs = held_out(data)
+    net = inference.load(model, device=device, batch=None)
+    pairs = held_out(data, net.net.neighbours)
     _check(pairs)
     if said := unlike(pairs):
         log.warning("%s", said)
-    net = inference.load(model, device=device, batch=None)
     work = Work(
         stage=out,
         device=net.device,

@@ -16,6 +16,7 @@ from compress.data.folder import NONE, held_out
 from compress.engines import triton_server as server
 from compress.engines.records import EngineRow, Exported
 from compress.graph.padding import refuse_sides
+from compress.graph.slices import neighbours
 from compress.steps.export import Export
 
 log = logging.getLogger(__name__)
@@ -63,7 +64,7 @@ def run(
         server.check(step.formats)
     chosen, loaded = devices.choose(device), checkpoint.load(model)
     refuse_sides(loaded.net, (step.image_size, step.image_size), f"--size {step.image_size}")
-    pairs = _pairs(step, model, data, fallback)
+    pairs = _pairs(step, model, data, fallback, neighbours(loaded.net))
     work = Work(stage=out, device=chosen, data=pairs, seed=0)
     repository = _repository(step, loaded, work, triton, triton_name)
     out.mkdir(parents=True, exist_ok=True)
@@ -128,14 +129,18 @@ def render(found: Exported) -> None:
     Console().print(table)
 
 
-def _pairs(step: Export, model: Path, data: Path | None, fallback: bool) -> Data:
+def _pairs(step: Export, model: Path, data: Path | None, fallback: bool, beside: int = 0) -> Data:
     """Held-out slices, no more than the largest batch."""
     if data is not None:
-        return Data(train=NONE, test=held_out(data), source="folder", fingerprint="")
+        return Data(train=NONE, test=held_out(data, beside), source="folder", fingerprint="")
     source: Literal["demo", "phantom"] = "phantom" if fallback and _unfetched(model) else "demo"
     count = min(6, max(step.batch))
     wanted = DataOptions(
-        source=source, train_slices=1, test_slices=count, image_size=step.image_size
+        source=source,
+        train_slices=1,
+        test_slices=count,
+        image_size=step.image_size,
+        neighbours=beside,
     )
     return load(wanted, seed=0, fallback=fallback)
 

@@ -39,4 +39,7 @@ def _origin(options: ModelOptions) -> dict[str, Any]:
     """What decides the starting network: weights and imported code by content, not by path."""
     weights = None if options.weights is None else sha256(Path(options.weights))
     code = of_import(options.import_, options.folder)
-    return {**asdict(options), "weights": weights, "folder": None, **code}
+    values = {**asdict(options), "weights": weights, "folder": None, **code}
+    if not options.neighbours:  # as runs of earlier versions have it
+        del values["neighbours"]
+    return values

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from compress.base.errors import CompressError
 from compress.graph.groups import EXAMPLE, Group, Part, groups
+from compress.graph.slices import channels
 from compress.sparsity.eligibility import candidates
 from compress.sparsity.pattern import by_output, check_finite, mask_2to4
 
@@ -85,7 +86,8 @@ def _movable(group: Group) -> bool:
 
 def _check(net: nn.Module, other: nn.Module) -> None:
     """Make sure that both networks compute the same: a tracer can miss a use of a channel."""
-    x = torch.rand((1, 1, *EXAMPLE), generator=torch.Generator().manual_seed(0), dtype=torch.double)
+    generator, shape = torch.Generator().manual_seed(0), (1, channels(net), *EXAMPLE)
+    x = torch.rand(shape, generator=generator, dtype=torch.double)
     with torch.inference_mode():
         y, z = (copy.deepcopy(one).cpu().double().eval()(x) for one in (net, other))
     # So that NaN, which compares with nothing, is refused as well.

@@ -14,6 +14,7 @@ from compress.base import timing
 from compress.base.reasons import reason
 from compress.base.timing import Budget, Case, TimedRow
 from compress.engines.base import Shape
+from compress.graph.slices import channels
 from compress.steps.facts import Speed, SpeedPlace
 
 log = logging.getLogger(__name__)
@@ -28,14 +29,14 @@ def measure(dense: nn.Module, net: nn.Module) -> Speed | None:
     """Time both in float32, one slice at once.
 
     Args:
-        dense: the network before anything was removed, (N, 1, H, W) -> the same.
+        dense: the network before anything was removed.
         net: the compressed one.
 
     Returns:
         As `bench.command.run`, with the rows `dense` and `compressed`; None where one of them does
         not run so, which is no reason to have no report.
     """
-    cpu, shape = torch.device("cpu"), Shape(batch=1, size=SIDE)
+    cpu, shape = torch.device("cpu"), Shape(batch=1, size=SIDE, channels=channels(net))
     x = shape.example(cpu)
     try:
         with torch.inference_mode():

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from compress import checkpoint
-from compress.base.errors import QualityError, Stopped
+from compress.base.errors import QualityError, Stopped, UsageError
 from compress.base.files import write_atomic
 from compress.base.hu import DATA_RANGE, to_hu, to_network
 from compress.base.progress import track
@@ -23,6 +23,7 @@ from compress.checkpoint import Model
 from compress.context import Kind, Use, Work
 from compress.data import Pairs
 from compress.graph.padding import AnySize, multiple
+from compress.graph.slices import channels
 from compress.quality import metrics
 from compress.steps.facts import EvaluateFacts, Moments, SliceRow, Summary
 
@@ -99,20 +100,27 @@ class Evaluate:
     def _images(self, name: str, net: nn.Module | None, work: Work) -> Iterator[Tensor]:
         """The held-out slices through `net` (None: as they are), each (H, W) HU on the device."""
         slices = work.data.test
+        inputs = slices.inputs()
         if net is not None:
+            _check_inputs(net, slices)
             net = AnySize(copy.deepcopy(net).to(work.device).eval(), multiple=multiple(net))
         for chunk in _chunks(slices.low, self.batch):
             if work.stop.is_set():
                 raise Stopped("evaluate: stopped; run again to go on")
-            low = np.stack([slices.low[i] for i in chunk])[:, None]  # (N, 1, H, W)
+            low = np.stack([np.stack(inputs[i]) for i in chunk])  # (N, C, H, W)
             x = to_network(torch.from_numpy(low)).to(work.device)
             with torch.inference_mode():
-                y = (net(x) if net else x).float()
+                y = (net(x) if net else x[:, x.shape[1] // 2, None]).float()
             for index, image in zip(chunk, y[:, 0], strict=True):
                 if not image.isfinite().all():
                     what = f"the {name} network gives NaN or infinity"
                     raise QualityError(f"evaluate: {what} on slice {slices.names[index]}")
                 yield to_hu(image.clamp(0, 1))
+
+
+def _check_inputs(net: nn.Module, slices: Pairs) -> None:
+    if (seen := channels(net)) != slices.channels:
+        raise UsageError(f"evaluate: the network sees {seen} slices of each, not {slices.channels}")
 
 
 def _networks(model: Model, work: Work) -> dict[str, nn.Module | None]:

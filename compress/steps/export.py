@@ -19,6 +19,7 @@ from compress.engines.formats import FormatName, formats
 from compress.engines.precision import Precision
 from compress.engines.records import EngineRow
 from compress.graph import cost
+from compress.graph.slices import channels
 
 log = logging.getLogger(__name__)
 
@@ -115,7 +116,7 @@ class Export:
                 work=work,
             )
             for name in self.formats
-            for shape in self._shapes()
+            for shape in self._shapes(channels(model.net))
         ]
 
     def _precision(self, device: torch.device) -> Precision:
@@ -123,10 +124,11 @@ class Export:
             return "fp16" if device.type == "cuda" else "fp32"
         return self.precision
 
-    def _shapes(self) -> list[Shape]:
+    def _shapes(self, seen: int) -> list[Shape]:
+        size, most = self.image_size, max(self.batch)
         if self.dynamic_batch:
-            return [Shape(batch=max(self.batch), size=self.image_size, dynamic=True)]
-        return [Shape(batch=batch, size=self.image_size) for batch in self.batch]
+            return [Shape(batch=most, size=size, dynamic=True, channels=seen)]
+        return [Shape(batch=batch, size=size, channels=seen) for batch in self.batch]
 
     def _gate(self, rows: list[EngineRow]) -> None:
         for row in rows:

@@ -10,6 +10,7 @@ from compress.base.reasons import reason
 from compress.base.timing import Budget, Case
 from compress.bench import targets
 from compress.engines.base import Shape
+from compress.graph.slices import channels
 
 log = logging.getLogger(__name__)
 
@@ -40,7 +41,8 @@ def latency(dense: nn.Module, net: nn.Module, device: torch.device) -> dict[str,
 
 def _timed(dense: nn.Module, net: nn.Module, device: torch.device) -> dict[str, float | None]:
     gpu = device.type == "cuda"
-    shape = Shape(batch=16, size=512) if gpu else Shape(batch=1, size=128)
+    batch, size = (16, 512) if gpu else (1, 128)
+    shape = Shape(batch=batch, size=size, channels=channels(net))
     x, mode = shape.example(device), "eager-fp16" if gpu else "eager-fp32"
     with torch.inference_mode():
         runners = [targets.network(one, mode, device) for one in (dense, net)]
