@@ -62,3 +62,24 @@ def test_a_network_must_give_the_shape_of_its_slice() -> None:
         cost.check_shape(half)
     with pytest.raises(UsageError, match=r"DDnet takes no slice of shape \(1, 1, 100, 100\): "):
         cost.check_shape(DDnet(), (100, 100))
+
+
+SEEN: list[str] = []
+
+
+class OwnTensors(Plain):
+    """Makes a tensor on the CPU, whatever the device of its input."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        SEEN.append(type(x).__name__)
+        return super().forward(x * torch.linspace(0, 1, x.shape[-1], device="cpu"))
+
+
+def test_networks_that_make_tensors_on_the_cpu_are_counted_without_arithmetic():
+    SEEN.clear()
+    assert cost.layers(OwnTensors()) == cost.layers(Plain())
+    cost.check_shape(OwnTensors())
+    assert "FakeTensor" in SEEN
+    assert SEEN.count("Tensor") < len(SEEN)
+    last = max(k for k, name in enumerate(SEEN) if name == "Tensor")
+    assert SEEN[last + 1] == "FakeTensor"  # the meta device was tried, nothing was computed
