@@ -131,7 +131,9 @@ def test_its_own_classes(method, tmp_path):
     saved(tmp_path / "w.pt", model_state_dict=net.state_dict())
     name = f"ldctbench.methods.{method}.network:Model"
     weights = str(tmp_path / "w.pt")
-    again = ModelOptions(import_=name, weights=weights, options={"args": None, **SCALE}).build()
+    again = (
+        ModelOptions(import_=name, weights=weights, options={"args": None, **SCALE}).build().eval()
+    )
     z = torch.randn(1, 1, 64, 64)
     with torch.no_grad():
         assert torch.equal(again.net(z), net(z))

@@ -26,6 +26,7 @@ from compress.data import load as load_data
 from compress.data.crops import draws, sides
 from compress.data.loaders import Resident, Streamed
 from compress.dicom import Reason
+from compress.engines import triton_server
 from compress.graph import cost
 from compress.graph.slices import Neighbouring
 from compress.imaging.command import Options, run
@@ -288,6 +289,11 @@ def test_the_python_functions_take_a_volume(tmp_path):
     engine = compress.export(pruned, tmp_path, size=32, device="cpu")
     assert json.loads(engine.sidecar.read_text())["neighbours"] == 1
     assert engine.max_hu < 0.1
+    served = triton_server.config("near", json.loads(engine.sidecar.read_text()))
+    assert [served[key][0]["dims"] for key in ("input", "output")] == [
+        [1, 3, 32, 32],
+        [1, 1, 32, 32],
+    ]
     again = compress.load(engine.path)
     assert np.allclose(compress.enhance(again, volume), compress.enhance(pruned, volume), atol=0.01)
 
