@@ -1,7 +1,7 @@
-"""Recipe options that had other names in version 0.1: still read, and hashed as they were."""
+"""Recipe options that were renamed or added since version 0.1: runs keep their hashes."""
 
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -23,9 +23,14 @@ def renamed(build: object) -> Mapping[str, Renamed]:
 def old_names(options: Any) -> dict[str, Any]:
     """The values of a dataclass under the names of version 0.1.
 
-    Hashes of stages are made of them, so that runs of that version are gone on with.
+    Hashes of stages are made of them, so that runs of that version are gone on with. Options that
+    a class names in `ADDED` came later; at their defaults they are left out.
     """
     values: dict[str, Any] = asdict(options)
+    added: tuple[str, ...] = getattr(options, "ADDED", ())
+    for field in fields(options):
+        if field.name in added and getattr(options, field.name) == field.default:
+            del values[field.name]
     for old, new in renamed(options).items():
         today = values.pop(new.name)
         former = {value: key for key, value in new.values.items()}

@@ -3,6 +3,8 @@
 plan.py           the plan: groups of channels, kept counts, cost after pruning
 selection.py      scores, the Gaussian threshold, rounding to a multiple
 taylor.py         first-order Taylor scores
+variance.py       shares of the output's variance, which no rescaling changes
+knapsack.py       channels by worth for cost, and the budget filled
 unstructured.py   single weights set to zero, for comparison
 modelopt_mode.py  pruning as a mode of ModelOpt
 options.py        what a plan is asked for

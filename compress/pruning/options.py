@@ -8,6 +8,7 @@ from compress.base.renamed import Renamed
 from compress.pruning.ledger import Share
 
 Scope = Literal["layer", "global"]
+Solver = Literal["auto", "threshold", "knapsack"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,9 +21,10 @@ class PruneOptions:
         "protect": Renamed("ignore"),
         "align": Renamed("round_to"),
     }
+    ADDED: ClassVar[tuple[str, ...]] = ("solver",)
 
     criterion: Literal[
-        "gaussian", "l1", "l2", "magnitude", "random", "taylor",
+        "gaussian", "l1", "l2", "magnitude", "random", "taylor", "variance",
         "magnitude_weights", "random_weights",
     ] = "gaussian"  # fmt: skip
     """How channels are ranked; gaussian: distance from the layer's mean norm in its deviations."""
@@ -39,10 +41,20 @@ class PruneOptions:
     scope: Scope = "layer"
     """Compare channels within their layer, or over the whole network by their scores as they are.
     """
+    solver: Solver = "auto"
+    """threshold: one threshold on the ranks, then `round_to`. knapsack: what a channel is worth for
+    what it costs, over the whole network whatever `scope`; the rest of the budget is filled up, and
+    layers that `round_to` would halve stay whole as long as the others reach the amount. auto:
+    knapsack for variance, else threshold."""
     min_keep: float = 0.0
     """Share of each layer's channels that are kept at least, in [0, 1]."""
     ignore: tuple[str, ...] = ()
     """Names of convolutions that keep all channels; `*` stands for any text."""
+
+    @property
+    def knapsack(self) -> bool:
+        """Whether channels are chosen by worth for cost."""
+        return self.solver == "knapsack" or (self.solver == "auto" and self.criterion == "variance")
 
     def __post_init__(self) -> None:
         """Refuse what no network could be pruned by."""

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from compress.base.errors import UsageError
 from compress.graph.cost import CONVOLUTIONS, slice_size
 from compress.graph.groups import Group, Part, groups, remove
-from compress.pruning import selection
+from compress.pruning import knapsack, selection, variance
 from compress.pruning.ledger import Ledger, Share
 from compress.pruning.options import PruneOptions
 from compress.pruning.proof import Proof
@@ -74,7 +74,7 @@ def plan(
         base: how many times as large as `net` the network is that the amount is a share of, at
             least 1, in `options.target`; more than 1 where `net` was pruned before.
         seed: for the random criterion.
-        importance: for taylor: (out,) scores of every convolution by name.
+        importance: for taylor and variance: (out,) scores of every convolution by name.
         size: height and width of the slice that the plan is made and tried with; None: one that
             `net` takes, 64 x 64 where it can be.
 
@@ -83,7 +83,7 @@ def plan(
     """
     size = size or slice_size(net)
     found = groups(net, size)
-    values = importance or _values(net, found, options, seed)
+    values = importance or _values(net, found, options, seed, size)
     if not values:
         raise UsageError(f"{type(net).__name__} has no convolution or linear layer to prune")
     ranks = _ranks(found, values, options)
@@ -92,7 +92,9 @@ def plan(
     failing: dict[str, str] = {}
     while True:
         ranked = tuple(_ranked(found, values, ranks, failing | held, options.min_keep))
-        step, picked = _picked(ranked, options, base, ledger)
+        if options.knapsack:
+            ranked = knapsack.ranked(ranked, knapsack.prices(found, ledger, options.target))
+        step, ranked, picked = _picked(ranked, found, options, base, ledger)
         wrong = proof.failing(pruned(ranked, picked))
         if not wrong:
             break
@@ -131,6 +133,8 @@ def _ranks(
     layer: z for gaussian, else the place in the layer. global: z in the normal distribution of all
     scores for gaussian, else the scores as they are (Molchanov et al., CVPR 2019, for taylor).
     """
+    if options.knapsack:
+        return dict(values)
     if options.scope == "global":
         if options.criterion != "gaussian":
             return dict(values)
@@ -179,11 +183,22 @@ def _over_producers(group: Group, values: Mapping[str, Tensor]) -> Tensor:
 
 
 def _values(
-    net: nn.Module, found: Sequence[Group], options: PruneOptions, seed: int
+    net: nn.Module,
+    found: Sequence[Group],
+    options: PruneOptions,
+    seed: int,
+    size: tuple[int, int],
 ) -> dict[str, Tensor]:
     """Scores of every channel by producer."""
     if options.criterion not in get_args(Criterion):
         raise UsageError(f"criterion {options.criterion} removes no channels")
+    if options.criterion == "variance":
+        if missing := variance.unscaled(found, variance.from_batchnorm(net, size)):
+            raise UsageError(
+                f"criterion variance needs slices where no BatchNorm scales what a layer reads, as "
+                f"in {min(missing)}; prune by a recipe"
+            )
+        return variance.importance(net)
     criterion = cast(Criterion, options.criterion)
     modules = dict(net.named_modules())
     parts = [part for group in found for part in group.producers]
@@ -219,21 +234,29 @@ def _ignored(net: nn.Module, found: Sequence[Group], ignore: Sequence[str]) -> d
 
 
 def _picked(
-    ranked: Sequence[Ranked], options: PruneOptions, base: float, ledger: Ledger
-) -> tuple[int, Selection]:
-    """The multiple, and what is kept at a threshold that is given or solved from the amount."""
+    ranked: tuple[Ranked, ...],
+    found: Sequence[Group],
+    options: PruneOptions,
+    base: float,
+    ledger: Ledger,
+) -> tuple[int, tuple[Ranked, ...], Selection]:
+    """The multiple, the groups, and what is kept at a threshold that is given or solved."""
     if options.threshold is None:
-        return _solved(ranked, options, base, ledger)
+        return _solved(ranked, found, options, base, ledger)
     step = options.round_to or 1
     chosen = selection.select(ranked, options.threshold, step)
     share = ledger.removed(_counts(chosen))[options.target]
-    return step, Selection(options.threshold, chosen, share)
+    return step, ranked, Selection(options.threshold, chosen, share)
 
 
 def _solved(
-    ranked: Sequence[Ranked], options: PruneOptions, base: float, ledger: Ledger
-) -> tuple[int, Selection]:
-    """The multiple, and what is kept so that the amount of `base` times the network is removed."""
+    ranked: tuple[Ranked, ...],
+    found: Sequence[Group],
+    options: PruneOptions,
+    base: float,
+    ledger: Ledger,
+) -> tuple[int, tuple[Ranked, ...], Selection]:
+    """The same, so that the amount of `base` times the network is removed."""
     amount, align = options.amount, options.round_to
     assert amount is not None
 
@@ -246,15 +269,17 @@ def _solved(
     if align is None:
         align = next((a for a in ALIGNMENTS if reach[a] >= goal), 1)
     try:
-        return align, selection.solve(ranked, goal, align, removed)
+        if options.knapsack:
+            return align, *knapsack.solve(ranked, found, goal, align, removed)
+        return align, ranked, selection.solve(ranked, goal, align, removed)
     except selection.Unreachable as error:
-        found = f"amount {amount} of {options.target} cannot be removed at round_to {align}"
+        asked = f"amount {amount} of {options.target} cannot be removed at round_to {align}"
         most = f"the most is {math.floor(error.largest * 1e4) / 1e4}"
         ways = (
             f", and round_to {a} reaches it" for a in ALIGNMENTS if a < align and reach[a] >= goal
         )
         way = next(ways, f", and no alignment reaches it{_held(ranked)}")
-        raise UsageError(f"{found}; {most}{way}") from None
+        raise UsageError(f"{asked}; {most}{way}") from None
 
 
 def _held(ranked: Sequence[Ranked]) -> str:

@@ -18,7 +18,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-Criterion = Literal["gaussian", "l1", "l2", "magnitude", "random", "taylor"]
+Criterion = Literal["gaussian", "l1", "l2", "magnitude", "random", "taylor", "variance"]
+Removed = Callable[[Mapping[str, int]], float]
+"""Kept counts by group name -> share removed."""
 
 
 @dataclass(frozen=True)
@@ -71,17 +73,20 @@ def scores(weight: Tensor, bias: Tensor | None, criterion: Criterion, seed: int 
         bias: (out,) or None.
         criterion: gaussian and magnitude: L2 norm of weights and bias; l1 and l2: norm of the
             weights alone (l1: Li et al., ICLR 2017; the study's structured mode); random: uniform
-            draws. taylor needs data, see `taylor.importance`.
+            draws. taylor needs data, see `taylor.importance`, and variance the whole network, see
+            `variance.importance`.
         seed: for random.
 
     Returns:
         (out,) float64, at least 0.
 
     Raises:
-        ValueError: the criterion is taylor.
+        ValueError: the criterion is taylor or variance.
     """
     if criterion == "taylor":
         raise ValueError("taylor scores come from data, not from weights alone")
+    if criterion == "variance":
+        raise ValueError("variance scores come from the whole network, not from one layer")
     flat = weight.detach().double().flatten(1)  # (out, in * kh * kw)
     if criterion == "random":
         generator = torch.Generator().manual_seed(seed)
@@ -152,7 +157,7 @@ def solve(
     groups: Sequence[Ranked],
     amount: float,
     align: int,
-    removed: Callable[[Mapping[str, int]], float],
+    removed: Removed,
 ) -> Selection:
     """The lowest threshold that removes at least `amount` after alignment: the least overshoot.
 

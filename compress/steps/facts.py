@@ -60,6 +60,8 @@ class PruneHead(TypedDict):
     """What `amount` is a share of."""
     scope: str
     """Whether scores were compared in a layer or over the network."""
+    solver: NotRequired[str]
+    """knapsack: ranks are those of worth for cost; absent in records of older versions."""
     removed: dict[Share, float]
     """Share removed of MACs, parameters and channels, in [0, 1]."""
     zeros: float

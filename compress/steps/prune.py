@@ -4,6 +4,7 @@ import copy
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import ClassVar, Literal, cast
 
 import torch
@@ -14,7 +15,7 @@ from compress.checkpoint import Model
 from compress.context import Kind, Use, Work
 from compress.graph import cost
 from compress.pruning import plan as pruning
-from compress.pruning import taylor, unstructured
+from compress.pruning import taylor, unstructured, variance
 from compress.pruning.ledger import Share
 from compress.pruning.options import PruneOptions
 from compress.pruning.selection import Ranked
@@ -33,6 +34,10 @@ class Prune(PruneOptions):
     Scores of a channel: gaussian and magnitude the norm of its weights and bias, l1 and l2 that of
     its weights, taylor what the loss would lose to first order, random a draw. gaussian compares
     them in standard deviations from their mean, the others by their place among the channels.
+    variance is the share of the output's variance that runs through the channel, every channel in
+    the scale where it varies by 1 (after NISP: Yu et al., CVPR 2018): rescaling a channel, which
+    BatchNorm undoes, leaves it alone. It is divided by what the channel costs, one normal
+    distribution is fitted to the logarithms of the whole network, and its low tail is removed.
     For comparison with studies that zero single weights, magnitude_weights and random_weights set
     the share `amount` of the convolution weights to zero and hold it there: no channel goes, and
     nothing gets faster.
@@ -46,7 +51,8 @@ class Prune(PruneOptions):
     """Prune this many times, each followed by an equal part of the epochs of the `retrain` that
     comes next; the network gets smaller by the same factor each time."""
     batches: int = 16
-    """Batches of 4 training crops that taylor scores are averaged over."""
+    """Batches of 4 training crops that taylor scores are averaged over, and variance scores where
+    a layer reads something else than the output of BatchNorm."""
     recalibrate: int = 0
     """Batches of 4 training crops to measure BatchNorm statistics anew with; 0: leave them."""
 
@@ -76,7 +82,8 @@ class Prune(PruneOptions):
         Args:
             model: what came in.
             seed: for the random criterion.
-            importance: the scores of the taylor criterion; without, l2 stands in.
+            importance: the scores of the taylor and variance criteria; without, l2 stands in for
+                taylor, and inputs that no BatchNorm scales count as varying by 1 for variance.
         """
         if model.masks:
             state = "2:4 sparse" if model.pattern == "2:4" else "masked"
@@ -88,6 +95,8 @@ class Prune(PruneOptions):
         options = self
         if self.criterion == "taylor" and importance is None:
             options = replace(self, criterion="l2")
+        if self.criterion == "variance" and importance is None:
+            importance = variance.importance(model.net)
         plan = pruning.plan(
             model.net, options, base=self._base(model), seed=seed, importance=importance
         )
@@ -97,12 +106,7 @@ class Prune(PruneOptions):
         """Choose channels by their ranks and cut them out of the network."""
         if self.criterion in unstructured.KINDS:
             return self._zero(model, work)
-        importance = None
-        if self.criterion == "taylor":
-            rewritten = model.rewritten("deconv_to_conv").net
-            drawn = samples(work.data.train, self.batches, work.seed, work.device)
-            importance = taylor.importance(rewritten, drawn, work.device)
-        model, plan = self.plan(model, work.seed, importance)
+        model, plan = self.plan(model, work.seed, self._importance(model, work))
         pruned = replace(model, net=recalibrated(plan.apply(model.net), self.recalibrate, work))
         work.facts.update(self.describe(model, pruned, plan))
         log.info("removed %.1f %% of MACs", 100 * plan.removed["macs"])
@@ -110,9 +114,19 @@ class Prune(PruneOptions):
             log.warning("%s stays whole: %s", name, reason)
         return pruned
 
+    def _importance(self, model: Model, work: Work) -> dict[str, Tensor] | None:
+        """Scores of the criteria that look at slices; None for those that look at weights."""
+        if self.criterion not in ("taylor", "variance"):
+            return None
+        net = model.rewritten("deconv_to_conv").net
+        drawn = partial(samples, work.data.train, self.batches, work.seed, work.device)
+        if self.criterion == "taylor":
+            return taylor.importance(net, drawn(), work.device)
+        return variance.importance(net, lambda: (low for low, _ in drawn()), work.device)
+
     def describe(self, before: Model, after: Model, plan: pruning.Plan) -> PruneFacts:
         """The facts of a plan: shares removed, the threshold, and each group with its fit."""
-        fitted = self.criterion == "gaussian" and self.scope == "layer"
+        fitted = self.criterion == "gaussian" and self.scope == "layer" and not self.knapsack
         return {
             **self._head(before, after, dict(plan.removed)),
             "align": plan.align,
@@ -132,7 +146,8 @@ class Prune(PruneOptions):
             "criterion": self.criterion,
             "amount": self.amount,
             "of": self.target,
-            "scope": self.scope,
+            "scope": "global" if self.knapsack else self.scope,
+            "solver": "knapsack" if self.knapsack else "threshold",
             "removed": removed,
             "zeros": unstructured.zeros(after.net, after.masks),
             **{when: {"params": c.params, "macs": c.macs} for when, c in costs.items()},
