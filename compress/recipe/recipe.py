@@ -132,7 +132,7 @@ def _recipe(tree: dict[str, Tree], path: Path, text: str, steps: Steps) -> Recip
             **{"name": path.stem, **values},
             model=replace(model, neighbours=data.neighbours),
             data=data,
-            steps=shorthand.rounds(_steps(shorthand.epochs(entries(tree["steps"]), total), steps)),
+            steps=shorthand.plain(_steps(shorthand.epochs(entries(tree["steps"]), total), steps)),
             source=path,
             text=text,
         )

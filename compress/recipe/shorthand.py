@@ -1,13 +1,15 @@
-"""What a recipe may say in short: epochs left over, and pruning in rounds. Both become plain steps.
+"""What a recipe may say in short; it becomes plain steps.
 
 epochs_total: 50   the one retrain without `epochs` gets what the others leave; with nothing left it
                    is dropped. So one value, the epochs of train, moves the whole hybrid schedule.
 rounds: 3          prune, retrain becomes three times prune, retrain: the network gets smaller by
                    the same factor each time, and the epochs are split evenly (iterative pruning:
                    Han et al., NeurIPS 2015).
+at: 0.1            train, prune, retrain share their epochs anew: a tenth before the cut, and one
+                   half cosine of the learning rate across it (early pruning).
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 
 from compress.base.errors import UsageError
@@ -51,6 +53,15 @@ def epochs(steps: Sequence[tuple[str, Tree]], total: int | None) -> list[tuple[s
     return steps
 
 
+def plain(steps: Sequence[tuple[str, Step]]) -> tuple[tuple[str, Step], ...]:
+    """`steps` with everything that is said in short written out.
+
+    Raises:
+        UsageError: see `rounds` and `early`.
+    """
+    return early(rounds(steps))
+
+
 def rounds(steps: Sequence[tuple[str, Step]]) -> tuple[tuple[str, Step], ...]:
     """`steps` with every `prune` in rounds written out.
 
@@ -89,3 +100,58 @@ def _written_out(prune: Prune, retrain: Step | None) -> Iterator[tuple[str, Step
         epochs_ = share if turn < count else retrain.epochs - share * (count - 1)
         yield "prune", replace(prune, rounds=1, amount=reached, base="dense")
         yield "retrain", replace(retrain, epochs=epochs_)
+
+
+def early(steps: Sequence[tuple[str, Step]]) -> tuple[tuple[str, Step], ...]:
+    """`steps` with the epochs around every `prune` with `at` divided anew.
+
+    Raises:
+        UsageError: no training before or after it, the two differ in what makes one schedule, or
+            one of them would have no epoch.
+    """
+    plain = list(steps)
+    for index, (word, step) in enumerate(steps):
+        if isinstance(step, Prune) and step.at is not None:
+            before = _training(plain, reversed(range(index)))
+            after = _training(plain, range(index + 1, len(plain)))
+            try:
+                if before is None or after is None:
+                    raise ValueError("at needs a train before it and a retrain after it")
+                train, retrain = (plain[place][1] for place in (before, after))
+                assert isinstance(train, Train)
+                assert isinstance(retrain, Train)
+                first, second = _divided(train, retrain, step.at)
+            except ValueError as error:
+                raise UsageError(f"steps[{index}].{word}: {error}") from error
+            plain[before] = (plain[before][0], first)
+            plain[after] = (plain[after][0], second)
+            plain[index] = (word, replace(step, at=None))
+    return tuple(plain)
+
+
+def _training(steps: Sequence[tuple[str, Step]], places: Iterable[int]) -> int | None:
+    """The first of these places where the network is trained."""
+    return next((place for place in places if isinstance(steps[place][1], Train)), None)
+
+
+ONE_SCHEDULE = ("lr", "lr_final", "batch", "slices_per_epoch")
+"""Options that two trainings must share to have one schedule of the learning rate."""
+
+
+def _divided(train: Train, retrain: Train, share: float) -> tuple[Train, Train]:
+    """Both trainings with the share of their epochs before the cut, on one half cosine."""
+    for name in ONE_SCHEDULE:
+        one, other = getattr(train, name), getattr(retrain, name)
+        if one != other:
+            raise ValueError(f"at needs the same {name} before and after it, got {one} and {other}")
+    for step in (train, retrain):
+        if (step.lr_rewind, step.lr_until) != (0.0, 1.0):
+            raise ValueError("at sets lr_rewind and lr_until itself; leave them out")
+    total = train.epochs + retrain.epochs
+    first = round(share * total)
+    if not 0 < first < total:
+        raise ValueError(f"at {share} of {total} epochs leaves none on one side of it")
+    return (
+        replace(train, epochs=first, lr_until=first / total),
+        replace(retrain, epochs=total - first, lr_rewind=first / total),
+    )

@@ -55,7 +55,8 @@ def collect(run: Path, before: str) -> Report:
     paths = sorted(path for path in run.glob("*/facts.json") if path.parent.name < before)
     found = {path: _with_kind(read_json(path)) for path in paths}
     stages = storage.as_stored(run, [s for s in found.values() if s["step"] != "report"])
-    pruning, sparse24 = _of(stages, "prune"), _last(_of(stages, "sparsify"))
+    pruning = [{**p, "early": _early(stages, p["stage"])} for p in _of(stages, "prune")]
+    sparse24 = _last(_of(stages, "sparsify"))
     engines = [
         _engine(run, stage, row) for stage in _of(stages, "export") for row in stage["engines"]
     ]
@@ -114,6 +115,23 @@ def _of(stages: Iterable[Facts], *steps: str) -> list[Facts]:
 def _remembered(stage: Facts) -> Facts:
     """What a stage remembered, with its name."""
     return {"stage": stage["stage"], **stage["facts"]}
+
+
+def _early(stages: list[Facts], pruned: str) -> str:
+    """When channels went, where one schedule of the learning rate runs across; else empty."""
+    trainings = [s for s in stages if s["kind"] == "training"]
+    before = [s for s in trainings if s["stage"] < pruned][-1:]
+    after = [s for s in trainings if s["stage"] > pruned][:1]
+    if not before or not after:
+        return ""
+    until, since = before[0]["options"].get("lr_until", 1.0), after[0]["options"].get("lr_rewind")
+    if until == 1.0 or until != since:
+        return ""
+    first, second = (s["facts"]["epochs"] for s in (*before, *after))
+    return (
+        f"Pruned after {first} of {first + second} epochs; one cosine schedule of the learning "
+        "rate runs across."
+    )
 
 
 def _with_kind(stage: Facts) -> Facts:

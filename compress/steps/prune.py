@@ -44,12 +44,16 @@ class Prune(PruneOptions):
     """
 
     kind: ClassVar[Kind] = "compressing"
+    ADDED: ClassVar[tuple[str, ...]] = (*PruneOptions.ADDED, "at")
 
     base: Literal["current", "dense"] = "current"
     """Which network's: as it comes into this step, or before anything was pruned."""
     rounds: int = 1
     """Prune this many times, each followed by an equal part of the epochs of the `retrain` that
     comes next; the network gets smaller by the same factor each time."""
+    at: float | None = None
+    """Prune early: at this share of the epochs of the `train` before and the `retrain` after it, in
+    (0, 1), which are divided anew, with one half cosine of the learning rate across both."""
     batches: int = 16
     """Batches of 4 training crops that taylor scores are averaged over, and variance scores where
     a layer reads something else than the output of BatchNorm."""
@@ -62,6 +66,10 @@ class Prune(PruneOptions):
         if self.amount is None and (self.rounds > 1 or self.criterion in unstructured.KINDS):
             what = self.criterion if self.rounds == 1 else "rounds"
             raise ValueError(f"{what} needs an amount, a threshold is not enough")
+        if self.at is not None and not 0 < self.at < 1:
+            raise ValueError(f"at must lie in (0, 1), got {self.at}")
+        if self.at is not None and self.rounds > 1:
+            raise ValueError("give at or rounds, not both")
         for name in ("rounds", "batches"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")

@@ -19,6 +19,7 @@ class TrainOptions:
         "rewind": Renamed("lr_rewind"),
         "graph": Renamed("cuda_graph"),
     }
+    ADDED: ClassVar[tuple[str, ...]] = ("lr_until",)
 
     epochs: int
     """Passes; each draws `slices_per_epoch` random crops."""
@@ -57,6 +58,9 @@ class TrainOptions:
     lr_rewind: float = 0.0
     """Where on the half cosine the rate starts, in [0, 1): 0 at `lr`; 0.75 is where a training
     four times as long would be (learning-rate rewinding: Renda et al., ICLR 2020)."""
+    lr_until: float = 1.0
+    """Where on the half cosine the rate ends, in (lr_rewind, 1]: 0.1 is the first tenth of a
+    training ten times as long."""
     distill: float = 0.0
     """Weight of the dense network's output in the target, in [0, 1]; the rest is the full dose."""
     recalibrate: int = 0
@@ -92,6 +96,8 @@ class TrainOptions:
     def _check_targets(self) -> None:
         if not 0 <= self.lr_rewind < 1:
             raise ValueError(f"lr_rewind must lie in [0, 1), got {self.lr_rewind}")
+        if not self.lr_rewind < self.lr_until <= 1:
+            raise ValueError(f"lr_until must lie in (lr_rewind, 1], got {self.lr_until}")
         if not 0 <= self.distill <= 1:
             raise ValueError(f"distill must lie in [0, 1], got {self.distill}")
         if self.recalibrate < 0:
@@ -104,5 +110,6 @@ class TrainOptions:
 
     def rate(self, step: int) -> float:
         """Learning rate of optimizer step `step`, counted from 0 over all epochs."""
-        done = self.lr_rewind + (1 - self.lr_rewind) * step / (self.epochs * self.steps_per_epoch)
+        part = (self.lr_until - self.lr_rewind) * step / (self.epochs * self.steps_per_epoch)
+        done = self.lr_rewind + part
         return self.lr * (self.lr_final + (1 - self.lr_final) * (1 + math.cos(math.pi * done)) / 2)
