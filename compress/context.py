@@ -22,7 +22,8 @@ class Work:
     data: Data
     seed: int
     dense: Path | None = None
-    """Folder of the last checkpoint before anything was pruned or sparsified: the baseline."""
+    """Folder of the last dense checkpoint: from before anything was pruned or sparsified, or that
+    of a baseline step."""
     facts: dict[str, Any] = field(default_factory=dict)
     """What the stage wants remembered; the pipeline writes it to facts.json when the stage ends."""
     stop: Event = field(default_factory=Event)
@@ -45,8 +46,11 @@ class Use:
     """Parts that must work for it, see `doctor.all_parts`."""
 
 
-Kind = Literal["training", "compressing", "measuring"]
-"""What a step does to the network: its weights learn, it becomes smaller or sparser, or nothing."""
+Kind = Literal["training", "compressing", "measuring", "baseline"]
+"""What a step does to the network: its weights learn, it becomes smaller or sparser, or nothing;
+baseline: nothing, but the dense network's weights learn."""
+BASELINE = "dense"
+"""Folder in the stage of a baseline that holds the dense network."""
 
 
 class Step(Protocol):

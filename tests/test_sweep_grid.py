@@ -76,6 +76,23 @@ def test_baselines_are_trained_as_long_and_shared(path: Path) -> None:
     assert one.name == "baseline"
 
 
+def test_a_sweep_trains_no_baseline_of_a_baseline(tmp_path: Path) -> None:
+    text = """schema: 1
+model: {name: ddnet}
+steps:
+  - train: {epochs: 2}
+  - prune: {amount: 0.4, at: 0.5}
+  - retrain: {epochs: 2}
+  - baseline
+  - evaluate
+"""
+    (tmp_path / "r.yaml").write_text(text)
+    grid = points(tmp_path / "r.yaml", ["steps.prune.amount=0.2,0.4"])
+    (found,) = baselines(grid)
+    assert [word for word, _ in found.recipe.steps] == ["train", "retrain", "evaluate"]
+    assert found.recipe.steps[1][1].lr_rewind == 0.5  # the dense network has one schedule, too
+
+
 def test_what_to_leave_out_of_the_baseline(path: Path) -> None:
     grid = points(path, ["reseed=0,1"])
     found = baselines(grid, ["sparsify"])

@@ -167,6 +167,22 @@ def test_a_whole_recipe_in_two_processes(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_early_pruning_and_a_baseline_in_two_processes(tmp_path: Path) -> None:
+    """Both train in both processes, and go on from the disk as every training does."""
+    text = WHOLE.replace("epochs: 1", "epochs: 2").replace("round_to: 8", "round_to: 8, at: 0.25")
+    recipe, out = tmp_path / "r.yaml", tmp_path / "out"
+    recipe.write_text(text.replace("  - evaluate", "  - baseline\n  - evaluate"))
+    for _ in range(2):
+        first, second = run(recipe, out)
+        assert first.returncode == second.returncode == 0, second.stderr
+    assert first.stderr.count("already done, skipping") == 5
+    stages = ("00-train", "02-retrain", "03-baseline")
+    facts = [json.loads((out / name / "facts.json").read_text())["facts"] for name in stages]
+    assert [(one["epochs"], one["processes"]) for one in facts] == [(1, 2), (3, 2), (3, 2)]
+    assert (out / "03-baseline" / "dense" / "model.safetensors").exists()
+
+
+@pytest.mark.slow
 def test_processes_agree_on_smaller_parts_where_one_is_short_of_memory(tmp_path: Path) -> None:
     curves = {}
     for kind, seed in (("whole", ""), ("short", SHORT)):

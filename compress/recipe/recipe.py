@@ -207,7 +207,7 @@ def _check_order(steps: Sequence[tuple[str, Step]], *, trained: bool) -> None:
         if word == "prune" and sparse is not None:
             reason = "removing channels would destroy the 2:4 pattern"
             raise ValueError(f"{where}: {sparse} comes before it, and {reason}; put prune first")
-        if word == "retrain" and not trained:
+        if word in ("retrain", "baseline") and not trained:
             raise ValueError(
                 f"{where}: nothing was trained before; put train first or give model.weights"
             )

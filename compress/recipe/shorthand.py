@@ -7,17 +7,20 @@ rounds: 3          prune, retrain becomes three times prune, retrain: the networ
                    Han et al., NeurIPS 2015).
 at: 0.1            train, prune, retrain share their epochs anew: a tenth before the cut, and one
                    half cosine of the learning rate across it (early pruning).
+baseline           one baseline for every retrain before it, with its options.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 
 from compress.base.errors import UsageError
 from compress.context import Step
 from compress.pruning.unstructured import KINDS
 from compress.recipe import schema
 from compress.recipe.yaml import Tree
+from compress.steps.baseline import Baseline
 from compress.steps.prune import Prune
+from compress.steps.sparsify import Sparsify
 from compress.steps.train import Train
 
 
@@ -57,9 +60,9 @@ def plain(steps: Sequence[tuple[str, Step]]) -> tuple[tuple[str, Step], ...]:
     """`steps` with everything that is said in short written out.
 
     Raises:
-        UsageError: see `rounds` and `early`.
+        UsageError: see `rounds`, `early` and `baselines`.
     """
-    return early(rounds(steps))
+    return baselines(early(rounds(steps)))
 
 
 def rounds(steps: Sequence[tuple[str, Step]]) -> tuple[tuple[str, Step], ...]:
@@ -131,7 +134,12 @@ def early(steps: Sequence[tuple[str, Step]]) -> tuple[tuple[str, Step], ...]:
 
 def _training(steps: Sequence[tuple[str, Step]], places: Iterable[int]) -> int | None:
     """The first of these places where the network is trained."""
-    return next((place for place in places if isinstance(steps[place][1], Train)), None)
+    return next((place for place in places if _trains(steps[place][1])), None)
+
+
+def _trains(step: Step) -> bool:
+    """Whether the network itself is trained, not the dense one beside it."""
+    return isinstance(step, Train) and not isinstance(step, Baseline)
 
 
 ONE_SCHEDULE = ("lr", "lr_final", "batch", "slices_per_epoch")
@@ -155,3 +163,34 @@ def _divided(train: Train, retrain: Train, share: float) -> tuple[Train, Train]:
         replace(train, epochs=first, lr_until=first / total),
         replace(retrain, epochs=total - first, lr_rewind=first / total),
     )
+
+
+def baselines(steps: Sequence[tuple[str, Step]]) -> tuple[tuple[str, Step], ...]:
+    """`steps` with every `baseline` without options as one for each training that it makes up for.
+
+    Raises:
+        UsageError: nothing was trained since the network was compressed.
+    """
+    plain: list[tuple[str, Step]] = []
+    later: list[Train] = []  # trainings of the compressed network that the dense one lacks
+    compressed = False
+    for index, (word, step) in enumerate(steps):
+        compressed = compressed or isinstance(step, Prune | Sparsify)
+        if isinstance(step, Baseline) and not step.epochs:
+            if not later:
+                why = "nothing was trained before it since the network was compressed"
+                raise UsageError(f"steps[{index}].{word}: {why}; leave it out")
+            plain += [(word, _for_dense(one)) for one in later]
+        else:
+            plain.append((word, step))
+        if isinstance(step, Baseline):
+            later = []
+        elif isinstance(step, Train) and compressed:
+            later.append(step)
+    return tuple(plain)
+
+
+def _for_dense(step: Train) -> Baseline:
+    """The same training for the dense network, which is no teacher of its own."""
+    options = {field.name: getattr(step, field.name) for field in fields(step)}
+    return Baseline(**{**options, "distill": 0.0})

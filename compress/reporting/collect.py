@@ -71,6 +71,7 @@ def collect(run: Path, before: str) -> Report:
             _pick(s, ("stage", "step", "kind", "seconds", "options", "cost")) for s in stages
         ],
         "training": [_remembered(s) for s in stages if s["kind"] == "training"],
+        "baseline": [_remembered(s) for s in stages if s["kind"] == "baseline"],
         "pruning": pruning,
         "sparse24": sparse24,
         "layers": layers.rows(pruning, sparse24, [engine.pop("layers") for engine in engines]),

@@ -221,6 +221,8 @@ class Collected(Costs, Quality):
     """Every stage: stage, step, kind, seconds, options, cost."""
     training: list[Facts]
     """What training stages remembered, see `training.facts`, with `stage`."""
+    baseline: list[Facts]
+    """What baseline stages remembered, which trained the dense network on; as `training`."""
     pruning: list[Facts]
     """What prune stages remembered, see `steps.facts`, with `stage`."""
     sparse24: Facts | None

@@ -23,7 +23,7 @@ from compress.base.files import read_json, remove_partial, write_json
 from compress.base.signals import interruptible
 from compress.base.world import World, joined
 from compress.checkpoint import Model
-from compress.context import Work
+from compress.context import BASELINE, Work
 from compress.data import Data, DataOptions, load
 from compress.graph import cost
 from compress.recipe import Recipe
@@ -161,7 +161,9 @@ class _Run:
             log.info("%s: already done, skipping", stage.name)
             model = self._again(stage, model)
         self._note(stage, read_json(stage.folder / FACTS)["facts"])
-        if stage.step.kind != "training" and (stage.folder / "model.json").exists():
+        if stage.step.kind == "baseline":
+            self.work = replace(self.work, dense=stage.folder / BASELINE)
+        elif stage.step.kind != "training" and (stage.folder / "model.json").exists():
             self.compressed = True
         elif stage.step.kind == "training" and not self.compressed:
             self.work = replace(self.work, dense=stage.folder)
@@ -181,7 +183,7 @@ class _Run:
         self.world.wait()
         log.info("%s: starting", stage.name)
         torch.manual_seed(self.recipe.stage_seed(stage.index))
-        alone = stage.step.kind != "training"
+        alone = stage.step.kind not in ("training", "baseline")
         with self.world.together() if alone else nullcontext():
             if self.world.first:
                 model = self._write(stage, model, key)

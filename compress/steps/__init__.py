@@ -3,6 +3,7 @@
 train.py      train, retrain
 prune.py      prune
 sparsify.py   sparsify
+baseline.py   baseline
 evaluate.py   evaluate
 export.py     export
 report.py     report
@@ -17,6 +18,7 @@ by reporting/sentences.py and reporting/storage.py.
 from collections.abc import Mapping
 
 from compress.context import Step
+from compress.steps.baseline import Baseline
 from compress.steps.evaluate import Evaluate
 from compress.steps.export import Export
 from compress.steps.prune import Prune
@@ -29,6 +31,7 @@ STEPS: Mapping[str, type[Step]] = {
     "prune": Prune,
     "retrain": Train,
     "sparsify": Sparsify,
+    "baseline": Baseline,
     "evaluate": Evaluate,
     "export": Export,
     "report": Report,

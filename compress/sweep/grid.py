@@ -90,8 +90,11 @@ def baselines(points: Sequence[Point], without: Sequence[str] = COMPRESSING) -> 
 
 
 def less(recipe: Recipe, without: Sequence[str]) -> Recipe:
-    """The recipe without the steps of these names."""
-    return replace(recipe, steps=tuple(s for s in recipe.steps if s[0] not in without))
+    """The recipe without the steps of these names; what nothing compresses needs no baseline."""
+    steps = tuple(s for s in recipe.steps if s[0] not in without)
+    if not any(step.kind == "compressing" for _, step in steps):
+        steps = tuple(s for s in steps if s[1].kind != "baseline")
+    return replace(recipe, steps=steps)
 
 
 def _axis(text: str) -> tuple[str, list[str]]:
