@@ -147,11 +147,24 @@ class MaskFacts(SparseCounts):
     """Layers that keep the mask of an earlier sparsify."""
 
 
+class Reconstruction(TypedDict):
+    """What weights that make up for others gained."""
+
+    slices: int
+    """Calibration crops."""
+    loss: float
+    """Squared error of a layer's output as a share of its square, mean over the layers."""
+    loss_magnitude: float
+    """The same, had the largest weights stayed as they are."""
+
+
 class SparsifyFacts(MaskFacts):
     """All that sparsify remembers."""
 
     permutation: NotRequired[Permutation]
     """What permuting gained; absent where it was not asked for."""
+    reconstruction: NotRequired[Reconstruction]
+    """What reconstruction gained; absent where it was not asked for."""
 
 
 class Moments(TypedDict):

@@ -13,9 +13,16 @@ from compress.base.errors import QualityError, UsageError
 from compress.base.renamed import Renamed
 from compress.checkpoint import Model
 from compress.context import Kind, Use, Work
-from compress.sparsity import eligibility, masks, permutation
+from compress.sparsity import eligibility, masks, pattern, permutation, reconstruction
 from compress.sparsity.eligibility import Rule
-from compress.steps.facts import MaskFacts, Permutation, SparseCounts, SparseLayer
+from compress.steps.facts import (
+    MaskFacts,
+    Permutation,
+    Reconstruction,
+    SparseCounts,
+    SparseLayer,
+)
+from compress.training.samples import samples
 
 log = logging.getLogger(__name__)
 
@@ -31,6 +38,7 @@ class Sparsify:
     RENAMED: ClassVar[Mapping[str, Renamed]] = {
         "rule": Renamed("eligibility", {"backend": "asp", "trt": "tensorrt"}),
     }
+    ADDED: ClassVar[tuple[str, ...]] = ("update", "batches")
 
     pattern: Literal["2:4"] = "2:4"
     """The pattern of NVIDIA's sparse tensor cores; the only one."""
@@ -43,6 +51,12 @@ class Sparsify:
     permute: bool = False
     """First put channels in an order that lets the masks keep more magnitude; the network computes
     the same."""
+    update: Literal["none", "obs"] = "none"
+    """none: the weights that stay are as they were. obs: masks and weights that keep each layer's
+    output on training crops, by the optimal brain surgeon as in SparseGPT (Frantar and Alistarh,
+    ICML 2023)."""
+    batches: int = 4
+    """Batches of 4 training crops for obs."""
     at_least: float = 0.0
     """Share of the weights of convolutions and linear layers that must lie in 2:4 layers, in
     [0, 1]; less is an error."""
@@ -51,6 +65,10 @@ class Sparsify:
         """Refuse a share that is none."""
         if not 0 <= self.at_least <= 1:
             raise ValueError(f"at_least must lie in [0, 1], got {self.at_least}")
+        if self.update == "obs" and self.backend != "auto":
+            raise ValueError(f"update obs computes its own masks; leave out backend {self.backend}")
+        if self.batches < 1:
+            raise ValueError(f"batches must be at least 1, got {self.batches}")
 
     @property
     def rule(self) -> Rule:
@@ -59,6 +77,8 @@ class Sparsify:
 
     def uses(self, device: torch.device) -> Use:
         """The back end that computes the masks."""
+        if self.update == "obs":
+            return Use(name="obs", why="update: obs")
         backend, why = masks.choose(self.backend)
         return Use(name=backend, why=why, needs=(masks.MODULES[backend],))
 
@@ -66,8 +86,9 @@ class Sparsify:
         """Compute the masks, apply them, and say of every layer what was done or why not."""
         self._refuse(model)
         model = self._permuted(model.rewritten("deconv_to_conv"), work)
-        backend, why = masks.choose(self.backend)
-        found = masks.compute(model.net, backend, self.rule)
+        before = model.net
+        used = self.uses(work.device)
+        model, found = self._computed(model, work)
         # Masks hold to the end, that is all a user is told of them: a later sparsify chooses anew
         # in the layers that it takes, and lets no layer of an earlier one go.
         held = {**model.masks, **found}
@@ -75,10 +96,10 @@ class Sparsify:
         facts: MaskFacts = {
             "pattern": self.pattern,
             "rule": self.rule,
-            "backend": backend,
-            "why": why,
+            "backend": used.name,
+            "why": used.why,
             **describe(sparse.net, held, self.rule),
-            "kept_magnitude": permutation.kept(model.net, held),
+            "kept_magnitude": self._kept(before, held),
             "masks_from_before": sorted(held.keys() - found.keys()),
         }
         work.facts.update(facts)
@@ -87,6 +108,40 @@ class Sparsify:
             share = f"{facts['share_of_weights']:.3f} of the weights lie in 2:4 layers"
             raise QualityError(f"sparsify: {share}, the recipe asks for at least {self.at_least}")
         return sparse
+
+    def _computed(self, model: Model, work: Work) -> tuple[Model, Mapping[str, Tensor]]:
+        """The masks, and the model with the weights that they are for."""
+        if self.update == "none":
+            backend, _ = masks.choose(self.backend)
+            return model, masks.compute(model.net, backend, self.rule)
+        pattern.check_finite(model.net)
+        layers = eligibility.candidates(model.net)
+        taken = [name for name, m in layers.items() if not eligibility.refusal(m, self.rule)]
+        drawn = samples(work.data.train, self.batches, work.seed, work.device)
+        inputs = [low for low, _ in drawn]
+        net = copy.deepcopy(model.net).to(work.device)
+        made = reconstruction.reconstruct(net, taken, inputs)
+        gain: Reconstruction = {
+            "slices": sum(len(low) for low in inputs),
+            "loss": made.loss,
+            "loss_magnitude": made.loss_magnitude,
+        }
+        work.facts["reconstruction"] = gain
+        log.info(
+            "masks change the outputs of layers by %.2f %% in power; %.2f %% by magnitude alone",
+            100 * made.loss,
+            100 * made.loss_magnitude,
+        )
+        return replace(model, net=made.net.cpu()), made.masks
+
+    def _kept(self, before: nn.Module, held: Mapping[str, Tensor]) -> float:
+        """Share of the magnitude of the masked layers that their masks keep."""
+        if self.update == "none":
+            return permutation.kept(before, held)
+        weights = {name: before.get_parameter(f"{name}.weight").detach().abs() for name in held}
+        whole = sum(float(weight.sum()) for weight in weights.values())
+        rest = sum(float((weight * held[name]).sum()) for name, weight in weights.items())
+        return rest / whole if whole else 1.0
 
     def _refuse(self, model: Model) -> None:
         """Refuse networks that cannot get masks, or that have such as this step would break."""
