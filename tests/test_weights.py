@@ -33,6 +33,10 @@ def written(path: Path, how: str) -> torch.nn.Module:
     state = net.state_dict()
     if how == "lightning":
         torch.save({"state_dict": state, "epoch": 3}, path)
+    elif how == "channels_last":
+        last = {k: v.to(memory_format=torch.channels_last) if v.dim() == 4 else v
+                for k, v in state.items()}  # fmt: skip
+        torch.save(last, path)
     elif how == "script":
         torch.jit.script(net).save(str(path))
     else:
@@ -41,7 +45,8 @@ def written(path: Path, how: str) -> torch.nn.Module:
 
 
 @pytest.mark.parametrize(
-    ("how", "name"), [("zip", "w.pth"), ("pickle", "w.pt"), ("lightning", "my w.ckpt")]
+    ("how", "name"),
+    [("zip", "w.pth"), ("pickle", "w.pt"), ("lightning", "my w.ckpt"), ("channels_last", "w.pth")],
 )
 def test_the_command_that_is_named_converts(how: str, name: str, tmp_path: Path) -> None:
     net = written(tmp_path / name, how)

@@ -14,13 +14,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from safetensors import torch as safetensors
 from torch import Tensor, nn
 
 from compress.base.errors import CompressError, UsageError
 from compress.base.files import write_atomic, write_json
 from compress.base.hu import HU_MAX, HU_MIN
 from compress.base.reasons import reason
+from compress.base.tensors import to_bytes
 from compress.checkpoint import noise_level, standardised
 from compress.checkpoint.files import BITS, REMEDY, SCHEMA, TABLE, WEIGHTS, from_bits, read, to_bits
 from compress.checkpoint.hashes import of_import, warn_of_other_code
@@ -214,20 +214,13 @@ def fingerprint(model: Model) -> str:
 
 
 def _serialised(model: Model) -> bytes:
-    # Copies where a tensor has several names, as a module that is registered twice: safetensors
-    # stores no tensor under two.
-    seen: set[int] = set()
-    tensors = {}
-    for name, tensor in model.net.state_dict().items():
-        value = tensor.detach().cpu().contiguous()
-        place = value.untyped_storage().data_ptr()
-        tensors[name] = value.clone() if place in seen else value
-        seen.add(place)
+    tensors = dict(model.net.state_dict())
     for name, mask in model.masks.items():
         # Masking leaves -0.0 where a weight was negative; on disk a zero is a zero.
-        tensors[f"{name}.weight"] = tensors[f"{name}.weight"].masked_fill(~mask.cpu(), 0.0)
+        weight = tensors[f"{name}.weight"].detach().cpu()
+        tensors[f"{name}.weight"] = weight.masked_fill(~mask.cpu(), 0.0)
         tensors[name + BITS] = to_bits(mask)
-    return safetensors.save(tensors)
+    return to_bytes(tensors)
 
 
 def _take(net: nn.Module, tensors: Mapping[str, Tensor], file: Path) -> None:

@@ -17,7 +17,8 @@ CONVERT = (
     "import torch; from safetensors.torch import save_file; "
     "found = torch.load({old!r}, map_location='cpu', weights_only=True); "
     "found = found.get('state_dict', found); "
-    "save_file({{k: v.clone() for k, v in found.items() if torch.is_tensor(v)}}, {new!r})"
+    "tensors = {{k: v.contiguous().clone() for k, v in found.items() if torch.is_tensor(v)}}; "
+    "save_file(tensors, {new!r})"
 )
 """Python that makes safetensors of what torch.save wrote; weights_only runs no code of the file."""
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from compress.base import machine
-from compress.engines.base import Format, NotBuilt, Runner, Shape, giving_up
+from compress.engines.base import Format, NotBuilt, Runner, Shape, giving_up, placed
 from compress.engines.records import Built
 
 
@@ -53,7 +53,7 @@ class AotInductor(Format):
 
         def run(x: Tensor) -> Tensor:
             y: Tensor
-            (y,) = loader.run([x.to(device)])
+            (y,) = loader.run([placed(x, device)])
             return y
 
         return run

@@ -18,6 +18,15 @@ Runner = Callable[[Tensor], Tensor]
 """(N, C, H, W) float32 in network range -> (N, 1, H, W); C is 1, or more with neighbours."""
 
 
+def placed(x: Tensor, device: torch.device) -> Tensor:
+    """An input as every runner hands it on: on `device`, float32, in the order of its shape.
+
+    Compiled programs read memory from its start and look at no strides: of a tile, a transpose or
+    a flip AOTInductor returns wrong numbers without a word.
+    """
+    return x.to(device, torch.float32).contiguous()
+
+
 class NotBuilt(Exception):
     """A format cannot be built here; `command` is what would help, empty where nothing does."""
 

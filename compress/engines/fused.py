@@ -20,13 +20,13 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors import torch as safetensors
 from torch import Tensor, nn
 
 from compress.base import machine
 from compress.base.errors import CompressError, UsageError
 from compress.base.files import write_atomic
 from compress.base.machine import Package
+from compress.base.tensors import to_bytes
 from compress.engines.base import Format, NotBuilt, Runner, Shape
 from compress.engines.kernels import remembered, report, two_of_four
 from compress.engines.kernels.plan import Plan, compiled
@@ -180,7 +180,7 @@ def save(
         "tilings": json.dumps({name: asdict(one) for name, one in (tilings or {}).items()}),
     }
     header["sha256"] = _hash(header, kept)
-    write_atomic(path, safetensors.save(kept, metadata=header))
+    write_atomic(path, to_bytes(kept, header))
 
 
 def load(path: Path, device: torch.device | str, *, kernels: bool = True) -> Engine:

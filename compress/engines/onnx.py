@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from compress.base.machine import Package
-from compress.engines.base import Format, NotBuilt, Runner, Served, Shape, giving_up
+from compress.engines.base import Format, NotBuilt, Runner, Served, Shape, giving_up, placed
 from compress.engines.records import Built
 from compress.sparsity.pattern import is_2to4
 
@@ -88,7 +88,7 @@ class Onnx(Format):
         session = onnxruntime.InferenceSession(str(path), options, providers=providers)
 
         def run(x: Tensor) -> Tensor:
-            (y,) = session.run(None, {TENSORS[0]: x.cpu().numpy()})
+            (y,) = session.run(None, {TENSORS[0]: placed(x, torch.device("cpu")).numpy()})
             return torch.from_numpy(y)
 
         return run

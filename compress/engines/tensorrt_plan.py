@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from compress.base.errors import CompressError, UsageError
+from compress.engines.base import placed
 
 LIBRARIES = ("tensorrt", "tensorrt_rtx")
 
@@ -63,7 +64,7 @@ class Plan:
 
     def __call__(self, x: Tensor) -> Tensor:
         """(N, 1, H, W) float32 in network range -> the same shape and type."""
-        x = x.to(self.device, torch.float32).contiguous()
+        x = placed(x, self.device)
         y = torch.empty_like(x)
         current = torch.cuda.current_stream(self.device)
         # On the default stream TensorRT would wait for the whole device after every call.

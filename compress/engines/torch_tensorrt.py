@@ -20,7 +20,7 @@ from compress.base import machine
 from compress.base.machine import Package
 from compress.base.words import listed
 from compress.engines import tensorrt_log, tensorrt_plan
-from compress.engines.base import Format, NotBuilt, Runner, Served, Shape, giving_up
+from compress.engines.base import Format, NotBuilt, Runner, Served, Shape, giving_up, placed
 from compress.engines.records import Built
 from compress.sparsity import eligibility
 
@@ -105,7 +105,7 @@ class TorchTensorRT(Format):
 
         def run(x: Tensor) -> Tensor:
             with torch.inference_mode():
-                y: Tensor = module(x.to(device))
+                y: Tensor = module(placed(x, device))
             return y
 
         return run

@@ -10,10 +10,10 @@ from typing import Any
 
 import torch
 from safetensors import safe_open
-from safetensors import torch as safetensors
 from torch import Tensor, nn
 
 from compress.base.files import write_atomic
+from compress.base.tensors import to_bytes
 
 FILE = "state.safetensors"
 
@@ -28,8 +28,7 @@ def save(path: Path, net: nn.Module, optimizer: torch.optim.Optimizer, values: A
     for name, parameter in net.named_parameters():
         for key, tensor in optimizer.state[parameter].items():
             tensors[f"adam.{key}.{name}"] = tensor
-    plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    write_atomic(path, safetensors.save(plain, {"values": json.dumps(values)}))
+    write_atomic(path, to_bytes(tensors, {"values": json.dumps(values)}))
 
 
 def load(path: Path, net: nn.Module, optimizer: torch.optim.Optimizer) -> Any:
