@@ -32,6 +32,8 @@ class Work:
     """The processes that train together; all but training is done by the first one."""
     profile: bool = False
     """Whether training records where its time goes."""
+    later: int = 0
+    """Pixels that training stages after this one will draw, see `training/remaining.py`."""
 
 
 @dataclass(frozen=True, kw_only=True)

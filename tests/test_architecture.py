@@ -201,7 +201,8 @@ def test_networks_know_nothing_of_compression(file):
 
 @pytest.mark.parametrize(
     "file",
-    [file for file in TREES if file.startswith("compress/cli/")] + ["compress/base/ending.py"],
+    [file for file in TREES if file.startswith("compress/cli/")]
+    + ["compress/base/ending.py", "compress/base/openmp.py"],
 )
 def test_the_command_line_imports_click_and_nothing_heavy(file):
     tops = {name.partition(".")[0] for name in at_import(TREES[file])}
@@ -216,6 +217,7 @@ def test_the_command_line_imports_click_and_nothing_heavy(file):
         "compress.engines.formats.",
         "compress.engines.precision.",
         "compress.base.ending",
+        "compress.base.openmp",
         "compress.base.errors.CompressError",
     )
     assert all(name.startswith(light) for name in inside)

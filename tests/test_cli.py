@@ -48,6 +48,7 @@ def test_the_options_are_frozen():
             "recipe", "--out", "--data", "--set", "--until", "--device", "--no-fallback",
             "--profile", "--verbose", "-v",
         },
+        "new": {"name", "--network", "--data"},
         "check": {"recipe", "--set", "--json", "--plot"},
         "sweep": {
             "recipe", "--vary", "--set", "--out", "--data", "--device", "--jobs", "--without",

@@ -1,6 +1,9 @@
 """What is said of work that takes long, where there is no terminal."""
 
+import io
 import logging
+
+import rich.console
 
 from compress.base import progress
 
@@ -20,3 +23,24 @@ def test_what_is_soon_done_says_nothing(caplog) -> None:
     with caplog.at_level(logging.INFO, logger="compress"):
         assert list(progress.track("ab", "looking")) == ["a", "b"]
     assert not caplog.records
+
+
+class Terminal:
+    """What rich draws where standard error is a terminal."""
+
+    def __init__(self) -> None:
+        self.file = io.StringIO()
+
+    @classmethod
+    def install(cls, monkeypatch) -> "Terminal":
+        made = cls()
+        real = rich.console.Console
+
+        def console(**_options):
+            return real(file=made.file, force_terminal=True, width=120)
+
+        monkeypatch.setattr(rich.console, "Console", console)
+        return made
+
+    def text(self) -> str:
+        return self.file.getvalue()

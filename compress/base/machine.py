@@ -19,6 +19,7 @@ from typing import TypedDict
 import torch
 
 from compress import __version__
+from compress.base import openmp
 from compress.base.reasons import compilers
 
 CONTAINER = "docker pull nvcr.io/nvidia/pytorch:25.05-py3"
@@ -162,6 +163,12 @@ def compiler() -> Part:
     version = (_output([command, "--version"]).splitlines() or [""])[0]
     note = f"{command} does not compile one line: {error}" if error else ""
     return part(name, use, found=version, note=note, get=get)
+
+
+def waiting() -> Part:
+    """How OpenMP's threads wait, and how to change it."""
+    found = f"{openmp.setting() or 'default of the runtime'}; set {openmp.POLICY} to change it"
+    return part("OpenMP", "threads that wait on CPU cores", found=found)
 
 
 def disk() -> Part:

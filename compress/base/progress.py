@@ -14,34 +14,63 @@ SELDOM = 60.0
 log = logging.getLogger(__name__)
 
 
-def track(items: Iterable[T], description: str, total: int | None = None) -> Iterator[T]:
+def _nothing() -> str:
+    return ""
+
+
+def track(
+    items: Iterable[T],
+    description: str,
+    total: int | None = None,
+    note: Callable[[], str] = _nothing,
+) -> Iterator[T]:
     """Yield `items` under a progress bar on standard error, or with a line in the log each minute.
 
     Args:
         items: anything iterable.
         description: what is being done, for the person who waits.
         total: number of items, where `items` has no length.
+        note: what to add after each item, such as the time left; the first one is said at once.
     """
     from rich.console import Console
-    from rich.progress import track as rich_track
 
     console = Console(stderr=True)
-    if not console.is_terminal:
-        yield from _told(items, description, total)
-        return
-    yield from rich_track(
-        items, description=description, total=total, console=console, transient=True
-    )
-
-
-def _told(items: Iterable[T], description: str, total: int | None) -> Iterator[T]:
     if total is None and isinstance(items, Sized):
         total = len(items)
+    yield from (_drawn if console.is_terminal else _told)(items, description, total, note)
+
+
+def _drawn(
+    items: Iterable[T], description: str, total: int | None, note: Callable[[], str]
+) -> Iterator[T]:
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        Progress,
+        TaskProgressColumn,
+        TextColumn,
+        TimeRemainingColumn,
+    )
+
+    left = TimeRemainingColumn() if note is _nothing else TextColumn("{task.fields[note]}")
+    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), left)
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        bar = progress.add_task(description, total=total, note="")
+        for item in items:
+            yield item
+            progress.update(bar, advance=1, note=note())
+
+
+def _told(
+    items: Iterable[T], description: str, total: int | None, note: Callable[[], str]
+) -> Iterator[T]:
+    first = True
     of, said = "" if total is None else f" of {total}", time.perf_counter()
     for done, item in enumerate(items):
-        if time.perf_counter() - said > SELDOM:
-            said = time.perf_counter()
-            log.info("%s: %d%s done", description, done, of)
+        added = note()
+        if time.perf_counter() - said > SELDOM or (added and first):
+            said, first = time.perf_counter(), first and not added
+            log.info("%s: %s", description, ", ".join(filter(None, (f"{done}{of} done", added))))
         yield item
 
 

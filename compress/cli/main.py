@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from compress import __version__
-from compress.base import ending
+from compress.base import ending, openmp
 from compress.base.errors import CompressError
 from compress.cli import engines, images, reports
 from compress.cli.engines import JSON, show
@@ -42,6 +42,7 @@ class _Commands(click.Group):
     """Turns errors meant for the user into one line on standard error and their exit code."""
 
     def main(self, *args: Any, **more: Any) -> Any:
+        openmp.wait_asleep()  # commands import torch, which loads OpenMP
         try:
             return super().main(*args, **more)
         except SystemExit as end:
@@ -68,6 +69,31 @@ Exit status: 0 done, 1 failed, 2 wrong usage or recipe,
 @click.version_option(__version__, message="%(prog)s %(version)s")
 def main() -> None:
     """Make CT enhancement networks smaller and faster, and show that image quality held."""
+
+
+@main.command(short_help="Write a recipe to begin with.")
+@click.argument("name", metavar="NAME")
+@click.option(
+    "--network",
+    default="ddnet",
+    show_default=True,
+    metavar="NETWORK",
+    help="ddnet, redcnn, or a class of your own, such as my_nets:MyNet of my_nets.py beside it.",
+)
+@click.option(
+    "--data",
+    type=click.Path(path_type=Path, file_okay=False),
+    metavar="DIR",
+    help="Folder of low-dose and full-dose pairs; the demo set by default.",
+)
+def new(name: str, network: str, data: Path | None) -> None:
+    """Write NAME.yaml into this folder: a recipe with comments that `compress check` accepts.
+
+    A file that exists is left as it is. A class of your own is imported, that is, its code is run.
+    """
+    from compress.run import new as recipes
+
+    click.echo(recipes.write(name, network, data))
 
 
 @main.command(short_help="Run a recipe, or go on with a stopped run.")

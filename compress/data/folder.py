@@ -61,6 +61,21 @@ def held_out(root: Path, neighbours: int = 0) -> Pairs:
     return _unnamed(_pairs(_existing(root), neighbours), NONE)[0]
 
 
+def shape(root: Path) -> tuple[int, int]:
+    """Height and width in pixels of the first slice to train with; no other is read.
+
+    Raises:
+        UsageError: as `load`, as far as that slice goes.
+    """
+    there = _existing(root)
+    _, full = _sides(there / "train" if (there / "train").is_dir() else there)
+    files = listed(full)
+    if not files:
+        raise UsageError(f"{full} holds no npy, TIFF or DICOM file")
+    image, _ = read(files[min(files)])
+    return image.shape[0], image.shape[1]
+
+
 def _pairs(folder: Path, neighbours: int) -> Pairs:
     """All pairs of one folder."""
     low, full = _sides(folder)

@@ -62,10 +62,7 @@ class Recipe:
         Raises:
             ValueError: a value out of range, or steps in an order that cannot work.
         """
-        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", self.name):
-            raise ValueError(
-                f"name: letters, digits, '.', '_' and '-' can be used, got {self.name!r}"
-            )
+        check_name(self.name)
         for name, seed in (("seed", self.seed), ("reseed", self.reseed)):
             if not 0 <= (seed or 0) < 2**63:
                 raise ValueError(f"{name}: must lie in [0, 2^63), got {seed}")
@@ -76,6 +73,16 @@ class Recipe:
         words = [word for word, _ in self.steps]
         again = self.reseed is not None and "train" in words[:index]
         return self.reseed if again and self.reseed is not None else self.seed
+
+
+def check_name(name: str) -> None:
+    """Refuse what cannot be the name of a recipe and its run folder.
+
+    Raises:
+        ValueError: it has other characters than those of a plain name.
+    """
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
+        raise ValueError(f"name: letters, digits, '.', '_' and '-' can be used, got {name!r}")
 
 
 def load(path: Path, overrides: Sequence[str] = (), steps: Steps = STEPS) -> Recipe:

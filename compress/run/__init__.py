@@ -8,6 +8,7 @@ folder.py    run folders and their lock
 manifest.py  what a run was made with: versions, commit, GPU, data
 records.py   what manifest.json, facts.json, plans and evaluations hold
 preview.py   `compress check`: what a recipe would do
+new.py       `compress new`: a recipe to begin with
 doctor.py    `compress doctor`: what this machine has and lacks
 report.py    `compress report`: a run's report, written again
 export.py    `compress export`: the step `export` on a checkpoint

@@ -51,7 +51,7 @@ def doctor(recipe: Path | None = None) -> Doctor:
 
 def all_parts() -> Iterator[Part]:
     """Every part, one after another; takes seconds, because packages are imported."""
-    yield from (machine.gpu(), machine.compiler(), machine.disk(), demo())
+    yield from (machine.gpu(), machine.compiler(), machine.waiting(), machine.disk(), demo())
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         yield from pool.map(machine.examine, packages())
 

@@ -23,7 +23,7 @@ from compress.base.files import read_json, remove_partial, write_json
 from compress.base.signals import interruptible
 from compress.base.world import World, joined
 from compress.checkpoint import Model
-from compress.context import BASELINE, Work
+from compress.context import BASELINE, Step, Work
 from compress.data import Data, DataOptions, load
 from compress.graph import cost
 from compress.recipe import Recipe
@@ -31,9 +31,11 @@ from compress.run import manifest, preview, sides
 from compress.run.folder import locked, prepare
 from compress.run.keys import keys
 from compress.run.records import Backend, CostRecord, StageFacts
-from compress.run.resume import FACTS, begin, drop_stale, finished, result
+from compress.run.resume import FACTS, begin, done, drop_stale, finished, result
 from compress.run.stages import Stage, stages
 from compress.steps.prune import Prune
+from compress.training import remaining
+from compress.training.options import TrainOptions
 
 log = logging.getLogger(__name__)
 
@@ -145,14 +147,21 @@ class _Run:
         self.choices: list[Backend] = []
         self.manifest = manifest.manifest(recipe, work.device, work.data)
 
-    def through(self, chosen: Iterable[Stage], model: Model) -> None:
+    def through(self, chosen: Sequence[Stage], model: Model) -> None:
         hashes = keys(self.recipe, self.work.data)
+        left = [stage for stage in chosen if not done(stage, hashes[stage.index])]
         for stage in chosen:
             self._write_manifest()
             if self.world.any(self.work.stop.is_set()):
                 raise Stopped(f"stopped before {stage.name}; run again to go on")
+            later = [other.step for other in left if other.index > stage.index]
+            self.work = replace(self.work, later=self._pixels(later))
             model = self._one(stage, model, hashes[stage.index])
         self._write_manifest()
+
+    def _pixels(self, steps: Iterable[Step]) -> int:
+        pairs = self.work.data.train
+        return sum(remaining.work(step, pairs) for step in steps if isinstance(step, TrainOptions))
 
     def _one(self, stage: Stage, model: Model, key: str) -> Model:
         if self.world.any(finished(stage, key) is None):

@@ -43,6 +43,14 @@ def finished(stage: Stage, key: str) -> StageFacts | None:
     return None
 
 
+def done(stage: Stage, key: str) -> bool:
+    """Whether a stage was finished under this hash; says nothing in the log."""
+    try:
+        return bool(read_json(stage.folder / FACTS).get("hash") == key)
+    except (OSError, ValueError):
+        return False
+
+
 def result(stage: Stage, model: Model) -> Model:
     """The model after a stage that is done: its checkpoint, or what came in where it has none."""
     there = (stage.folder / "model.json").exists()

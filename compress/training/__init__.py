@@ -2,6 +2,7 @@
 
 options.py      what a recipe can say of a training
 session.py      the host's side: epochs and steps, resume, save, log, what facts.json keeps
+remaining.py    how long the training of a run will still take
 facts.py        what a training stage remembers
 update.py       the device's side: one optimizer step, its loss, and what holds after it
 parts.py        what an update consists of: objective, network and optimizer

@@ -23,6 +23,7 @@ from compress.training.facts import History, TrainingFacts
 from compress.training.options import TrainOptions
 from compress.training.precision import Precision
 from compress.training.profiling import Recorder, span
+from compress.training.remaining import Remaining
 from compress.training.update import Update
 
 log = logging.getLogger(__name__)
@@ -61,10 +62,9 @@ class Session:
         self._resume()
         folder = self.work.stage if self.work.profile and self.world.first else None
         recorder = Recorder(folder, self._steps - self.step, self.work.device)
-        epochs = range(self._epoch, self.options.epochs)
         saved = time.monotonic()
         try:
-            for _ in track(epochs, self.work.stage.name) if self.world.first else epochs:
+            for _ in self._epochs():
                 leaving = self.epoch(recorder) and self.step < self._steps
                 if self.world.any(leaving or time.monotonic() - saved > SAVE_EVERY):
                     self._save()
@@ -76,6 +76,17 @@ class Session:
             self.update.amp.close()
         if self.world.first:
             self.work.stage.joinpath(state.FILE).unlink(missing_ok=True)
+
+    def _epochs(self) -> Iterator[None]:
+        """One item for each epoch that is left, with what the first process says of the time."""
+        left = self.options.epochs - self._epoch
+        remaining = Remaining(self.options, self.work.data.train, left, self.work.later)
+        epochs = range(left)
+        shown = track(epochs, self.work.stage.name, note=remaining.words)
+        for _ in shown if self.world.first else epochs:
+            before = self.seconds
+            yield
+            remaining.done(self.seconds - before)
 
     def epoch(self, recorder: Recorder) -> bool:
         """Train to the end of the epoch; True where a signal came, and then perhaps not so far.
