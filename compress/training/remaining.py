@@ -3,7 +3,7 @@
 import statistics
 
 from compress.data import Pairs
-from compress.reporting import text
+from compress.reporting import formatting
 from compress.training.options import TrainOptions
 
 
@@ -52,4 +52,4 @@ class Remaining:
     def words(self) -> str:
         """The estimate for the person who waits; empty before the first epoch is done."""
         left = self.seconds
-        return "" if left is None else f"about {text.seconds(left)} of training left"
+        return "" if left is None else f"about {formatting.seconds(left)} of training left"
