@@ -4,6 +4,8 @@ import re
 import subprocess
 from pathlib import Path
 
+from packaging.version import Version
+
 from compress.cli import main
 
 ROOT = Path(__file__).parents[1]
@@ -38,6 +40,14 @@ def test_files_exist():
     assert links
     assert recipes
     assert all((ROOT / path).exists() for path in (*links, *recipes))
+
+
+def test_the_newest_versions_are_no_older_than_those_of_continuous_integration():
+    files = [(ROOT / f"constraints{kind}.txt").read_text("utf-8") for kind in ("", "-newest")]
+    pins, newest = (dict(re.findall(r"^([\w.-]+)==(.+)$", text, re.M)) for text in files)
+    assert {"torch", "nvidia-modelopt", "onnx", "pydicom"} <= newest.keys() <= pins.keys()
+    assert all(Version(newest[name]) >= Version(pins[name]) for name in newest)
+    assert Version(newest["torch"]) > Version(pins["torch"])
 
 
 def test_constraints_pin_what_is_declared():
