@@ -16,6 +16,6 @@ volumes.py   the slices around each slice of a folder
 """
 
 from compress.data.pairs import Data, Image, Pairs
-from compress.data.sources import DataOptions, Unavailable, load
+from compress.data.sources import SOURCES, DataOptions, Unavailable, load
 
-__all__ = ["Data", "DataOptions", "Image", "Pairs", "Unavailable", "load"]
+__all__ = ["SOURCES", "Data", "DataOptions", "Image", "Pairs", "Unavailable", "load"]

@@ -4,16 +4,18 @@
     phantom  procedural chest slices; low dose likewise; needs no network
     folder   pairs that lie on disk: DICOM, TIFF or npy
 
-All pixels are int16 HU. Light at import: a source is imported when it is used.
+All pixels are int16 HU. A new source is a file beside this one, its name in `SourceName` and its
+line in `SOURCES`, which run/sides.py and the report read, too. Light at import: a source is
+imported when it is used.
 """
 
 import hashlib
 import logging
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, NamedTuple
 
 import numpy as np
 
@@ -22,6 +24,8 @@ from compress.base.renamed import Renamed
 from compress.data.pairs import Data, Pairs
 
 log = logging.getLogger(__name__)
+
+SourceName = Literal["demo", "phantom", "folder"]
 
 MOST = 16
 """Most neighbours on each side."""
@@ -37,7 +41,7 @@ class DataOptions:
 
     RENAMED: ClassVar[Mapping[str, Renamed]] = {"size": Renamed("image_size")}
 
-    source: Literal["demo", "phantom", "folder"] = "demo"
+    source: SourceName = "demo"
     """Real chest CT fetched once, procedural slices, or pairs in a folder of your own."""
     path: str | None = None
     """Folder of the pairs; for source folder, which takes all pairs and simulates nothing."""
@@ -76,6 +80,45 @@ class DataOptions:
             raise ValueError(f"path is for source folder, got {self.path!r} with {self.source}")
 
 
+class Source(NamedTuple):
+    """What is known of a source without its slices, and how they are had."""
+
+    load: Callable[[DataOptions, int], tuple[Pairs, Pairs]]
+    """Training and held-out pairs, of the options and the seed."""
+    shape: Callable[[DataOptions], tuple[int, int] | None] = lambda _: None
+    """Height and width of its slices in pixels; None: known once they are read."""
+    simulated: bool = False
+    """Whether its low dose is made of the full dose."""
+    phantoms: bool = False
+    """Whether its slices are of no patient."""
+
+
+def _demo(options: DataOptions, seed: int) -> tuple[Pairs, Pairs]:
+    from compress.data import demo
+
+    return demo.load(options, seed)
+
+
+def _phantom(options: DataOptions, seed: int) -> tuple[Pairs, Pairs]:
+    from compress.data import phantom
+
+    return phantom.load(options, seed)
+
+
+def _folder(options: DataOptions, _seed: int) -> tuple[Pairs, Pairs]:
+    from compress.data import folder
+
+    assert options.path is not None  # DataOptions asks for it
+    return folder.load(Path(options.path), options.neighbours)
+
+
+SOURCES: Mapping[SourceName, Source] = {
+    "demo": Source(_demo, lambda _: (512, 512), simulated=True),
+    "phantom": Source(_phantom, lambda o: (o.image_size,) * 2, simulated=True, phantoms=True),
+    "folder": Source(_folder),
+}
+
+
 def load(options: DataOptions, *, seed: int, fallback: bool = True) -> Data:
     """Load the slices of a recipe; fetch and simulate what is not in the cache.
 
@@ -90,7 +133,7 @@ def load(options: DataOptions, *, seed: int, fallback: bool = True) -> Data:
     """
     notices = []
     try:
-        train, test = _read(options, seed)
+        train, test = SOURCES[options.source].load(options, seed)
     except Unavailable as error:
         reason = f"the demo set cannot be downloaded: {error}"
         if not fallback:
@@ -99,7 +142,7 @@ def load(options: DataOptions, *, seed: int, fallback: bool = True) -> Data:
             f"{reason}; phantoms are used instead, so the results say nothing about real CT"
         )
         options = replace(options, source="phantom")
-        train, test = _read(options, seed)
+        train, test = SOURCES[options.source].load(options, seed)
     if shared := sorted(set(train.patients) & set(test.patients)):
         notices.append(
             f"training and held-out slices are of the same patients ({', '.join(shared)}): "
@@ -110,21 +153,6 @@ def load(options: DataOptions, *, seed: int, fallback: bool = True) -> Data:
     for notice in notices:
         log.warning("%s", notice)
     return Data(train, test, options.source, _fingerprint(train, test), tuple(notices))
-
-
-def _read(options: DataOptions, seed: int) -> tuple[Pairs, Pairs]:
-    """Training and held-out pairs."""
-    if options.path is not None:
-        from compress.data import folder
-
-        return folder.load(Path(options.path), options.neighbours)
-    if options.source == "phantom":
-        from compress.data import phantom
-
-        return phantom.load(options, seed)
-    from compress.data import demo
-
-    return demo.load(options, seed)
 
 
 def _unlike(pairs: Pairs) -> str:

@@ -159,13 +159,13 @@ def _ranked(
 ) -> Iterator[Ranked]:
     """The groups with the rank of every channel."""
     for group in found:
-        own = [values[part.module] for part in group.producers]
+        fits = [selection.fit(values[part.module]) for part in group.producers]
         yield Ranked(
             name=group.name,
             rank=_over_producers(group, ranks),
             fixed=group.fixed or held.get(group.name, ""),
-            mean=float(torch.stack([scores.mean() for scores in own]).mean()),
-            sigma=float(torch.stack([scores.std(correction=0) for scores in own]).mean()),
+            mean=float(torch.stack([mean for mean, _ in fits]).mean()),
+            sigma=float(torch.stack([sigma for _, sigma in fits]).mean()),
             least=math.ceil(floor * group.width),
             scores=_over_producers(group, values),
         )

@@ -99,14 +99,25 @@ def scores(weight: Tensor, bias: Tensor | None, criterion: Criterion, seed: int 
     return norms
 
 
+def fit(values: Tensor) -> tuple[Tensor, Tensor]:
+    """The normal distribution of (C,) scores: mean and population standard deviation, float64."""
+    values = values.double()
+    return values.mean(), values.std(correction=0)
+
+
 def zscores(values: Tensor) -> Tensor:
     """(C,) scores -> (C,) float64 distances from their mean in population standard deviations."""
     values = values.double()
-    sigma = values.std(correction=0)
+    mean, sigma = fit(values)
     # Equal scores have a rounding error for a deviation; they must not become large z.
     if sigma <= 1e-12 * values.abs().max():
         return torch.zeros_like(values)
-    return (values - values.mean()) / sigma
+    return (values - mean) / sigma
+
+
+def score_at(threshold: float, group: Ranked) -> float:
+    """The score of a group's channel whose z is `threshold`: where charts draw the cut."""
+    return group.mean + group.sigma * threshold
 
 
 def quantiles(values: Tensor, turn: float = 0.5) -> Tensor:

@@ -9,6 +9,7 @@ from compress.base.files import write_atomic
 from compress.quality.metrics import METRICS, columns
 from compress.reporting import charts, collect, page
 from compress.reporting.records import Facts, Report
+from compress.reporting.sentences import source
 
 LAST = "~"
 """Sorts behind every stage's folder."""
@@ -90,7 +91,7 @@ def _notices(labels: list[str], reports: list[Report]) -> Iterator[str]:
     if len(devices) > 1:
         yield "Latencies are of different machines."
     for label, report in zip(labels, reports, strict=True):
-        if report["manifest"].get("data", {}).get("source") == "phantom":
+        if source(report).phantoms:
             yield f"{label} used phantoms, not CT of patients."
         if not report["quality"]:
             yield f"{label} was not evaluated for image quality."

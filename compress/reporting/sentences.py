@@ -4,8 +4,15 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from compress.base.words import listed
+from compress.data.sources import SOURCES, Source
 from compress.reporting import formatting, speed
-from compress.reporting.records import Collected, Facts, Sentences, Speed, Undone
+from compress.reporting.records import Collected, Facts, Report, Sentences, Speed, Undone
+
+
+def source(report: Collected | Report) -> Source:
+    """Where a report's slices came from; a folder where it does not say."""
+    name: Any = report["manifest"].get("data", {}).get("source")
+    return SOURCES.get(name, SOURCES["folder"])
 
 
 def write(report: Collected) -> Sentences:
@@ -67,8 +74,7 @@ def _reached(report: Collected, own: str) -> str:
     evaluation = report["evaluation"]
     if own not in means or evaluation is None or _changed_later(report):
         return "was not evaluated for image quality"
-    source = report["manifest"].get("data", {}).get("source")
-    kind = "phantom" if source == "phantom" else "held-out"
+    kind = "phantom" if source(report).phantoms else "held-out"
     where = f"on {evaluation['slices']} {kind} slices"
     dense, final = _steps_trained(report)
     fair = own == "dense" or dense >= final
@@ -118,7 +124,7 @@ def _notices(report: Collected) -> list[str]:
     manifest, means = report["manifest"], _psnr(report)
     data = manifest.get("data", {})
     notices = [*manifest.get("notices", []), *data.get("notices", [])]
-    if data.get("source") == "phantom" and not data.get("notices"):
+    if source(report).phantoms and not data.get("notices"):
         notices.append("All slices are phantoms: this run says nothing about CT of patients.")
     own = "compressed" if "compressed" in means else "dense"
     if own in means and means[own] <= means.get("input", float("-inf")):
@@ -157,7 +163,7 @@ def _limits(report: Collected) -> list[str]:
         "kernels for them, so neither they nor fewer MACs are a speed-up by themselves.",
         "PSNR, SSIM and RMSE do not replace the judgement of a radiologist.",
     ]
-    if report["manifest"].get("data", {}).get("source") in ("demo", "phantom"):
+    if source(report).simulated:
         limits.append("The low-dose slices are simulated from the full-dose ones.")
     dense, final = _steps_trained(report)
     if "compressed" in report["quality"] and final > dense:

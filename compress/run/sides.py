@@ -9,7 +9,7 @@ from torch import nn
 
 from compress.base.errors import UsageError
 from compress.context import Step
-from compress.data import Data, DataOptions
+from compress.data import SOURCES, Data, DataOptions
 from compress.data.crops import sides
 from compress.graph.cost import check_shape
 from compress.graph.padding import multiple, refuse_sides, up
@@ -20,8 +20,6 @@ from compress.steps.train import Train
 
 Named = tuple[str, Step]
 """Where in the recipe a step is, such as `steps[0].train`, and the step."""
-DEMO = (512, 512)
-"""Height and width of the demo set's slices."""
 
 
 def named(steps: Sequence[tuple[str, Step]]) -> list[Named]:
@@ -41,7 +39,7 @@ def refuse(steps: Iterable[Named], net: nn.Module, data: DataOptions) -> None:
         UsageError: a step's crop or size does not go through the network, is too small for its
             loss, or larger than the slices; names it, and one that works.
     """
-    known = {"demo": DEMO, "phantom": (data.image_size, data.image_size)}.get(data.source)
+    known = SOURCES[data.source].shape(data)
     for where, step in steps:
         if isinstance(step, Export):
             refuse_sides(net, (step.image_size, step.image_size), f"{where}.image_size")

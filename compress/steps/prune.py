@@ -18,7 +18,7 @@ from compress.pruning import plan as pruning
 from compress.pruning import taylor, unstructured, variance
 from compress.pruning.ledger import Share
 from compress.pruning.options import PruneOptions
-from compress.pruning.selection import Ranked
+from compress.pruning.selection import Ranked, score_at
 from compress.sparsity import masks
 from compress.steps.facts import PruneFacts, PruneGroup, PruneHead
 from compress.training.recalibrate import recalibrated
@@ -203,7 +203,7 @@ def _size(net: nn.Module, of: Share) -> int:
 
 def _group(group: Ranked, plan: pruning.Plan, fitted: bool) -> PruneGroup:
     kept = plan.selection.kept[group.name]
-    normal = group.mean + group.sigma * plan.selection.threshold
+    normal = score_at(plan.selection.threshold, group)
     assert group.scores is not None
     return {
         "name": group.name,
