@@ -6,6 +6,7 @@ demo.py      real chest CT of three patients, fetched once (fetch.py)
 phantom.py   procedural chest slices
 folder.py    pairs on disk: DICOM, TIFF or npy
 lowdose.py   low dose by noise insertion (fanbeam.py, fanbeam_torch.py)
+realisations.py  the same slice with new noise, many times
 crops.py     which crops a training sees
 loaders.py   how they get to the device
 images.py    one slice out of one file

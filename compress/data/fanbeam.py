@@ -110,6 +110,35 @@ def reconstruct(sinogram: Array, shape: tuple[int, int], spacing: float, fan: Fa
     return image
 
 
+def reconstruct_many(
+    sinograms: Array, shape: tuple[int, int], spacing: float, fan: FanBeam
+) -> Array:
+    """`reconstruct` of several sinograms, several times as fast: rays are found once for all.
+
+    Args:
+        sinograms: line integrals without unit, (K, views, detectors).
+        shape: see `reconstruct`.
+        spacing: see `reconstruct`.
+        fan: see `reconstruct`.
+
+    Returns:
+        Attenuation in 1/mm, float32, (K, H, W), each as `reconstruct` gives it.
+
+    Raises:
+        ValueError: as `reconstruct`.
+    """
+    check(shape, spacing, fan)
+    if sinograms.shape[1:] != (fan.views, fan.detectors):
+        expected = f"{fan.views} x {fan.detectors}"
+        raise ValueError(f"sinograms must be {expected}, got {sinograms.shape[1:]}")
+    scale = np.float32(math.pi / fan.views)
+    rows = np.stack([filtered(one, fan) * scale for one in sinograms], axis=2)
+    images = np.empty((*shape, len(sinograms)), np.float32)
+    pitch, radius = fan.virtual_pitch / spacing, fan.source_centre / spacing
+    _back_project_many(np.ascontiguousarray(rows), radius, pitch, fan.angles(), images)
+    return np.ascontiguousarray(images.transpose(2, 0, 1))
+
+
 def check(shape: tuple[int, ...], spacing: float, fan: FanBeam) -> None:
     """Refuse an image of this shape, pixels of `spacing` mm, that reaches as far as the source.
 
@@ -222,3 +251,29 @@ def _back_project(
                     value = (1 - part) * filtered[view, left] + part * filtered[view, left + 1]
                     total[column] += np.float32(near * near) * value
         image[row] = total
+
+
+@_compiled(parallel=True)
+def _back_project_many(
+    filtered: Array, radius: float, pitch: float, angles: Doubles, images: Array
+) -> None:
+    """`_back_project` of (views, detectors, K) to (H, W, K), sums in the same order."""
+    height, width, count = images.shape
+    views, detectors, _ = filtered.shape
+    for row in prange(height):
+        total = np.zeros((width, count), np.float32)
+        y = row - (height - 1) / 2
+        for view in range(views):
+            cos, sin = math.cos(angles[view]), math.sin(angles[view])
+            for column in range(width):
+                x = column - (width - 1) / 2
+                near = radius / (radius - x * cos - y * sin)  # 1 / U
+                place = (y * cos - x * sin) * near / pitch + (detectors - 1) / 2
+                left = math.floor(place)
+                if 0 <= left < detectors - 1:
+                    part = np.float32(place - left)
+                    rest, weight = np.float32(1 - part), np.float32(near * near)
+                    for k in range(count):
+                        value = rest * filtered[view, left, k] + part * filtered[view, left + 1, k]
+                        total[column, k] += weight * value
+        images[row] = total

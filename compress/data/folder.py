@@ -17,7 +17,7 @@ from pathlib import Path
 
 from compress.base.errors import UsageError
 from compress.base.progress import track
-from compress.data import Image, Pairs, units
+from compress.data import Image, Pairs, images, units
 from compress.data.images import PatientID, listed, read
 from compress.data.partners import match
 from compress.data.volumes import windows
@@ -84,8 +84,8 @@ def _pairs(folder: Path, neighbours: int) -> Pairs:
         raise UsageError(f"{low} holds no npy, TIFF or DICOM file")
     names = list(partners)
     loaded = [_pair(*partners[name]) for name in track(names, f"reading {folder.name}")]
-    for side, images in ((low, [pair[0] for pair in loaded]), (full, [pair[1] for pair in loaded])):
-        units.check_all(images, side)
+    for side, own in ((low, [pair[0] for pair in loaded]), (full, [pair[1] for pair in loaded])):
+        units.check_all(own, side)
     lows = tuple(pair[0] for pair in loaded)
     patients = tuple(
         patient or (name.split("/")[0] if "/" in name else UNKNOWN)
@@ -98,6 +98,7 @@ def _pairs(folder: Path, neighbours: int) -> Pairs:
         names=tuple(names),
         patients=patients,
         around=windows(names, patients, files, lows, neighbours),
+        spacings=tuple(images.spacing(full_file) for _, full_file in partners.values()),
     )
 
 
@@ -161,4 +162,5 @@ def _only(pairs: Pairs, names: set[str]) -> Pairs:
         names=tuple(pairs.names[k] for k in kept),
         patients=tuple(pairs.patients[k] for k in kept),
         around=tuple(pairs.around[k] for k in kept if pairs.around),
+        spacings=tuple(pairs.spacings[k] for k in kept),
     )

@@ -56,6 +56,20 @@ def read(path: Path) -> tuple[Image, str | None]:
         raise UsageError(f"{path} is not usable: {wrong_kind(path) or reason}") from error
 
 
+def spacing(path: Path) -> float | None:
+    """Side of a pixel in mm by a DICOM header; None where the file does not say."""
+    if path.suffix.lower() in READERS:
+        return None
+    from compress.dicom import Refused, headers
+    from compress.dicom.spacing import spacing_of
+
+    with headers.silent():
+        try:
+            return spacing_of(headers.parse(path.read_bytes(), stop_before_pixels=True), 0)
+        except Refused:
+            return None
+
+
 def is_dicom(path: Path) -> bool:
     """Whether a file has the DICM mark (PS3.10 section 7.1)."""
     with path.open("rb") as file:

@@ -92,6 +92,8 @@ def simulate(
         full=tuple(s.image for s in given),
         names=tuple(s.name for s in given),
         patients=tuple(s.patient for s in given),
+        spacings=tuple(s.spacing for s in given),
+        exposure=exposure,
     )
 
 
@@ -131,18 +133,31 @@ def insert_noise(slice_: Slice, exposure: Exposure, seed: int, scanner: Scanner 
     Raises:
         ValueError: the slice reaches as far as the source.
     """
-    fan, water, hu = exposure.fan, exposure.water, slice_.image
-    draw = generator(seed, slice_.name)
-    attenuation = np.maximum(water * (1 + hu.astype(np.float32) / 1000), 0)
-    p = scanner.project(attenuation, slice_.spacing, fan)
-    quanta = draw.poisson(exposure.photons * np.exp(-p.astype(np.float64)))
-    counts = quanta + draw.normal(0, exposure.electronic, p.shape)
-    log.debug("%s: %.4f %% of rays starved", slice_.name, 100 * np.mean(counts < 1))
-    noise = -np.log(np.maximum(counts, 1) / exposure.photons) - p
+    fan, hu = exposure.fan, slice_.image
+    p = line_integrals(slice_, exposure, scanner)
+    noise, starved = sinogram_noise(p, exposure, generator(seed, slice_.name))
+    log.debug("%s: %.4f %% of rays starved", slice_.name, 100 * starved)
     change = scanner.reconstruct(noise, hu.shape, slice_.spacing, fan)
-    low = hu + 1000 / water * change
+    low = hu + 1000 / exposure.water * change
     rounded: Image = np.rint(low.clip(HU_MIN, HU_MAX)).astype(np.int16)
     return rounded
+
+
+def line_integrals(slice_: Slice, exposure: Exposure, scanner: Scanner = CPU) -> Array:
+    """The noise-free sinogram of a slice, (views, detectors), without unit.
+
+    Raises:
+        ValueError: the slice reaches as far as the source.
+    """
+    attenuation = np.maximum(exposure.water * (1 + slice_.image.astype(np.float32) / 1000), 0)
+    return scanner.project(attenuation, slice_.spacing, exposure.fan)
+
+
+def sinogram_noise(p: Array, exposure: Exposure, draw: np.random.Generator) -> tuple[Array, float]:
+    """One draw of noise on line integrals `p`, and the share of rays that no photon passes."""
+    quanta = draw.poisson(exposure.photons * np.exp(-p.astype(np.float64)))
+    counts = quanta + draw.normal(0, exposure.electronic, p.shape)
+    return -np.log(np.maximum(counts, 1) / exposure.photons) - p, float(np.mean(counts < 1))
 
 
 def generator(seed: int, name: str) -> np.random.Generator:

@@ -1,6 +1,7 @@
 """Slices of low and full dose, paired."""
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -8,6 +9,9 @@ from numpy.typing import ArrayLike, NDArray
 from compress.base.around import around
 from compress.base.errors import UsageError
 from compress.base.words import listed
+
+if TYPE_CHECKING:
+    from compress.data.lowdose import Exposure
 
 Image = NDArray[np.int16]
 """A slice: (H, W) int16 HU; rows run to the patient's back, columns to the patient's left."""
@@ -26,6 +30,10 @@ class Pairs:
     around: tuple[tuple[Image, ...], ...] = ()
     """For each low-dose slice the slices i-k to i+k of its volume, itself in the middle; empty
     where the network sees the slice alone."""
+    spacings: tuple[float | None, ...] = ()
+    """Side of a pixel in mm, one per slice; None, or empty, where it is not known."""
+    exposure: "Exposure | None" = None
+    """How the low dose was simulated; None where it was not."""
 
     def inputs(self) -> tuple[tuple[Image, ...], ...]:
         """What the network sees of each slice: itself, or `around`."""

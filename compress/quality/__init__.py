@@ -1,4 +1,11 @@
 """Image quality.
 
-metrics.py  PSNR, SSIM, MS-SSIM and RMSE, in the full range and in CT windows
+metrics.py        PSNR, SSIM, MS-SSIM and RMSE, in the full range and in CT windows
+similarity.py     VIF and GMSD, SSIM by two libraries
+tissues.py        bias and variance over noise realisations, maps and by tissue
+nps.py            noise power spectrum
+ttf.py            task transfer function and contrast
+detectability.py  d' of two model observers, with bootstrap intervals
+sites.py          places where discs are inserted
+records.py        what a physics evaluation remembers
 """

@@ -150,6 +150,11 @@ def ssim(a: Tensor, b: Tensor, data_range: float) -> Tensor:
     return _similarity(a, b, data_range)[0].mean((1, 2, 3))
 
 
+def similarity_map(a: Tensor, b: Tensor, data_range: float) -> Tensor:
+    """SSIM of every pixel, borders mirrored: (N, 1, H, W) twice, values >= 0 -> (N, 1, H, W)."""
+    return _similarity(a, b, data_range)[0]
+
+
 def ms_ssim(a: Tensor, b: Tensor, data_range: float) -> Tensor:
     """Multi-scale structural similarity: (N, 1, H, W) twice, values >= 0 -> (N,).
 

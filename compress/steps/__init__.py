@@ -8,6 +8,7 @@ evaluate.py   evaluate
 export.py     export
 report.py     report
 facts.py      what prune, sparsify, evaluate and report remember
+physics.py    the physics of image quality (physics_stats.py gathers, physics_facts.py sums up)
 cpu_speed.py  dense and compressed networks timed on a CPU
 
 A new step is a file here, as context.Step asks, and its line in STEPS. What may follow what is

@@ -25,9 +25,12 @@ from compress.data import Pairs
 from compress.graph.padding import AnySize, multiple
 from compress.graph.slices import channels
 from compress.quality import metrics
+from compress.steps import physics_facts
 from compress.steps.facts import EvaluateFacts, Moments, SliceRow, Summary
+from compress.steps.physics import Settings, measure
 
 log = logging.getLogger(__name__)
+LIMITS = physics_facts.LIMITS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +42,9 @@ class Evaluate:
     """
 
     kind: ClassVar[Kind] = "measuring"
+    ADDED: ClassVar[frozenset[str]] = frozenset(
+        ("physics", "realisations", "physics_slices", "dose_ratio", "at_most")
+    )
 
     batch: int = 1
     """Slices that go through a network at once."""
@@ -46,6 +52,16 @@ class Evaluate:
     """Slices kept as pictures for the report, evenly spread over those held out."""
     compare: bool = True
     """Measure the untouched input and the dense network too; a sweep measures them once."""
+    physics: bool = False
+    """Measure bias, noise texture, sharpness and detectability, too, on noise realisations."""
+    realisations: int = 24
+    """Noise realisations of each slice; for physics."""
+    physics_slices: int = 6
+    """Slices to measure on, evenly spread over those held out; for physics."""
+    dose_ratio: float = 4.0
+    """How many times the photons of the low dose the simulated full dose has; for physics."""
+    at_most: Mapping[str, float] | None = None
+    """Limits on what compression may cost: bias_hu, dprime_loss, nps_shift; more is an error."""
 
     def __post_init__(self) -> None:
         """Refuse counts that mean nothing."""
@@ -53,6 +69,24 @@ class Evaluate:
             raise ValueError(f"batch must be at least 1, got {self.batch}")
         if self.pictures < 0:
             raise ValueError(f"pictures must not be negative, got {self.pictures}")
+        if self.realisations < 4:
+            raise ValueError(f"realisations must be at least 4, got {self.realisations}")
+        if self.physics_slices < 1:
+            raise ValueError(f"physics_slices must be at least 1, got {self.physics_slices}")
+        if not self.dose_ratio > 1:
+            raise ValueError(f"dose_ratio must be more than 1, got {self.dose_ratio}")
+        self._check_limits()
+
+    def _check_limits(self) -> None:
+        if self.at_most is None:
+            return
+        if not (self.physics and self.compare):
+            raise ValueError("at_most needs physics: true and compare: true")
+        for name, limit in self.at_most.items():
+            if name not in LIMITS:
+                raise ValueError(f"at_most has no limit {name!r}; there are {', '.join(LIMITS)}")
+            if limit < 0:
+                raise ValueError(f"at_most.{name} must not be negative, got {limit}")
 
     def uses(self, device: torch.device) -> Use:
         """PyTorch in float32."""
@@ -62,7 +96,9 @@ class Evaluate:
         """Measure every network on every held-out slice; the model passes through unchanged.
 
         Raises:
-            QualityError: a network gives NaN or infinity; names the slice.
+            QualityError: a network gives NaN or infinity; names the slice. Compression costs more
+                than `at_most` allows.
+            UsageError: physics cannot be measured on these slices.
             Stopped: a signal came.
         """
         self.measure(model, work)
@@ -70,6 +106,8 @@ class Evaluate:
             psnr, rmse = found["psnr"]["mean"], found["rmse_hu"]["mean"]
             shown = "equal to the full dose" if psnr is None else f"PSNR {psnr:.2f} dB"
             log.info("%s: %s, RMSE %.2f HU, SSIM %.4f", name, shown, rmse, found["ssim"]["mean"])
+        if self.physics and self.at_most:
+            physics_facts.check(work.facts["physics"], self.at_most)
         return model
 
     def measure(self, model: Model, work: Work) -> None:
@@ -96,6 +134,23 @@ class Evaluate:
             names = [test.names[i] for i in shown]
             write_atomic(work.stage / "pictures.npz", _packed(pictures, names))
             work.facts["pictures"] = "pictures.npz"
+        if self.physics:
+            own = {name: self._ready(net, work) for name, net in networks.items()}
+            work.facts["physics"] = measure(own, work, self._settings(work))
+
+    def _settings(self, work: Work) -> Settings:
+        return Settings(
+            realisations=self.realisations,
+            slices=self.physics_slices,
+            dose_ratio=self.dose_ratio,
+            batch=self.batch if work.device.type == "cpu" else max(self.batch, 16),
+        )
+
+    def _ready(self, net: nn.Module | None, work: Work) -> AnySize | None:
+        """A copy of a network on the device, for slices of any size."""
+        if net is None:
+            return None
+        return AnySize(copy.deepcopy(net).to(work.device).eval(), multiple=multiple(net))
 
     def _images(self, name: str, net: nn.Module | None, work: Work) -> Iterator[Tensor]:
         """The held-out slices through `net` (None: as they are), each (H, W) HU on the device."""
@@ -103,7 +158,7 @@ class Evaluate:
         inputs = slices.inputs()
         if net is not None:
             _check_inputs(net, slices)
-            net = AnySize(copy.deepcopy(net).to(work.device).eval(), multiple=multiple(net))
+        net = self._ready(net, work)
         for chunk in _chunks(slices.low, self.batch):
             if work.stop.is_set():
                 raise Stopped("evaluate: stopped; run again to go on")

@@ -4,6 +4,7 @@ from typing import Literal, NotRequired, TypedDict
 
 from compress.base.timing import TimedRow
 from compress.pruning.ledger import Share
+from compress.quality.records import PhysicsFacts
 
 
 class Size(TypedDict):
@@ -219,6 +220,8 @@ class EvaluateFacts(TypedDict):
     """Slices that were measured."""
     pictures: NotRequired[str]
     """File in the stage's folder that holds slices for the report; absent where none is kept."""
+    physics: NotRequired[PhysicsFacts]
+    """What noise realisations showed; absent where it was not asked for."""
 
 
 class SpeedPlace(TypedDict):

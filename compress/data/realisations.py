@@ -1,0 +1,76 @@
+"""Noise realisations: the same slice at low dose again and again, each time with new noise.
+
+Formula and physics are those of `lowdose`. All realisations are reconstructed
+together. The noise is that of the slice as it is, also where a disc is inserted: one
+of 12 mm and 300 HU would raise it by up to 4 %, one of 10 HU by 0.1 %.
+"""
+
+from dataclasses import replace
+
+import numpy as np
+
+from compress.base.hu import HU_MAX, HU_MIN
+from compress.data.fanbeam import Array, reconstruct_many
+from compress.data.lowdose import (
+    CPU,
+    Exposure,
+    Scanner,
+    Slice,
+    generator,
+    sinogram_noise,
+)
+
+TOGETHER = 8
+"""Sinograms reconstructed at once on the CPU: 17 MB each with their filtered copy."""
+
+
+def noise(
+    slice_: Slice,
+    p: Array,
+    exposure: Exposure,
+    count: int,
+    seed: int,
+    scanner: Scanner = CPU,
+) -> Array:
+    """Noise of `count` scans of one slice.
+
+    Args:
+        slice_: at full dose.
+        p: its line integrals, as `lowdose.line_integrals` gives them for the same scanner.
+        exposure: the physics.
+        count: realisations K.
+        seed: of the noise, with the slice's name and the realisation's number.
+        scanner: what projects and reconstructs.
+
+    Returns:
+        (K, H, W) float32 in HU, to be added to the slice.
+
+    Raises:
+        ValueError: the slice reaches as far as the source.
+    """
+    draws = [generator(seed, f"{slice_.name} realisation {k}") for k in range(count)]
+    found = np.empty((count, *slice_.image.shape), np.float32)
+    for start in range(0, count, TOGETHER):
+        own = draws[start : start + TOGETHER]
+        rows = np.stack([sinogram_noise(p, exposure, one)[0] for one in own]).astype(np.float32)
+        found[start : start + len(own)] = _images(rows, slice_, exposure, scanner)
+    found *= np.float32(1000 / exposure.water)
+    return found
+
+
+def brighter(exposure: Exposure, times: float) -> Exposure:
+    """The same scanner with so many times the photons."""
+    return replace(exposure, photons=exposure.photons * times)
+
+
+def as_scanned(hu: Array) -> Array:
+    """HU as a scanner stores them: whole numbers in the network range, float32."""
+    stored: Array = np.rint(hu.clip(HU_MIN, HU_MAX)).astype(np.float32)
+    return stored
+
+
+def _images(rows: Array, slice_: Slice, exposure: Exposure, scanner: Scanner) -> Array:
+    shape, spacing = slice_.image.shape, slice_.spacing
+    if scanner is CPU:
+        return reconstruct_many(rows, shape, spacing, exposure.fan)
+    return np.stack([scanner.reconstruct(r, shape, spacing, exposure.fan) for r in rows])
