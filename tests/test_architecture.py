@@ -55,6 +55,7 @@ OWNERS = {
     "matplotlib": {"compress/reporting/"},
     "numba": {"compress/data/fanbeam.py"},
     "pydicom": {"compress/dicom/"},
+    "piq": {"compress/quality/similarity.py"},
     "pooch": {"compress/data/fetch.py"},
     "requests": {"compress/data/fetch.py"},
     "tifffile": {"compress/data/images.py"},

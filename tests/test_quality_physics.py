@@ -262,9 +262,7 @@ def test_a_wrong_eye_filter_is_found() -> None:
 
 @settings(deadline=None, max_examples=20)
 @given(gain=st.floats(0.01, 100), louder=st.floats(1.0, 5))
-def test_d_prime_does_not_change_with_gain_and_falls_with_noise(
-    gain: float, louder: float
-) -> None:
+def test_d_prime_does_not_change_with_gain_and_falls_with_noise(gain: float, louder: float) -> None:
     draw = np.random.default_rng(0)
     noise = draw.normal(0, 1, (3, 24, 4))
     signal = np.array([1.0, 0.3, -0.2, 0.1])

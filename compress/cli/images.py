@@ -245,16 +245,38 @@ def simulate(
     metavar="DIR",
     help="Folder for evaluation.csv and evaluation.json.",
 )
+@click.option(
+    "--physics",
+    is_flag=True,
+    help="Bias, noise texture, sharpness and detectability, too, on simulated noise.",
+)
+@click.option(
+    "--realisations",
+    type=click.IntRange(min=4),
+    default=24,
+    show_default=True,
+    help="Noise realisations of each slice; for --physics.",
+)
 @DEVICE
-def evaluate(model: Path, data: Path, windows: str | None, out: Path, device: str | None) -> None:
+def evaluate(
+    model: Path,
+    data: Path,
+    windows: str | None,
+    out: Path,
+    physics: bool,
+    realisations: int,
+    device: str | None,
+) -> None:
     """Measure the slices in DIR and what MODEL makes of them: RMSE, PSNR, SSIM, MS-SSIM.
 
     Per slice and window in evaluation.csv; means per patient and over all slices, too, in
-    evaluation.json.
+    evaluation.json. --physics adds its table to the latter and writes physics.md and physics.npz.
     """
     from compress.base.progress import start_log
     from compress.run import evaluate as evaluation
+    from compress.steps.physics import Settings
 
     start_log()
     chosen = evaluation.windows(windows)
-    evaluation.render(evaluation.run(model, data, out, chosen, device))
+    settings = Settings(realisations=realisations) if physics else None
+    evaluation.render(evaluation.run(model, data, out, chosen, device, settings))

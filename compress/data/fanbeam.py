@@ -122,7 +122,7 @@ def reconstruct_many(
         fan: see `reconstruct`.
 
     Returns:
-        Attenuation in 1/mm, float32, (K, H, W), each as `reconstruct` gives it.
+        Attenuation in 1/mm, float32, (K, H, W), each as `reconstruct` gives it but for rounding.
 
     Raises:
         ValueError: as `reconstruct`.
@@ -257,7 +257,7 @@ def _back_project(
 def _back_project_many(
     filtered: Array, radius: float, pitch: float, angles: Doubles, images: Array
 ) -> None:
-    """`_back_project` of (views, detectors, K) to (H, W, K), sums in the same order."""
+    """`_back_project` of (views, detectors, K) to (H, W, K), all in float32, which is faster."""
     height, width, count = images.shape
     views, detectors, _ = filtered.shape
     for row in prange(height):

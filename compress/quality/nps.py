@@ -69,8 +69,8 @@ class Radial:
     def curve(self) -> tuple[Doubles, Doubles]:
         """Middle of each ring in 1/mm and the mean over it; rings without a value are left out."""
         known = self._count > 0
-        middle = (np.arange(self._bins) + 0.5) * BIN
-        return middle[known], self._sum[known] / self._count[known]
+        middle: Doubles = (np.arange(self._bins, dtype=np.float64) + 0.5) * BIN
+        return middle[known], np.asarray(self._sum[known] / self._count[known], np.float64)
 
 
 def mean_frequency(frequency: Doubles, curve: Doubles) -> float:

@@ -84,12 +84,12 @@ class Detection(TypedDict):
 
 
 class Losses(TypedDict):
-    """What compression costs: compressed beside dense. None where one of them is missing."""
+    """What compression costs a network beside the dense one; None where it has no value."""
 
     bias_hu: float | None
     """Largest change of a tissue's mean HU, over tissues."""
     dprime_loss: Estimate | None
-    """Mean over tasks of 1 - d'(compressed) / d'(dense), of the observer that loses more."""
+    """Mean over tasks of 1 - d' / d'(dense), of the observer that loses more."""
     nps_shift: float | None
     """Relative change of the mean frequency of noise, without sign."""
 
@@ -119,8 +119,8 @@ class PhysicsFacts(TypedDict):
     """By task; those without a place are left out."""
     indices: dict[str, dict[str, float | None]]
     """Network -> index of `similarity.LABELS` -> mean over slices."""
-    losses: Losses
-    """What compression costs."""
+    losses: dict[str, Losses]
+    """Network -> what it loses beside the first, dense one; empty of a single network."""
     file: str
     """File in the stage's folder with the maps."""
     seconds: dict[str, float]

@@ -9,11 +9,13 @@ scikit-image leaves out a border of 5 pixels. `findings/ssim_two_borders.sh` sho
 """
 
 from collections.abc import Mapping
+from functools import cache
 
 import torch
 from torch import Tensor
 
 from compress.base.hu import to_network
+from compress.base.reasons import reason
 from compress.quality import metrics
 
 LABELS: Mapping[str, str] = {
@@ -27,12 +29,15 @@ VIF_SIDE = 41
 """Smallest side in pixels that VIF's coarsest scale takes."""
 
 
+@cache
 def lacking() -> str:
     """Why VIF and GMSD cannot be computed; empty where they can."""
     try:
         import piq  # noqa: F401
-    except Exception:  # torchvision of another build than torch raises what it likes
-        return "VIF and GMSD need piq: pip install 'compress-ct[physics]'"
+    except ModuleNotFoundError as error:
+        return f"VIF and GMSD were left out: no {error.name}; pip install 'compress-ct[physics]'"
+    except Exception as error:  # torchvision of another build than torch raises what it likes
+        return f"VIF and GMSD were left out: piq cannot be imported: {reason(error)}"
     return ""
 
 
@@ -46,8 +51,8 @@ def indices(image: Tensor, reference: Tensor) -> dict[str, float | None]:
     Returns:
         The value of each key of `LABELS`; None for VIF and GMSD without piq or on small slices.
     """
-    pair = [to_network(one)[None, None].double() for one in (image, reference)]
-    similarity = metrics.similarity_map(*pair, data_range=1.0)
+    x, y = (to_network(one)[None, None] for one in (image, reference))
+    similarity = metrics.similarity_map(x.double(), y.double(), 1.0)
     edge = metrics.RADIUS
     found: dict[str, float | None] = {
         "vif": None,
@@ -58,7 +63,6 @@ def indices(image: Tensor, reference: Tensor) -> dict[str, float | None]:
     if not lacking() and min(image.shape) >= VIF_SIDE:
         import piq
 
-        x, y = (one.float() for one in pair)
         with torch.inference_mode():
             found["vif"] = float(piq.vif_p(x, y, data_range=1.0))
             found["gmsd"] = float(piq.gmsd(x, y, data_range=1.0))

@@ -1,6 +1,7 @@
 """Places in a slice where discs are inserted and noise is measured: the evenest soft tissue."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,7 +21,7 @@ def patch(shape: tuple[int, ...]) -> int:
     return min(PATCH, min(shape) // 4) // 2 * 2
 
 
-def places(full: NDArray[np.generic], most: int = MOST) -> list[Site]:
+def places(full: NDArray[np.number[Any]], most: int = MOST) -> list[Site]:
     """Middles of regions of soft tissue, the evenest first, three quarters of a region apart.
 
     Args:

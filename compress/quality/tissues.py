@@ -9,7 +9,7 @@ Bias-variance decomposition: Geman, Bienenstock and Doursat, Neural Computation 
 
 import math
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,11 +31,11 @@ class Moments(NamedTuple):
     bias: Doubles
     variance: Doubles
     """In HU^2."""
-    count: int
+    realisations: int
     """K."""
 
 
-def moments(realisations: NDArray[np.floating], full: NDArray[np.generic]) -> Moments:
+def moments(realisations: NDArray[np.floating], full: NDArray[np.number[Any]]) -> Moments:
     """Bias and variance maps.
 
     Args:
@@ -48,7 +48,7 @@ def moments(realisations: NDArray[np.floating], full: NDArray[np.generic]) -> Mo
     return Moments(mean - full, variance, len(realisations))
 
 
-def masks(full: NDArray[np.generic]) -> dict[str, NDArray[np.bool_]]:
+def masks(full: NDArray[np.number[Any]]) -> dict[str, NDArray[np.bool_]]:
     """Where each tissue is, (H, W), without its outermost pixels, which two tissues share."""
     from scipy import ndimage
 
@@ -71,7 +71,7 @@ class Tissue:
         bias, variance = found.bias[mask], found.variance[mask]
         self.pixels += int(mask.sum())
         self._bias += float(bias.sum())
-        self._squared += float((bias**2 - variance / found.count).sum())
+        self._squared += float((bias**2 - variance / found.realisations).sum())
         self._variance += float(variance.sum())
 
     @property

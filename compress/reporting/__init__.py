@@ -9,6 +9,7 @@ sentences.py   that dictionary -> sentences: on top the result and warnings, las
 pictures.py    slices in HU -> PNG
 charts.py      numbers -> SVG
 page.py        the dictionary and the pictures -> report.html and report.md
+physics.py     the physics of image quality: table and sentences (physics_plots.py: PNG)
 compare.py     several runs -> one page
 histograms.py  scores of each layer with the threshold, PNG
 plots.py       plots of a sweep, PNG
@@ -41,5 +42,6 @@ def write(run: Path, folder: Path) -> Path:
     write_json(folder / "report.json", report)
     write_atomic(folder / "report.md", page.markdown(report).encode())
     html = folder / "report.html"
-    write_atomic(html, page.html(report, collect.pictures(run, report)).encode())
+    kept = (collect.pictures(run, report), collect.maps(run, report))
+    write_atomic(html, page.html(report, *kept).encode())
     return html

@@ -78,6 +78,7 @@ def collect(run: Path, before: str) -> Report:
         "storage": storage.rows(run, stages),
         "speed": speed.read(run, [p for p in paths if found[p]["step"] != "report"]),
         **_quality(run, _last(_of(stages, "evaluate"))),
+        "physics": (_last(_of(stages, "evaluate")) or {}).get("physics"),
         "engines": engines,
         "hashes": _hashes(run, stages, engines, manifest),
         "recipe": (run / "recipe.yaml").read_text(encoding="utf-8"),
@@ -98,6 +99,15 @@ def pictures(run: Path, report: Report) -> dict[str, np.ndarray]:
         return {}
     with np.load(run / evaluation["stage"] / evaluation["file"]) as found:
         return {name: found[name] for name in found.files if name != "names"}
+
+
+def maps(run: Path, report: Report) -> dict[str, np.ndarray]:
+    """Maps that the last evaluation kept of its physics; empty without any."""
+    found, evaluation = report["physics"], report["evaluation"]
+    if not found or not evaluation:
+        return {}
+    with np.load(run / evaluation["stage"] / found["file"]) as kept:
+        return {name: kept[name] for name in kept.files}
 
 
 def _network(run: Path, stages: list[Facts]) -> Facts:

@@ -12,7 +12,7 @@ from markupsafe import Markup
 from compress.base.words import listed
 from compress.quality import metrics
 from compress.quality.metrics import Window
-from compress.reporting import charts, formatting, pictures, speed
+from compress.reporting import charts, formatting, physics, physics_plots, pictures, speed
 from compress.reporting.records import Facts, Picture, Report
 
 FOLDER = Path(__file__).parent
@@ -45,12 +45,17 @@ SCALES = {
 """What channels were compared by -> the head of its column."""
 
 
-def html(report: Report, slices: Mapping[str, np.ndarray]) -> str:
+def html(
+    report: Report,
+    slices: Mapping[str, np.ndarray],
+    maps: Mapping[str, np.ndarray] | None = None,
+) -> str:
     """The page of a report as `collect` makes it.
 
     Args:
         report: the dictionary of report.json.
         slices: low, dense, compressed (where there is one) and full, (K, H, W) float32 in HU.
+        maps: of bias, noise and 2-D NPS, see `physics`; None without any.
     """
     evaluation = report["evaluation"]
     shown = evaluation["pictures"] if evaluation and slices else []
@@ -66,6 +71,7 @@ def html(report: Report, slices: Mapping[str, np.ndarray]) -> str:
         histogram=charts.histogram,
         scales=SCALES,
         views=VIEWS,
+        physics=_physics(report, maps or {}),
         **_measured(report),
         **_script(),
     )
@@ -73,7 +79,24 @@ def html(report: Report, slices: Mapping[str, np.ndarray]) -> str:
 
 def markdown(report: Report) -> str:
     """The same facts as Markdown, without pictures and channels."""
-    return _render("report.md.j2", r=report, escape=False, **_measured(report))
+    found = report["physics"]
+    told = physics.markdown(found) if found else ""
+    return _render("report.md.j2", r=report, escape=False, physics=told, **_measured(report))
+
+
+def _physics(report: Report, maps: Mapping[str, np.ndarray]) -> Facts | None:
+    found = report["physics"]
+    if not found:
+        return None
+    return {
+        "about": physics.about(found),
+        "costs": physics.costs(found),
+        "limits": physics.limits(found),
+        "notices": found["notices"],
+        "networks": physics.networks(found),
+        "table": physics.table(found),
+        "figures": physics_plots.figures(found, maps),
+    }
 
 
 def comparison(found: Facts, compared: Sequence[metrics.Column], chart: str) -> str:

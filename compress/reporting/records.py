@@ -233,6 +233,8 @@ class Collected(Costs, Quality):
     """Checkpoint files, dense to 2:4; empty where nothing was compressed."""
     speed: Speed | None
     """What a benchmark measured; None without one."""
+    physics: Facts | None
+    """What the last evaluation found of the physics, see `quality.records`; None without it."""
     engines: list[Facts]
     """Rows of exports, see `engines.records`, with hashes and place of their sidecars."""
     hashes: dict[str, str]

@@ -8,7 +8,7 @@ import io
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from compress.base.errors import UsageError
 from compress.base.files import write_atomic, write_json
@@ -19,9 +19,15 @@ from compress.data.folder import NONE, held_out
 from compress.data.partners import unlike
 from compress.imaging import inference
 from compress.quality.metrics import METRICS, WINDOWS
+from compress.quality.records import PhysicsFacts
+from compress.reporting import physics as words
 from compress.run.records import ByWindow, Evaluated
 from compress.steps.evaluate import Evaluate
 from compress.steps.facts import EvaluateFacts, Summary
+from compress.steps.physics import Settings, measure
+
+if TYPE_CHECKING:
+    from rich.table import Table
 
 log = logging.getLogger(__name__)
 
@@ -52,7 +58,14 @@ def windows(text: str | None) -> tuple[str, ...]:
     return chosen
 
 
-def run(model: Path, data: Path, out: Path, chosen: Sequence[str], device: str | None) -> Evaluated:
+def run(
+    model: Path,
+    data: Path,
+    out: Path,
+    chosen: Sequence[str],
+    device: str | None,
+    physics: Settings | None = None,
+) -> Evaluated:
     """Measure the input and what a network makes of it; writes evaluation.csv and .json.
 
     Args:
@@ -61,6 +74,7 @@ def run(model: Path, data: Path, out: Path, chosen: Sequence[str], device: str |
         out: where the two files go; made where missing.
         chosen: windows to measure in besides the full range.
         device: cpu, cuda or cuda:N; the GPU where there is one.
+        physics: how much of the physics of image quality is measured, too; None: nothing.
 
     Returns:
         The content of evaluation.json.
@@ -95,6 +109,9 @@ def run(model: Path, data: Path, out: Path, chosen: Sequence[str], device: str |
         "rows": rows,
     }
     out.mkdir(parents=True, exist_ok=True)
+    if physics is not None:
+        content["physics"] = measure({"input": None, "model": net.net}, work, physics)
+        write_atomic(out / "physics.md", (words.markdown(content["physics"]) + "\n").encode())
     write_json(out / "evaluation.json", content)
     write_atomic(out / "evaluation.csv", _csv(rows).encode())
     return content
@@ -115,6 +132,21 @@ def render(content: Evaluated) -> None:
             cells = [figure(values[key]["mean"], METRICS[key].digits) for key in WINDOWED]
             table.add_row(name, window, *cells)
     Console().print(table)
+    if "physics" in content:
+        Console().print(_physics(content["physics"]))
+
+
+def _physics(found: PhysicsFacts) -> "Table":
+    from rich.table import Table
+
+    names = words.networks(found)
+    table = Table("measured", *names.values(), caption=words.about(found))
+    for group in words.table(found):
+        table.add_section()
+        table.add_row(f"[bold]{group['head']}")
+        for label, cells in group["rows"]:
+            table.add_row(label, *(cells[name] for name in names))
+    return table
 
 
 def _check(pairs: Pairs) -> None:

@@ -1,8 +1,9 @@
 """What a run writes down: manifest.json, facts.json of a stage, and the plan that `check` gives."""
 
-from typing import Any, TypedDict
+from typing import Any, NotRequired, TypedDict
 
 from compress.base.machine import Machine, Part
+from compress.quality.records import PhysicsFacts
 from compress.steps.facts import Moments, PruneFacts, Size
 
 
@@ -248,3 +249,5 @@ class Evaluated(TypedDict):
     """Patient -> over the patient's slices."""
     rows: list[dict[str, object]]
     """slice, patient, network and window, with the value of each metric."""
+    physics: NotRequired[PhysicsFacts]
+    """What noise realisations showed; absent where it was not asked for."""

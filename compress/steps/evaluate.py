@@ -106,6 +106,8 @@ class Evaluate:
             psnr, rmse = found["psnr"]["mean"], found["rmse_hu"]["mean"]
             shown = "equal to the full dose" if psnr is None else f"PSNR {psnr:.2f} dB"
             log.info("%s: %s, RMSE %.2f HU, SSIM %.4f", name, shown, rmse, found["ssim"]["mean"])
+        for notice in work.facts["physics"]["notices"] if self.physics else ():
+            log.warning("%s", notice)
         if self.physics and self.at_most:
             physics_facts.check(work.facts["physics"], self.at_most)
         return model

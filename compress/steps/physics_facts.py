@@ -21,6 +21,8 @@ from compress.quality.records import (
 from compress.steps.physics_stats import DISCS, EDGES, Gathered, Task, by_network, number
 
 OBSERVERS = ("npwe", "cho")
+DOSES = ("input", "full")
+"""What is no network."""
 TIMES = 500
 """Bootstrap samples."""
 LIMITS = ("bias_hu", "dprime_loss", "nps_shift")
@@ -131,15 +133,24 @@ def losses(
     rows: Mapping[str, Mapping[str, TissueRow]],
     spectra: Noise | None,
     by_task: Mapping[Task, Samples],
+) -> dict[str, Losses]:
+    """What compression costs each network beside the first one; empty of a single network."""
+    nets = [name for name in rows if name not in DOSES]
+    return {name: _losses(rows, spectra, by_task, (nets[0], name)) for name in nets[1:]}
+
+
+def _losses(
+    rows: Mapping[str, Mapping[str, TissueRow]],
+    spectra: Noise | None,
+    by_task: Mapping[Task, Samples],
+    names: tuple[str, str],
 ) -> Losses:
-    """What compression costs; all None without a dense and a compressed network."""
-    if not {"dense", "compressed"} <= rows.keys():
-        return {"bias_hu": None, "dprime_loss": None, "nps_shift": None}
-    pairs = [(row["bias"], rows["compressed"][t]["bias"]) for t, row in rows["dense"].items()]
+    dense, own = names
+    pairs = [(row["bias"], rows[own][tissue]["bias"]) for tissue, row in rows[dense].items()]
     changes = [abs(b - a) for a, b in pairs if a is not None and b is not None]
-    means = [spectra["mean_frequency"][n] if spectra else None for n in ("dense", "compressed")]
+    means = [spectra["mean_frequency"][n] if spectra else None for n in names]
     shift = abs(means[1] / means[0] - 1) if means[0] and means[1] else None
-    lost = [loss for observer in OBSERVERS if (loss := _loss(by_task, observer))]
+    lost = [loss for observer in OBSERVERS if (loss := _loss(by_task, observer, names))]
     return {
         "bias_hu": max(changes, default=None),
         "dprime_loss": _estimate(max(lost)) if lost else None,
@@ -147,13 +158,13 @@ def losses(
     }
 
 
-def _loss(by_task: Mapping[Task, Samples], observer: str) -> Interval | None:
-    """Mean over tasks of 1 - d'(compressed) / d'(dense); None where nothing is detectable."""
+def _loss(
+    by_task: Mapping[Task, Samples], observer: str, names: tuple[str, str]
+) -> Interval | None:
+    """Mean over tasks of 1 - d' / d' of the dense network; None where nothing is detectable."""
     values, drawn = [], []
     for found in by_task.values():
-        (dense, dense_samples), (own, own_samples) = (
-            found[observer][name] for name in ("dense", "compressed")
-        )
+        (dense, dense_samples), (own, own_samples) = (found[observer][name] for name in names)
         if dense > 0 and (dense_samples > 0).all():
             values.append(1 - own / dense)
             drawn.append(1 - own_samples / dense_samples)
@@ -183,9 +194,9 @@ def check(facts: PhysicsFacts, at_most: Mapping[str, float]) -> None:
         UsageError: a limit is on what could not be measured.
         QualityError: a limit is exceeded; names each, with the value.
     """
-    over = []
+    over, found = [], facts["losses"].get("compressed")
     for name, limit in at_most.items():
-        value, text = _value(facts["losses"], name)
+        value, text = _value(found, name) if found else (None, "")
         if value is None:
             why = "there is no compressed network beside the dense one, or no place to measure"
             raise UsageError(f"evaluate: at_most limits {name}, which has no value: {why}")

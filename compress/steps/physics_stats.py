@@ -3,7 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -68,7 +68,7 @@ class Scene:
         return image
 
 
-def place(index: int, full: NDArray[np.generic], spacing: float, first: int) -> Scene:
+def place(index: int, full: NDArray[np.number[Any]], spacing: float, first: int) -> Scene:
     """A scene with discs at the places of a slice, tasks in turns from number `first` on."""
     side = sites.patch(full.shape)
     found = [
@@ -137,8 +137,8 @@ class Gathered:
             "cho": detectability.laguerre_gauss(scene.side, width),
         }
         for observer, own in channels.items():
-            values = (detectability.outputs(images, own) for images in (absent, present))
-            self.seen.setdefault((task, observer), []).append((scene.index, *values))
+            one, other = (detectability.outputs(images, own) for images in (absent, present))
+            self.seen.setdefault((task, observer), []).append((scene.index, one, other))
 
     def outputs(self, task: Task, observer: str) -> tuple[list[int], Outputs]:
         """Slice of each place, and the channel outputs of all places."""
