@@ -5,11 +5,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage, special
 
-from compress.quality import detectability, nps, sites, tissues, ttf
+from compress.quality import detectability, nps, similarity, sites, tissues, ttf
 from compress.quality.detectability import Outputs
 
 SIDE, SPACING = 64, 0.7
@@ -360,3 +361,35 @@ def test_places_lie_in_even_soft_tissue_apart_from_each_other() -> None:
         for other in found[:k]:
             assert max(abs(row - other[0]), abs(column - other[1])) >= 48
     assert sites.places(np.full((256, 256), -1000, np.int16)) == []
+
+
+def test_ssim_is_that_of_two_libraries_named_apart() -> None:
+    from skimage.metrics import structural_similarity
+    from torchmetrics.functional.image import structural_similarity_index_measure as by_torchmetrics
+
+    full = np.where(np.hypot(*(np.mgrid[:64, :64] - 31.5)) < 24, 800.0, -1024.0)
+    low = full + np.random.default_rng(0).normal(0, 200, full.shape) * (full > 0)
+    low = low.clip(-1024, 1900)
+    found = similarity.indices(torch.from_numpy(low), torch.from_numpy(full))
+    one, other = ((image + 1024) / 2924 for image in (low, full))
+    options = {"gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False}
+    by_skimage = structural_similarity(one, other, data_range=1.0, **options)
+    assert found["ssim_inside"] == pytest.approx(by_skimage, abs=1e-5)
+    pair = [torch.from_numpy(image)[None, None] for image in (one, other)]
+    assert found["ssim_all"] == pytest.approx(
+        float(by_torchmetrics(*pair, data_range=1.0)), abs=1e-5
+    )
+    assert abs(found["ssim_all"] - found["ssim_inside"]) > 0.01
+
+
+def test_vif_and_gmsd_are_those_of_piq_or_the_reason_is_given() -> None:
+    full = torch.rand(64, 64, generator=torch.Generator().manual_seed(0)) * 2000 - 1000
+    same, noisy = similarity.indices(full, full), similarity.indices(full + 100 * full.sin(), full)
+    if why := similarity.lacking():
+        assert "VIF and GMSD were left out" in why
+        assert same["vif"] is same["gmsd"] is noisy["vif"] is None
+        pytest.skip(why)
+    assert (same["vif"], same["gmsd"]) == pytest.approx((1, 0), abs=1e-4)
+    assert noisy["vif"] < 0.99
+    assert noisy["gmsd"] > 0.001
+    assert similarity.indices(full[:32, :32], full[:32, :32])["vif"] is None, "too small"

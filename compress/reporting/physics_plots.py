@@ -82,12 +82,13 @@ def _plot(
             axes.plot(x, curves[name], color=colour, linestyle=line, linewidth=1.8, label=label)
         if log:
             axes.set_yscale("log")
+            axes.set_ylim(top=4 * axes.get_ylim()[1])  # room for the legend
         if half:
             axes.axhline(0.5, color="#dfe3e7", linewidth=1.2)
-            axes.set_ylim(-0.05, 1.3)
+            axes.set_ylim(-0.05, 1.45)
         axes.set(xlabel=axis[0], ylabel=axis[1], title=title)
         axes.set_xlim(0, x[-1])
-        axes.legend(frameon=False)
+        _legend(axes)
 
     curve_names = ", ".join(names.values())
     return {"label": title, "alt": f"{title}: curves of {curve_names}", "uri": _png(draw)}
@@ -115,8 +116,8 @@ def _bars(facts: Facts) -> Iterator[Figure]:
             discs = [f"{t['diameter']:g} mm\n{t['contrast']:g} HU" for t in tasks]
             axes.set_xticks(range(len(tasks)), discs)
             axes.set(ylabel="d'", title=title)
-            axes.margins(y=0.3)
-            axes.legend(frameon=False, fontsize=8, ncols=2, loc="upper center")
+            axes.margins(y=0.35)
+            _legend(axes)
 
         yield {
             "label": f"{title}, with 95 % intervals",
@@ -151,10 +152,14 @@ def _map(kind: str, title: str, image: np.ndarray, where: str) -> Figure:
     return {"label": alt, "alt": alt, "uri": _png(draw)}
 
 
+def _legend(axes: Any) -> None:
+    axes.legend(frameon=False, fontsize=8.5, ncols=2, loc="upper center")
+
+
 def _png(draw: Callable[[Any], None]) -> str:
     from matplotlib.figure import Figure as Canvas
 
-    canvas = Canvas(figsize=(5.2, 3.9), layout="constrained", dpi=120)
+    canvas = Canvas(figsize=(4.3, 3.4), layout="constrained", dpi=150)
     axes = canvas.subplots()
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(True, color="#dfe3e7", linewidth=0.8)
