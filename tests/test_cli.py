@@ -75,7 +75,9 @@ def test_the_options_are_frozen():
             "source", "-o", "--out", "--photons", "--electronic", "--views", "--geometry",
             "--series", "--device", "--seed", "--include-results",
         },
-        "evaluate": {"model", "--data", "--windows", "-o", "--out", "--device"},
+        "evaluate": {
+            "model", "--data", "--windows", "-o", "--out", "--physics", "--device",
+        },
     }  # fmt: skip
 
 

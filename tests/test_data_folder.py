@@ -102,6 +102,7 @@ def test_dicom_in_hu_with_the_last_patient_held_out(tmp_path):
     assert (test.names, test.patients) == (("two/IM0", "two/IM1.dcm"), ("patient-2", "patient-2"))
     assert np.array_equal(train.full[0], hu)
     assert np.array_equal(train.low[0], hu - 8)
+    assert (train.spacings, test.spacings) == ((0.7,), (0.7, 0.7))
 
 
 def test_patients_are_the_first_subfolders(tmp_path):

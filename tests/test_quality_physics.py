@@ -286,12 +286,14 @@ def test_few_realisations_give_no_bias() -> None:
     assert np.mean(squared) == pytest.approx(1.25, rel=2 * CLOSE)
 
 
-def test_intervals_hold_the_true_value_about_as_often_as_they_say() -> None:
-    signal, draw, hits, runs = np.array([1.0, 0.5, 0.0]), np.random.default_rng(6), 0, 120
+@pytest.mark.parametrize(("places", "count"), [(4, 24), (3, 12)])
+def test_intervals_hold_the_true_value_about_as_often_as_they_say(places: int, count: int) -> None:
+    draw, hits, runs = np.random.default_rng(6), 0, 120
+    signal = np.array([1.0, 0.5, 0.0, 0.0, 0.0])
     for _ in range(runs):
-        noise = draw.normal(0, 1, (4, 24, 3))
+        noise = draw.normal(0, 1, (places, count, 5))
         seen = Outputs(noise, noise + signal)
-        drawn = detectability.resamples([0, 1, 2, 3], 24, 100, draw)
+        drawn = detectability.resamples(range(places), count, 60, draw)
         found = detectability.interval(
             detectability.dprime(seen), detectability.bootstrap(seen, drawn)
         )

@@ -29,7 +29,7 @@ def test_both_pages_have_every_number_and_its_limits(page_file: Path) -> None:
             "one patient",
             "channelised Hotelling",
             "above 0.79",
-            "detectability falls by 1.2 % (95 % interval \N{MINUS SIGN}1.0 to 3.0 %)",
+            "detectability by \N{MINUS SIGN}1.2 % (95 % interval \N{MINUS SIGN}3.0 to +1.0 %)",
         ):
             assert words in text, words
     assert html.count("data:image/png") >= 2 + 3 + 2 + 11

@@ -9,17 +9,22 @@ import pytest
 import torch
 import torch.nn.functional as F
 from click.testing import CliRunner
+from dicom_files import dataset, packed
 from torch import Tensor, nn
 
+from compress import checkpoint
 from compress.base.errors import QualityError, UsageError
+from compress.checkpoint import Model, ModelOptions
 from compress.cli import main
 from compress.context import Work
 from compress.data import Data, Pairs, phantom
 from compress.data.fanbeam import FanBeam, reconstruct, reconstruct_many
+from compress.data.fanbeam_torch import TorchScanner
 from compress.data.lowdose import Exposure, Slice, insert_noise, line_integrals, simulate
 from compress.data.realisations import brighter, noise
 from compress.quality import sites
 from compress.quality.records import PhysicsFacts
+from compress.run import evaluate as evaluation
 from compress.steps import physics, physics_facts
 from compress.steps.evaluate import Evaluate
 from compress.steps.physics import Settings, measure
@@ -84,6 +89,14 @@ def test_realisations_are_those_of_the_simulator_and_fall_with_dose() -> None:
     assert abs(found[:, body].mean()) < 0.1 * alone
     bright = noise(one, p, brighter(EXPOSURE, 4), 12, 0)
     assert bright[:, body].std() == pytest.approx(found[:, body].std() / 2, rel=0.05)
+
+
+def test_another_scanner_gives_the_same_noise() -> None:
+    one = chest(size=128)
+    scanner = TorchScanner(torch.device("cpu"))
+    p = line_integrals(one, EXPOSURE)
+    found = noise(one, p, EXPOSURE, 2, 0, scanner)
+    np.testing.assert_allclose(found, noise(one, p, EXPOSURE, 2, 0), atol=0.05)
 
 
 def test_an_identity_measures_what_the_low_dose_does(found: tuple[PhysicsFacts, Path]) -> None:
@@ -254,7 +267,32 @@ def test_pairs_of_npy_files_have_no_pixel_size_and_the_command_says_so(tmp_path:
     command = ["evaluate", str(tmp_path / "run/00-train"), "--data", str(tmp_path / "pairs")]
     done = CliRunner().invoke(main.main, [*command, "-o", str(tmp_path / "out"), "--physics"])
     assert done.exit_code == 2, done.output
+    assert "the side of a pixel is not known" in done.output
     assert not (tmp_path / "out/evaluation.json").exists()
+
+
+def test_the_command_measures_dicom_pairs_and_prints_the_table(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    hu = chest(size=128).image
+    stored = (hu.astype(int) + 1024).astype("<u2").tobytes()
+    for side in ("low", "full"):
+        (tmp_path / "pairs" / side).mkdir(parents=True)
+        file = packed(dataset(hu, PixelData=stored, PixelSpacing=[1.5, 1.5]))
+        (tmp_path / "pairs" / side / "a.dcm").write_bytes(file)
+    (tmp_path / "model").mkdir()
+    options = ModelOptions(name="redcnn", options={"channels": 2})
+    checkpoint.save(Model(net=options.build().eval(), origin=options), tmp_path / "model")
+    given = (tmp_path / "model", tmp_path / "pairs", tmp_path / "out", (), "cpu")
+    content = evaluation.run(*given, Settings(realisations=4))
+    facts = content["physics"]
+    assert facts["networks"] == ["input", "model", "full"]
+    assert facts["losses"] == {}
+    assert "simulated at 100,000 photons, not that of the given pairs" in facts["notices"][-1]
+    assert json.loads((tmp_path / "out/evaluation.json").read_text()) == content
+    assert "| Network |" in (tmp_path / "out/physics.md").read_text()
+    evaluation.render(content)
+    assert "Mean bias, HU" in capsys.readouterr().out
 
 
 def test_pairs_know_their_pixels(tmp_path: Path) -> None:

@@ -250,13 +250,6 @@ def simulate(
     is_flag=True,
     help="Bias, noise texture, sharpness and detectability, too, on simulated noise.",
 )
-@click.option(
-    "--realisations",
-    type=click.IntRange(min=4),
-    default=24,
-    show_default=True,
-    help="Noise realisations of each slice; for --physics.",
-)
 @DEVICE
 def evaluate(
     model: Path,
@@ -264,7 +257,6 @@ def evaluate(
     windows: str | None,
     out: Path,
     physics: bool,
-    realisations: int,
     device: str | None,
 ) -> None:
     """Measure the slices in DIR and what MODEL makes of them: RMSE, PSNR, SSIM, MS-SSIM.
@@ -278,5 +270,5 @@ def evaluate(
 
     start_log()
     chosen = evaluation.windows(windows)
-    settings = Settings(realisations=realisations) if physics else None
+    settings = Settings() if physics else None
     evaluation.render(evaluation.run(model, data, out, chosen, device, settings))

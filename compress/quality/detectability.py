@@ -157,6 +157,12 @@ def bootstrap(seen: Outputs, drawn: NDArray[np.int64]) -> Doubles:
 
 
 def interval(value: float, samples: Doubles) -> Interval:
-    """`value` with the percentile interval of its bootstrap samples."""
-    low, high = np.quantile(samples, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    """`value` with the interval of its bootstrap samples, both positive.
+
+    Samples repeat realisations, so a Hotelling observer fits them better than new ones and their
+    d' is too high: their quantiles are taken over their median, which leaves the spread.
+    """
+    ends = np.quantile(samples, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    middle = float(np.median(samples))
+    low, high = ends / middle * value if middle > 0 else ends
     return Interval(value, float(low), float(high))

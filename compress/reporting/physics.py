@@ -73,8 +73,8 @@ def _cost(name: str, found: Facts) -> str:
     if found["nps_shift"] is not None:
         parts.append(f"the mean frequency of noise by {figure(100 * found['nps_shift'], 1)} %")
     if loss := found["dprime_loss"]:
-        value, low, high = (figure(100 * loss[key], 1) for key in ("value", "low", "high"))
-        parts.append(f"detectability falls by {value} % (95 % interval {low} to {high} %)")
+        value, low, high = (signed(-100 * loss[key], 1) for key in ("value", "high", "low"))
+        parts.append(f"detectability by {value} % (95 % interval {low} to {high} %)")
     return f"{name} beside the dense network: {', '.join(parts) or 'no value'}."
 
 

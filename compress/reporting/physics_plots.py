@@ -21,7 +21,7 @@ STYLES = {
     "compressed": (COLOURS[1], "-"),
     "model": (COLOURS[0], "-"),
 }
-SPAN = {"bias": 20.0, "sd": 60.0}
+SPAN = {"bias": 20.0, "sd": 100.0}
 """HU at the ends of the colours of maps."""
 
 

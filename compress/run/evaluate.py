@@ -24,7 +24,7 @@ from compress.reporting import physics as words
 from compress.run.records import ByWindow, Evaluated
 from compress.steps.evaluate import Evaluate
 from compress.steps.facts import EvaluateFacts, Summary
-from compress.steps.physics import Settings, measure
+from compress.steps.physics import Settings, check, measure
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -94,6 +94,8 @@ def run(
         data=Data(train=NONE, test=pairs, source="folder", fingerprint=""),
         seed=0,
     )
+    if physics is not None:
+        check(work, physics)
     Evaluate(batch=net.batch, pictures=0).measure(Model(net=net.net, origin=ModelOptions()), work)
     facts = cast("EvaluateFacts", work.facts)
     rows = [row for found in facts["rows"] for row in _long(found, chosen)]

@@ -27,7 +27,7 @@ from compress.graph.slices import channels
 from compress.quality import metrics
 from compress.steps import physics_facts
 from compress.steps.facts import EvaluateFacts, Moments, SliceRow, Summary
-from compress.steps.physics import Settings, measure
+from compress.steps.physics import Settings, check, measure
 
 log = logging.getLogger(__name__)
 LIMITS = physics_facts.LIMITS
@@ -115,6 +115,8 @@ class Evaluate:
     def measure(self, model: Model, work: Work) -> None:
         """What `run` does, without a word; the figures stand in `work.facts`."""
         test = work.data.test
+        if self.physics:
+            check(work, self._settings(work))
         shown = _spread(test, self.pictures)
         pictures = {"full": [_clip(test.full[i]) for i in shown]}
         rows: list[SliceRow] = []

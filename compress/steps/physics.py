@@ -87,6 +87,15 @@ class _Run:
         self.seconds[what] = self.seconds.get(what, 0.0) + time.perf_counter() - start
 
 
+def check(work: Work, settings: Settings) -> None:
+    """Refuse held-out slices that cannot be measured, before anything is.
+
+    Raises:
+        UsageError: slices are too small, or the side of a pixel is not known.
+    """
+    _chosen(work, settings.slices)
+
+
 def measure(networks: Mapping[str, Net | None], work: Work, settings: Settings) -> PhysicsFacts:
     """Measure networks on noise realisations of the held-out slices; writes maps to `FILE`.
 

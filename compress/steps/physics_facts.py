@@ -162,15 +162,16 @@ def _loss(
     by_task: Mapping[Task, Samples], observer: str, names: tuple[str, str]
 ) -> Interval | None:
     """Mean over tasks of 1 - d' / d' of the dense network; None where nothing is detectable."""
-    values, drawn = [], []
+    kept, drawn = [], []
     for found in by_task.values():
         (dense, dense_samples), (own, own_samples) = (found[observer][name] for name in names)
         if dense > 0 and (dense_samples > 0).all():
-            values.append(1 - own / dense)
-            drawn.append(1 - own_samples / dense_samples)
-    if not values:
+            kept.append(own / dense)
+            drawn.append(own_samples / dense_samples)
+    if not kept:
         return None
-    return detectability.interval(float(np.mean(values)), np.mean(drawn, axis=0))
+    left = detectability.interval(float(np.mean(kept)), np.mean(drawn, axis=0))
+    return Interval(1 - left.value, 1 - left.high, 1 - left.low)
 
 
 def _estimate(found: Interval) -> Estimate:

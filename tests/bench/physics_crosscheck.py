@@ -107,12 +107,29 @@ def compare_dprime(
         print(f"d' {name}: {ours:.3f} ours, {raw:.3f} theirs, {whole:.3f} theirs x sqrt(2 pi)")
 
 
+def compare_flat(spacing: float) -> None:
+    """Print d' of NPWE in white noise of 20 HU, where nothing is estimated."""
+    signal = CONTRAST * ndimage.gaussian_filter(ttf.disc(SIDE, DIAMETER / 2 / spacing), BLUR)
+    template = detectability.npwe(signal, spacing)
+    ours = float((template * signal).sum() / (20 * np.linalg.norm(template)))
+    frequency = np.linspace(0, 0.5 / spacing, 400)
+    transfer = np.exp(-2 * (math.pi * BLUR * spacing * frequency) ** 2)
+    flat = np.full_like(frequency, (20 * spacing) ** 2)
+    cut = math.sqrt(2 * detectability.PEAK**2 / 1.3)
+    theirs = d_prime_calculator.get_d_prime_npwe(
+        frequency, transfer, frequency, flat, [DIAMETER], CONTRAST, eye_filter_fc_cy_per_deg=cut
+    )
+    whole = float(theirs["d_prime"][0]) * math.sqrt(2 * math.pi)
+    print(f"d' NPWE, flat NPS: {ours:.3f} ours, {whole:.3f} theirs x sqrt(2 pi)")
+
+
 def main() -> None:
     """Print the table."""
     images, spacing = realisations()
     curve = compare_nps(images, spacing)
     compare_ttf(spacing)
     compare_dprime(images, spacing, curve)
+    compare_flat(spacing)
 
 
 if __name__ == "__main__":
