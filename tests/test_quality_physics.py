@@ -148,8 +148,13 @@ def test_a_gaussian_low_pass_has_its_transfer_function() -> None:
 
 @pytest.mark.parametrize("cut", [0.2, 0.31, 0.45])
 def test_an_ideal_low_pass_ends_where_it_ends(cut: float) -> None:
-    found = f50_after(lambda f: (f <= cut).astype(float))
-    assert found == pytest.approx(cut, abs=nps.BIN)
+    f = nps.frequencies((SIDE, SIDE), SPACING)
+    transfer, shape = ttf.Transfer(0.7), ttf.disc(SIDE, 9.0)
+    transfer.add(filtered(shape, (f <= cut).astype(float)), shape, SPACING)
+    frequency, curve = transfer.curve()
+    assert curve[frequency < cut - nps.BIN] == pytest.approx(1, rel=CLOSE)
+    assert curve[frequency > cut + nps.BIN] == pytest.approx(0, abs=CLOSE)
+    assert ttf.f50(frequency, curve) == pytest.approx(cut, abs=nps.BIN), "within a ring"
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ from compress.data.folder import NONE
 from compress.recipe import load
 from compress.run.keys import keys
 from compress.steps import STEPS
+from compress.steps.evaluate import Evaluate
 
 HEAD = "schema: 1\nmodel: {name: ddnet}\n"
 OLD = (
@@ -86,6 +87,14 @@ def test_every_old_name_has_one_of_today(options: type) -> None:
     table = renamed(options)
     assert {new.name for new in table.values()} <= fields
     assert not table.keys() & fields
+
+
+def test_options_that_version_0_1_lacked_count_once_they_are_used() -> None:
+    assert old_names(Evaluate()) == {"batch": 1, "pictures": 2, "compare": True}
+    used = old_names(Evaluate(physics=True, at_most={"bias_hu": 1.0}))
+    assert used["physics"] is True
+    assert used["at_most"] == {"bias_hu": 1.0}
+    assert "realisations" not in used
 
 
 def test_values_get_their_old_names_back() -> None:

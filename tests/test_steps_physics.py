@@ -22,7 +22,8 @@ from compress.data.fanbeam import FanBeam, reconstruct, reconstruct_many
 from compress.data.fanbeam_torch import TorchScanner
 from compress.data.lowdose import Exposure, Slice, insert_noise, line_integrals, simulate
 from compress.data.realisations import brighter, noise
-from compress.quality import sites
+from compress.quality import detectability, sites, ttf
+from compress.quality.detectability import Outputs, outputs
 from compress.quality.records import PhysicsFacts
 from compress.run import evaluate as evaluation
 from compress.steps import physics, physics_facts
@@ -89,6 +90,20 @@ def test_realisations_are_those_of_the_simulator_and_fall_with_dose() -> None:
     assert abs(found[:, body].mean()) < 0.1 * alone
     bright = noise(one, p, brighter(EXPOSURE, 4), 12, 0)
     assert bright[:, body].std() == pytest.approx(found[:, body].std() / 2, rel=0.05)
+
+
+def test_detectability_grows_with_the_root_of_the_dose() -> None:
+    one = chest()
+    p = line_integrals(one, EXPOSURE)
+    signal = 25 * ttf.disc(64, 2.5)
+    channels = detectability.laguerre_gauss(64, 2.5 * detectability.WIDTH)
+    found = []
+    for seed, dose in enumerate((EXPOSURE, brighter(EXPOSURE, 4))):
+        own = noise(one, p, dose, 100, seed)
+        patches = [sites.region(own, site, 64) for site in sites.places(one.image)]
+        pair = [[outputs(x + s, channels) for x in patches] for s in (0, signal)]
+        found.append(detectability.dprime(Outputs(*map(np.stack, pair))))
+    assert found[1] / found[0] == pytest.approx(2, rel=0.1)
 
 
 def test_another_scanner_gives_the_same_noise() -> None:
@@ -199,6 +214,14 @@ def test_limits_that_hold_pass_and_limits_without_a_value_are_refused() -> None:
 def test_options_that_mean_nothing_are_refused(options: dict, words: str) -> None:
     with pytest.raises(ValueError, match=words):
         Evaluate(**options)
+
+
+def test_limits_are_refused_where_nothing_is_compressed(tmp_path: Path) -> None:
+    given = work(tmp_path, [chest(size=128)])
+    options = ModelOptions(name="redcnn", options={"channels": 2})
+    model = Model(net=options.build().eval(), origin=options)
+    with pytest.raises(UsageError, match="at_most compares with the dense network; nothing diff"):
+        Evaluate(physics=True, at_most={"bias_hu": 1}).run(model, given)
 
 
 def test_slices_that_cannot_be_measured_are_refused(tmp_path: Path) -> None:

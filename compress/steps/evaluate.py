@@ -115,14 +115,10 @@ class Evaluate:
     def measure(self, model: Model, work: Work) -> None:
         """What `run` does, without a word; the figures stand in `work.facts`."""
         test = work.data.test
-        if self.physics:
-            check(work, self._settings(work))
+        networks = self._compared(model, work)
         shown = _spread(test, self.pictures)
         pictures = {"full": [_clip(test.full[i]) for i in shown]}
         rows: list[SliceRow] = []
-        networks = _networks(model, work)
-        if not self.compare:
-            networks = dict([*networks.items()][-1:])
         for name, net in networks.items():
             found = self._images(name, net, work)
             for index, image in enumerate(track(found, f"evaluate {name}", len(test.full))):
@@ -141,6 +137,15 @@ class Evaluate:
         if self.physics:
             own = {name: self._ready(net, work) for name, net in networks.items()}
             work.facts["physics"] = measure(own, work, self._settings(work))
+
+    def _compared(self, model: Model, work: Work) -> dict[str, nn.Module | None]:
+        """What is measured, by name; refuses what `physics` and `at_most` cannot measure."""
+        networks = _networks(model, work)
+        if self.physics:
+            check(work, self._settings(work))
+        if self.at_most and "compressed" not in networks:
+            raise UsageError("evaluate: at_most compares with the dense network; nothing differs")
+        return networks if self.compare else dict([*networks.items()][-1:])
 
     def _settings(self, work: Work) -> Settings:
         return Settings(
