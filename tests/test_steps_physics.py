@@ -230,6 +230,10 @@ def test_slices_that_cannot_be_measured_are_refused(tmp_path: Path) -> None:
         measure({"input": None}, given, Settings())
     test = replace(given.data.test, spacings=())
     unknown = replace(given, data=replace(given.data, test=test))
+    around = replace(given.data.test, around=tuple((i, i, i) for i in given.data.test.low))
+    volume = replace(given, data=replace(given.data, test=around))
+    with pytest.raises(UsageError, match="that sees a slice alone; this one sees 3"):
+        measure({"input": None}, volume, Settings())
     with pytest.raises(UsageError, match="side of a pixel is not known"):
         measure({"input": None}, unknown, Settings())
 

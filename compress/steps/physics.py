@@ -125,6 +125,9 @@ def measure(networks: Mapping[str, Net | None], work: Work, settings: Settings) 
 def _chosen(work: Work, count: int) -> list[Slice]:
     """Slices from the middle of equal parts of those held out."""
     test = work.data.test
+    if test.channels > 1:
+        alone = f"a network that sees a slice alone; this one sees {test.channels}"
+        raise UsageError(f"evaluate: physics measures {alone}")
     total = len(test.full)
     count = min(count, total)
     picked = [(2 * k + 1) * total // (2 * count) for k in range(count)]
