@@ -143,7 +143,7 @@ def _between(stages: list[Facts]) -> dict[str, str]:
     found = {}
     for stage in stages:
         if stage["kind"] == "training":
-            found[stage["stage"]] = listed(done)
+            found[stage["stage"]] = listed(done) if done else ""
             done = []
         elif stage["kind"] == "compressing":
             done.append(stage["step"])
