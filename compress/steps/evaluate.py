@@ -42,9 +42,9 @@ class Evaluate:
     """
 
     kind: ClassVar[Kind] = "measuring"
-    ADDED: ClassVar[frozenset[str]] = frozenset(
-        ("physics", "realisations", "physics_slices", "dose_ratio", "at_most")
-    )
+    ADDED: ClassVar[tuple[str, ...]] = (
+        "physics", "realisations", "physics_slices", "dose_ratio", "at_most",
+    )  # fmt: skip
 
     batch: int = 1
     """Slices that go through a network at once."""
