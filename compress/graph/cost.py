@@ -221,17 +221,17 @@ def layers(net: nn.Module, size: tuple[int, int] | None = None) -> dict[str, Lay
     Raises:
         UsageError: it takes none.
     """
-    asked = size or SLICE
-    if size is None and not _takes(net, SLICE[0]):
-        asked = slice_size(net)
     for device in DEVICES:
         with contextlib.suppress(Exception):  # whatever the network's code raises
-            return _layers(net, asked, device)
-    check_shape(net, asked)
+            return _layers(net, size or SLICE, device, exact=size is None)
+    if size is None:
+        return layers(net, slice_size(net))
+    check_shape(net, size)
     raise UsageError(f"{type(net).__name__} does not do the same twice")
 
 
-def _layers(net: nn.Module, size: tuple[int, int], device: str) -> dict[str, Layer]:
+def _layers(net: nn.Module, size: tuple[int, int], device: str, *, exact: bool) -> dict[str, Layer]:
+    """As `layers`, on a device; `exact`: only where a slice's shape comes out."""
     found: dict[str, Layer] = {}
     shadow = _copy(net, device)
 
@@ -250,7 +250,9 @@ def _layers(net: nn.Module, size: tuple[int, int], device: str) -> dict[str, Lay
     for name, module in shadow.named_modules():
         if isinstance(module, (*CONVOLUTIONS, nn.Linear)):
             module.register_forward_hook(lambda m, i, o, name=name: seen(name, m, i, o))
-    _run(shadow, (1, channels(net), *size), device)
+    shape = _run(shadow, (1, channels(net), *size), device)
+    if exact and shape != (1, 1, *size):
+        raise ValueError(shape)
     return found
 
 
