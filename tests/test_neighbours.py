@@ -300,7 +300,7 @@ def test_the_python_functions_take_a_volume(tmp_path):
 
 def test_a_whole_recipe_to_a_dicom_series(tmp_path):
     steps = (
-        "train: {epochs: 1, slices_per_epoch: 8, crop: 32}, prune: {amount: 0.3, round_to: 8}, "
+        "train: {epochs: 1, slices_per_epoch: 8, crop: 32}, prune: {amount: 0.3, round_to: 16}, "
         "retrain: {epochs: 1, slices_per_epoch: 8, crop: 32}, sparsify: {}, evaluate: {}, "
         "export: {formats: [onnx], image_size: 64}, report: {}"
     )
