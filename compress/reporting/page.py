@@ -143,7 +143,7 @@ def _between(stages: list[Facts]) -> dict[str, str]:
     found = {}
     for stage in stages:
         if stage["kind"] == "training":
-            found[stage["stage"]] = listed(done) if done else ""
+            found[stage["stage"]] = listed(done)
             done = []
         elif stage["kind"] == "compressing":
             done.append(stage["step"])
