@@ -58,6 +58,7 @@ NETWORKS = {
     "dense": {"residual": True},
     "published": {},
     "flagship": {"bottleneck": 16, "decoder": 16, "residual": True},
+    "small kernels": {"bottleneck": 16, "decoder": 16, "kernels": (3, 3, 5, 5, 7)},
     "irregular": {
         "widths": {
             "stem.conv": 13,

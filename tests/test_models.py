@@ -1,6 +1,7 @@
 """DDnet and RED-CNN: the published counts, weights and outputs."""
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -8,8 +9,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from compress import checkpoint
+from compress.checkpoint import Model
+from compress.graph.cost import cost
 from compress.models.ddnet import DDnet, from_2dnet, widths
 from compress.models.redcnn import RedCNN
+from compress.recipe import load
 
 REFERENCE = Path(
     os.environ.get(
@@ -67,6 +72,40 @@ def test_widths_build_the_same_class_narrower() -> None:
     net = DDnet(widths=table).eval()
     assert widths(net) == table
     assert net(torch.rand(1, 1, 32, 48)).shape == (1, 1, 32, 48)
+
+
+@pytest.mark.parametrize(
+    ("kernels", "share"),
+    [((3, 5, 5, 5, 5), 0.225), ((3, 3, 5, 5, 5), 0.506), ((3, 3, 3, 3, 3), 0.598)],
+)
+def test_small_kernels_take_macs_and_no_channels(kernels: tuple[int, ...], share: float) -> None:
+    net = DDnet(kernels=kernels).eval()
+    assert widths(net) == widths(DDnet())
+    assert 1 - cost(net).macs / cost(DDnet()).macs == pytest.approx(share, abs=5e-4)
+    sides = {net.get_submodule(f"blocks.{b}.1.growth.conv").kernel_size[0] for b in range(4)}
+    assert sides == {*kernels[1:]}
+    assert net.decoders[3].wide.conv.kernel_size == (kernels[0], kernels[0])
+    assert net(torch.rand(1, 1, 32, 48)).shape == (1, 1, 32, 48)
+
+
+@pytest.mark.parametrize("kernels", [(3, 3), (3, 3, 4, 5, 5), (3, 3, -1, 5, 5)])
+def test_wrong_kernels(kernels: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match=r"kernels must be 5 odd sides, got \["):
+        DDnet(kernels=kernels)
+
+
+def test_a_pruned_network_of_small_kernels_is_kept_and_loaded(tmp_path: Path) -> None:
+    (tmp_path / "r.yaml").write_text(
+        "schema: 1\nmodel: {name: ddnet, trunk: 8, bottleneck: 8, decoder: 8, "
+        "kernels: [3, 3, 5, 5, 5]}\nsteps: [prune: {amount: 0.3, round_to: 2}]\n"
+    )
+    recipe = load(tmp_path / "r.yaml")
+    model = Model(net=recipe.model.build().eval(), origin=recipe.model)
+    model, plan = recipe.steps[0][1].plan(model, 0)
+    checkpoint.save(replace(model, net=plan.apply(model.net)), tmp_path)
+    net = checkpoint.load(tmp_path).net
+    assert net.decoders[3].wide.conv.kernel_size == (3, 3)
+    assert cost(net).macs < 0.7 * cost(model.net).macs
 
 
 def test_residual_starts_as_identity() -> None:
