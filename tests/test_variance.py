@@ -20,6 +20,7 @@ from compress.checkpoint import Model, ModelOptions
 from compress.context import Work
 from compress.graph.groups import Part, groups
 from compress.graph.rewrite import deconv_to_conv
+from compress.graph.slices import Neighbouring
 from compress.models.ddnet import DDnet, DenseLayer, Unit
 from compress.pruning import plan as pruning
 from compress.pruning import variance
@@ -27,7 +28,7 @@ from compress.pruning.options import PruneOptions
 from compress.steps.prune import Prune
 
 calm = settings(
-    max_examples=8, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True
+    max_examples=5, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True
 )
 
 
@@ -196,6 +197,27 @@ def test_a_reader_of_nothing_shares_evenly() -> None:
     net = randomise(Plain(4), 0)
     nn.init.zeros_(net.last.weight)
     assert variance.importance(net, slices)["middle"].tolist() == [0.25] * 4
+
+
+@pytest.mark.parametrize("inplace", [False, True])
+def test_an_activation_in_place_is_no_batchnorm(inplace: bool) -> None:
+    layers = nn.Sequential(
+        nn.Conv2d(1, 4, 1), nn.BatchNorm2d(4), nn.ReLU(inplace=inplace), nn.Conv2d(4, 1, 1)
+    )
+    net = randomise(layers, 0)
+    assert variance.from_batchnorm(net, (16, 16)) == {}  # what is read is ReLU's output
+    worth = variance.importance(net, slices)["0"]
+    read = torch.cat([net[2](net[1](net[0](x))) for x in slices()]).var((0, 2, 3), correction=0)
+    expected = read.detach() * net[3].weight.detach()[0, :, 0, 0].square()
+    assert worth.tolist() == pytest.approx((expected / expected.sum()).tolist(), rel=1e-2)
+
+
+def test_a_network_of_neighbouring_slices_has_worths() -> None:
+    layers = nn.Sequential(
+        nn.BatchNorm2d(3), nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.Conv2d(4, 1, 1)
+    )
+    net = Neighbouring(randomise(layers, 0), 1)
+    assert float(variance.importance(net)["net.1"].sum()) == pytest.approx(1.0)
 
 
 def test_slices_are_asked_for_only_where_no_batchnorm_scales_the_inputs() -> None:

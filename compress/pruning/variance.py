@@ -22,6 +22,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from compress.graph.cost import layers, slice_size
 from compress.graph.groups import LAYERS, Group, Part, groups
+from compress.graph.slices import channels
 
 Samples = Callable[[], Iterable[Tensor]]
 """Gives slices, (N, 1, H, W) in network range."""
@@ -70,15 +71,17 @@ def from_batchnorm(net: nn.Module, size: tuple[int, int]) -> dict[str, Tensor]:
     Returns:
         (in,) float64 by module name, for the layers that read nothing else.
     """
-    scales: dict[int, tuple[Tensor, Tensor]] = {}  # by the output's id; holds it, so ids last
+    # By the output's id, which lasts as long as the output; its version tells of changes in place.
+    scales: dict[int, tuple[Tensor, int, Tensor]] = {}
     reads: dict[str, list[Tensor | None]] = defaultdict(list)
 
     def normed(module: _BatchNorm, _: Any, out: Tensor) -> None:
         weight = torch.ones(module.num_features) if module.weight is None else module.weight
-        scales[id(out)] = out, weight.detach().double().square()
+        scales[id(out)] = out, out._version, weight.detach().double().square()
 
     def reading(name: str, _: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        reads[name].append(scales[id(inputs[0])][1] if id(inputs[0]) in scales else None)
+        out, version, scale = scales.get(id(inputs[0]), (None, 0, None))
+        reads[name].append(scale if out is not None and out._version == version else None)
 
     shadow = copy.deepcopy(net).cpu().eval()
     for name, module in shadow.named_modules():
@@ -88,7 +91,7 @@ def from_batchnorm(net: nn.Module, size: tuple[int, int]) -> dict[str, Tensor]:
             module.register_forward_pre_hook(partial(reading, name))
     dtype = next(p.dtype for p in shadow.parameters())
     with torch.no_grad():
-        shadow(torch.zeros(1, 1, *size, dtype=dtype))
+        shadow(torch.zeros(1, channels(net), *size, dtype=dtype))
     means = {name: _mean(found) for name, found in reads.items()}
     return {name: mean for name, mean in means.items() if mean is not None}
 
