@@ -114,6 +114,7 @@ def test_channels_that_are_no_multiple_of_four() -> None:
         (torch.nn.Conv2d(16, 4, 3), "4 output channels are no multiple of 8"),
         (torch.nn.Conv2d(16, 16, 3, groups=2), "grouped convolution"),
         (torch.nn.ConvTranspose2d(16, 16, 4, stride=2), "deconvolution with stride"),
+        (torch.nn.ConvTranspose2d(16, 16, 3, groups=2), "deconvolution that equals no convolution"),
         (torch.nn.Linear(16, 8), ""),
     ],
 )

@@ -1,4 +1,8 @@
-"""What the numbers of a report come to, in sentences: nothing said that was not measured."""
+"""What the numbers of a report come to, in sentences: nothing said that was not measured.
+
+Fixed sentences are in report.html.j2 and report.md.j2, often in both; those on the physics of image
+quality in physics.py, one each in collect.py and page.py.
+"""
 
 from collections.abc import Iterator, Mapping
 from typing import Any

@@ -23,7 +23,8 @@ def refusal(module: nn.Module, rule: Rule = "backend") -> str:
             run, in % 4.
     """
     if isinstance(module, nn.ConvTranspose2d):
-        return "deconvolution with stride: neither ModelOpt, ASP nor TensorRT makes it 2:4"
+        kind = "with stride" if set(module.stride) != {1} else "that equals no convolution"
+        return f"deconvolution {kind}: neither ModelOpt, ASP nor TensorRT makes it 2:4"
     if isinstance(module, nn.Conv2d) and module.groups > 1:
         return "grouped convolution"
     weight = module.weight
