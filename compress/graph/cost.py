@@ -75,10 +75,12 @@ def check_shape(
     Raises:
         UsageError: it does not; says what came out, or why nothing did.
     """
-    try:
-        return _check_shape(net, size or SLICE, device)
-    except UsageError:
-        if size is None and any(_takes(net, side) for side in SIDES):
+    if size is not None:
+        with contextlib.suppress(UsageError):
+            return _check_shape(net, size, device)
+    else:
+        tries = [(SLICE[0], known) for known in DEVICES[:2]] + [(side, None) for side in SIDES]
+        if any(_takes(net, side, known) for side, known in tries):
             return
     try:
         _check_shape(net, size or SLICE, device or "cpu")  # says best what is wrong
@@ -163,9 +165,9 @@ def slice_size(net: nn.Module) -> tuple[int, int]:
     raise UsageError(f"{type(net).__name__} does not do the same twice")
 
 
-def _takes(net: nn.Module, side: int) -> bool:
+def _takes(net: nn.Module, side: int, device: str | None = None) -> bool:
     try:
-        _check_shape(net, (side, side), None)
+        _check_shape(net, (side, side), device)
     except UsageError:
         return False
     return True
@@ -216,12 +218,12 @@ def layers(net: nn.Module, size: tuple[int, int] | None = None) -> dict[str, Lay
     Args:
         net: a network of slices.
         size: H and W; None: 512 x 512, or the first of `SIDES` for a network that does not take
-            that.
+            that, or whose way depends on values: it would have to be computed.
 
     Raises:
         UsageError: it takes none.
     """
-    for device in DEVICES:
+    for device in DEVICES if size else DEVICES[:2]:
         with contextlib.suppress(Exception):  # whatever the network's code raises
             return _layers(net, size or SLICE, device, exact=size is None)
     if size is None:
