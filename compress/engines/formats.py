@@ -1,6 +1,7 @@
 """The table of the engine formats: a new one is a file beside this one and its lines here.
 
-Light at import, because the command line reads the names.
+Light at import, because the command line reads the names. Number formats, such as fp16, are in
+precision.py.
 """
 
 from collections.abc import Mapping
