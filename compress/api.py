@@ -104,10 +104,12 @@ def prune(net: nn.Module, amount: float = 0.6, **options: Any) -> nn.Module:
     Args:
         net: the network; behind a 2:4 mask nothing can be removed.
         amount: share of the multiply-accumulates to remove, in (0, 1).
-        options: further options of the recipe step `prune`, such as `criterion="l1"`.
+        options: further options of the recipe step `prune`, such as `criterion="l1"`; not those that
+            concern training (`at`, `rounds`) or read slices (`criterion="taylor"`).
 
     Raises:
-        UsageError: the amount cannot be reached, or the network cannot be pruned.
+        UsageError: the amount cannot be reached, the network cannot be pruned, or an option is for
+            recipes only.
         ValueError: an option has a value that it cannot have.
 
     >>> import compress
@@ -117,6 +119,9 @@ def prune(net: nn.Module, amount: float = 0.6, **options: Any) -> nn.Module:
     >>> [c.out_channels for c in (net.stem.conv, pruned.stem.conv)]
     [16, 16]
     """
+    for name in ("at", "rounds"):
+        if name in options:
+            raise UsageError(f"{name} divides a training, so it is for recipes only")
     return _stepped(Prune(amount=amount, **options), net)
 
 

@@ -111,3 +111,9 @@ def test_what_cannot_be_done_is_one_sentence(net: nn.Module, tmp_path: Path) -> 
         compress.evaluate(net, np.zeros((32, 32)), np.zeros((32, 32)))
     with pytest.raises(UsageError, match=r"must be \(H, W\) or \(N, H, W\), got \(4,\)"):
         compress.enhance(net, np.zeros(4))
+
+
+@pytest.mark.parametrize("name", ["at", "rounds"])
+def test_what_divides_a_training_is_not_ignored(name: str) -> None:
+    with pytest.raises(UsageError, match=f"{name} divides a training, so it is for recipes only"):
+        compress.prune(DDnet(trunk=16, bottleneck=32, decoder=32), amount=0.3, **{name: 0.5})
