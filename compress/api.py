@@ -104,12 +104,11 @@ def prune(net: nn.Module, amount: float = 0.6, **options: Any) -> nn.Module:
     Args:
         net: the network; behind a 2:4 mask nothing can be removed.
         amount: share of the multiply-accumulates to remove, in (0, 1).
-        options: further options of the recipe step `prune`, such as `criterion="l1"`; not those that
-            concern training (`at`, `rounds`) or read slices (`criterion="taylor"`).
+        options: further options of the recipe step `prune`, such as `criterion="l1"`; not those of
+            training or that read slices.
 
     Raises:
-        UsageError: the amount cannot be reached, the network cannot be pruned, or an option is for
-            recipes only.
+        UsageError: the amount cannot be reached, or the network not be pruned by such options.
         ValueError: an option has a value that it cannot have.
 
     >>> import compress
