@@ -1,6 +1,7 @@
 """A network's graph: what it costs, which channels belong together, exact rewrites.
 
 cost.py          multiply-accumulates and parameters
+effect.py        which layers the output depends on
 groups.py        channels that must be removed together, and their removal
 trace.py         one run of a network, operator by operator: how channels hang together
 labels.py        which entries of which tensors belong to which channel

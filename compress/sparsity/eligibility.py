@@ -31,12 +31,26 @@ def refusal(module: nn.Module, rule: Rule = "backend") -> str:
     assert isinstance(weight, Tensor)
     if "weight" not in module._parameters:
         return "its weight is computed by a parametrization"
+    if _computes_otherwise(module):
+        name = type(module).__name__
+        return f"its class {name} has a forward of its own, which may change the weight"
     out, into = weight.shape[:2]
     if rule == "trt":
         return unaligned(into, "input", 4) if into % 4 else ""
     if into % 16:
         return unaligned(into, "input", 16)
     return unaligned(out, "output", 8) if out % 8 else ""
+
+
+def _computes_otherwise(module: nn.Module) -> bool:
+    """Whether the class of a layer replaces what PyTorch's class computes with the weight.
+
+    Standardised, scaled or quantised weights have no zeros where the stored one has them, and
+    ModelOpt leaves such classes dense.
+    """
+    plain = nn.Linear if isinstance(module, nn.Linear) else nn.Conv2d
+    names = ("forward", "_conv_forward")
+    return any(getattr(type(module), n, None) is not getattr(plain, n, None) for n in names)
 
 
 def candidates(net: nn.Module) -> dict[str, nn.Module]:

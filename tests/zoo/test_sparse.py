@@ -1,0 +1,134 @@
+"""2:4 zeros in networks of many kinds: where they are said to be, and in the engine."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from pairs import data
+from torch import Tensor, nn
+
+from compress.base.errors import QualityError
+from compress.checkpoint import Model, ModelOptions
+from compress.context import Work
+from compress.engines import onnx
+from compress.graph.effect import effective
+from compress.sparsity import eligibility
+from compress.steps.export import Export
+from compress.steps.prune import Prune
+from compress.steps.sparsify import Sparsify
+from zoo.blocks import Chain, Standardised, conv
+
+CPU = torch.device("cpu")
+
+
+def work(folder: Path) -> Work:
+    folder.mkdir()
+    return Work(stage=folder, device=CPU, data=data(side=64), seed=0)
+
+
+def model(net: nn.Module) -> Model:
+    return Model(net=net.eval(), origin=ModelOptions(name="ddnet"))
+
+
+def test_masked_layers_that_are_never_called_do_not_fail_an_export(tmp_path: Path) -> None:
+    sparse = Sparsify(backend="modelopt").run(model(Chain(["unused"], 16)), work(tmp_path / "s"))
+    assert set(sparse.masks) == {f"blocks.0.{name}" for name in ("a", "b", "never")}
+    place = work(tmp_path / "e")
+    Export(image_size=32).run(sparse, place)
+    (row,) = place.facts["engines"]
+    assert row["status"] == "built"
+    assert sum(onnx.is_2to4(w) for w in onnx.weights(place.stage / row["file"]).values()) == 2
+
+
+def test_zeros_of_a_layer_in_the_engine_are_still_missed(tmp_path: Path, monkeypatch) -> None:
+    sparse = Sparsify(backend="modelopt").run(model(Chain(["unused"], 16)), work(tmp_path / "s"))
+    real = onnx.Onnx.build
+    monkeypatch.setattr(onnx.Onnx, "build", lambda *a: {**real(*a), "sparse24": 1})
+    with pytest.raises(QualityError, match="only 1 of 2 masked layers are 2:4 in onnx"):
+        Export(image_size=32).run(sparse, work(tmp_path / "e"))
+
+
+def test_single_zeros_need_not_be_2_to_4_in_an_engine(tmp_path: Path) -> None:
+    prune = Prune(criterion="magnitude_weights", amount=0.3)
+    place = work(tmp_path / "e")
+    Export(image_size=32).run(prune.run(model(Chain(["plain"], 16)), work(tmp_path / "p")), place)
+    assert place.facts["engines"][0]["status"] == "built"
+
+
+def test_a_layer_that_computes_its_weight_stays_dense_with_the_reason(tmp_path: Path) -> None:
+    place = work(tmp_path / "s")
+    sparse = Sparsify(backend="modelopt").run(model(Chain(["standardised"], 16)), place)
+    assert set(sparse.masks) == {"blocks.0.0", "blocks.0.2"}
+    (reason,) = (row["reason"] for row in place.facts["layers"] if row["name"] == "blocks.0.1")
+    assert reason == "its class Standardised has a forward of its own, which may change the weight"
+
+
+class Scaled(nn.Conv2d):
+    """Changes the weight where the convolution itself is computed."""
+
+    def _conv_forward(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        return super()._conv_forward(x, weight + 1, bias)
+
+
+class Named(nn.Conv2d):
+    """Another name for the same."""
+
+
+class Projection(nn.Linear):
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x)
+
+
+@pytest.mark.parametrize("rule", eligibility.RULES)
+@pytest.mark.parametrize(
+    ("layer", "own"),
+    [
+        (Standardised(16, 16, 3), True),
+        (Scaled(16, 16, 3), True),
+        (Projection(16, 16), True),
+        (Named(16, 16, 3), False),
+        (nn.Linear(16, 16), False),
+    ],
+)
+def test_layers_with_a_forward_of_their_own(layer: nn.Module, own: bool, rule: str) -> None:
+    assert ("forward of its own" in eligibility.refusal(layer, rule)) == own
+
+
+class Loose(nn.Module):
+    """Uses each layer in another way; `never` and `dropped` do not reach the output."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.inside, self.never = conv(1, 4), conv(4, 4), conv(4, 4)
+        self.dropped, self.detached, self.last = conv(4, 4), conv(4, 4), conv(4, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.a(x)
+        self.kept = self.dropped(y)
+        y = self.inside(y) + self.detached(y).detach()
+        return self.last(y)
+
+
+class Untracked(Loose):
+    """Has no gradients at all, and looks at values."""
+
+    @torch.no_grad()
+    def forward(self, x: Tensor) -> Tensor:
+        y = super().forward(x)
+        return y if y.isfinite().all() else y + 1
+
+
+NAMES = ("a", "inside", "never", "dropped", "detached", "last")
+
+
+@pytest.mark.parametrize("net", [Loose(), Untracked()])
+def test_layers_count_that_the_output_changes_with(net: nn.Module) -> None:
+    assert effective(net, NAMES) == set(NAMES) - {"never", "dropped"}
+
+
+def test_all_layers_count_where_nothing_can_be_found_out() -> None:
+    class Fails(Loose):
+        def forward(self, x: Tensor) -> Tensor:
+            raise RuntimeError("no")
+
+    assert effective(Fails(), NAMES) == set(NAMES)
