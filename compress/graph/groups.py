@@ -108,23 +108,40 @@ def remove(
 
 
 def cuts(
-    found: Iterable[Group], pruned: Mapping[str, tuple[int, ...]], side: Side | None = None
+    found: Iterable[Group], pruned: Mapping[str, tuple[int, ...]]
 ) -> dict[tuple[str, int], set[int]]:
-    """The indices that go, by name of a tensor and dimension; of one side only where it is given.
+    """The indices that go, by name of a tensor and dimension.
 
     Args:
         found: groups.
         pruned: member indices by group name.
-        side: which parts of the groups; None for all.
     """
     gone: dict[tuple[str, int], set[int]] = defaultdict(set)
     for group in found:
         members = set(pruned.get(group.name, ()))
         for part in group.parts if members else ():
-            if side in (None, part.side):
-                pairs = zip(part.members, part.channels, strict=True)
-                gone[part.tensor, part.dim] |= {c for m, c in pairs if m in members}
+            pairs = zip(part.members, part.channels, strict=True)
+            gone[part.tensor, part.dim] |= {c for m, c in pairs if m in members}
     return gone
+
+
+def reads(net: nn.Module) -> set[tuple[str, int]]:
+    """Name and dimension of every weight along which a layer reads, by all names of the weight.
+
+    A convolution and a deconvolution can share one: what the one makes the other reads.
+    """
+    sides = _sides(net)
+    names: dict[int, list[str]] = defaultdict(list)
+    state = net.state_dict(keep_vars=True)
+    for name, tensor in state.items():
+        names[id(tensor)].append(name)
+    return {
+        (other, dim)
+        for name, dims in sides.items()
+        for dim, side in dims.items()
+        if side == "in"
+        for other in names[id(state[name])]
+    }
 
 
 def _groups(net: nn.Module, sets: Sets) -> tuple[Group, ...]:

@@ -16,13 +16,17 @@ def deconv_to_conv(net: nn.Module) -> nn.Module:
 
     y[o] = sum over taps of w[i, o, k-1-tap] x[i] is a correlation with the kernel transposed in its
     channels and flipped in space, at padding dilation * (k - 1) - p. ModelOpt, ASP and TensorRT
-    know 2:4 sparsity for Conv2d only. Left alone: other strides, groups, output padding, and
-    padding larger than dilation * (k - 1).
+    know 2:4 sparsity for Conv2d only. Left alone: other strides, groups, output padding, padding
+    larger than dilation * (k - 1), and weights that another layer has, too: the copies would be
+    trained apart.
     """
     net = copy.deepcopy(net)
+    owners = Counter(id(p) for module in net.modules() for p in module.parameters(recurse=False))
     made: dict[nn.Module, nn.Module] = {}
     for name, module in list(net.named_modules(remove_duplicate=False)):
         if isinstance(module, nn.ConvTranspose2d) and is_plain(module):
+            if any(owners[id(p)] > 1 for p in module.parameters(recurse=False)):
+                continue
             made.setdefault(module, _as_conv(module))  # one module may have several names
             net.set_submodule(name, made[module])
     return net

@@ -1,6 +1,7 @@
 """From a network to the channels that go: ranks of its groups, what they cost, the plan."""
 
 import math
+import time
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -17,7 +18,7 @@ from compress.graph.groups import Group, Part, groups, remove
 from compress.pruning import knapsack, selection, variance
 from compress.pruning.ledger import Ledger, Share
 from compress.pruning.options import PruneOptions
-from compress.pruning.proof import Proof
+from compress.pruning.proof import SECONDS, Proof
 from compress.pruning.selection import Criterion, Ranked, Selection
 
 ALIGNMENTS = (16, 8, 4, 2, 1)
@@ -81,6 +82,7 @@ def plan(
     Raises:
         UsageError: the amount cannot be reached, or a name in `ignore` matches nothing.
     """
+    end = time.thread_time() + SECONDS
     size = size or slice_size(net)
     found = groups(net, size)
     values = importance or _values(net, found, options, seed, size)
@@ -88,7 +90,7 @@ def plan(
         raise UsageError(f"{type(net).__name__} has no convolution or linear layer to prune")
     ranks = _ranks(found, values, options)
     held = _ignored(net, found, options.ignore)
-    ledger, proof = Ledger(net, found), Proof(net, found, size)
+    ledger, proof = Ledger(net, found), Proof(net, found, size, end)
     failing: dict[str, str] = {}
     while True:
         ranked = tuple(_ranked(found, values, ranks, failing | held, options.min_keep))

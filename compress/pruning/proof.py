@@ -6,6 +6,7 @@ consumers get zeros where they read pruned channels.
 """
 
 import copy
+import math
 import time
 from collections.abc import Mapping, Sequence
 
@@ -13,14 +14,15 @@ import torch
 from torch import Tensor, nn
 
 from compress.base.reasons import reason
-from compress.graph.groups import Group, cuts, remove
+from compress.graph.groups import Group, cuts, reads, remove
 from compress.graph.slices import channels
 
 SAME = {torch.float64: 1e-9, torch.float32: 1e-4}
 """Largest difference that counts as none, as a share of the largest output. float32 is for networks
 that do not run in float64, as their code makes float32 values of its own."""
 SECONDS = 60.0
-"""Processor time to look for the groups at fault; those not looked at by then stay whole."""
+"""Processor time of this thread to make a plan: following channels, which may take 45 s, and then
+looking for the groups at fault."""
 DRAWS = ((1.0, 1), (1.0, 2), (1.0, 3), (0.1, 4), (0.0, 5))
 """How far weights are moved, and the seed, until the output is finite and not constant."""
 
@@ -34,10 +36,18 @@ class Proof:
         net: the dense network; it is not changed.
         found: its groups.
         size: height and width of the slice.
+        end: processor time of this thread until which groups at fault are looked for; those not
+            looked at by then stay whole.
     """
 
-    def __init__(self, net: nn.Module, found: Sequence[Group], size: tuple[int, int]) -> None:
-        self._found = tuple(found)
+    def __init__(
+        self,
+        net: nn.Module,
+        found: Sequence[Group],
+        size: tuple[int, int],
+        end: float = math.inf,
+    ) -> None:
+        self._found, self._end = tuple(found), end
         self.measured = 0.0
         """The difference of the last plan that was tried."""
         generator = torch.Generator().manual_seed(0)
@@ -57,7 +67,7 @@ class Proof:
             pruned: members that go, by group name.
         """
         names = [name for name, members in pruned.items() if members]
-        return self._failing(pruned, names, time.thread_time() + SECONDS)
+        return self._failing(pruned, names)
 
     def difference(self, pruned: Pruned) -> float:
         """Largest difference between pruned and masked network, as a share of the largest output.
@@ -72,7 +82,7 @@ class Proof:
         self.measured = float((got - expected).abs().max() / expected.abs().max().clamp_min(1e-300))
         return self.measured
 
-    def _failing(self, pruned: Pruned, names: Sequence[str], end: float) -> dict[str, str]:
+    def _failing(self, pruned: Pruned, names: Sequence[str]) -> dict[str, str]:
         """Those among `names`; halved until each is alone."""
         part = {name: pruned[name] for name in names}
         why = self._reason(part)
@@ -80,11 +90,11 @@ class Proof:
             return {}
         if len(names) == 1:
             return {names[0]: why}
-        if time.thread_time() > end:
+        if time.thread_time() > self._end:
             return dict.fromkeys(names, "there was no time to find out whether they can go")
         half = len(names) // 2
-        one = self._failing(pruned, names[:half], end)
-        other = self._failing(pruned, names[half:], end)
+        one = self._failing(pruned, names[:half])
+        other = self._failing(pruned, names[half:])
         # Right by themselves and wrong together: a half of them stays.
         return one | other or dict.fromkeys(names[half:], why)
 
@@ -127,9 +137,10 @@ def _randomised(net: nn.Module, strength: float, seed: int, dtype: torch.dtype) 
 def _masked(net: nn.Module, found: Sequence[Group], pruned: Pruned) -> nn.Module:
     """The dense network with zeros in the weights that read pruned channels."""
     net = copy.deepcopy(net)
-    state = net.state_dict()
-    for (name, dim), gone in cuts(found, pruned, "in").items():
-        state[name].index_fill_(dim, torch.tensor(sorted(gone)), 0.0)
+    state, read = net.state_dict(), reads(net)
+    for (name, dim), gone in cuts(found, pruned).items():
+        if (name, dim) in read:
+            state[name].index_fill_(dim, torch.tensor(sorted(gone)), 0.0)
     return net
 
 

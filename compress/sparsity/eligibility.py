@@ -5,6 +5,7 @@ from typing import Literal, get_args
 from torch import Tensor, nn
 
 from compress.graph.cost import CONVOLUTIONS
+from compress.graph.rewrite import is_plain
 from compress.sparsity.pattern import unaligned
 
 Rule = Literal["backend", "trt"]
@@ -24,6 +25,8 @@ def refusal(module: nn.Module, rule: Rule = "backend") -> str:
     """
     if isinstance(module, nn.ConvTranspose2d):
         kind = "with stride" if set(module.stride) != {1} else "that equals no convolution"
+        if is_plain(module):
+            kind = "that was not rewritten as a convolution"
         return f"deconvolution {kind}: neither ModelOpt, ASP nor TensorRT makes it 2:4"
     if isinstance(module, nn.Conv2d) and module.groups > 1:
         return "grouped convolution"

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import logging
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,7 +22,7 @@ from compress.engines import onnx, parity, sidecar
 from compress.engines.base import NotBuilt, Shape, giving_up
 from compress.engines.subject import Subject, prepared
 from compress.graph import cost, trace
-from compress.graph.groups import cuts, groups
+from compress.graph.groups import Group, cuts, groups
 from compress.graph.rewrite import deconv_to_conv
 from compress.models.ddnet import DDnet
 from compress.models.redcnn import RedCNN
@@ -152,7 +153,7 @@ def test_the_proof_sees_wrong_columns() -> None:
         for g in found
     )  # fmt: skip
     assert set(proof.Proof(net, shifted, (32, 32)).failing(pruned)) == {"first"}
-    assert cuts(found, pruned, "in") == {("last.weight", 1): {4, 5, 6}}
+    assert cuts(found, pruned)["last.weight", 1] == {4, 5, 6}
 
 
 @pytest.mark.parametrize(("limit", "value"), [("SECONDS", 0.0), ("BYTES", 2**16)])
@@ -160,6 +161,24 @@ def test_tracing_has_an_end(limit: str, value: float, monkeypatch: pytest.Monkey
     monkeypatch.setattr(trace, limit, value)
     with pytest.raises(UsageError, match=r"channels of Chain takes more than .*; leave prune out"):
         pruning.plan(Chain(["plain"]), PruneOptions(amount=0.3))
+
+
+def test_following_channels_and_the_proof_share_their_time(monkeypatch) -> None:
+    """Each had its own limit, and the proof had it anew for every plan: minutes in all."""
+
+    def slow(*given: object) -> tuple[Group, ...]:
+        end = time.thread_time() + 0.2
+        while time.thread_time() < end:
+            torch.rand(1000).sort()
+        return groups(*given)
+
+    options = PruneOptions(threshold=0.5, round_to=1)
+    assert set(pruning.plan(Wrong(), options).failing) == {"a"}
+    monkeypatch.setattr(pruning, "groups", slow)
+    monkeypatch.setattr(pruning, "SECONDS", 0.1)
+    plan = pruning.plan(Wrong(), options)
+    assert set(plan.failing) == {"a", "b"}
+    assert plan.failing["b"].startswith("there was no time")
 
 
 class HeadBodyTail(nn.Module):

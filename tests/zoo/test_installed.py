@@ -10,7 +10,7 @@ from compress.graph import cost
 from compress.pruning import plan as pruning
 from compress.pruning.options import PruneOptions
 from zoo.installed import CASES, Case
-from zoo.reference import difference, distinct
+from zoo.reference import difference, telling
 
 torch.manual_seed(0)
 
@@ -34,6 +34,6 @@ def test_a_network_of_another_package_is_pruned_rightly_or_refused(case: Case) -
     assert plan.difference < (1e-9 if plan.tried_in == torch.float64 else 1e-4)
     if plan.tried_in == torch.float64:
         side, _ = cost.slice_size(net)
-        other = distinct(net, seed=1)
+        other = telling(net, side)
         again = pruning.plan(other, PruneOptions(threshold=0.3, round_to=case.align))
         assert difference(other, again.apply(other), side) < 1e-9

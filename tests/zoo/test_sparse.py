@@ -7,6 +7,7 @@ import torch
 from pairs import data
 from torch import Tensor, nn
 
+from compress import checkpoint
 from compress.base.errors import QualityError
 from compress.checkpoint import Model, ModelOptions
 from compress.context import Work
@@ -132,3 +133,35 @@ def test_all_layers_count_where_nothing_can_be_found_out() -> None:
             raise RuntimeError("no")
 
     assert effective(Fails(), NAMES) == set(NAMES)
+
+
+class Tied(nn.Module):
+    """Ends with the adjoint of its first layer, whose weight it shares."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.into, self.middle = conv(1, 32), conv(32, 32)
+        self.back = nn.ConvTranspose2d(32, 1, 3, padding=1)
+        self.back.weight = self.into.weight
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.back(torch.relu(self.into(x) + self.middle(self.into(x))))
+
+
+def test_weights_that_a_deconvolution_shares_stay_shared(tmp_path: Path) -> None:
+    """Rewritten as a convolution it had a copy, and the network twice the parameters."""
+    origin = ModelOptions(import_="zoo.test_sparse:Tied", folder=str(Path(__file__).parents[1]))
+    dense = Model(net=origin.build().eval(), origin=origin)
+    small = Prune(amount=0.4, round_to=8).run(dense, work(tmp_path / "p"))
+    place = work(tmp_path / "s")
+    small = Sparsify(backend="modelopt", eligibility="tensorrt").run(small, place)
+    kinds = {row["name"]: row["reason"] for row in place.facts["layers"]}
+    assert kinds["back"].startswith("deconvolution that was not rewritten as a convolution: ")
+    checkpoint.save(small, tmp_path)
+    again = checkpoint.load(tmp_path).net
+    for net in (small.net, again):
+        assert net.back.weight is net.into.weight
+        assert net.into.out_channels < 32
+    x = torch.rand(1, 1, 16, 16)
+    with torch.no_grad():
+        assert torch.equal(again(x), small.net(x))
