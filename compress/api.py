@@ -104,8 +104,7 @@ def prune(net: nn.Module, amount: float = 0.6, **options: Any) -> nn.Module:
     Args:
         net: the network; behind a 2:4 mask nothing can be removed.
         amount: share of the multiply-accumulates to remove, in (0, 1).
-        options: further options of the recipe step `prune`, such as `criterion="l1"`; not those of
-            training or that read slices.
+        options: of the recipe step `prune`, such as `criterion="l1"`; none that need training data.
 
     Raises:
         UsageError: the amount cannot be reached, or the network not be pruned by such options.

@@ -56,8 +56,7 @@ class Conv:
     """A unit of DDnet: convolution with everything folded, LeakyReLU; perhaps a 1x1 unit behind."""
 
     name: str
-    """Its tensors are <name>.weight (out, in, k, k) and <name>.bias (P, P, out), see packing.py;
-    and <name>.border (in,), where the frame of what it reads holds that."""
+    """Tensors <name>.weight (out, in, k, k), .bias (P, P, out), .border (in,): see packing.py."""
     size: int
     """k."""
     source: Slice
