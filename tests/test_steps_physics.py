@@ -1,6 +1,7 @@
 """evaluate: {physics: true}: noise realisations, what known systems measure, gates, refusals."""
 
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -206,6 +207,7 @@ def test_limits_that_hold_pass_and_limits_without_a_value_are_refused() -> None:
         ({"at_most": {"bias_hu": 1}}, "at_most needs physics: true and compare: true"),
         ({"physics": True, "at_most": {"psnr": 1}}, "at_most has no limit 'psnr'; there are bias"),
         ({"physics": True, "at_most": {"bias_hu": -1}}, "must not be negative"),
+        ({"physics": True, "at_most": {"bias_hu": math.nan}}, "must not be negative, got nan"),
         ({"realisations": 3}, "realisations must be at least 4, got 3"),
         ({"physics_slices": 0}, "physics_slices must be at least 1"),
         ({"dose_ratio": 1}, "dose_ratio must be more than 1, got 1"),

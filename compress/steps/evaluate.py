@@ -85,7 +85,7 @@ class Evaluate:
         for name, limit in self.at_most.items():
             if name not in LIMITS:
                 raise ValueError(f"at_most has no limit {name!r}; there are {', '.join(LIMITS)}")
-            if limit < 0:
+            if not limit >= 0:  # NaN, too, which nothing would exceed
                 raise ValueError(f"at_most.{name} must not be negative, got {limit}")
 
     def uses(self, device: torch.device) -> Use:
