@@ -201,6 +201,13 @@ def test_limits_that_hold_pass_and_limits_without_a_value_are_refused() -> None:
         physics_facts.check({**facts, "losses": {}}, {"bias_hu": 1})
 
 
+def test_a_measured_nan_holds_no_limit() -> None:
+    facts = compressed(None, {})
+    facts["losses"]["compressed"]["bias_hu"] = math.nan
+    with pytest.raises(QualityError, match="bias_hu is nan, the recipe allows 1"):
+        physics_facts.check(facts, {"bias_hu": 1})
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [

@@ -201,7 +201,7 @@ def check(facts: PhysicsFacts, at_most: Mapping[str, float]) -> None:
         if value is None:
             why = "there is no compressed network beside the dense one, or no place to measure"
             raise UsageError(f"evaluate: at_most limits {name}, which has no value: {why}")
-        if value > limit:
+        if not value <= limit:  # NaN holds no limit
             over.append(f"{name} is {text}, the recipe allows {limit:g}")
     if over:
         raise QualityError(f"evaluate: {'; '.join(over)}")
