@@ -150,6 +150,41 @@ def test_patients_are_split(packages):
     assert train.low[0].shape == (SIDE, SIDE)
 
 
+def test_patients_are_chosen(packages):
+    options = DataOptions(
+        train_patients=("A",), test_patients=("B",), train_slices=2, test_slices=None, views=4
+    )
+    train, test = demo.load(options, seed=0)
+    assert train.patients == ("A", "A")
+    assert test.patients == ("B", "B", "B")
+
+
+@pytest.mark.parametrize(
+    ("options", "learn", "measure"),
+    [
+        ({}, ("A", "B"), ("C",)),
+        ({"test_patients": ("B",)}, ("A", "C"), ("B",)),
+        ({"train_patients": ("A",)}, ("A",), ("C",)),
+    ],
+)
+def test_patients_that_are_not_named(options, learn, measure):
+    assert demo.patients(DataOptions(**options)) == (learn, measure)
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"test_patients": ("D",)}, "test_patients: expected some of A, B and C, got D"),
+        ({"train_patients": ()}, "train_patients: expected some of A, B and C, got none"),
+        ({"test_patients": ("A", "B", "C")}, "train_patients: expected some of A, B and C"),
+        ({"train_patients": ("C",)}, "patient C cannot both train and be measured with"),
+    ],
+)
+def test_patients_that_cannot_be(options, sentence):
+    with pytest.raises(ValueError, match=f"^{sentence}"):
+        DataOptions(**options)
+
+
 def test_more_slices_than_there_are(packages):
     with pytest.raises(
         UsageError, match=r"^train_slices: the demo set has 8 slices for this, got 9"

@@ -23,6 +23,10 @@ PHANTOM = DataOptions(source="phantom", image_size=32, train_slices=2, test_slic
         ({"image_size": 15}, "image_size must be at least 16 pixels, got 15"),
         ({"source": "folder"}, "path is missing; source folder needs the folder of the pairs"),
         ({"path": "here"}, "path is for source folder, got 'here' with demo"),
+        (
+            {"source": "phantom", "test_patients": ("B",)},
+            "test_patients is for source demo, got it with phantom",
+        ),
     ],
 )
 def test_impossible_options_are_refused(options, sentence):

@@ -23,14 +23,15 @@ from compress.base.errors import UsageError
 from compress.base.files import cache_folder as folder
 from compress.base.files import write_atomic, write_json
 from compress.base.hu import HU_MIN
+from compress.base.words import listed
 from compress.data import DataOptions, Image, Pairs, Unavailable
 from compress.data.fetch import Package, download
 from compress.data.lowdose import Exposure, Slice, simulate
 
 log = logging.getLogger(__name__)
 
-HELD_OUT = "C"
-"""The patient to measure with."""
+HELD_OUT = ("C",)
+"""The patients to measure with, where the recipe names none."""
 SIDE = 512
 """Pixels in a row and in a column of every slice."""
 
@@ -104,21 +105,42 @@ VOLUMES = (
 
 
 def load(options: DataOptions, seed: int) -> tuple[Pairs, Pairs]:
-    """Training pairs of patients A and B, held-out pairs of patient C; low dose is simulated.
+    """Training and held-out pairs of the patients that the options name; low dose is simulated.
 
     Raises:
         Unavailable: the set is not in the cache and cannot be fetched.
         UsageError: more slices are asked for than there are.
     """
+    learn, measure = patients(options)
     cache = cache_folder()
     slices = list(_slices(volumes(cache / "demo")))
-    train = [slice_ for slice_ in slices if slice_.patient != HELD_OUT]
-    test = [slice_ for slice_ in slices if slice_.patient == HELD_OUT]
+    train = [slice_ for slice_ in slices if slice_.patient in learn]
+    test = [slice_ for slice_ in slices if slice_.patient in measure]
     beside = _beside(slices, options.neighbours)
     train = spread(train, options.train_slices, "train_slices")
     test = spread(test, options.test_slices, "test_slices")
     given = (Exposure.of(options), seed, cache / "lowdose", beside)
     return simulate(train, *given), simulate(test, *given)
+
+
+def patients(options: DataOptions) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Names of the patients to train with and to measure with.
+
+    Raises:
+        ValueError: no such patient, none at all, or one in both.
+    """
+    known = tuple(volume.patient for volume in VOLUMES)
+    measure = HELD_OUT if options.test_patients is None else options.test_patients
+    others = tuple(name for name in known if name not in measure)
+    learn = others if options.train_patients is None else options.train_patients
+    for option, names in (("train_patients", learn), ("test_patients", measure)):
+        if not names or set(names) - set(known):
+            raise ValueError(
+                f"{option}: expected some of {listed(known)}, got {listed(names) or 'none'}"
+            )
+    if both := sorted(set(learn) & set(measure)):
+        raise ValueError(f"patient {listed(both)} cannot both train and be measured with")
+    return learn, measure
 
 
 def _beside(slices: Sequence[Slice], neighbours: int) -> dict[str, Sequence[Slice]]:

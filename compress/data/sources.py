@@ -49,6 +49,11 @@ class DataOptions:
     """Slices to train with; null: all of the demo set, 24 phantoms."""
     test_slices: int | None = 6
     """Held-out slices to measure with; null: all of the demo set, 6 phantoms."""
+    train_patients: tuple[str, ...] | None = None
+    """Patients A, B or C of the demo set to train with; null: those that are not held out."""
+    test_patients: tuple[str, ...] | None = None
+    """Patients of the demo set to measure with; null: C. Choose options on B, with A alone to train
+    with, and confirm them on C."""
     photons: float = 1e5
     """Photons per ray that leave the simulated source."""
     electronic: float = math.sqrt(10)
@@ -74,10 +79,21 @@ class DataOptions:
             raise ValueError(f"electronic must not be negative, got {self.electronic}")
         if self.image_size < 16:
             raise ValueError(f"image_size must be at least 16 pixels, got {self.image_size}")
+        self._check_patients()
         if self.source == "folder" and self.path is None:
             raise ValueError("path is missing; source folder needs the folder of the pairs")
         if self.source != "folder" and self.path is not None:
             raise ValueError(f"path is for source folder, got {self.path!r} with {self.source}")
+
+    def _check_patients(self) -> None:
+        names = ("train_patients", "test_patients")
+        given = [name for name in names if getattr(self, name) is not None]
+        if given and self.source != "demo":
+            raise ValueError(f"{given[0]} is for source demo, got it with {self.source}")
+        if given:
+            from compress.data import demo
+
+            demo.patients(self)
 
 
 class Source(NamedTuple):
@@ -141,7 +157,7 @@ def load(options: DataOptions, *, seed: int, fallback: bool = True) -> Data:
         notices.append(
             f"{reason}; phantoms are used instead, so the results say nothing about real CT"
         )
-        options = replace(options, source="phantom")
+        options = replace(options, source="phantom", train_patients=None, test_patients=None)
         train, test = SOURCES[options.source].load(options, seed)
     if shared := sorted(set(train.patients) & set(test.patients)):
         notices.append(
