@@ -17,6 +17,10 @@ FOLDER = Path(__file__).parent / "emulator"
 COMMAND = ["g++", "-std=c++17", "-O1", "-w", "-shared", "-fPIC", f"-I{FOLDER}"]
 
 
+class Race(AssertionError):
+    """Two warps accessed the same shared memory with no barrier between, one of them writing."""
+
+
 @dataclass(frozen=True)
 class Emulated:
     """In the place of compiler.Kernel."""
@@ -33,6 +37,9 @@ class Emulated:
             self.library.allow((ctypes.c_size_t * len(ranges))(*ranges), len(wholes))
             sizes = (ctypes.c_uint(one) for one in (blocks, self.threads, self.shared))
             self.library.emulate(*sizes, ctypes.byref(arguments))
+            first = ctypes.c_uint()
+            if count := self.library.races(ctypes.byref(first)):
+                raise Race(f"{count} accesses of shared memory race, the first at {first.value}")
 
         return run
 

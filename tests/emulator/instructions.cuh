@@ -40,6 +40,12 @@ struct Copy {
   const void* from;
   int bytes;
 };
+// Four bytes of shared memory: which warps read and wrote them since which barrier, and copies on their way there.
+struct Cell {
+  unsigned long read = -1, written = -1;
+  int reader = 0, writer = 0, copies = 0;
+};
+constexpr int SEVERAL = -1;
 struct Meeting {
   int count = 0;
   unsigned long turn = 0;
@@ -58,6 +64,9 @@ inline std::vector<Fibre> fibres;
 inline Fibre* current;
 inline ucontext_t outside;
 inline std::vector<uint8_t> shared;
+inline std::vector<Cell> cells;
+inline int races;
+inline u32 first_race;
 inline Index block, threads;
 inline std::vector<Meeting> warps, warpgroups;
 inline Meeting all;
@@ -101,9 +110,10 @@ inline void run() {
   setcontext(&f->context);
 }
 inline void launch(unsigned blocks, unsigned count, size_t bytes, std::function<void()> what) {
-  body = what, threads.x = count;
+  body = what, threads.x = count, races = 0;
   for (block.x = 0; block.x < blocks; ++block.x) {
     shared.assign(bytes, 0xFF);  // 0xFFFF is a NaN
+    cells.assign(bytes / 4 + 1, Cell{});
     warps.assign(count / 32, Meeting{}), warpgroups.assign((count + 127) / 128, Meeting{}), all = Meeting{};
     fibres = std::vector<Fibre>(count);
     for (unsigned i = 0; i < count; ++i) {
@@ -132,6 +142,30 @@ inline uint8_t* at(u32 address, int bytes) {
   if (address % bytes) fail("not aligned", address);
   return shared.data() + address;
 }
+inline void race(u32 address) {
+  if (!races++) first_race = address;
+}
+// Warps that access the same bytes between two barriers, one of them writing, race; within a warp order is kept.
+inline uint8_t* read(u32 address, int bytes) {
+  uint8_t* p = at(address, bytes);
+  for (u32 i = address / 4; i < (address + bytes + 3) / 4; ++i) {
+    Cell& c = cells[i];
+    const int warp = self() >> 5;
+    if (c.copies || (c.written == all.turn && c.writer != warp)) race(address);
+    c.reader = c.read == all.turn && c.reader != warp ? SEVERAL : warp, c.read = all.turn;
+  }
+  return p;
+}
+inline uint8_t* written(u32 address, int bytes, int copies = 0) {
+  uint8_t* p = at(address, bytes);
+  for (u32 i = address / 4; i < (address + bytes + 3) / 4; ++i) {
+    Cell& c = cells[i];
+    const int warp = self() >> 5;
+    if ((c.read == all.turn && c.reader != warp) || (c.written == all.turn && c.writer != warp)) race(address);
+    c.writer = warp, c.written = all.turn, c.copies += copies;
+  }
+  return p;
+}
 inline float number(u16 bits) {
   _Float16 h;
   memcpy(&h, &bits, 2);
@@ -147,6 +181,11 @@ extern "C" __attribute__((used)) inline void allow(const uintptr_t* ranges, int 
   emulator::allowed.clear();
   for (int i = 0; i < count; ++i) emulator::allowed.push_back({ranges[2 * i], ranges[2 * i] + ranges[2 * i + 1]});
 }
+// Accesses of the last launch that raced, and where the first one was.
+extern "C" __attribute__((used)) inline int races(unsigned* address) {
+  *address = emulator::first_race;
+  return emulator::races;
+}
 #define threadIdx (emulator::current->thread)
 #define blockIdx (emulator::block)
 inline void __syncthreads() {
@@ -158,6 +197,7 @@ inline int max(int a, int b) { return a < b ? b : a; }
 inline void copy16(u32 to, const void* from, int bytes, bool wanted) {
   if (!wanted) return;
   if (to % 16 || (uintptr_t)from % 16) emulator::fail("cp.async is not aligned", to);
+  emulator::written(to, 16, 1);
   emulator::current->open.push_back({to, from, bytes});
 }
 template <class T> void store_global(void* to, T value, bool wanted) {
@@ -178,7 +218,7 @@ template <int PENDING> void copy_wait() {
   auto& groups = emulator::current->groups;
   while ((int)groups.size() > PENDING) {
     for (auto& copy : groups[0]) {
-      uint8_t* p = emulator::at(copy.to, 16);
+      uint8_t* p = emulator::written(copy.to, 16, -1);
       memset(p, 0, 16);
       if (copy.bytes) memcpy(p, emulator::checked(copy.from, copy.bytes), copy.bytes);
     }
@@ -194,20 +234,20 @@ inline void load_matrices(u32* r, u32 address, int count) {
     for (int m = 0; m < count; ++m)
       for (int l = 0; l < 32; ++l) {
         const u32 row = (u32)(uintptr_t)w.in[m * 8 + l / 4][0];
-        memcpy((u32*)w.out[l] + m, emulator::at(row, 16) + l % 4 * 4, 4);
+        memcpy((u32*)w.out[l] + m, emulator::read(row, 16) + l % 4 * 4, 4);
       }
   });
 }
 inline void load_matrices(u32 (&r)[4], u32 address) { load_matrices(r, address, 4); }
 inline void load_matrices(u32 (&r)[2], u32 address) { load_matrices(r, address, 2); }
-inline void load_shared(u32 (&r)[4], u32 address) { memcpy(r, emulator::at(address, 16), 16); }
-inline void load_shared(float (&r)[2], u32 address) { memcpy(r, emulator::at(address, 8), 8); }
+inline void load_shared(u32 (&r)[4], u32 address) { memcpy(r, emulator::read(address, 16), 16); }
+inline void load_shared(float (&r)[2], u32 address) { memcpy(r, emulator::read(address, 8), 8); }
 inline u32 load_shared(u32 address) {
   u32 value;
-  memcpy(&value, emulator::at(address, 4), 4);
+  memcpy(&value, emulator::read(address, 4), 4);
   return value;
 }
-inline void store_shared(u32 address, u32 value) { memcpy(emulator::at(address, 4), &value, 4); }
+inline void store_shared(u32 address, u32 value) { memcpy(emulator::written(address, 4), &value, 4); }
 inline u32 transposed(u32 value) {
   const int lane = emulator::self() & 31;
   emulator::Meeting& w = emulator::warp();
@@ -311,7 +351,7 @@ template <int N> struct Wgmma {
       auto value = [](u64 descriptor, int row, int k) {
         const u32 base = (u32)(descriptor & 0x3FFF) << 4, lbo = (u32)(descriptor >> 16 & 0x3FFF) << 4, sbo = (u32)(descriptor >> 32 & 0x3FFF) << 4;
         u16 bits;
-        memcpy(&bits, emulator::at(base + row / 8 * sbo + row % 8 * 16 + k / 8 * lbo + k % 8 * 2, 2), 2);
+        memcpy(&bits, emulator::read(base + row / 8 * sbo + row % 8 * 16 + k / 8 * lbo + k % 8 * 2, 2), 2);
         return emulator::number(bits);
       };
       static float A[64][16], B[N][16], D[64][N];

@@ -119,6 +119,10 @@ def test_moves(channels, strip):
             assert off < (LIMIT if kind is Upsample else 1e-9)
 
 
+def relative(y: torch.Tensor, expected: torch.Tensor) -> float:
+    return float((y - expected).abs().max() / expected.abs().max())
+
+
 def halved(net: nn.Module) -> nn.Module:
     """The same network with 2:4 weights wherever input channels come in fours."""
     net = deconv_to_conv(net)
@@ -155,8 +159,10 @@ def test_whole_networks_of_these_kernels(options, sparse):
         x = torch.rand(shape[0], 1, *shape[1:]).cuda()
         with torch.no_grad():
             expected = torch.cat([net(one[None].double()) for one in x])
-        off = float((session(x) - expected).abs().max() / expected.abs().max())
-        assert off < 2e-4, (off, shape, choices)
+        # Rounding to float16 between layers alone costs up to 4e-4 of these random networks.
+        rounded = relative(Session(plan, tensors, shape, kernels=False)(x), expected)
+        off = relative(session(x), expected)
+        assert off < max(2e-4, 1.5 * rounded), (off, rounded, shape, choices)
 
 
 def test_an_engine_says_which_kernels_it_has_and_runs_in_a_fresh_process(tmp_path, monkeypatch):

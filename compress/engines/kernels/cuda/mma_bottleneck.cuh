@@ -6,7 +6,8 @@ template <int COUNT> DEV void bottleneck_blocks(const Arguments& a, const Strip&
   u32 b[BEFORE_KS][COUNT][2];
 #pragma unroll
   for (int k = 0; k < BEFORE_KS; ++k) {
-    if constexpr (COUNT == 1) load_matrices(b[k][0], from + (first + (lane & 7)) * SOURCE_PITCH + (lane >> 3 & 1) * 16 + k * 32);
+    // Of the eight pixels to the right four exist; what lies behind them is being written, so the last one is read again.
+    if constexpr (COUNT == 1) load_matrices(b[k][0], from + (first + min(lane & 7, PIXELS - TILE - 1)) * SOURCE_PITCH + (lane >> 3 & 1) * 16 + k * 32);
     else
 #pragma unroll
       for (int block = 0; block < COUNT; block += 2) {
