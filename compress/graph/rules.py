@@ -124,8 +124,9 @@ POINTWISE = set(_packets(
     "hardswish hardswish_ _prelu_kernel masked_fill where native_dropout _to_copy clone"
     " _conj _conj_physical dropout contiguous rrelu_with_noise log_sigmoid_forward"
     " masked_fill_ lift_fresh bernoulli complex polar real imag"
+    " leaky_relu leaky_relu_ elu_ celu_ selu_ hardtanh_ hardsigmoid_"  # tagged by 2.13, not by 2.11
 ))  # fmt: skip
-"""Those that PyTorch does not tag as pointwise."""
+"""Those that some version of PyTorch does not tag as pointwise."""
 
 RULES: dict[Any, Rule] = {
     **dict.fromkeys(_packets(

@@ -21,7 +21,7 @@ from compress.context import Work
 from compress.engines import onnx, parity, sidecar
 from compress.engines.base import NotBuilt, Shape, giving_up
 from compress.engines.subject import Subject, prepared
-from compress.graph import cost, trace
+from compress.graph import cost, rules, trace
 from compress.graph.groups import Group, cuts, groups
 from compress.graph.rewrite import deconv_to_conv
 from compress.models.ddnet import DDnet
@@ -352,3 +352,11 @@ def test_code_beside_a_recipe_is_found_when_it_runs_and_named_where_it_is_gone(
     said = "No module named 'moved_net'; it was looked for in .*old and those of PYTHONPATH: set"
     with pytest.raises(UsageError, match=said):
         gone.build()
+
+
+@pytest.mark.parametrize(
+    "name", ["leaky_relu", "leaky_relu_", "elu_", "celu_", "selu_", "hardtanh_", "hardsigmoid_"]
+)
+def test_activations_that_pytorch_2_11_does_not_tag_as_pointwise(name: str) -> None:
+    """On 2.11 every channel of DDnet stayed whole: "stem mixes channels (leaky_relu)"."""
+    assert getattr(torch.ops.aten, name) in rules.POINTWISE
