@@ -70,7 +70,7 @@ def without_eps(net: nn.Module) -> nn.Module:
     rounding tells two scales apart."""
     for module in net.modules():
         if isinstance(module, nn.BatchNorm2d):
-            module.eps = 0.0
+            module.eps = 1e-30
     return net
 
 
