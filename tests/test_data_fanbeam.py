@@ -4,7 +4,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from compress.data.fanbeam import FanBeam, project, reconstruct
+from compress.data.fanbeam import project, reconstruct
+from compress.data.scanner import FanBeam
 
 FAN = FanBeam(views=180)
 SIDE, SPACING = 128, 2.0

@@ -5,9 +5,9 @@ import pytest
 import torch
 
 from compress.data import fanbeam, phantom
-from compress.data.fanbeam import FanBeam
 from compress.data.fanbeam_torch import TorchScanner
 from compress.data.lowdose import Exposure, Slice, insert_noise
+from compress.data.scanner import FanBeam
 
 SCANNER = TorchScanner(torch.device("cpu"))
 SPACING = 4.0

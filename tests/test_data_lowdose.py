@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from compress.data import lowdose
-from compress.data.fanbeam import FanBeam
 from compress.data.lowdose import Exposure, Slice, insert_noise, simulate
+from compress.data.scanner import FanBeam
 
 SCAN = Exposure(photons=1e5, electronic=math.sqrt(10), fan=FanBeam(views=90))
 

@@ -19,10 +19,11 @@ from compress.checkpoint import Model, ModelOptions
 from compress.cli import main
 from compress.context import Work
 from compress.data import Data, Pairs, phantom
-from compress.data.fanbeam import FanBeam, reconstruct, reconstruct_many
+from compress.data.fanbeam import reconstruct, reconstruct_many
 from compress.data.fanbeam_torch import TorchScanner
 from compress.data.lowdose import Exposure, Slice, insert_noise, line_integrals, simulate
 from compress.data.realisations import brighter, noise
+from compress.data.scanner import FanBeam
 from compress.quality import detectability, sites, ttf
 from compress.quality.detectability import Outputs, outputs
 from compress.quality.records import PhysicsFacts

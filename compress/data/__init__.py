@@ -2,10 +2,10 @@
 
 pairs.py     what they are: int16 HU
 sources.py   where they come from: the options, and the source that a recipe names
-demo.py      real chest CT of three patients, fetched once (fetch.py)
+demo.py      real chest CT of three patients (demo_volumes.py), fetched once (fetch.py)
 phantom.py   procedural chest slices
 folder.py    pairs on disk: DICOM, TIFF or npy
-lowdose.py   low dose by noise insertion (fanbeam.py, fanbeam_torch.py)
+lowdose.py   low dose by noise insertion (scanner.py, fanbeam.py, fanbeam_torch.py)
 realisations.py  the same slice with new noise, many times
 crops.py     which crops a training sees
 loaders.py   how they get to the device

@@ -1,7 +1,8 @@
 """The projector and the reconstruction of `fanbeam`, in torch: the same sums, for the GPU.
 
-Formulas, geometry and units are those of `fanbeam`; results differ from it by the order in which
-float32 is summed up. Views are worked on in parts, so that a part's rays fit into memory.
+Formulas and units are those of `fanbeam`, geometry that of `scanner`; results differ from those of
+`fanbeam` by the order in which float32 is summed up. Views are worked on in parts, so that a part's
+rays fit into memory.
 """
 
 import math
@@ -10,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from compress.data.fanbeam import Array, Doubles, FanBeam, check, filtered
+from compress.data.scanner import Array, Doubles, FanBeam, check, filtered
 
 ELEMENTS = 1 << 25
 """Most samples at once: 128 MiB for each of the handful of arrays that a part takes."""

@@ -26,7 +26,8 @@ from compress.base.files import write_atomic
 from compress.base.hu import HU_MAX, HU_MIN
 from compress.base.progress import track
 from compress.data import DataOptions, Image, Pairs
-from compress.data.fanbeam import Array, FanBeam, project, reconstruct
+from compress.data.fanbeam import project, reconstruct
+from compress.data.scanner import Array, FanBeam
 
 log = logging.getLogger(__name__)
 

@@ -10,7 +10,7 @@ from dataclasses import replace
 import numpy as np
 
 from compress.base.hu import HU_MAX, HU_MIN
-from compress.data.fanbeam import Array, reconstruct_many
+from compress.data.fanbeam import reconstruct_many
 from compress.data.lowdose import (
     CPU,
     Exposure,
@@ -19,6 +19,7 @@ from compress.data.lowdose import (
     generator,
     sinogram_noise,
 )
+from compress.data.scanner import Array
 
 TOGETHER = 8
 """Sinograms reconstructed at once on the CPU: 17 MB each with their filtered copy."""

@@ -26,8 +26,8 @@ from compress.base.hu import HU_MIN
 from compress.base.progress import track
 from compress.base.signals import at_once, interruptible
 from compress.data import Image as Pixels
-from compress.data.fanbeam import FanBeam
 from compress.data.fanbeam_torch import TorchScanner
+from compress.data.scanner import FanBeam
 from compress.data.lowdose import CPU, Exposure, Scanner, Slice, insert_noise
 from compress.dicom import Reason, Refused, headers, reading, series, sources
 from compress.dicom.headers import Header

@@ -20,10 +20,10 @@ from compress.base.files import write_atomic
 from compress.base.hu import to_hu, to_network
 from compress.base.progress import meter
 from compress.context import Work
-from compress.data.fanbeam import Array
 from compress.data.fanbeam_torch import TorchScanner
 from compress.data.lowdose import CPU, Exposure, Scanner, Slice, line_integrals
 from compress.data.realisations import as_scanned, brighter, noise
+from compress.data.scanner import Array
 from compress.data.sources import DataOptions
 from compress.quality import similarity
 from compress.quality.records import PhysicsFacts

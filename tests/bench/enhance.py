@@ -42,7 +42,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from dicom_files import dataset, packed
 
-from compress.data import Unavailable, demo, phantom
+from compress.data import Unavailable, demo, demo_volumes, phantom
 
 PARTS = ("workers", "torch", "load", "scan", "choose", "prepare", "stream", "sync")
 WITHIN = ("first", "for_workers", "for_network", "network")
@@ -51,7 +51,7 @@ WITHIN = ("first", "for_workers", "for_network", "network")
 def volume(count: int) -> tuple[str, list[np.ndarray]]:
     """Where the slices come from, and `count` of them, (512, 512) int16 HU."""
     try:
-        scans = demo.volumes(demo.cache_folder() / "demo")
+        scans = demo_volumes.volumes(demo.cache_folder() / "demo")
         name, slices = "demo", list(next(hu for v, hu in scans.items() if v.patient == "A"))
     except Unavailable:
         name, slices = "phantom", [phantom.chest("P1", k, 512, 0).image for k in range(8)]

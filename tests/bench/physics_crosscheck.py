@@ -16,9 +16,9 @@ from pylinac.core import nps as pylinac_nps
 from scipy import ndimage
 
 from compress.data import phantom
-from compress.data.fanbeam import FanBeam
 from compress.data.lowdose import Exposure, line_integrals
 from compress.data.realisations import noise
+from compress.data.scanner import FanBeam
 from compress.quality import detectability, nps, sites, ttf
 from compress.quality.detectability import Outputs
 

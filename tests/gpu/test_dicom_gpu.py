@@ -9,9 +9,9 @@ from dicom_files import body, write_series
 from compress import checkpoint
 from compress.checkpoint import Model, ModelOptions
 from compress.data import fanbeam, phantom
-from compress.data.fanbeam import FanBeam
 from compress.data.fanbeam_torch import TorchScanner
 from compress.data.lowdose import Exposure, insert_noise
+from compress.data.scanner import FanBeam
 from compress.graph import padding
 from compress.imaging import inference
 from compress.imaging.command import Options, run
