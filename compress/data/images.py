@@ -60,12 +60,12 @@ def spacing(path: Path) -> float | None:
     """Side of a pixel in mm by a DICOM header; None where the file does not say."""
     if path.suffix.lower() in READERS:
         return None
-    from compress.dicom import Refused, headers
+    from compress.dicom import Refused, parsing
     from compress.dicom.spacing import spacing_of
 
-    with headers.silent():
+    with parsing.silent():
         try:
-            return spacing_of(headers.parse(path.read_bytes(), stop_before_pixels=True), 0)
+            return spacing_of(parsing.parse(path.read_bytes(), stop_before_pixels=True), 0)
         except Refused:
             return None
 
@@ -109,9 +109,9 @@ def _tiff(path: Path) -> Content:
 
 
 def _dicom(path: Path) -> Content:
-    from compress.dicom import headers, reading
+    from compress.dicom import parsing, reading
 
-    with headers.silent():
+    with parsing.silent():
         image = reading.read(path.read_bytes())
     frames = [image.hu(frame) for frame in range(len(image.stored))]
     values = frames[0] if len(frames) == 1 else np.stack(frames)

@@ -1,10 +1,12 @@
 """The DICOM format: CT images are found, read to HU and written as derived images.
 
 sources.py     files of a folder, of a zip or a single one, read within limits
+parsing.py     bytes -> a data set, silently, and what was cut off
 headers.py     what kind of object a file holds, from its header alone
 series.py      the CT series that were found; which of them is meant
 spacing.py     the side of a pixel in mm
-rescale.py     stored values <-> HU, padding
+rescale.py     stored values <-> HU
+padding.py     which pixels are padding
 reading.py     a CT image in HU, or the reason why not
 encoding.py    enhanced HU back to stored values
 writing.py     the derived object of an enhanced image

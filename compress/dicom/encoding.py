@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 
 from compress.base.hu import HU_MAX, HU_MIN
 from compress.dicom import Reason, Refused, rescale
+from compress.dicom.padding import floor_of
 from compress.dicom.reading import Image
 from compress.dicom.rescale import HU, Stored
 
@@ -58,7 +59,7 @@ def _ends(image: Image, frame: int) -> tuple[int, int]:
     Where padding is the end of the scale it is left out: tissue never turns into padding.
     """
     low, high = rescale.limits(image.dataset)
-    floor = rescale.floor_of(image.scale, frame)
+    floor = floor_of(image.scale, frame)
     if floor and image.scale.padding:
         below, above = image.scale.padding
         low, high = (max(low, above + 1), high) if floor > 0 else (low, min(high, below - 1))
@@ -67,7 +68,7 @@ def _ends(image: Image, frame: int) -> tuple[int, int]:
 
 def _avoid_padding(image: Image, frame: int, values: NDArray[np.float64]) -> None:
     """Keep tissue off a padding value that lies between those of tissue: on the source's side."""
-    if not image.padding or rescale.floor_of(image.scale, frame):
+    if not image.padding or floor_of(image.scale, frame):
         return
     (value, last), source = image.scale.padding or (0, 0), image.stored[frame]
     turned = (values == value) & (source != value) & (value == last)

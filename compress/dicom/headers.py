@@ -4,17 +4,12 @@ The only place where patient data are looked at is `patient`, and there they bec
 """
 
 import io
-import logging
 import re
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 import pydicom
 from pydicom.dataset import Dataset, FileDataset
-from pydicom.filereader import _read_file_meta_info, read_preamble
 from pydicom.uid import (
     UID,
     CTImageStorage,
@@ -25,8 +20,9 @@ from pydicom.uid import (
 )
 
 from compress.dicom import Reason, Refused, plane, short
+from compress.dicom.parsing import PIXELS, Watched, parse, syntax
 from compress.dicom.plane import Plane
-from compress.dicom.sources import PREFIX, Source, inflate_limited
+from compress.dicom.sources import PREFIX, Source
 
 CT_CLASSES = (CTImageStorage, EnhancedCTImageStorage, LegacyConvertedEnhancedCTImageStorage)
 """SOP classes that are enhanced (PS3.4 section B.5)."""
@@ -34,10 +30,6 @@ ENHANCED = (EnhancedCTImageStorage, LegacyConvertedEnhancedCTImageStorage)
 UID_FORM = re.compile(r"[0-9.]{1,64}")
 LARGEST_SIDE = 8192
 """Rows or columns; CT has 512 to 2048."""
-LOGGERS = ("pydicom", "openjpeg", "libjpeg", "rle", "pylibjpeg", "PIL")
-"""Of pydicom and its codecs."""
-PIXELS = (b"\xe0\x7f\x10\x00", b"\x7f\xe0\x00\x10")
-"""The tag of pixel data, in both byte orders."""
 TAGS = [
     "SOPClassUID", "SOPInstanceUID", "SeriesInstanceUID", "Modality", "ImageType", "Rows",
     "Columns", "NumberOfFrames", "BodyPartExamined", "ConvolutionKernel", "PatientID",
@@ -84,34 +76,6 @@ class Header:
         return self.rows * self.columns * self.frames
 
 
-def quiet() -> None:
-    """Let pydicom read what it can and say nothing from now on: its warnings quote headers.
-
-    For a process that does nothing else; `silent` is for a part of one.
-    """
-    warnings.simplefilter("ignore")
-    pydicom.config.settings.reading_validation_mode = pydicom.config.IGNORE
-    pydicom.config.settings.writing_validation_mode = pydicom.config.IGNORE
-    for name in LOGGERS:
-        logging.getLogger(name).setLevel(logging.CRITICAL + 1)
-
-
-@contextmanager
-def silent() -> Iterator[None]:
-    """`quiet` until the end of the block."""
-    settings = pydicom.config.settings
-    before = settings.reading_validation_mode, settings._writing_validation_mode
-    levels = {name: logging.getLogger(name).level for name in LOGGERS}
-    with warnings.catch_warnings():
-        quiet()
-        try:
-            yield
-        finally:
-            settings.reading_validation_mode, settings._writing_validation_mode = before
-            for name, level in levels.items():
-                logging.getLogger(name).setLevel(level)
-
-
 def examine(source: Source, name: str) -> Header:
     """The header of one file; never raises for what is in the file."""
     try:
@@ -123,20 +87,6 @@ def examine(source: Source, name: str) -> Header:
         return Header(name=name, reason=error.reason, failed=not skipped)
     except Exception:  # damaged headers make pydicom raise whatever they like
         return Header(name=name, reason=Reason.DAMAGED, failed=True)
-
-
-def parse(data: bytes, **options: Any) -> FileDataset:
-    """A data set out of a file's content.
-
-    Raises:
-        Refused: TOO_LARGE for a deflated one that unpacks beyond the limit.
-        Exception: whatever pydicom raises for damaged data.
-    """
-    stream = io.BytesIO(data)
-    if _syntax(stream) == DeflatedExplicitVRLittleEndian:
-        inflate_limited(data[stream.tell() :])
-    stream.seek(0)
-    return pydicom.dcmread(stream, **options)
 
 
 def valid_uid(value: object) -> str:
@@ -184,40 +134,6 @@ def commands(dataset: Dataset) -> frozenset[str]:
         if str(item.get("Manufacturer") or "").strip() == MAKER
     ]
     return frozenset(model.split()[-1] for model in models if model.startswith(f"{MAKER} "))
-
-
-def without_pixels(data: bytes) -> Reason:
-    """Why a file has no pixel data: it has none, or was cut off before or within them."""
-    stream = Watched(io.BytesIO(data))
-    pydicom.dcmread(stream, stop_before_pixels=True)
-    if stream.short:
-        return Reason.DAMAGED
-    return Reason.UNDECODABLE if stream.read(4) in PIXELS else Reason.NO_PIXELS
-
-
-class Watched:
-    """A stream that notices where it ends within an element, over which pydicom passes silently.
-
-    Args:
-        stream: what is read.
-    """
-
-    def __init__(self, stream: BinaryIO) -> None:
-        self._stream, self.short = stream, False
-        self._size = stream.seek(0, io.SEEK_END)
-        self.seek, self.tell = self._seek, stream.tell
-        stream.seek(0)
-
-    def read(self, size: int = -1) -> bytes:
-        """As of the stream; only the head of an element, 8 bytes, may find its end."""
-        data = self._stream.read(size)
-        self.short |= len(data) < size and not (size == 8 and not data)
-        return data
-
-    def _seek(self, place: int, whence: int = io.SEEK_SET) -> int:
-        place = self._stream.seek(place, whence)
-        self.short |= place > self._size
-        return place
 
 
 def _examined(source: Source, name: str) -> Header:
@@ -269,10 +185,10 @@ def _read_header(source: Source, name: str) -> tuple[FileDataset, Reason | None]
     """Up to the pixels, and what is wrong at its end; a folder's file is not read beyond it."""
     if not source.archive:
         with source.opened(name) as file:
-            if _syntax(file) != DeflatedExplicitVRLittleEndian:
+            if syntax(file) != DeflatedExplicitVRLittleEndian:
                 return _to_pixels(file)
     data = source.read(name)
-    if _syntax(io.BytesIO(data)) == DeflatedExplicitVRLittleEndian:  # zlib notices a wrong end
+    if syntax(io.BytesIO(data)) == DeflatedExplicitVRLittleEndian:  # zlib notices a wrong end
         return parse(data, stop_before_pixels=True, specific_tags=TAGS), None
     return _to_pixels(io.BytesIO(data))
 
@@ -283,12 +199,6 @@ def _to_pixels(file: BinaryIO) -> tuple[FileDataset, Reason | None]:
     if stream.short:
         return dataset, Reason.DAMAGED
     return dataset, None if stream.read(4) in PIXELS else Reason.NO_PIXELS
-
-
-def _syntax(stream: BinaryIO) -> str:
-    """The transfer syntax; leaves `stream` where the data set begins (PS3.10 section 7.1)."""
-    read_preamble(stream, False)
-    return str(_read_file_meta_info(stream).get("TransferSyntaxUID", ""))
 
 
 def _word(value: object) -> str:

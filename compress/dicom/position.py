@@ -10,7 +10,7 @@ import numpy as np
 import pydicom
 from pydicom.dataset import Dataset
 
-from compress.dicom.headers import silent
+from compress.dicom.parsing import silent
 from compress.dicom.plane import Vector, height, number, numbers, said
 
 TAGS = [

@@ -21,11 +21,11 @@ from compress.dicom.headers import (
     code,
     is_ct,
     is_localizer,
-    parse,
     sop_class,
-    without_pixels,
 )
 from compress.dicom.multiframe import check_concatenation
+from compress.dicom.padding import declared, floor_of, padded
+from compress.dicom.parsing import parse, without_pixels
 from compress.dicom.rescale import HU, Mask, Scale, Stored
 from compress.dicom.sources import LARGEST
 
@@ -51,7 +51,7 @@ class Image:
     def hu(self, frame: int) -> HU:
         """One frame for the network, (H, W) float32 HU; padding is air, HU_MIN."""
         hu = np.maximum(rescale.to_hu(self.stored[frame], self.scale, frame), np.float32(HU_MIN))
-        hu[rescale.padded(self.stored[frame], self.scale, frame)] = HU_MIN
+        hu[padded(self.stored[frame], self.scale, frame)] = HU_MIN
         return hu
 
 
@@ -191,10 +191,10 @@ def _kept(stored: Stored, scale: Scale) -> tuple[Mask, int, int]:
     """
     kept, padding, ignored = np.empty(stored.shape, bool), 0, 0
     for frame, values in enumerate(stored):
-        hu, mask = rescale.to_hu(values, scale, frame), rescale.padded(values, scale, frame)
+        hu, mask = rescale.to_hu(values, scale, frame), padded(values, scale, frame)
         rescale.check_hu(hu, mask)
         kept[frame] = mask | (hu < HU_MIN) | (hu > HU_MAX)
         padding += int(np.count_nonzero(mask))
-        if scale.padding and not rescale.floor_of(scale, frame):
-            ignored += int(np.count_nonzero(rescale.declared(values, scale) & ~mask))
+        if scale.padding and not floor_of(scale, frame):
+            ignored += int(np.count_nonzero(declared(values, scale) & ~mask))
     return kept, padding, ignored

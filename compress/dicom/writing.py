@@ -22,9 +22,10 @@ from pydicom.sr.coding import Code
 from pydicom.uid import ExplicitVRLittleEndian
 
 from compress import __version__
-from compress.dicom import Reason, Refused, lossy, multiframe, rescale, transcode
+from compress.dicom import Reason, Refused, lossy, multiframe, transcode
 from compress.dicom.encoding import TOO_FAR, to_stored
 from compress.dicom.headers import ENHANCED, MAKER, sop_class, valid_uid
+from compress.dicom.padding import among_tissue
 from compress.dicom.reading import Image
 from compress.dicom.rescale import HU
 
@@ -130,7 +131,7 @@ def derive(image: Image, enhanced: Sequence[HU], process: Process, now: datetime
         loss = lossy.history(dataset, image.stored)
         transcode.to_explicit_little_endian(dataset)
         now = transcode.local_time(dataset, now)
-        if not image.padding and rescale.among_tissue(image.scale):
+        if not image.padding and among_tissue(image.scale):
             for keyword in PADDING:
                 dataset.pop(keyword, None)
         _identify(dataset, process, now)

@@ -27,9 +27,9 @@ from compress.base.progress import track
 from compress.base.signals import at_once, interruptible
 from compress.data import Image as Pixels
 from compress.data.fanbeam_torch import TorchScanner
-from compress.data.scanner import FanBeam
 from compress.data.lowdose import CPU, Exposure, Scanner, Slice, insert_noise
-from compress.dicom import Reason, Refused, headers, reading, series, sources
+from compress.data.scanner import FanBeam
+from compress.dicom import Reason, Refused, headers, parsing, reading, series, sources
 from compress.dicom.headers import Header
 from compress.dicom.spacing import spacing_of
 from compress.dicom.writing import Process, derive
@@ -78,7 +78,7 @@ def run(options: Options) -> Simulated:
         raise UsageError("PAIRS is not empty; give a new folder, or empty it")
     device = devices.choose(options.device)
     scanner: Scanner = CPU if device.type == "cpu" else TorchScanner(device)
-    with headers.silent(), interruptible("stopping") as stop:
+    with parsing.silent(), interruptible("stopping") as stop:
         with at_once(stop, _stopped()):
             chosen = _chosen(options, source)
         return _Run(options, source, scanner, stop).through(chosen)

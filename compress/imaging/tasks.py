@@ -11,7 +11,8 @@ from pathlib import Path
 
 from compress.base.files import write_atomic
 from compress.dicom import Reason, Refused, reading
-from compress.dicom.headers import Header, examine, parse
+from compress.dicom.headers import Header, examine
+from compress.dicom.parsing import parse
 from compress.dicom.reading import Image
 from compress.dicom.rescale import HU
 from compress.dicom.sources import Source

@@ -23,7 +23,7 @@ from multiprocessing.context import ForkServerProcess
 from typing import Any
 
 from compress.dicom import Reason, Refused
-from compress.dicom.headers import quiet
+from compress.dicom.parsing import quiet
 from compress.imaging import forking
 from compress.imaging.arena import Arena
 

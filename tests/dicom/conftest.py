@@ -1,10 +1,10 @@
 import pytest
 
-from compress.dicom import headers
+from compress.dicom import parsing
 
 
 @pytest.fixture(autouse=True)
 def silent():
     """As in a worker process: pydicom says nothing."""
-    with headers.silent():
+    with parsing.silent():
         yield

@@ -10,7 +10,8 @@ from dicom_files import body, dataset, enhanced, packed
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from compress.dicom import Reason, Refused, rescale
+from compress.dicom import Reason, Refused
+from compress.dicom.padding import padded
 from compress.dicom.reading import read
 from compress.dicom.writing import Process, derive
 
@@ -163,7 +164,7 @@ def test_nothing_turns_into_padding_and_padding_never_changes(value, limit, slop
         assert error.reason == Reason.HU_RANGE
         return
     out, result = derived(image, change)
-    mask = rescale.padded(image.stored[0], image.scale, 0)
+    mask = padded(image.stored[0], image.scale, 0)
     assert result.padding == mask.sum()
     assert np.array_equal(out.pixel_array[mask], stored[mask])
     if "PixelPaddingValue" in out:

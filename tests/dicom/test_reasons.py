@@ -17,7 +17,7 @@ from pydicom.uid import (
 )
 
 from compress.base.errors import UsageError
-from compress.dicom import Reason, Refused, headers, series, sources
+from compress.dicom import Reason, Refused, headers, parsing, series, sources
 from compress.dicom.reading import read
 from compress.dicom.sources import open_source
 
@@ -38,7 +38,7 @@ def refused(data: bytes) -> Reason:
 
 
 def pixels_at(data: bytes) -> int:
-    return max(data.rfind(tag) for tag in headers.PIXELS)
+    return max(data.rfind(tag) for tag in parsing.PIXELS)
 
 
 @pytest.mark.parametrize("keyword", ["SOPInstanceUID", "SeriesInstanceUID"])
