@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from compress.quality import metrics
+from compress.quality import metrics, ssim
 
 WIDTH = 2924.0
 
@@ -33,7 +33,7 @@ def test_ssim_and_psnr_equal_torchmetrics(size: tuple[int, int]) -> None:
     a, b = pair(3, 1, *size)
     golden = structural_similarity_index_measure(a, b, data_range=WIDTH, reduction="none")
     assert isinstance(golden, Tensor)
-    torch.testing.assert_close(metrics.ssim(a, b, WIDTH), golden, rtol=0, atol=1e-12)
+    torch.testing.assert_close(ssim.ssim(a, b, WIDTH), golden, rtol=0, atol=1e-12)
     golden = peak_signal_noise_ratio(a[:1], b[:1], data_range=WIDTH)
     torch.testing.assert_close(metrics.psnr(a, b, WIDTH)[0], golden, rtol=1e-6, atol=0)
 
@@ -48,7 +48,7 @@ def test_ms_ssim_equals_torchmetrics(size: tuple[int, int], noise: float) -> Non
         a, b, data_range=WIDTH, reduction="none"
     )
     # torchmetrics rounds the exponents to float32.
-    torch.testing.assert_close(metrics.ms_ssim(a, b, WIDTH), golden, rtol=0, atol=1e-7)
+    torch.testing.assert_close(ssim.ms_ssim(a, b, WIDTH), golden, rtol=0, atol=1e-7)
 
 
 def test_ssim_equals_skimage_where_the_window_lies_inside() -> None:
@@ -64,7 +64,7 @@ def test_ssim_equals_skimage_where_the_window_lies_inside() -> None:
         use_sample_covariance=False,
         full=True,
     )
-    ours = metrics._similarity(a, b, WIDTH)[0][0, 0].numpy()
+    ours = ssim._similarity(a, b, WIDTH)[0][0, 0].numpy()
     np.testing.assert_allclose(ours[5:-5, 5:-5], golden[5:-5, 5:-5], rtol=0, atol=1e-10)
 
 
@@ -81,9 +81,7 @@ def test_a_constant_error_gives_the_closed_form(offset: float, low: float, width
     assert float(metrics.rmse(a, b)) == pytest.approx(error)
     assert float(metrics.psnr(a, b, width)) == pytest.approx(20 * math.log10(width / error))
     x, y, c1 = 400.0 - error, 400.0, (0.01 * width) ** 2
-    assert float(metrics.ssim(a, b, width)) == pytest.approx(
-        (2 * x * y + c1) / (x * x + y * y + c1)
-    )
+    assert float(ssim.ssim(a, b, width)) == pytest.approx((2 * x * y + c1) / (x * x + y * y + c1))
 
 
 @settings(max_examples=20, deadline=None)

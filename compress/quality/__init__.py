@@ -1,6 +1,7 @@
 """Image quality.
 
 metrics.py        PSNR, SSIM, MS-SSIM and RMSE, in the full range and in CT windows
+ssim.py           how SSIM and MS-SSIM are computed
 similarity.py     VIF and GMSD, SSIM by two libraries
 tissues.py        bias and variance over noise realisations, maps and by tissue
 nps.py            noise power spectrum

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from compress.base.hu import to_network
 from compress.base.reasons import reason
-from compress.quality import metrics
+from compress.quality import ssim
 
 LABELS: Mapping[str, str] = {
     "vif": "VIF (piq)",
@@ -52,8 +52,8 @@ def indices(image: Tensor, reference: Tensor) -> dict[str, float | None]:
         The value of each key of `LABELS`; None for VIF and GMSD without piq or on small slices.
     """
     x, y = (to_network(one)[None, None] for one in (image, reference))
-    similarity = metrics.similarity_map(x.double(), y.double(), 1.0)
-    edge = metrics.RADIUS
+    similarity = ssim.similarity_map(x.double(), y.double(), 1.0)
+    edge = ssim.RADIUS
     found: dict[str, float | None] = {
         "vif": None,
         "gmsd": None,

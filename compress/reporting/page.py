@@ -12,6 +12,7 @@ from markupsafe import Markup
 from compress.base.words import listed
 from compress.quality import metrics
 from compress.quality.metrics import Window
+from compress.quality.ssim import MS_SSIM_SIDE
 from compress.reporting import charts, formatting, physics, physics_plots, pictures, speed
 from compress.reporting.records import Facts, Picture, Report
 
@@ -36,7 +37,7 @@ WINDOWS = {
 
 SPEED = {"of_engine": speed.of_engine, "gain": speed.gain, "way": speed.way}
 """What the templates call the functions that read times."""
-SMALL = f"MS-SSIM is left out: it needs slices of at least {metrics.MS_SSIM_SIDE} pixels a side."
+SMALL = f"MS-SSIM is left out: it needs slices of at least {MS_SSIM_SIDE} pixels a side."
 SCALES = {
     "z": "Distance from the mean in deviations, −3.5 to 3.5",  # noqa: RUF001
     "place": "Place in the layer, 0 to 1",

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from compress.base.errors import UsageError
-from compress.quality.metrics import MS_SSIM_SIDE, ms_ssim
+from compress.quality.ssim import MS_SSIM_SIDE, ms_ssim
 
 Name = Literal["mse", "mse+0.1*(1-ms_ssim)"]
 """Losses by the name that a recipe uses; the second is the one of the DDnet studies."""

@@ -46,7 +46,7 @@ from compress.checkpoint import Model, ModelOptions
 from compress.context import Work
 from compress.data import Data, Pairs
 from compress.models.ddnet import DDnet
-from compress.quality.metrics import MS_SSIM_SIDE
+from compress.quality.ssim import MS_SSIM_SIDE
 from compress.sparsity import masks
 from compress.steps.train import Train
 from compress.training.profiling import Recorder
