@@ -6,7 +6,7 @@ from networks import Plain, Shape, UNet
 from torch import nn
 
 from compress.base.errors import UsageError
-from compress.graph import cost
+from compress.graph import cost, trial
 from compress.graph.rewrite import deconv_to_conv
 from compress.models.ddnet import DDnet
 from compress.models.redcnn import RedCNN
@@ -54,14 +54,14 @@ def test_nonzero_weights_are_counted() -> None:
 
 
 def test_a_network_must_give_the_shape_of_its_slice() -> None:
-    cost.check_shape(DDnet())
+    trial.check_shape(DDnet())
     half = nn.Conv2d(1, 1, 3, stride=2, padding=1)
     with pytest.raises(
         UsageError, match=r"gives \(1, 1, 256, 256\) for a slice of shape \(1, 1, 5"
     ):
-        cost.check_shape(half)
+        trial.check_shape(half)
     with pytest.raises(UsageError, match=r"DDnet takes no slice of shape \(1, 1, 100, 100\): "):
-        cost.check_shape(DDnet(), (100, 100))
+        trial.check_shape(DDnet(), (100, 100))
 
 
 SEEN: list[str] = []
@@ -78,7 +78,7 @@ class OwnTensors(Plain):
 def test_networks_that_make_tensors_on_the_cpu_are_counted_without_arithmetic():
     SEEN.clear()
     assert cost.layers(OwnTensors()) == cost.layers(Plain())
-    cost.check_shape(OwnTensors())
+    trial.check_shape(OwnTensors())
     assert "FakeTensor" in SEEN
     assert SEEN.count("Tensor") < len(SEEN)
     last = max(k for k, name in enumerate(SEEN) if name == "Tensor")

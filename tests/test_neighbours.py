@@ -27,7 +27,7 @@ from compress.data.crops import draws, sides
 from compress.data.loaders import Resident, Streamed
 from compress.dicom import Reason
 from compress.engines import triton_server
-from compress.graph import cost
+from compress.graph import trial
 from compress.graph.slices import Neighbouring
 from compress.imaging.command import Options, run
 from compress.recipe import recipe
@@ -180,14 +180,14 @@ def test_dicom_pairs_are_ordered_by_position(tmp_path):
 def test_a_wrong_number_of_slices_is_one_sentence_with_the_right_one():
     with pytest.raises(UsageError, match=r"takes no slice .*; it takes 3 slices: write data: "
                        r"\{neighbours: 1\}$"):  # fmt: skip
-        cost.check_shape(Beside())
+        trial.check_shape(Beside())
     with pytest.raises(UsageError, match=r"Beside takes no 3 neighbouring slices .*; it takes one "
                        r"slice: write data: \{neighbours: 0\}$"):  # fmt: skip
-        cost.check_shape(Neighbouring(Beside(seen=1), 1))
+        trial.check_shape(Neighbouring(Beside(seen=1), 1))
     with pytest.raises(UsageError, match=r"gives \(1, 3, 512, 512\) for 3 neighbouring slices of "
                        r"shape \(1, 3, 512, 512\); it must give \(1, 1, 512, 512\)"):  # fmt: skip
-        cost.check_shape(Neighbouring(nn.Identity(), 1))
-    cost.check_shape(Neighbouring(Beside(), 1))
+        trial.check_shape(Neighbouring(nn.Identity(), 1))
+    trial.check_shape(Neighbouring(Beside(), 1))
 
 
 def test_recipes_refuse_networks_of_another_number(tmp_path):

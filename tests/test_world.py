@@ -14,9 +14,10 @@ import pytest
 import torch
 from children import ending
 
-from compress.base import world
+from compress.base import torchrun, world
 from compress.base.errors import CompressError, UsageError
-from compress.base.world import World, joined
+from compress.base.torchrun import joined
+from compress.base.world import World
 
 TESTS = Path(__file__).parent
 CURVE = """
@@ -31,7 +32,7 @@ from compress.checkpoint import Model, ModelOptions
 from compress.base.ending import leave
 from compress.steps.train import Train
 from compress.context import Work
-from compress.base.world import joined
+from compress.base.torchrun import joined
 from compress.models.ddnet import DDnet
 from compress.models.redcnn import RedCNN
 
@@ -69,7 +70,7 @@ LEAVING = """
 import os, sys
 import torch
 from compress.base.errors import CompressError
-from compress.base.world import joined
+from compress.base.torchrun import joined
 with joined("cpu") as (world, _):
     world.wait()
     if world.rank == 1:
@@ -304,7 +305,7 @@ def test_partners_that_never_come_are_waited_for_and_named(rank, monkeypatch, ca
     known = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port()}
     for name, value in (known | {"RANK": str(rank)}).items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setattr(world, "JOIN", timedelta(seconds=2))
+    monkeypatch.setattr(torchrun, "JOIN", timedelta(seconds=2))
     where = f"127.0.0.1:{known['MASTER_PORT']}"
     said = f"not all of 2 processes came to {where} within 0:00:02: "
     with pytest.raises(CompressError, match=said), joined("cpu"):

@@ -10,6 +10,7 @@ cuda_graph.py  work of a GPU captured and replayed
 renamed.py     options that had other names
 machine.py     what this machine has installed
 world.py       the processes that train together
+torchrun.py    how they meet
 openmp.py      how waiting threads wait
 ending.py      how one of several processes exits
 signals.py     signals that ask for the end

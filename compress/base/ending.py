@@ -25,7 +25,7 @@ def leave(status: int) -> None:
     """
     try:
         several = processes() > 1
-    except ValueError:  # `world.joined` says so, where several may train
+    except ValueError:  # `torchrun.joined` says so, where several may train
         several = False
     if several:
         logging.shutdown()

@@ -1,10 +1,12 @@
 """A network's graph: what it costs, which channels belong together, exact rewrites.
 
 cost.py          multiply-accumulates and parameters
+trial.py         a network tried out: slices that it takes, whether it can be trained
 effect.py        which layers the output depends on
 groups.py        channels that must be removed together, and their removal
 trace.py         one run of a network, operator by operator: how channels hang together
 labels.py        which entries of which tensors belong to which channel
+parameters.py    which parameter a tensor is
 rules.py         what PyTorch's operators do with channels; also joins, layer_rules, layout_rules
 resize.py        a network rebuilt with other numbers of channels
 rewrite.py       stride-1 transposed convolutions as convolutions, exactly

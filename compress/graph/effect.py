@@ -8,8 +8,8 @@ from collections.abc import Collection
 import torch
 from torch import Tensor, nn
 
-from compress.graph.cost import slice_size
 from compress.graph.slices import channels
+from compress.graph.trial import slice_size
 
 
 def effective(net: nn.Module, names: Collection[str]) -> set[str]:

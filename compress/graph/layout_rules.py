@@ -3,13 +3,16 @@
 Views need a rule only where they split a dimension or pick entries: labels lie beside storages.
 """
 
+from collections.abc import Iterator, Sequence
+from itertools import accumulate
+from operator import mul
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from compress.graph.joins import flat, fresh, tie, varies
-from compress.graph.labels import blocks, short
+from compress.graph.labels import short
 from compress.graph.trace import Call, Tracer
 
 aten = torch.ops.aten
@@ -112,7 +115,7 @@ def regrouped(tracer: Tracer, call: Call) -> None:
     labels = tracer.roots(value)
     if labels is None:
         return
-    for before, after in blocks(value.shape, out.shape):
+    for before, after in _blocks(value.shape, out.shape):
         long = [dim for dim in after if out.shape[dim] > 1]
         if len(long) < 2 or not any(varies(labels, dim) for dim in before):
             continue
@@ -194,3 +197,20 @@ def _touched(call: Call) -> list[int]:
     given = argument(call, names.get(call.op.overloadpacket, "dim"))
     dims = given if isinstance(given, list | tuple) else [given or 0]
     return [dim % value.dim() for dim in dims] or [*range(value.dim())]
+
+
+def _blocks(before: Sequence[int], after: Sequence[int]) -> Iterator[tuple[range, range]]:
+    """The runs of dimensions that a reshape turns into each other; their sizes have one product.
+
+    Example: (2, 6, 5) -> (2, 3, 2, 5) gives 0 and 0, 1 and 1 to 2, 2 and 3.
+    """
+    one, other = _ends(before), _ends(after)
+    i = j = 0
+    for product in sorted({*one} & {*other}):
+        yield range(i, one[product]), range(j, other[product])
+        i, j = one[product], other[product]
+
+
+def _ends(shape: Sequence[int]) -> dict[int, int]:
+    """The number of leading dimensions by the product of their sizes."""
+    return {product: count for count, product in enumerate(accumulate(shape, mul), 1)}

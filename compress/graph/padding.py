@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from compress.base.errors import UsageError
 from compress.base.words import listed
-from compress.graph.cost import check_shape
 from compress.graph.slices import Slices, neighbours
+from compress.graph.trial import check_shape
 
 MULTIPLES = (16, 32, 64, 128)
 """What sides may have to be multiples of: a half-sized grid for each of four to seven levels."""

@@ -18,7 +18,8 @@ from torch.utils._pytree import tree_leaves
 
 from compress.base.errors import UsageError
 from compress.base.reasons import reason
-from compress.graph.labels import Axis, Ids, Sets, Shadows, Whole, short, shortened
+from compress.graph.labels import Axis, Ids, Sets, Shadows, short, shortened
+from compress.graph.parameters import Whole
 
 SECONDS = 45.0
 """Processor time of this thread that tracing may take: the same on a busy machine."""

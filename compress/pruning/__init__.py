@@ -1,6 +1,7 @@
 """Structured pruning: which channels are removed, and their removal.
 
 plan.py           the plan: groups of channels, kept counts, cost after pruning
+ranking.py        ranks of channels, and the groups that stay whole
 selection.py      scores, the Gaussian threshold, rounding to a multiple
 taylor.py         first-order Taylor scores
 variance.py       shares of the output's variance, which no rescaling changes

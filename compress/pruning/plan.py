@@ -1,25 +1,21 @@
-"""From a network to the channels that go: ranks of its groups, what they cost, the plan."""
+"""From a network to the channels that go: what is kept at a threshold, its cost, the plan."""
 
 import math
 import time
-import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from difflib import get_close_matches
-from fnmatch import fnmatchcase
-from typing import cast, get_args
 
 import torch
 from torch import Tensor, nn
 
 from compress.base.errors import UsageError
-from compress.graph.cost import CONVOLUTIONS, slice_size
-from compress.graph.groups import Group, Part, groups, remove
-from compress.pruning import knapsack, selection, variance
+from compress.graph.groups import Group, groups, remove
+from compress.graph.trial import slice_size
+from compress.pruning import knapsack, ranking, selection
 from compress.pruning.ledger import Ledger, Share
 from compress.pruning.options import PruneOptions
 from compress.pruning.proof import SECONDS, Proof
-from compress.pruning.selection import Criterion, Ranked, Selection
+from compress.pruning.selection import Ranked, Selection
 
 ALIGNMENTS = (16, 8, 4, 2, 1)
 """What `align` None chooses from: the largest that reaches the amount."""
@@ -85,15 +81,15 @@ def plan(
     end = time.thread_time() + SECONDS
     size = size or slice_size(net)
     found = groups(net, size)
-    values = importance or _values(net, found, options, seed, size)
+    values = importance or ranking.values(net, found, options, seed, size)
     if not values:
         raise UsageError(f"{type(net).__name__} has no convolution or linear layer to prune")
-    ranks = _ranks(found, values, options)
-    held = _ignored(net, found, options.ignore)
+    ranks = ranking.ranks(found, values, options)
+    held = ranking.ignored(net, found, options.ignore)
     ledger, proof = Ledger(net, found), Proof(net, found, size, end)
     failing: dict[str, str] = {}
     while True:
-        ranked = tuple(_ranked(found, values, ranks, failing | held, options.min_keep))
+        ranked = tuple(ranking.ranked(found, values, ranks, failing | held, options.min_keep))
         if options.knapsack:
             ranked = knapsack.ranked(ranked, knapsack.prices(found, ledger, options.target))
         step, ranked, picked = _picked(ranked, found, options, base, ledger)
@@ -125,114 +121,6 @@ def cut(group: Ranked, kept: Sequence[int]) -> float | None:
     if not gone:
         return None
     return float(group.scores[gone].max() + group.scores[list(kept)].min()) / 2
-
-
-def _ranks(
-    found: Sequence[Group], values: Mapping[str, Tensor], options: PruneOptions
-) -> dict[str, Tensor]:
-    """Scores by producer -> the numbers that one threshold cuts through.
-
-    layer: z for gaussian, else the place in the layer. global: z in the normal distribution of all
-    scores for gaussian, else the scores as they are (Molchanov et al., CVPR 2019, for taylor).
-    """
-    if options.knapsack:
-        return dict(values)
-    if options.scope == "global":
-        if options.criterion != "gaussian":
-            return dict(values)
-        scaled = selection.zscores(torch.cat([*values.values()]))
-        parts = torch.split(scaled, [len(v) for v in values.values()])
-        return dict(zip(values, parts, strict=True))
-    if options.criterion == "gaussian":
-        return {name: selection.zscores(scores) for name, scores in values.items()}
-    return {
-        part.module: selection.quantiles(values[part.module], (index + 0.5) / len(found))
-        for index, group in enumerate(found)
-        for part in group.producers
-    }
-
-
-def _ranked(
-    found: Sequence[Group],
-    values: Mapping[str, Tensor],
-    ranks: Mapping[str, Tensor],
-    held: Mapping[str, str],
-    floor: float,
-) -> Iterator[Ranked]:
-    """The groups with the rank of every channel."""
-    for group in found:
-        fits = [selection.fit(values[part.module]) for part in group.producers]
-        yield Ranked(
-            name=group.name,
-            rank=_over_producers(group, ranks),
-            fixed=group.fixed or held.get(group.name, ""),
-            mean=float(torch.stack([mean for mean, _ in fits]).mean()),
-            sigma=float(torch.stack([sigma for _, sigma in fits]).mean()),
-            least=math.ceil(floor * group.width),
-            scores=_over_producers(group, values),
-        )
-
-
-def _over_producers(group: Group, values: Mapping[str, Tensor]) -> Tensor:
-    """(width,) mean over the group's producers of what each says of its channels."""
-    total, count = torch.zeros(2, group.width, dtype=torch.float64)
-    for part in group.producers:
-        members = torch.tensor(part.members)
-        total.index_add_(0, members, values[part.module].double()[list(part.channels)])
-        count.index_add_(0, members, torch.ones(len(members), dtype=torch.float64))
-    mean: Tensor = total / count
-    return mean
-
-
-def _values(
-    net: nn.Module,
-    found: Sequence[Group],
-    options: PruneOptions,
-    seed: int,
-    size: tuple[int, int],
-) -> dict[str, Tensor]:
-    """Scores of every channel by producer."""
-    if options.criterion not in get_args(Criterion):
-        raise UsageError(f"criterion {options.criterion} removes no channels")
-    if options.criterion == "variance":
-        if missing := variance.unscaled(found, variance.from_batchnorm(net, size)):
-            raise UsageError(
-                f"criterion variance needs slices where no BatchNorm scales what a layer reads, as "
-                f"in {min(missing)}; prune by a recipe"
-            )
-        return variance.importance(net)
-    criterion = cast(Criterion, options.criterion)
-    modules = dict(net.named_modules())
-    parts = [part for group in found for part in group.producers]
-    return {p.module: _scores(modules[p.module], p, criterion, seed) for p in parts}
-
-
-def _scores(module: nn.Module, part: Part, criterion: Criterion, seed: int) -> Tensor:
-    weight, bias = module.weight, module.bias
-    assert isinstance(weight, Tensor)
-    assert bias is None or isinstance(bias, Tensor)
-    if isinstance(module, nn.ConvTranspose2d) and module.groups == 1:
-        weight = weight.transpose(0, 1)
-    own = zlib.crc32(part.module.encode()) + seed  # every layer draws for itself
-    return selection.scores(weight, bias, criterion, own)
-
-
-def _ignored(net: nn.Module, found: Sequence[Group], ignore: Sequence[str]) -> dict[str, str]:
-    """Why groups stay that a pattern names a layer of, by the group's name."""
-    names = [n for n, m in net.named_modules() if isinstance(m, (*CONVOLUTIONS, nn.Linear))]
-    layers: dict[str, str] = {}
-    for pattern in ignore:
-        matches = [name for name in names if fnmatchcase(name, pattern)]
-        if not matches:
-            near = get_close_matches(pattern, names, 1)
-            hint = f"; did you mean {near[0]!r}?" if near else ""
-            raise UsageError(f"ignore: no convolution is named {pattern!r}{hint}")
-        layers |= dict.fromkeys(matches, f"protected by {pattern!r}")
-    held = {}
-    for group in found:
-        if reason := next(filter(None, (layers.get(p.module) for p in group.producers)), ""):
-            held[group.name] = reason
-    return held
 
 
 def _picked(

@@ -20,9 +20,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from compress.graph.cost import layers, slice_size
+from compress.graph.cost import layers
 from compress.graph.groups import LAYERS, Group, Part, groups
 from compress.graph.slices import channels
+from compress.graph.trial import slice_size
 
 Samples = Callable[[], Iterable[Tensor]]
 """Gives slices, (N, 1, H, W) in network range."""

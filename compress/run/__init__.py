@@ -1,6 +1,7 @@
 """What the commands do with a recipe or a checkpoint.
 
-pipeline.py  `compress run`: stages in order, resumed where they were stopped
+pipeline.py  `compress run`: from a recipe to a run folder
+execution.py stages in order, resumed where they were stopped
 stages.py    the stages of a recipe and their folders
 resume.py    which stages are done, and how an interrupted one begins again
 keys.py      the hash by which a stage counts as done

@@ -1,45 +1,34 @@
-"""From a recipe to a run folder: every step in its order, once, with what was found written down.
+"""From a recipe to a run folder: refusals before any training, data, the dense network, the stages.
 
-A stage is done when its facts.json holds the hash of everything that decides its result: the step
-and its options, the checkpoint that came in, the data, the seed and the stages before.
+The stages themselves are executed by execution.py.
 """
 
-import logging
-import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, nullcontext
-from dataclasses import asdict, replace
-from datetime import UTC, datetime
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, cast
 
 import torch
 from torch import nn
 
 from compress import checkpoint
 from compress.base import devices
-from compress.base.errors import Stopped, UsageError
-from compress.base.files import read_json, remove_partial, write_json
+from compress.base.files import remove_partial
 from compress.base.signals import interruptible
-from compress.base.world import World, joined
+from compress.base.torchrun import joined
+from compress.base.world import World
 from compress.checkpoint import Model
-from compress.context import BASELINE, Step, Work
+from compress.context import Work
 from compress.data import Data, DataOptions, load
-from compress.graph import cost
+from compress.graph import cost, trial
 from compress.recipe import Recipe
-from compress.run import manifest, preview, sides
+from compress.run import preview, sides
+from compress.run.execution import Execution
 from compress.run.folder import locked, prepare
-from compress.run.keys import keys
-from compress.run.records import Backend, CostRecord, StageFacts
-from compress.run.resume import FACTS, begin, done, drop_stale, finished, result
+from compress.run.resume import drop_stale
 from compress.run.stages import Stage, stages
 from compress.steps.prune import Prune
-from compress.training import remaining
-from compress.training.options import TrainOptions
 
-log = logging.getLogger(__name__)
-
-SCHEMA = 1
 ELSEWHERE = DataOptions(source="folder", path=".")
 """A data source of which nothing is known before it is read."""
 
@@ -100,7 +89,7 @@ def run(
                 world=world,
                 profile=profile,
             )
-            _Run(recipe, out, work).through(chosen, model)
+            Execution(recipe, out, work).through(chosen, model)
         return out if world.first else None
 
 
@@ -137,112 +126,6 @@ def slices(recipe: Recipe, folder: Path | None = None, *, fallback: bool = True)
     return load(options, seed=recipe.seed, fallback=fallback)
 
 
-class _Run:
-    """One execution of a recipe: what does not change from stage to stage, and the hash chain."""
-
-    def __init__(self, recipe: Recipe, out: Path, work: Work) -> None:
-        self.recipe, self.out, self.work = recipe, out, work
-        self.world = work.world
-        self.compressed = False
-        self.choices: list[Backend] = []
-        self.manifest = manifest.manifest(recipe, work.device, work.data)
-
-    def through(self, chosen: Sequence[Stage], model: Model) -> None:
-        hashes = keys(self.recipe, self.work.data)
-        left = [stage for stage in chosen if not done(stage, hashes[stage.index])]
-        for stage in chosen:
-            self._write_manifest()
-            if self.world.any(self.work.stop.is_set()):
-                raise Stopped(f"stopped before {stage.name}; run again to go on")
-            later = [other.step for other in left if other.index > stage.index]
-            self.work = replace(self.work, later=self._pixels(later))
-            model = self._one(stage, model, hashes[stage.index])
-        self._write_manifest()
-
-    def _pixels(self, steps: Iterable[Step]) -> int:
-        pairs = self.work.data.train
-        return sum(remaining.work(step, pairs) for step in steps if isinstance(step, TrainOptions))
-
-    def _one(self, stage: Stage, model: Model, key: str) -> Model:
-        if self.world.any(finished(stage, key) is None):
-            model = self._do(stage, model, key)
-        else:
-            log.info("%s: already done, skipping", stage.name)
-            model = self._again(stage, model)
-        self._note(stage, read_json(stage.folder / FACTS)["facts"])
-        if stage.step.kind == "baseline":
-            self.work = replace(self.work, dense=stage.folder / BASELINE)
-        elif stage.step.kind != "training" and (stage.folder / "model.json").exists():
-            self.compressed = True
-        elif stage.step.kind == "training" and not self.compressed:
-            self.work = replace(self.work, dense=stage.folder)
-        return model
-
-    def _again(self, stage: Stage, model: Model) -> Model:
-        """What a stage gave when it was done before."""
-        try:
-            return result(stage, model)
-        except UsageError as error:
-            raise UsageError(f"{error}; remove {stage.folder} to have it done again") from error
-
-    def _do(self, stage: Stage, model: Model, key: str) -> Model:
-        """Do a stage: training in all processes, anything else in the first one only."""
-        if self.world.first:
-            begin(stage, key)
-        self.world.wait()
-        log.info("%s: starting", stage.name)
-        torch.manual_seed(self.recipe.stage_seed(stage.index))
-        alone = stage.step.kind not in ("training", "baseline")
-        with self.world.together() if alone else nullcontext():
-            if self.world.first:
-                model = self._write(stage, model, key)
-            elif not alone:
-                stage.step.run(model, self._work(stage))
-        self.world.wait()
-        # Others take the first one's result: in training, BatchNorm has seen other slices there.
-        return model if self.world.first else result(stage, model)
-
-    def _work(self, stage: Stage) -> Work:
-        seed = self.recipe.stage_seed(stage.index)
-        return replace(self.work, stage=stage.folder, seed=seed, facts={})
-
-    def _write(self, stage: Stage, model: Model, key: str) -> Model:
-        """Run a step and write down what came of it."""
-        work = self._work(stage)
-        started, clock = datetime.now(UTC), time.monotonic()
-        after = stage.step.run(model, work)
-        if after is not model:
-            checkpoint.save(after, stage.folder)
-        facts: StageFacts = {
-            "schema": SCHEMA,
-            "stage": stage.name,
-            "step": stage.word,
-            "kind": stage.step.kind,
-            "hash": key,
-            "options": asdict(stage.step),  # type: ignore[call-overload]
-            "started": started.isoformat(timespec="seconds"),
-            "seconds": round(time.monotonic() - clock, 3),
-            "cost": cast("CostRecord", asdict(cost.cost(after.net))),
-            "facts": work.facts,
-        }
-        write_json(stage.folder / FACTS, facts)
-        return after
-
-    def _note(self, stage: Stage, facts: Mapping[str, Any]) -> None:
-        """Remember which back end a stage chose, for the manifest."""
-        if "backend" in facts:
-            choice, why = facts["backend"], facts["why"]
-        elif "precision_why" in facts:
-            choice, why = facts["precision"], facts["precision_why"]
-        else:
-            return
-        self.choices.append({"stage": stage.name, "choice": choice, "why": why})
-
-    def _write_manifest(self) -> None:
-        if self.world.first:
-            write_json(self.out / "manifest.json", {**self.manifest, "backends": self.choices})
-
-
 def _refuse_early(recipe: Recipe, chosen: Sequence[Stage], device: torch.device) -> nn.Module:
     """Refuse before training what this machine cannot do and what no pruning could reach.
 
@@ -255,7 +138,7 @@ def _refuse_early(recipe: Recipe, chosen: Sequence[Stage], device: torch.device)
     if any(isinstance(step, Prune) for step in steps):
         preview.check(recipe)
     net = recipe.model.build().eval()
-    cost.check_shape(net)
+    trial.check_shape(net)
     cost.check_work(net)
     sides.refuse(_named(chosen), net, recipe.data)
     return net
@@ -273,7 +156,7 @@ def _start(recipe: Recipe, out: Path, world: World) -> tuple[Model, Path | None]
     """
     torch.manual_seed(recipe.seed)
     model = Model(net=recipe.model.build().eval(), origin=recipe.model)
-    cost.check_shape(model.net)
+    trial.check_shape(model.net)
     initial = None if recipe.model.weights is None else out / "initial"
     if world.first:
         (out / "recipe.yaml").write_text(recipe.text, encoding="utf-8")

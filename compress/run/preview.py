@@ -10,7 +10,7 @@ from torch import nn
 
 from compress.base.errors import UsageError
 from compress.checkpoint import Model, channels
-from compress.graph import cost
+from compress.graph import cost, trial
 from compress.pruning.unstructured import KINDS
 from compress.recipe import Recipe
 from compress.reporting.formatting import count
@@ -39,7 +39,7 @@ def check(recipe: Recipe) -> Plan:
     """
     torch.manual_seed(recipe.seed)
     model = Model(net=recipe.model.build().eval(), origin=recipe.model)
-    cost.check_shape(model.net)
+    trial.check_shape(model.net)
     cost.check_work(model.net)
     sides.refuse(sides.named(recipe.steps), model.net, recipe.data)
     _check_training(recipe, model.net)
@@ -131,7 +131,7 @@ def _check_training(recipe: Recipe, net: nn.Module) -> None:
     training = [step for _, step in recipe.steps if isinstance(step, Train)]
     if training:
         crops = [step.crop or recipe.data.image_size for step in training]
-        cost.check_training(net, (min(crops), min(crops)))
+        trial.check_training(net, (min(crops), min(crops)))
 
 
 def _widths(rows: list[PlannedLayer]) -> Any:

@@ -11,8 +11,8 @@ from compress.base.errors import UsageError
 from compress.context import Step
 from compress.data import SOURCES, Data, DataOptions
 from compress.data.crops import sides
-from compress.graph.cost import check_shape
 from compress.graph.padding import multiple, refuse_sides, up
+from compress.graph.trial import check_shape
 from compress.quality.ssim import MS_SSIM_SIDE, SSIM_SIDE
 from compress.steps.evaluate import Evaluate
 from compress.steps.export import Export

@@ -18,7 +18,7 @@ from compress.engines.build import Job, Rewriting
 from compress.engines.formats import FormatName, formats
 from compress.engines.precision import Precision
 from compress.engines.records import EngineRow
-from compress.graph import cost
+from compress.graph import trial
 from compress.graph.slices import channels
 
 log = logging.getLogger(__name__)
@@ -93,7 +93,7 @@ class Export:
         Raises:
             UsageError: the network takes no slices of that size.
         """
-        cost.check_shape(model.net, (self.image_size, self.image_size), device="cpu")
+        trial.check_shape(model.net, (self.image_size, self.image_size), device="cpu")
         rows: list[EngineRow] = []
         work.facts["engines"] = rows
         for job in self.jobs(model, work, source):

@@ -28,7 +28,8 @@ from pairs import data
 
 from compress.base.ending import leave
 from compress.base.errors import UsageError
-from compress.base.world import World, joined
+from compress.base.torchrun import joined
+from compress.base.world import World
 from compress.checkpoint import Model, ModelOptions
 from compress.context import Work
 from compress.data import Data

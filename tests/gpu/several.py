@@ -25,7 +25,8 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from pairs import data
 
 from compress.base.ending import leave
-from compress.base.world import World, joined
+from compress.base.torchrun import joined
+from compress.base.world import World
 from compress.checkpoint import Model, ModelOptions
 from compress.context import Work
 from compress.data import Data

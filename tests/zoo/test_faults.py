@@ -21,7 +21,7 @@ from compress.context import Work
 from compress.engines import onnx, parity, sidecar
 from compress.engines.base import NotBuilt, Shape, giving_up
 from compress.engines.subject import Subject, prepared
-from compress.graph import cost, rules, trace
+from compress.graph import rules, trace, trial
 from compress.graph.groups import Group, cuts, groups
 from compress.graph.rewrite import deconv_to_conv
 from compress.models.ddnet import DDnet
@@ -233,8 +233,8 @@ class Looks(Chain):
     ("net", "side"), [(Fixed(96), 96), (Fixed(128), 128), (Looks(), 64), (Plain(), 64)]
 )
 def test_networks_of_one_size_or_that_look_at_values(net: nn.Module, side: int) -> None:
-    assert cost.slice_size(net) == (side, side)
-    cost.check_shape(net)
+    assert trial.slice_size(net) == (side, side)
+    trial.check_shape(net)
     net = distinct(net, seed=1)
     plan = pruning.plan(net, PruneOptions(amount=0.3, round_to=2))
     assert difference(net, plan.apply(net), side) < 1e-9
@@ -262,13 +262,13 @@ class Pair(Chain):
 
 def test_what_no_step_can_handle_is_one_sentence() -> None:
     with pytest.raises(UsageError, match="Twice cannot be trained: Trying to backward"):
-        cost.check_training(Twice(), (32, 32))
+        trial.check_training(Twice(), (32, 32))
     old = Chain(["plain"])
     nn.utils.weight_norm(old.last)
     with pytest.raises(UsageError, match=r"cannot be copied .*take torch\.nn\.utils\.param"):
-        cost.check_shape(old)
+        trial.check_shape(old)
     with pytest.raises(UsageError, match="gives a tuple, not a tensor"):
-        cost.check_shape(Pair(["plain"]))
+        trial.check_shape(Pair(["plain"]))
 
 
 def test_reasons_of_compilers_are_their_causes_in_plain_text() -> None:

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from compress.base.errors import UsageError
-from compress.graph import cost
+from compress.graph import cost, trial
 from compress.pruning import plan as pruning
 from compress.pruning.options import PruneOptions
 from zoo.installed import CASES, Case
@@ -33,7 +33,7 @@ def test_a_network_of_another_package_is_pruned_rightly_or_refused(case: Case) -
     assert plan.removed["macs"] >= 0.5
     assert plan.difference < (1e-9 if plan.tried_in == torch.float64 else 1e-4)
     if plan.tried_in == torch.float64:
-        side, _ = cost.slice_size(net)
+        side, _ = trial.slice_size(net)
         other = telling(net, side)
         again = pruning.plan(other, PruneOptions(threshold=0.3, round_to=case.align))
         assert difference(other, again.apply(other), side) < 1e-9
