@@ -23,7 +23,7 @@ from compress.quality.records import PhysicsFacts
 from compress.reporting import physics as words
 from compress.run.records import ByWindow, Evaluated
 from compress.steps.evaluate import Evaluate
-from compress.steps.facts import EvaluateFacts, Summary
+from compress.steps.evaluate_facts import EvaluateFacts, Summary
 from compress.steps.physics import Settings, check, measure
 
 if TYPE_CHECKING:

@@ -4,7 +4,8 @@ from typing import Any, NotRequired, TypedDict
 
 from compress.base.machine import Machine, Part
 from compress.quality.records import PhysicsFacts
-from compress.steps.facts import Moments, PruneFacts, Size
+from compress.steps.evaluate_facts import Moments
+from compress.steps.facts import PruneFacts, Size
 
 
 class Patients(TypedDict):

@@ -7,7 +7,7 @@ baseline.py   baseline
 evaluate.py   evaluate
 export.py     export
 report.py     report
-facts.py      what prune, sparsify, evaluate and report remember
+facts.py      what prune, sparsify and report remember (evaluate_facts.py: evaluate)
 physics.py    the physics of image quality (physics_stats.py gathers, physics_facts.py sums up)
 cpu_speed.py  dense and compressed networks timed on a CPU
 

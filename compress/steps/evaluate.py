@@ -3,12 +3,10 @@
 import copy
 import io
 import logging
-import statistics
-from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
-from typing import Any, ClassVar, cast
+from typing import ClassVar, cast
 
 import numpy as np
 import torch
@@ -17,7 +15,7 @@ from torch import Tensor, nn
 from compress import checkpoint
 from compress.base.errors import QualityError, Stopped, UsageError
 from compress.base.files import write_atomic
-from compress.base.hu import DATA_RANGE, to_hu, to_network
+from compress.base.hu import to_hu, to_network
 from compress.base.progress import track
 from compress.checkpoint import Model
 from compress.context import Kind, Use, Work
@@ -26,7 +24,7 @@ from compress.graph.padding import AnySize, multiple
 from compress.graph.slices import channels
 from compress.quality import metrics
 from compress.steps import physics_facts
-from compress.steps.facts import EvaluateFacts, Moments, SliceRow, Summary
+from compress.steps.evaluate_facts import SliceRow, facts
 from compress.steps.physics import Settings, check, measure
 
 log = logging.getLogger(__name__)
@@ -129,7 +127,7 @@ class Evaluate:
                 if index in shown:
                     key = "low" if name == "input" else name
                     pictures.setdefault(key, []).append(image.cpu().numpy())
-        work.facts.update(_facts(list(networks), rows))
+        work.facts.update(facts(list(networks), rows))
         if shown:
             names = [test.names[i] for i in shown]
             write_atomic(work.stage / "pictures.npz", _packed(pictures, names))
@@ -217,41 +215,6 @@ def _chunks(images: Sequence[np.ndarray], size: int) -> Iterator[list[int]]:
 def _clip(hu: np.ndarray) -> np.ndarray:
     """Any HU -> float32 in the network range, (H, W)."""
     return to_hu(to_network(torch.tensor(hu))).numpy()
-
-
-def _facts(networks: list[str], rows: list[SliceRow]) -> EvaluateFacts:
-    by_patient: dict[str, list[SliceRow]] = defaultdict(list)
-    for row in rows:
-        by_patient[row["patient"]].append(row)
-    return {
-        "networks": networks,
-        "summary": _summary(networks, rows),
-        "by_patient": {who: _summary(networks, own) for who, own in by_patient.items()},
-        "rows": rows,
-        "data_range_hu": DATA_RANGE,
-        "slices": len(rows) // len(networks),
-    }
-
-
-def _summary(networks: list[str], rows: Sequence[Mapping[str, Any]]) -> Summary:
-    """Network -> metric -> mean and sample standard deviation over slices.
-
-    None where a slice has no value, and as the deviation of a single slice.
-    """
-    names = [key for key in rows[0] if key not in ("slice", "patient", "network")]
-    own = {network: [row for row in rows if row["network"] == network] for network in networks}
-    return {
-        network: {name: _moments([row[name] for row in found]) for name in names}
-        for network, found in own.items()
-    }
-
-
-def _moments(values: list[float | None]) -> Moments:
-    known = [value for value in values if value is not None]
-    if len(known) < len(values):
-        return {"mean": None, "sd": None}
-    sd = statistics.stdev(known) if len(known) > 1 else None
-    return {"mean": statistics.fmean(known), "sd": sd}
 
 
 def _packed(pictures: dict[str, list[np.ndarray]], names: list[str]) -> bytes:

@@ -1,10 +1,9 @@
-"""What steps remember: facts of prune, sparsify and evaluate, and speed.json of report."""
+"""What steps remember: facts of prune and sparsify, and speed.json of report."""
 
 from typing import Literal, NotRequired, TypedDict
 
 from compress.base.timing import TimedRow
 from compress.pruning.ledger import Share
-from compress.quality.records import PhysicsFacts
 
 
 class Size(TypedDict):
@@ -166,62 +165,6 @@ class SparsifyFacts(MaskFacts):
     """What permuting gained; absent where it was not asked for."""
     reconstruction: NotRequired[Reconstruction]
     """What reconstruction gained; absent where it was not asked for."""
-
-
-class Moments(TypedDict):
-    """A metric over slices, in the unit of the metric."""
-
-    mean: float | None
-    """Mean; None where a slice has no value."""
-    sd: float | None
-    """Sample standard deviation; None where a slice has no value, and of a single slice."""
-
-
-Summary = dict[str, dict[str, Moments]]
-"""Network -> metric -> moments over slices."""
-
-
-class SliceOf(TypedDict):
-    """Which slice through which network a row is of."""
-
-    slice: str
-    """Name of the slice."""
-    patient: str
-    """Name of the patient."""
-    network: str
-    """input, dense or compressed."""
-
-
-class SliceRow(SliceOf, total=False):
-    """One slice through one network; besides, each metric by window, such as psnr_lung."""
-
-    psnr: float | None
-    """Peak signal-to-noise ratio, dB; None where the images are equal."""
-    rmse_hu: float | None
-    """Root mean square error, HU."""
-    ssim: float | None
-    """Structural similarity, at most 1."""
-
-
-class EvaluateFacts(TypedDict):
-    """All that evaluate remembers."""
-
-    networks: list[str]
-    """Networks that were measured: input, dense, compressed."""
-    summary: Summary
-    """Moments over all slices."""
-    by_patient: dict[str, Summary]
-    """Patient -> moments over the patient's slices."""
-    rows: list[SliceRow]
-    """Every slice through every network."""
-    data_range_hu: float
-    """Range that PSNR and SSIM refer to, HU."""
-    slices: int
-    """Slices that were measured."""
-    pictures: NotRequired[str]
-    """File in the stage's folder that holds slices for the report; absent where none is kept."""
-    physics: NotRequired[PhysicsFacts]
-    """What noise realisations showed; absent where it was not asked for."""
 
 
 class SpeedPlace(TypedDict):
