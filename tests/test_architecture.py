@@ -38,7 +38,7 @@ TOP = {"__init__", "__main__", "api", "context"}
 """Modules at the top of compress/."""
 
 OWNERS = {
-    "apex.amp": {"compress/training/precision.py"},
+    "apex.amp": {"compress/training/apex_amp.py"},
     "apex.contrib.sparsity": {"compress/sparsity/masks.py"},
     "apex": set(),
     "modelopt.torch.sparsity": {"compress/sparsity/masks.py"},

@@ -16,7 +16,7 @@ from compress import checkpoint
 from compress.base import machine, timing
 from compress.base.errors import UsageError
 from compress.base.timing import Budget
-from compress.bench import command
+from compress.bench import command, table
 from compress.bench.targets import MODES, artefacts, called
 from compress.checkpoint import Model, ModelOptions
 from compress.cli import main
@@ -106,7 +106,7 @@ def test_sparse_and_dense_of_equal_widths_are_an_ab(folder, told, capsys) -> Non
     assert (ab["dense"], ab["sparse"]) == tuple(map(str, paths))
     assert (ab["layers"], ab["of"]) == (43, 45)
     assert ab["ratio"] == pytest.approx(0.20 / 0.19)
-    command.render(found)
+    table.render(found)
     assert "1.053 times as fast as" in capsys.readouterr().out
     same = command.run([folder / "sparse", folder / "sparse"], size=32, budget=ONCE, device="cpu")
     assert same["sparse_ab"] == []
@@ -123,9 +123,9 @@ def test_sparse_and_dense_of_equal_widths_are_an_ab(folder, told, capsys) -> Non
 def test_a_gain_is_said_only_where_every_round_has_it(low, high, verdict) -> None:
     ab = {"batch": 1, "how": "x", "dense": "a", "sparse": "b", "layers": 1, "of": 2,
           "ratio": (low + high) / 2, "ratio_min": low, "ratio_max": high}  # fmt: skip
-    (sentence,) = command._sparse_sentences({"sparse_ab": [ab], "rounds": 10})
+    (sentence,) = table._sparse_sentences({"sparse_ab": [ab], "rounds": 10})
     assert sentence.endswith(f"({low:.3f}-{high:.3f} over 10 rounds): {verdict}")
-    (few,) = command._sparse_sentences({"sparse_ab": [ab], "rounds": 2})
+    (few,) = table._sparse_sentences({"sparse_ab": [ab], "rounds": 2})
     assert few.endswith("over 2 rounds): too few rounds to tell, 6 are needed")
 
 

@@ -14,8 +14,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from compress.base.errors import Stopped, UsageError
 from compress.sparsity import masks
+from compress.training import apex_amp, session
 from compress.training import precision as formats
-from compress.training import session
 from compress.training.precision import Precision, choose
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
@@ -45,7 +45,7 @@ def test_what_the_cpu_has_not(name):
 
 @pytest.mark.parametrize("name", ["apex-O1", "apex-O2"])
 def test_apex_that_is_not_there_is_named_with_its_container(name, monkeypatch):
-    monkeypatch.setattr(formats.importlib.util, "find_spec", lambda _: None)
+    monkeypatch.setattr(apex_amp.importlib.util, "find_spec", lambda _: None)
     said = rf"precision {name} cannot be used: apex.amp is not installed; the container "
     with pytest.raises(UsageError, match=said + r"nvcr.io/nvidia/pytorch:25\.05-py3 has it"):
         choose(name, CPU)
@@ -53,7 +53,7 @@ def test_apex_that_is_not_there_is_named_with_its_container(name, monkeypatch):
 
 def test_an_apex_without_amp_is_told_apart(monkeypatch):
     monkeypatch.setattr(
-        formats.importlib.util, "find_spec", lambda name: name if name == "apex" else None
+        apex_amp.importlib.util, "find_spec", lambda name: name if name == "apex" else None
     )
     with pytest.raises(
         UsageError, match="the installed apex has no amp, which left it in May 2025"
@@ -62,7 +62,7 @@ def test_an_apex_without_amp_is_told_apart(monkeypatch):
 
 
 def test_apex_needs_a_gpu(monkeypatch):
-    monkeypatch.setattr(formats.importlib.util, "find_spec", lambda name: name)
+    monkeypatch.setattr(apex_amp.importlib.util, "find_spec", lambda name: name)
     with pytest.raises(UsageError, match="precision apex-O1 needs a GPU"):
         choose("apex-O1", CPU)
 

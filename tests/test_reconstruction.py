@@ -15,7 +15,7 @@ from compress import checkpoint
 from compress.base.errors import UsageError
 from compress.checkpoint import Model, ModelOptions
 from compress.context import Work
-from compress.sparsity import masks, pattern
+from compress.sparsity import layer_inputs, masks, pattern
 from compress.sparsity import reconstruction as obs
 from compress.steps.sparsify import Sparsify
 
@@ -112,12 +112,12 @@ def test_the_second_weight_takes_over_from_one_that_always_agrees_with_it() -> N
 def test_columns_give_the_outputs_of_the_layer(
     layer: nn.Conv2d, chunk: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(obs, "CHUNK", chunk)
+    monkeypatch.setattr(layer_inputs, "CHUNK", chunk)
     layer = copy.deepcopy(layer).double()
     x = torch.randn(2, layer.in_channels, 12, 14, dtype=torch.float64)
     with torch.no_grad():
         expected = layer(x)
-    columns = torch.cat([*obs._columns(layer, x)], dim=1)
+    columns = torch.cat([*layer_inputs.columns(layer, x)], dim=1)
     got = (obs._rows(layer) @ columns).reshape(len(expected[0]), 2, *expected.shape[2:])
     torch.testing.assert_close(got.transpose(0, 1), expected)
 

@@ -2,6 +2,7 @@
 
 model.py        a network with its table of channels and masks; load and save
 hashes.py       what a checkpoint computes, as hashes
+options.py      what a recipe can say of its network
 imported.py     networks of the user's own, and the hash of their code
 weights.py      a file of weights to start from
 files.py        the two files of a checkpoint, read within limits
@@ -12,14 +13,13 @@ ldct_benchmark.py checkpoints of that package
 
 from compress.checkpoint.hashes import code_of, identity, weights_hash
 from compress.checkpoint.model import (
-    NETWORKS,
     Model,
-    ModelOptions,
     channels,
     fingerprint,
     load,
     save,
 )
+from compress.checkpoint.options import NETWORKS, ModelOptions
 
 __all__ = [
     "NETWORKS",

@@ -4,4 +4,5 @@ main.py     the group of commands; run, check, sweep, doctor, inspect
 engines.py  export, bench
 images.py   enhance, simulate, evaluate
 reports.py  report
+parameters.py  types of options that click does not have
 """

@@ -8,48 +8,13 @@ from typing import Any, get_args
 import click
 
 from compress.cli.images import DEVICE
+from compress.cli.parameters import Names, Numbers
 from compress.engines.formats import FormatName
 from compress.engines.precision import Precision
 
 FORMATS = get_args(FormatName)
 MODES = ("eager-fp32", "eager-tf32", "eager-fp16", "eager-bf16", "compiled")
 JSON = click.option("as_json", "--json", is_flag=True, help="Print one JSON object instead.")
-
-
-class Names(click.ParamType[tuple[str, ...]]):
-    """A comma list of known names as a tuple.
-
-    Args:
-        known: the names.
-    """
-
-    name = "names"
-
-    def __init__(self, known: tuple[str, ...]) -> None:
-        self.known = known
-
-    def convert(self, value: Any, param: Any, ctx: Any) -> tuple[str, ...]:
-        """The names in `value`; fails on one that is not known."""
-        words = value if isinstance(value, tuple) else tuple(w.strip() for w in value.split(","))
-        for word in words:
-            if word not in self.known:
-                self.fail(f"{word!r} is none of {', '.join(self.known)}", param, ctx)
-        return words
-
-
-class Numbers(click.ParamType[tuple[int, ...]]):
-    """A comma list of whole numbers from 1 on as a tuple."""
-
-    name = "numbers"
-
-    def convert(self, value: Any, param: Any, ctx: Any) -> tuple[int, ...]:
-        """The numbers in `value`."""
-        if isinstance(value, tuple):
-            return value
-        words = [word.strip() for word in value.split(",")]
-        if not all(word.isdecimal() and int(word) for word in words):
-            self.fail(f"{value!r} is no list of whole numbers from 1 on, such as 1,16", param, ctx)
-        return tuple(map(int, words))
 
 
 @click.command(short_help="Build engines of a checkpoint and check them.")
@@ -215,7 +180,7 @@ def bench(
     show what 2:4 sparsity is worth here.
     """
     from compress.base.timing import Budget
-    from compress.bench import command
+    from compress.bench import command, table
 
     found = command.run(
         paths,
@@ -226,7 +191,7 @@ def bench(
         graph=not no_graph,
         budget=Budget(rounds=rounds, seconds=seconds),
     )
-    show(found, as_json, command.render)
+    show(found, as_json, table.render)
 
 
 def show(found: Mapping[str, Any], as_json: bool, render: Any) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from compress.base.errors import CompressError
+from compress.cli.parameters import Shard
 
 INPUT = click.argument("source", type=click.Path(path_type=Path), metavar="INPUT")
 SERIES = click.option(
@@ -55,20 +56,6 @@ def _short_end() -> Iterator[None]:
         gc.freeze()
 
 
-class _Shard(click.ParamType[tuple[int, int]]):
-    """i/n as two whole numbers."""
-
-    name = "i/n"
-
-    def convert(self, value: Any, param: Any, ctx: Any) -> tuple[int, int]:
-        if isinstance(value, tuple):
-            return value
-        index, _, count = str(value).partition("/")
-        if not (index.isdecimal() and count.isdecimal() and 1 <= int(index) <= int(count)):
-            self.fail(f"{value!r} is no i/n with i from 1 to n, such as 1/4", param, ctx)
-        return int(index), int(count)
-
-
 @click.command(short_help="Enhance DICOM CT series with a network or an engine.")
 @INPUT
 @click.option(
@@ -93,7 +80,7 @@ class _Shard(click.ParamType[tuple[int, int]]):
 @click.option("--skip-existing", is_flag=True, help="Keep results that are there: go on.")
 @click.option("--overwrite", is_flag=True, help="Write results again that are there.")
 @click.option(
-    "--shard", type=_Shard(), default=(1, 1), metavar="i/n", help="Do one of n parts of INPUT."
+    "--shard", type=Shard(), default=(1, 1), metavar="i/n", help="Do one of n parts of INPUT."
 )
 @click.option("--assume-hu", is_flag=True, help="Take stored values as HU without a rescale slope.")
 @click.option("--strip-private", is_flag=True, help="Leave private attributes out.")

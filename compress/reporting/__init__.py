@@ -2,10 +2,12 @@
 
 collect.py     facts.json, manifest.json and recipe.yaml -> report.json, a dictionary
 records.py     what that dictionary holds
+numbers.py     the figures on top: cost, file size, latency, PSNR
 layers.py      one row for every layer: channels, 2:4, what an engine made of it
 speed.py       latencies that `compress bench` left in the run folder
 storage.py     sizes of the checkpoint files: dense, pruned, 2:4
 sentences.py   that dictionary -> sentences: on top the result and warnings, last the limits
+undone.py      what the run did not do, and what would
 pictures.py    slices in HU -> PNG
 charts.py      numbers -> SVG
 page.py        the dictionary and the pictures -> report.html and report.md

@@ -4,7 +4,7 @@ The keys of report.json are those of `records.Report`, always all there: None or
 has no such step.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
 from typing import cast
 
@@ -13,18 +13,14 @@ import numpy as np
 from compress.base.errors import UsageError
 from compress.base.files import read_json, sha256
 from compress.reporting import layers, sentences, speed, storage
+from compress.reporting.numbers import costs, latency, psnr, stored
 from compress.reporting.records import (
     Collected,
-    Costs,
     Evaluation,
     Facts,
-    Metrics,
-    Number,
     Picture,
     Quality,
     Report,
-    Speed,
-    Stored,
 )
 
 SCHEMA = 1
@@ -66,7 +62,7 @@ def collect(run: Path, before: str) -> Report:
         "network": _network(run, stages),
         "device": manifest.get("gpu") or manifest.get("device"),
         "started": stages[0]["started"] if stages else None,
-        **_costs(stages),
+        **costs(stages),
         "stages": [
             _pick(s, ("stage", "step", "kind", "seconds", "options", "cost")) for s in stages
         ],
@@ -85,9 +81,9 @@ def collect(run: Path, before: str) -> Report:
         "manifest": manifest,
     }
     report["numbers"] = [
-        *_stored(report["numbers"], report["storage"]),
-        _latency(report["speed"]),
-        _psnr(report["quality"]),
+        *stored(report["numbers"], report["storage"]),
+        latency(report["speed"]),
+        psnr(report["quality"]),
     ]
     return {**report, **sentences.write(report)}
 
@@ -158,71 +154,6 @@ def _pick(facts: Facts, keys: Iterable[str]) -> Facts:
     return {key: facts.get(key) for key in keys}
 
 
-def _costs(stages: list[Facts]) -> Costs:
-    """The dense network's cost and the last one's, as `numbers` and `removed`."""
-    cut = next((i for i, s in enumerate(stages) if s["kind"] == "compressing"), len(stages))
-    # A recipe that starts by pruning given weights has no dense stage; prune knows what it met.
-    met = stages[cut]["facts"].get("before", {}) if cut < len(stages) else {}
-    dense: Facts = stages[cut - 1]["cost"] if cut else met
-    final: Facts = stages[-1]["cost"] if stages else {}
-
-    def number(key: str, label: str, kind: str) -> Number:
-        return {
-            "key": key,
-            "label": label,
-            "kind": kind,
-            "before": dense.get(key),
-            "after": final.get(key),
-            "note": "",
-        }
-
-    return {
-        "numbers": [
-            number("macs", "MACs, 512x512 slice", "count"),
-            number("params", "Parameters", "count"),
-            number("bytes", "File size", "bytes"),
-        ],
-        "removed": {
-            "macs": _removed(dense, final, "macs"),
-            "params": _removed(dense, final, "params"),
-        },
-    }
-
-
-def _removed(dense: Mapping[str, int], final: Mapping[str, int], key: str) -> float | None:
-    return 1 - final[key] / dense[key] if dense.get(key) and key in final else None
-
-
-def _stored(numbers: list[Number], files: list[Stored]) -> list[Number]:
-    """The numbers with the size of the files instead of that of the plain weights."""
-    if not files:
-        return numbers
-    sizes = {"before": files[0]["bytes"], "after": files[-1]["bytes"], "note": ""}
-    resized = [{**n, **sizes} if n["key"] == "bytes" else n for n in numbers]
-    return cast("list[Number]", resized)
-
-
-def _latency(bench: Speed | None) -> Number:
-    """From the network that others were compared with to the fastest."""
-    number: Number = {
-        "key": "latency",
-        "label": "Latency, per slice",
-        "kind": "milliseconds",
-        "before": None,
-        "after": None,
-        "note": "not measured",
-    }
-    if bench is None:
-        return number
-    if bench["own"]:
-        label, ratio = "Speed, beside the dense network", bench["rows"][-1]["ratio"]
-        note = f"{speed.spread(bench)}; {speed.way(bench)}"
-        return {**number, "label": label, "kind": "times", "after": ratio, "note": note}
-    first, best = bench["before"], bench["after"]
-    note = f"{first['how']} → {best['how']}, batch {best['batch']}, {bench['where']}"
-    return {**number, "before": first["p50_ms"], "after": best["p50_ms"], "note": note}
-
-
 def _engine(run: Path, stage: Facts, row: Facts) -> Facts:
     """An engine with what its sidecar says: `layers`, `place`, and hashes of file and weights."""
     path = run / stage["stage"] / (row.get("sidecar") or "none")
@@ -246,21 +177,6 @@ def _hashes(
         **{engine["file"]: engine["sha256"] for engine in engines if engine["file"]},
     }
     return {what: value for what, value in found.items() if value}
-
-
-def _psnr(quality: Metrics) -> Number:
-    means = {name: found["psnr"]["mean"] for name, found in quality.items()}
-    note = "not evaluated"
-    if means.get("input") is not None:
-        note = f"low-dose input {means['input']:.2f} dB"
-    return {
-        "key": "psnr",
-        "label": "Quality (PSNR)",
-        "kind": "decibels",
-        "before": means.get("dense"),
-        "after": means.get("compressed", means.get("dense")),
-        "note": note,
-    }
 
 
 def _quality(run: Path, evaluation: Facts | None) -> Quality:

@@ -1,16 +1,17 @@
 """What the numbers of a report come to, in sentences: nothing said that was not measured.
 
 Fixed sentences are in report.html.j2 and report.md.j2, often in both; those on the physics of image
-quality in physics.py, one each in collect.py and page.py.
+quality in physics.py, what a run did not do in undone.py, one each in collect.py and page.py.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from compress.base.words import listed
 from compress.data.sources import SOURCES, Source
 from compress.reporting import formatting, speed
-from compress.reporting.records import Collected, Facts, Report, Sentences, Speed, Undone
+from compress.reporting.records import Collected, Facts, Report, Sentences, Speed
+from compress.reporting.undone import steps_trained, undone
 
 
 def source(report: Collected | Report) -> Source:
@@ -27,7 +28,7 @@ def write(report: Collected) -> Sentences:
         limits (hold for every run), undone: [{what, why, command}], what this run did not do, and
         what would.
     """
-    found = [*_undone(report)]
+    found = [*undone(report)]
     return {
         "verdict": _verdict(report),
         "notices": _notices(report),
@@ -80,7 +81,7 @@ def _reached(report: Collected, own: str) -> str:
         return "was not evaluated for image quality"
     kind = "phantom" if source(report).phantoms else "held-out"
     where = f"on {evaluation['slices']} {kind} slices"
-    dense, final = _steps_trained(report)
+    dense, final = steps_trained(report)
     fair = own == "dense" or dense >= final
     others = {"input": "the low-dose input"}
     if own != "dense" and fair:
@@ -169,7 +170,7 @@ def _limits(report: Collected) -> list[str]:
     ]
     if source(report).simulated:
         limits.append("The low-dose slices are simulated from the full-dose ones.")
-    dense, final = _steps_trained(report)
+    dense, final = steps_trained(report)
     if "compressed" in report["quality"] and final > dense:
         limits.append(
             f"The compressed network was trained for {final:,} optimizer steps in all, the dense "
@@ -188,63 +189,3 @@ def _limits(report: Collected) -> list[str]:
     if report["network"]["name"] == "ddnet" and report["network"]["options"].get("residual"):
         limits.append("This DDnet adds its input, y = x + f(x), which the published one does not.")
     return limits
-
-
-def _undone(report: Collected) -> Iterator[Undone]:
-    """What was left out, could not be done here, or was not asked for."""
-    for engine in report["engines"]:
-        if engine["status"] != "built":
-            what = f"Engine {engine['format']}, {engine['precision']}"
-            yield {"what": what, "why": engine["reason"], "command": engine["command"]}
-    for why, names in _left(report["sparse24"]).items():
-        yield {"what": f"2:4 in {', '.join(names)}", "why": why, "command": ""}
-    steps = [stage["step"] for stage in report["stages"]]
-    for step, what in (
-        ("prune", "Channels removed"),
-        ("sparsify", "2:4 sparsity"),
-        ("evaluate", "Image quality"),
-        ("export", "Engines"),
-    ):
-        if step not in steps:
-            yield {"what": what, "why": f"no {step} step of the recipe has ended", "command": ""}
-    yield from _unfair(report)
-    if report["speed"] is None or report["speed"]["own"]:
-        yield {
-            "what": "Latency",
-            "why": "no benchmark of these stages is in the run folder",
-            "command": f"compress bench --json MODEL ENGINE... > RUN/{speed.FILE}",
-        }
-    if report["engines"] and all(
-        layer["picked"] not in ("yes", "no") for layer in report["layers"]
-    ):
-        yield {"what": "Sparse kernels", "why": "no engine tells which it runs", "command": ""}
-
-
-def _unfair(report: Collected) -> Iterator[Undone]:
-    """The comparison with a dense network trained as long, where it is lacking."""
-    dense, final = _steps_trained(report)
-    if "compressed" in report["quality"] and dense < final:
-        yield {
-            "what": "Fair comparison with the dense network",
-            "why": f"it was trained for {dense:,} of {final:,} optimizer steps",
-            "command": "- baseline",
-        }
-
-
-def _left(sparse24: Facts | None) -> dict[str, list[str]]:
-    """Reason -> the layers that it left without 2:4."""
-    found: dict[str, list[str]] = {}
-    for layer in (sparse24 or {}).get("layers", []):
-        if not layer["done"]:
-            found.setdefault(layer["reason"], []).append(layer["name"])
-    return found
-
-
-def _steps_trained(report: Collected) -> tuple[int, int]:
-    """Optimizer steps of the dense network that was measured, and of the one at the end."""
-    first = next((s["stage"] for s in report["stages"] if s["kind"] == "compressing"), "~")
-    steps = [(training["stage"], training["steps"]) for training in report["training"]]
-    evaluation = report["evaluation"]
-    measured = evaluation["stage"] if evaluation else "~"
-    more = [stage["steps"] for stage in report["baseline"] if stage["stage"] < measured]
-    return sum(n for stage, n in steps if stage < first) + sum(more), sum(n for _, n in steps)

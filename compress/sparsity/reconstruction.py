@@ -11,21 +11,17 @@ stays.
 """
 
 import copy
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import suppress
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from functools import partial
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
+from compress.sparsity import layer_inputs
 from compress.sparsity.pattern import by_output, mask_2to4
 
 DAMPING = 0.01
 """Added to the diagonal of H, as a share of its mean, so that it can be inverted (SparseGPT)."""
-CHUNK = 1 << 24
-"""Numbers of an unfolded input that are in memory at once."""
 
 
 @dataclass(frozen=True)
@@ -39,10 +35,6 @@ class Reconstructed:
     """Mean over the layers of the squared error of a layer's output, as a share of its square."""
     loss_magnitude: float
     """The same, had the two largest of every four weights stayed as they are."""
-
-
-class _Reached(Exception):
-    """The layer whose inputs were asked for has them all."""
 
 
 def reconstruct(net: nn.Module, names: Iterable[str], inputs: Sequence[Tensor]) -> Reconstructed:
@@ -62,7 +54,7 @@ def reconstruct(net: nn.Module, names: Iterable[str], inputs: Sequence[Tensor]) 
     if not inputs:
         raise ValueError("weights are reconstructed on slices, and there are none")
     net, wanted = copy.deepcopy(net).eval(), list(names)
-    uses = _uses(net, wanted, inputs[0])
+    uses = layer_inputs.uses(net, wanted, inputs[0])
     masks = {name: mask_2to4(by_output(net.get_submodule(name))).cpu() for name in wanted}
     losses, plain = [], []
     for name, count in uses.items():
@@ -112,8 +104,8 @@ def second_moment(net: nn.Module, name: str, inputs: Sequence[Tensor], uses: int
     total: Tensor | None = None
     count = 0
     for x in inputs:
-        for seen in _seen(net, name, x, uses):
-            for part in _columns(net.get_submodule(name), seen):
+        for seen in layer_inputs.seen(net, name, x, uses):
+            for part in layer_inputs.columns(net.get_submodule(name), seen):
                 count += part.shape[1]
                 product = (part @ part.T).double()
                 total = product if total is None else total + product
@@ -199,68 +191,3 @@ def _fill(module: nn.Module, rows: Tensor) -> None:
         weight.copy_(_as_weight(rows[:, :width], module))
         if isinstance(bias, Tensor):
             bias.copy_(rows[:, width])
-
-
-def _uses(net: nn.Module, names: Iterable[str], x: Tensor) -> dict[str, int]:
-    """How often each of these layers runs, in the order in which they first do."""
-    counts: dict[str, int] = {}
-
-    def count(name: str, *_: object) -> None:
-        counts[name] = counts.get(name, 0) + 1
-
-    handles = [
-        net.get_submodule(name).register_forward_pre_hook(partial(count, name)) for name in names
-    ]
-    with torch.no_grad():
-        net(x[:1])
-    for handle in handles:
-        handle.remove()
-    return counts
-
-
-def _seen(net: nn.Module, name: str, x: Tensor, uses: int) -> list[Tensor]:
-    """What a layer reads when the network runs on `x`, which ends there."""
-    seen: list[Tensor] = []
-
-    def reading(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        seen.append(inputs[0].detach())
-        if len(seen) == uses:
-            raise _Reached
-
-    handle = net.get_submodule(name).register_forward_pre_hook(reading)
-    try:
-        with torch.no_grad(), suppress(_Reached):
-            net(x)
-    finally:
-        handle.remove()
-    return seen
-
-
-def _columns(module: nn.Module, x: Tensor) -> Iterator[Tensor]:
-    """(n, places) parts of a layer's unfolded input, with a row of ones where it has a bias."""
-    if isinstance(module, nn.Linear):
-        parts: Iterable[Tensor] = [x.flatten(0, -2).T]
-    else:
-        parts = _unfolded(module, x)
-    for part in parts:
-        ones = part.new_ones(int(module.bias is not None), part.shape[1])
-        yield torch.cat((part, ones))
-
-
-def _unfolded(module: nn.Module, x: Tensor) -> Iterator[Tensor]:
-    """(taps * in, places) of a convolution's input, a few rows of one slice at a time."""
-    assert isinstance(module, nn.Conv2d)
-    mode = "constant" if module.padding_mode == "zeros" else module.padding_mode
-    x = F.pad(x, module._reversed_padding_repeated_twice, mode=mode)
-    (high, wide), (step, across) = module.kernel_size, module.stride
-    spacing = module.dilation
-    reach = spacing[0] * (high - 1) + 1
-    places = (x.shape[2] - reach) // step + 1
-    rows = max(1, CHUNK // (x.shape[1] * high * wide * x.shape[3]))
-    for one in torch.split(x, 1):
-        for first in range(0, places, rows):
-            last = min(first + rows, places) - 1
-            strip = one[:, :, first * step : last * step + reach]
-            columns = F.unfold(strip, (high, wide), spacing, 0, (step, across))[0]
-            split = columns.reshape(x.shape[1], high * wide, -1)
-            yield split.transpose(0, 1).flatten(0, 1)

@@ -3,7 +3,8 @@
 grid.py     --vary -> points: a name and a recipe each
 run.py      the whole sweep, in one or several processes
 work.py     points -> run folders; shared stages, resuming, several processes
-rows.py     run folders -> one row a point, means over seeds, CSV, JSON, Markdown
+rows.py     run folders -> one row a point, means over seeds
+tables.py   rows -> CSV, JSON, Markdown
 latency.py  how much faster a point's network is
 
     out/shared/<key>/        run folders of stages that several points begin with

@@ -1,41 +1,28 @@
-"""What a sweep found: one row a point, means over repetitions, and the files that hold them."""
+"""What a sweep found: one row a point, and means over repetitions."""
 
-import csv
-import io
 import statistics
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from compress import checkpoint
-from compress.base.files import read_json, write_atomic, write_json
+from compress.base.files import read_json
 from compress.base.words import listed
 from compress.graph import cost
 from compress.quality.metrics import METRICS
 from compress.recipe import Recipe
-from compress.reporting.formatting import DASH
 from compress.run import preview
 from compress.sweep.grid import COMPRESSING
 from compress.sweep.latency import latency
 
 Row = dict[str, Any]
-SCHEMA = 1
 QUALITY = tuple(METRICS)
 """Means over the held-out slices; `<name>_sd` is their standard deviation over the slices."""
 SEEDS = ("seed", "reseed")
 """Varied options that only repeat: rows that differ in nothing else are one line of the table."""
-COLUMNS = (
-    "point", "kind", "status", "reason", "macs_removed", "params_removed", "channels_removed",
-    "zeros", "macs", "params", "align", "eligible_backend", "eligible_trt", "convolutions",
-    *(column for name in QUALITY for column in (name, f"{name}_sd", f"delta_{name}")),
-    "slices", "seconds_dense", "seconds_extra", "latency_ms", "times_as_fast", "seconds",
-    "device", "commit",
-    "recipe", "command", "key", "baseline_key", "without", "jobs",
-)  # fmt: skip
-"""Columns of sweep.csv after the varied options."""
 MEANS = (
     "macs", "macs_removed", "params_removed", "channels_removed", "zeros", "eligible_backend",
     *QUALITY, *(f"delta_{name}" for name in QUALITY),
@@ -116,33 +103,6 @@ def summary(rows: Iterable[Row]) -> list[Row]:
     ]
 
 
-def write(out: Path, command: str) -> list[Row]:
-    """Write sweep.csv, sweep.json and sweep.md into `out`; returns the rows."""
-    found = gather(out)
-    means = summary(found)
-    write_json(
-        out / "sweep.json", {"schema": SCHEMA, "command": command, "rows": found, "summary": means}
-    )
-    write_atomic(out / "sweep.csv", _csv(found).encode())
-    write_atomic(out / "sweep.md", markdown(means).encode())
-    return found
-
-
-def markdown(means: Sequence[Row]) -> str:
-    """The means as a Markdown table; +- is one standard deviation over the repetitions."""
-    keys = _keys(means)
-    head = [
-        "network", *(key.removeprefix("steps.") for key in keys), "runs", "MACs removed",
-        "params removed", "2:4 eligible", "PSNR, dB", "difference, dB", "SSIM", "difference",
-        "RMSE, HU", "extra training", "times as fast",
-    ]  # fmt: skip
-    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
-    for line in means:
-        values = [line["values"].get(key, DASH) for key in keys]
-        lines.append("| " + " | ".join([line["name"], *values, *_cells(line)]) + " |")
-    return "\n".join(lines) + "\n"
-
-
 def _named(row: Row) -> str:
     """What a row is, for tables and plots; a baseline is dense unless it leaves out less."""
     if row["kind"] != "baseline":
@@ -154,47 +114,6 @@ def _named(row: Row) -> str:
 def _alone(group: Sequence[Row]) -> Sequence[Row]:
     """The rows made while no other process was on the device; all where there are none."""
     return [row for row in group if row.get("jobs", 1) == 1] or group
-
-
-def _cells(line: Row) -> list[str]:
-    if line["psnr"]["mean"] is None:
-        return [str(line["count"]), *[DASH] * 9, "; ".join(line["reasons"])]
-    extra, dense = line["seconds_extra"]["mean"], line["seconds_dense"]["mean"]
-    eligible = line["eligible_backend"]["mean"]
-    return [
-        str(line["count"]),
-        f"{100 * line['macs_removed']['mean']:.1f} %",
-        f"{100 * line['params_removed']['mean']:.1f} %",
-        f"{eligible:.0f}",
-        _plus_minus(line["psnr"], 2),
-        _plus_minus(line["delta_psnr"], 2),
-        _plus_minus(line["ssim"], 4),
-        _plus_minus(line["delta_ssim"], 4),
-        _plus_minus(line["rmse_hu"], 2),
-        f"{extra:.1f} s, {100 * extra / dense:.0f} %" if dense else f"{extra:.1f} s",
-        _plus_minus(line["times_as_fast"], 2),
-    ]
-
-
-def _plus_minus(moments: Mapping[str, float | None], digits: int) -> str:
-    mean, sd = moments["mean"], moments["sd"]
-    if mean is None:
-        return DASH
-    return f"{mean:.{digits}f}" + (f" ± {sd:.{digits}f}" if sd is not None else "")
-
-
-def _csv(rows: Sequence[Row]) -> str:
-    keys = _keys(rows)
-    text = io.StringIO()
-    table = csv.DictWriter(text, [*keys, *COLUMNS], extrasaction="ignore", lineterminator="\n")
-    table.writeheader()
-    table.writerows(row | row["values"] for row in rows)
-    return text.getvalue()
-
-
-def _keys(rows: Iterable[Row]) -> list[str]:
-    """The varied options of all rows, in order."""
-    return list(dict.fromkeys(key for row in rows for key in row["values"]))
 
 
 def _costs(dense: cost.Cost, final: cost.Cost) -> Row:

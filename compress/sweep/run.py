@@ -10,7 +10,7 @@ from pathlib import Path
 from compress.base.errors import CompressError, Stopped, UsageError
 from compress.base.progress import start_log
 from compress.base.signals import interruptible
-from compress.sweep import rows
+from compress.sweep import rows, tables
 from compress.sweep.grid import COMPRESSING, Point, baselines, points
 from compress.sweep.work import Worker
 
@@ -103,7 +103,7 @@ def run(sweep: Sweep) -> Path:
         if not only_tables:
             left = sweep.work() if sweep.jobs == 1 else _processes(sweep)
     finally:
-        found = rows.write(sweep.out, sweep.command())
+        found = tables.write(sweep.out, sweep.command())
     for figure in plots.sweep(rows.summary(found), sweep.out):
         log.info("%s", figure)
     if left:

@@ -1,9 +1,8 @@
 """The number formats of training: which one, and the casts and loss scaling that belong to it.
 
 The training loop has no branches for them: where a format needs no casts or no scaling, what stands
-here does nothing. The only file that imports apex.amp. Which options a format excludes is checked
-in training/options.py and training/session.py. The precisions of engines are another table:
-engines/precision.py.
+here does nothing. Which options a format excludes is checked in training/options.py and
+training/session.py. The precisions of engines are another table: engines/precision.py.
 
 fp32   everything in single precision
 tf32   the same, convolutions rounded to TF32 on tensor cores (Ampere and newer)
@@ -13,8 +12,6 @@ apex-* Apex's mixed precision: O1 casts by patched torch functions, O2 keeps the
        half precision beside float32 masters
 """
 
-import copy
-import importlib.util
 from collections.abc import Collection, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -25,12 +22,11 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from compress.base.errors import UsageError
+from compress.training.apex_amp import HAS_APEX, Apex, why_missing
 
 Name = Literal["auto", "fp32", "tf32", "fp16", "bf16", "apex-O1", "apex-O2"]
 Scope = Literal["all", "sparse_layers"]
 DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16}
-HAS_APEX = "nvcr.io/nvidia/pytorch:25.05-py3"
-"""The newest container known to hold apex.amp."""
 
 
 class Amp(Protocol):
@@ -101,7 +97,7 @@ class Precision:
             sparse: names of the sparsified layers, the scope of `sparse_layers`.
         """
         if self.name.startswith("apex"):
-            return _Apex(self.name.removeprefix("apex-"), net, optimizer)
+            return Apex(self.name.removeprefix("apex-"), net, optimizer)
         dtype = DTYPES.get(self.name)
         if dtype is not None and self.scope == "sparse_layers":
             for name in sparse:
@@ -123,7 +119,7 @@ def choose(name: Name, device: torch.device, scope: Scope = "all") -> Precision:
     if name == "auto":
         chosen, why = _auto(device)
         return Precision(chosen, device, f"auto: {why}", scope)
-    if name.startswith("apex") and (missing := _apex_missing()):
+    if name.startswith("apex") and (missing := why_missing()):
         raise UsageError(
             f"precision {name} cannot be used: {missing}; the container {HAS_APEX} has it, "
             "or take fp16"
@@ -196,82 +192,3 @@ class _Torch:
 
     def close(self) -> None:
         pass
-
-
-class _Apex:
-    """Apex's mixed precision, level O1 or O2.
-
-    Apex O2 halves the network in place and lets the optimizer change float32 masters beside it; the
-    network kept is one made of the masters.
-    """
-
-    uncapturable = "Apex waits for the device in every step"
-
-    def __init__(self, level: str, net: nn.Module, optimizer: Any) -> None:
-        from apex import amp
-
-        self._amp: Any = amp
-        self._optimizer = optimizer  # Apex adds methods to it
-        self.net = net if level == "O1" else copy.deepcopy(net)
-        amp.initialize(net, optimizer, opt_level=level, verbosity=0)
-        # Apex makes the masters when they are first needed; masks and saved states need them now.
-        self._optimizer._amp_lazy_init()
-        if level == "O2":
-            self._adopt(net)
-
-    def backward(self, loss: Tensor) -> None:
-        with self._amp.scale_loss(loss, self._optimizer) as scaled:
-            scaled.backward()
-
-    def step(self) -> None:
-        self._optimizer.step()
-
-    def state_dict(self) -> dict[str, Any]:
-        return dict(self._amp.state_dict())
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        self._amp.load_state_dict(state)
-        if (handle := _handle()) is not None:
-            handle._clear_cache()  # casts of a step that broke off, or went back without Apex
-        if hasattr(self._optimizer, "_master_params_to_model_params"):
-            self._optimizer._master_params_to_model_params()
-
-    def close(self) -> None:
-        """Put the torch functions back that O1 has patched; its own way restores in wrong order."""
-        from apex.amp.utils import set_func
-
-        if (handle := _handle()) is None:
-            return
-        handle._is_active = False
-        for module, name, function in reversed(handle._all_wrappers):
-            set_func(module, name, function)
-        handle._all_wrappers = []
-
-    def _adopt(self, half: nn.Module) -> None:
-        """Make `self.net` consist of the optimizer's tensors and the half network's buffers."""
-        stash = self._optimizer._amp_stash
-        masters = dict(zip(stash.all_fp16_params, stash.all_fp32_from_fp16_params, strict=True))
-        for path, module in half.named_modules():
-            own = self.net.get_submodule(path)
-            for name, parameter in module._parameters.items():
-                if parameter is not None:
-                    own._parameters[name] = masters.get(parameter, parameter)
-            own._buffers.update(module._buffers)
-
-
-def _handle() -> Any:
-    """What has patched torch's functions for O1 and keeps their casts; None under O2."""
-    # The package's own name _amp_state is the object inside the module of that name.
-    from apex.amp._amp_state import _amp_state
-
-    return getattr(_amp_state, "handle", None)
-
-
-def _apex_missing() -> str:
-    if importlib.util.find_spec("apex") is None:
-        return "apex.amp is not installed"
-    try:
-        found = importlib.util.find_spec("apex.amp") is not None
-    except ImportError:  # the unrelated package that `pip install apex` gets, or a broken build
-        found = False
-    return "" if found else "the installed apex has no amp, which left it in May 2025"

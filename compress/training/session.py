@@ -7,7 +7,6 @@ import time
 import zlib
 from collections.abc import Iterator
 from itertools import islice
-from pathlib import Path
 
 from torch import Tensor, nn
 
@@ -19,6 +18,7 @@ from compress.data import loaders
 from compress.data.crops import draws, sides
 from compress.training import distill, state
 from compress.training import precision as formats
+from compress.training.epoch_log import EpochLog
 from compress.training.facts import History, TrainingFacts
 from compress.training.options import TrainOptions
 from compress.training.precision import Precision
@@ -47,7 +47,7 @@ class Session:
         self.loader = loaders.build(self.loader_choice, pairs, shape, work.device)
         target = distill.target(options.distill, work)
         self.update = Update(options, model, self.loader, self.precision, work.world, target)
-        self.log = _Log(work.stage / "log.csv")
+        self.log = EpochLog(work.stage / "log.csv")
         self.step = 0
         self.seconds = 0.0
         self.history: History = {"loss": [], "lr": []}
@@ -217,15 +217,3 @@ def _precision(options: TrainOptions, work: Work) -> Precision:
     if size > 1 and chosen.name.startswith("apex"):
         raise UsageError(f"precision {chosen.name} trains on one GPU; take fp16 or bf16 on several")
     return chosen
-
-
-class _Log:
-    """log.csv of a stage: one line an epoch."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def write(self, history: History, steps: int) -> None:
-        rows = zip(history["loss"], history["lr"], strict=True)
-        lines = [f"{i},{i * steps},{loss:.8g},{lr:.8g}" for i, (loss, lr) in enumerate(rows, 1)]
-        self.path.write_text("\n".join(["epoch,step,loss,lr", *lines]) + "\n", encoding="utf-8")

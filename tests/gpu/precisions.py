@@ -24,7 +24,7 @@ from compress.context import Work
 from compress.models.ddnet import DDnet
 from compress.sparsity import masks
 from compress.steps.train import Train
-from compress.training import precision
+from compress.training import apex_amp
 
 PER_EPOCH, LAST = 5, 10
 """Steps in an epoch, and epochs at the end whose losses are averaged."""
@@ -72,8 +72,8 @@ def compare(steps: int, device: torch.device, formats: Mapping[str, dict[str, An
     spread = max(losses) - min(losses)
     report: dict[str, Any] = {"steps": steps, "fp32": seeds, "spread": spread, "formats": {}}
     for name, options in formats.items():
-        if name.startswith("apex") and precision._apex_missing():
-            report["formats"][name] = {"left_out": precision._apex_missing()}
+        if name.startswith("apex") and apex_amp.why_missing():
+            report["formats"][name] = {"left_out": apex_amp.why_missing()}
             continue
         found = last_loss(steps, 0, device, **options)
         difference = found["loss"] - losses[0]

@@ -1,0 +1,89 @@
+"""The files of a sweep: sweep.csv, sweep.json and sweep.md."""
+
+import csv
+import io
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+from compress.base.files import write_atomic, write_json
+from compress.reporting.formatting import DASH
+from compress.sweep.rows import QUALITY, Row, gather, summary
+
+SCHEMA = 1
+COLUMNS = (
+    "point", "kind", "status", "reason", "macs_removed", "params_removed", "channels_removed",
+    "zeros", "macs", "params", "align", "eligible_backend", "eligible_trt", "convolutions",
+    *(column for name in QUALITY for column in (name, f"{name}_sd", f"delta_{name}")),
+    "slices", "seconds_dense", "seconds_extra", "latency_ms", "times_as_fast", "seconds",
+    "device", "commit",
+    "recipe", "command", "key", "baseline_key", "without", "jobs",
+)  # fmt: skip
+"""Columns of sweep.csv after the varied options."""
+
+
+def write(out: Path, command: str) -> list[Row]:
+    """Write sweep.csv, sweep.json and sweep.md into `out`; returns the rows."""
+    found = gather(out)
+    means = summary(found)
+    write_json(
+        out / "sweep.json", {"schema": SCHEMA, "command": command, "rows": found, "summary": means}
+    )
+    write_atomic(out / "sweep.csv", _csv(found).encode())
+    write_atomic(out / "sweep.md", markdown(means).encode())
+    return found
+
+
+def markdown(means: Sequence[Row]) -> str:
+    """The means as a Markdown table; +- is one standard deviation over the repetitions."""
+    keys = _keys(means)
+    head = [
+        "network", *(key.removeprefix("steps.") for key in keys), "runs", "MACs removed",
+        "params removed", "2:4 eligible", "PSNR, dB", "difference, dB", "SSIM", "difference",
+        "RMSE, HU", "extra training", "times as fast",
+    ]  # fmt: skip
+    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
+    for line in means:
+        values = [line["values"].get(key, DASH) for key in keys]
+        lines.append("| " + " | ".join([line["name"], *values, *_cells(line)]) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def _cells(line: Row) -> list[str]:
+    if line["psnr"]["mean"] is None:
+        return [str(line["count"]), *[DASH] * 9, "; ".join(line["reasons"])]
+    extra, dense = line["seconds_extra"]["mean"], line["seconds_dense"]["mean"]
+    eligible = line["eligible_backend"]["mean"]
+    return [
+        str(line["count"]),
+        f"{100 * line['macs_removed']['mean']:.1f} %",
+        f"{100 * line['params_removed']['mean']:.1f} %",
+        f"{eligible:.0f}",
+        _plus_minus(line["psnr"], 2),
+        _plus_minus(line["delta_psnr"], 2),
+        _plus_minus(line["ssim"], 4),
+        _plus_minus(line["delta_ssim"], 4),
+        _plus_minus(line["rmse_hu"], 2),
+        f"{extra:.1f} s, {100 * extra / dense:.0f} %" if dense else f"{extra:.1f} s",
+        _plus_minus(line["times_as_fast"], 2),
+    ]
+
+
+def _plus_minus(moments: Mapping[str, float | None], digits: int) -> str:
+    mean, sd = moments["mean"], moments["sd"]
+    if mean is None:
+        return DASH
+    return f"{mean:.{digits}f}" + (f" ± {sd:.{digits}f}" if sd is not None else "")
+
+
+def _csv(rows: Sequence[Row]) -> str:
+    keys = _keys(rows)
+    text = io.StringIO()
+    table = csv.DictWriter(text, [*keys, *COLUMNS], extrasaction="ignore", lineterminator="\n")
+    table.writeheader()
+    table.writerows(row | row["values"] for row in rows)
+    return text.getvalue()
+
+
+def _keys(rows: Iterable[Row]) -> list[str]:
+    """The varied options of all rows, in order."""
+    return list(dict.fromkeys(key for row in rows for key in row["values"]))
