@@ -42,7 +42,7 @@ class _Commands(click.Group):
     """Turns errors meant for the user into one line on standard error and their exit code."""
 
     def main(self, *args: Any, **more: Any) -> Any:
-        openmp.wait_asleep()  # commands import torch, which loads OpenMP
+        openmp.decide()  # before commands import torch, which loads OpenMP
         try:
             return super().main(*args, **more)
         except SystemExit as end:

@@ -7,6 +7,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from compress.base import openmp
 from compress.base.errors import CompressError, Stopped, UsageError
 from compress.base.progress import start_log
 from compress.base.signals import interruptible
@@ -113,6 +114,7 @@ def run(sweep: Sweep) -> Path:
 
 def _processes(sweep: Sweep) -> int:
     """`sweep.jobs` processes that share the points; a signal is passed on to them."""
+    openmp.share()
     context = multiprocessing.get_context("spawn")  # CUDA does not survive a fork
     workers = [context.Process(target=_process, args=(sweep,)) for _ in range(sweep.jobs)]
     with interruptible() as stop:

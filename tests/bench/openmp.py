@@ -23,9 +23,14 @@ CHOICES = {
     "default": {},
     "passive": {"OMP_WAIT_POLICY": "passive"},
     "10000 spins": {"GOMP_SPINCOUNT": "10000"},
+    "as the command line decides": {},
 }
 STEPS = """
-import sys, time, torch
+import sys, time
+if len(sys.argv) > 2:
+    from compress.base import openmp
+    openmp.decide()
+import torch
 from compress.models.ddnet import DDnet
 torch.manual_seed(0)
 net, x = DDnet(residual=True), torch.rand(8, 1, 64, 64)
@@ -62,7 +67,8 @@ def beside(count):
 def step(choice, steps):
     """Seconds of a training step."""
     clean = {k: v for k, v in os.environ.items() if k not in (*SETTINGS, "OMP_NUM_THREADS")}
-    command = [sys.executable, "-c", STEPS, str(steps)]
+    decides = ["decides"] if choice.startswith("as ") else []
+    command = [sys.executable, "-c", STEPS, str(steps), *decides]
     environment = {**clean, **CHOICES[choice]}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
     return float(done.stdout)
