@@ -318,11 +318,12 @@ def test_a_sidecar_tells_kernel_time_and_floor_of_every_layer():
         units=[(unit, window if isinstance(unit, Layer) else None, 0.004) for unit in units],
     )
     facts = report.facts(session, found)
-    assert facts["sparsity"] == {"eligible": 20, "picked": 16}
+    assert facts["sparsity"] == {"eligible": 20, "picked": 20}
     names = {op.name for op in plan.convs()} | {op.then for op in plan.convs() if op.then}
     assert set(facts["kernels"]) == {f"{name}.conv" for name in names}
     first, second = (facts["kernels"][f"blocks.0.1.{n}.conv"] for n in ("bottleneck", "growth"))
     assert first["kernel"] == "CUDA, mma.sp (2:4)"
+    assert facts["kernels"]["decoders.3.wide.conv"]["kernel"] == "CUDA, bilinear x2 + mma.sp (2:4)"
     assert first["us"] == pytest.approx(2.0)
     assert second == {
         "kernel": "in that of blocks.0.1.bottleneck", "sparse": True, "us": None, "floor_us": None,

@@ -97,7 +97,7 @@ def _either(session: Session, op: Conv, packed: cuda.Packed, cut: Cut) -> launch
 
 
 def _layer(session: Session, op: Layer) -> Job:
-    one, other = _conv(session, op.first), _conv(session, op.second)
+    one, other = _job(session, op.first), _conv(session, op.second)
     cuts, source = _windows(session, op.second, op.first)
     return Job(
         make=partial(_call, session, op, cuda.Packed(op.second, op.first, session.tensors)),
@@ -121,7 +121,7 @@ def _call(session: Session, op: Layer, packed: cuda.Packed, cut: Cut) -> launch.
 
 
 def _windows(
-    session: Session, op: Conv, before: Conv | None
+    session: Session, op: Conv, before: Conv | Upsample | None
 ) -> tuple[tuple[Window, ...], Callable[[Cut], compiler.Source | None]]:
     """How a kernel in CUDA C++ may be cut, and its source; none without NVIDIA's packages."""
     task = cuda.task(op, before, lambda name: session.buffers[name].strides[2])

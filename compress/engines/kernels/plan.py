@@ -105,23 +105,23 @@ class Chain:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Layer:
-    """A layer of a dense block that one kernel may compute: a bottleneck, and the 5x5 behind it.
-
-    Nobody else reads what the bottleneck writes, so one kernel need not store it. Layers are not
-    in a plan: its chains say the order, and route.py finds them in it.
-    """
-
-    first: Conv
-    second: Conv
-
-
-@dataclass(frozen=True, kw_only=True)
 class Upsample:
     """Bilinear x2, corners on corners."""
 
     source: Slice
     target: Slice
+
+
+@dataclass(frozen=True, kw_only=True)
+class Layer:
+    """A convolution, and what makes its input or a part of it, that one kernel may compute.
+
+    A bottleneck or an upsampling is first. Nobody else reads what that writes, so one kernel need
+    not store it. Layers are not in a plan: route.py finds them in it.
+    """
+
+    first: Conv | Upsample
+    second: Conv
 
 
 Operation = Conv | Chain | Pool | Upsample

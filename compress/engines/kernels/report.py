@@ -89,7 +89,8 @@ def kernel(unit: Unit, cut: Cut | None) -> str:
     if not isinstance(cut, Window):
         return "PyTorch" if isinstance(unit, Conv) and unit.plain else "Triton"
     words = {"mma.sp": "mma.sp (2:4)", "stem": "mma"}
-    return f"CUDA, {words.get(cut.kind, cut.kind)}"
+    mixed = isinstance(unit, Layer) and isinstance(unit.first, Upsample)
+    return f"CUDA, {'bilinear x2 + ' * mixed}{words.get(cut.kind, cut.kind)}"
 
 
 def parts(unit: Unit) -> list[Single]:

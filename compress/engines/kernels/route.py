@@ -1,8 +1,8 @@
 """Which operations of a plan one kernel computes: the cheapest way through it.
 
 A dense block is a row of operations: max-pool, bottleneck, 5x5, bottleneck, 5x5, ..., transition.
-Two neighbours can be one kernel, as a `Chain` or as a `Layer`, and each operation belongs to one
-kernel.
+Then come the decoders: upsampling, 5x5, upsampling, 5x5, ... Two neighbours can be one kernel, as a
+`Chain` or as a `Layer`, and each operation belongs to one kernel.
 """
 
 from collections.abc import Callable, Mapping
@@ -26,7 +26,7 @@ def singles(plan: Plan) -> list[Single]:
 def merges(plan: Plan) -> dict[int, Merged]:
     """Which neighbours can be one kernel, by the place of the first one in `singles`.
 
-    At an even place of a dense block a chain begins, at an odd one a layer.
+    At an even place of a dense block a chain begins, at an odd one a layer; at an upsampling, too.
     """
     found = dict[int, Merged]()
     at = 0
@@ -37,8 +37,9 @@ def merges(plan: Plan) -> dict[int, Merged]:
             at += 1
         at += 1
     for at, (first, second) in enumerate(pairwise(singles(plan))):
-        if isinstance(first, Conv) and isinstance(second, Conv) and _layer(first, second):
-            found[at] = Layer(first=first, second=second)
+        layer = _layer(first, second)
+        if layer:
+            found[at] = layer
     return found
 
 
@@ -76,5 +77,12 @@ def cheapest(plan: Plan, cost: Callable[[Unit], float]) -> list[Unit]:
     return best[len(ops)][1]
 
 
-def _layer(first: Conv, second: Conv) -> bool:
-    return first.size == 1 and second.size > 1 and first.target == second.source
+def _layer(first: Single, second: Single) -> Layer | None:
+    """Two neighbours as a layer; None where they are none."""
+    if not isinstance(second, Conv) or second.size == 1:
+        return None
+    if isinstance(first, Conv) and first.size == 1 and first.target == second.source:
+        return Layer(first=first, second=second)
+    if isinstance(first, Upsample) and first.target.buffer == second.source.buffer:
+        return Layer(first=first, second=second)
+    return None

@@ -41,7 +41,7 @@ class Choices:
     chain: Mapping[Key, Tiling] = field(default_factory=dict)
     """Chains that one kernel computes; the others take two."""
     layer: Mapping[Key, Window] = field(default_factory=dict)
-    """Likewise layers of dense blocks."""
+    """Likewise layers: bottleneck and 5x5, upsampling and 5x5."""
     move: Mapping[Key, moves.Move] = field(default_factory=dict)
     """Max-pools and upsamplings that Triton does not compute."""
 
@@ -52,7 +52,10 @@ class Choices:
 
 
 def key(op: Unit, batch: int, height: int, width: int) -> Key:
-    """What the time of an operation depends on, in a word; sides are those of what it reads."""
+    """What the time of an operation depends on, in a word; sides are those of what it reads.
+
+    Those of a layer are those of what its second operation reads.
+    """
     if isinstance(op, Pool):
         return f"pool {op.source.channels} {height}x{width} b{batch}"
     if isinstance(op, Upsample):
@@ -150,8 +153,8 @@ class Session:
 
     def key(self, op: Unit) -> Key:
         """See `key`."""
-        source = op.first.source if isinstance(op, Chain | Layer) else op.source
-        at = self.buffers[source.buffer]
+        alone = op.first if isinstance(op, Chain) else op.second if isinstance(op, Layer) else op
+        at = self.buffers[alone.source.buffer]
         return key(op, len(at.whole), at.height, at.width)
 
     def _conv(self, op: Conv) -> launch.Call:

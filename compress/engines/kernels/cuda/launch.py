@@ -11,7 +11,7 @@ from compress.engines.kernels.cuda import compiler, fragments
 from compress.engines.kernels.cuda.window import Kind, Task, Window, shared
 from compress.engines.kernels.memory import Framed
 from compress.engines.kernels.packing import padded, spread
-from compress.engines.kernels.plan import OUTPUT, Conv, Plan
+from compress.engines.kernels.plan import OUTPUT, Conv, Plan, Slice, Upsample
 
 Buffers = Mapping[str, Framed]
 Tensors = Mapping[str, Tensor]
@@ -34,12 +34,12 @@ class Arguments(ctypes.Structure):
     ]
 
 
-def task(op: Conv, before: Conv | None, channels: Callable[[str], int]) -> Task | None:
+def task(op: Conv, before: Conv | Upsample | None, channels: Callable[[str], int]) -> Task | None:
     """What a kernel has to compute; None where there is none for it.
 
     Args:
         op: the 5x5, or the 7x7 of the stem.
-        before: the 1x1 whose outputs it reads, to be computed with it.
+        before: the 1x1 or the upsampling whose outputs it reads, to be computed with it.
         channels: of a buffer by its name, those of a pixel in memory.
     """
     if op.table or op.plain or not op.activate:
@@ -49,13 +49,14 @@ def task(op: Conv, before: Conv | None, channels: Callable[[str], int]) -> Task 
         return None
     if out not in (16, 32) or (op.size == 7 and (out, then) != (16, 0)):
         return None
-    if before is not None and (then or not _served(before)):
+    if isinstance(before, Conv) and (then or not _served(before)):
         return None
-    source = (before or op).source
+    if isinstance(before, Upsample):
+        return None
     return Task(
         inside=op.source.channels, out=out, then=then, then_activate=op.then_activate,
         bottleneck=before.source.channels if before else 0, residual=op.residual,
-        x=channels(source.buffer), y=channels(op.target.buffer),
+        x=channels(_read(op, before).buffer), y=channels(op.target.buffer),
     )  # fmt: skip
 
 
@@ -69,12 +70,13 @@ class Packed:
 
     Args:
         op: the 5x5.
-        before: the 1x1, or None.
+        before: what makes its input; an upsampling has no weights.
         tensors: of the plan.
     """
 
-    def __init__(self, op: Conv, before: Conv | None, tensors: Tensors) -> None:
-        self.op, self.before, self.tensors = op, before, tensors
+    def __init__(self, op: Conv, before: Conv | Upsample | None, tensors: Tensors) -> None:
+        self.op, self.tensors = op, tensors
+        self.before = before if isinstance(before, Conv) else None
         self._made: dict[Kind, dict[str, Tensor]] = {}
 
     def of(self, kind: Kind, about: Task) -> dict[str, Tensor]:
@@ -89,14 +91,14 @@ class Packed:
 
 
 def call(
-    op: Conv, before: Conv | None, buffers: Buffers, tensors: Tensors, image: Tensor, cut: Window,
-    packed: Packed | None = None,
+    op: Conv, before: Conv | Upsample | None, buffers: Buffers, tensors: Tensors, image: Tensor,
+    cut: Window, packed: Packed | None = None,
 ) -> Callable[[], None]:  # fmt: skip
-    """A 5x5, perhaps with the 1x1 before it, as a call without arguments.
+    """A 5x5, perhaps with the 1x1 or the upsampling before it, as a call without arguments.
 
     Args:
         op: the 5x5.
-        before: the 1x1, or None.
+        before: what makes its input in the same kernel, or None.
         buffers: by name.
         tensors: of the plan.
         image: (N, 1, H, W) float32, for a residual.
@@ -109,12 +111,13 @@ def call(
     about = task(op, before, lambda name: buffers[name].strides[2])
     if about is None:
         raise compiler.Failed(f"{op.name}: no such kernel")
-    x, y = buffers[(before or op).source.buffer], buffers[op.target.buffer]
+    source = _read(op, before)
+    x, y = buffers[source.buffer], buffers[op.target.buffer]
     made = compiler.source(about, cut)
     kernel = compiler.loaded(made, cut.threads, shared(about, cut), image.device)
     given = {
         **(packed or Packed(op, before, tensors)).of(cut.kind, about),
-        "x": x.at(0, (before or op).source.start),
+        "x": x.at(0, source.start),
         "y": y.at(0, op.target.start),
         "image": image,
     }
@@ -125,6 +128,11 @@ def call(
     )  # fmt: skip
     across, down = -(-x.width // cut.tile), -(-x.height // cut.strip)
     return kernel.call(len(x.whole) * across * down, arguments, given)
+
+
+def _read(op: Conv, before: Conv | Upsample | None) -> Slice:
+    """What lies in memory: of a 5x5 behind an upsampling, the other channels and the frame."""
+    return before.source if isinstance(before, Conv) else op.source
 
 
 def _outputs(op: Conv) -> tuple[int, int]:
