@@ -215,6 +215,39 @@ def layer_case(
     return first, second, Case(buffers, made, torch.zeros(0))
 
 
+def mixed_case(
+    slots: tuple[int, int], out: int, shape: tuple[int, int, int], *, then: int = 0,
+    residual: bool = False, sparse: bool = False,
+) -> tuple[Upsample, Conv, Case]:  # fmt: skip
+    """A decoder's 5x5, and the bilinear x2 that makes the first part of its input.
+
+    Args:
+        slots: channels of the upsampled and of the other part.
+        out: output channels of the 5x5.
+        shape: of what is upsampled; its frame is NaN, which nobody may read.
+        then: output channels of the 1x1 behind the 5x5.
+        residual: whether the image is added.
+        sparse: whether the 5x5 is 2:4.
+    """
+    batch, height, width = shape
+    large = (batch, 2 * height, 2 * width)
+    more = {"then": then, "residual": residual, "sparse": sparse, "dtype": torch.float16}
+    op, case = conv_case(5, slots, out, large, **more)
+    low = Slice(buffer="low", start=16, slots=slots[:1])
+    case.buffers["low"] = filled("low", shape, low, torch.float16)
+    inside = case.buffers["low"].inside.clone()
+    case.buffers["low"].whole.fill_(float("nan"))
+    case.buffers["low"].inside.copy_(inside)
+    return Upsample(source=low, target=Slice(buffer="x", slots=slots[:1])), op, case
+
+
+def unwritten(up: Upsample, case: Case) -> Tensor:
+    """The upsampled part in memory, NaN from now on."""
+    at = up.target
+    part = case.buffers[at.buffer].nchw(at.start, at.channels)
+    return part.fill_(float("nan"))
+
+
 def pool_chain_case(
     channels: int, out: int, shape: tuple[int, int, int], dtype: torch.dtype = torch.float32
 ) -> tuple[Chain, Case]:

@@ -8,13 +8,23 @@ import math
 import random
 import re
 import shutil
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 
 import emulated
 import pytest
 import torch
-from fused_cases import conv_case, error, layer_case, move_case, network, two_of_four
+from fused_cases import (
+    conv_case,
+    error,
+    layer_case,
+    mixed_case,
+    move_case,
+    network,
+    two_of_four,
+    unwritten,
+)
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
@@ -107,6 +117,18 @@ def test_a_bottleneck_inside_a_5x5_is_never_stored(emulator, kind, slots, middle
 def test_the_emulator_sees_a_wait_or_a_barrier_that_is_missing(
     emulator, monkeypatch, kind, right, wrong
 ):
+    sparse = kind == "mma.sp"
+    op, case = conv_case(5, (32,), 16, (1, 16, 70), sparse=sparse, dtype=torch.float16)
+    task = launch.task(op, None, lambda name: case.buffers[name].strides[2])
+    given = case.buffers, case.tensors, case.image, cut(task, kind, 1)
+    with broken(monkeypatch, right, wrong), pytest.raises(emulated.Race):
+        launch.call(op, None, *given)()
+
+
+@contextmanager
+def broken(monkeypatch, right, wrong):
+    """Kernels that are made inside have `wrong` in the place of `right`."""
+
     class Broken(compiler.Source):
         def texts(self):
             text, headers = super().texts()
@@ -115,13 +137,9 @@ def test_the_emulator_sees_a_wait_or_a_barrier_that_is_missing(
             return found, headers
 
     whole = compiler.source
-    monkeypatch.setattr(compiler, "source", lambda *given: Broken(**vars(whole(*given))))
-    sparse = kind == "mma.sp"
-    op, case = conv_case(5, (32,), 16, (1, 16, 70), sparse=sparse, dtype=torch.float16)
-    task = launch.task(op, None, lambda name: case.buffers[name].strides[2])
-    given = case.buffers, case.tensors, case.image, cut(task, kind, 1)
-    with pytest.raises(emulated.Race):
-        launch.call(op, None, *given)()
+    with monkeypatch.context() as patch:
+        patch.setattr(compiler, "source", lambda *given: Broken(**vars(whole(*given))))
+        yield
 
 
 @needs_compiler
@@ -131,6 +149,68 @@ def test_moves(emulator, channels, shape):
     for kind, most in ((Pool, 1e-9), (Upsample, LIMIT)):
         op, case = move_case(kind, channels, shape, torch.float16)
         assert error(op, case, moves.call(op, case.buffers, moves.Move(strip=2))) < most
+
+
+MIXED = [
+    ("wgmma", (16, 16), 32, 16, False, 0), ("wgmma", (16, 16), 16, 1, True, 3),
+    ("wgmma", (13, 9), 27, 11, False, 4), ("mma", (16, 16), 32, 1, True, 2),
+    ("mma", (16, 16), 16, 16, False, 7), ("mma", (8, 24), 16, 0, False, 4),
+    ("mma.sp", (16, 16), 16, 1, True, 8), ("mma.sp", (32, 32), 16, 0, False, 0),
+]  # fmt: skip
+"""Upsampled and other channels, outputs, those of the 1x1 behind, whether the image is added."""
+
+
+@needs_compiler
+@pytest.mark.parametrize(("kind", "slots", "out", "then", "residual", "at"), MIXED)
+def test_an_upsampling_inside_a_5x5_is_never_stored(emulator, kind, slots, out, then, residual, at):
+    for shape in [(1, 1, 1), (2, 3, 5), (1, 7, 37)]:
+        more = {"then": then, "residual": residual, "sparse": kind == "mma.sp"}
+        up, op, case = mixed_case(slots, out, shape, **more)
+        plain.upsample(up, case.buffers)
+        call = mixed_call(up, op, case, kind, at)
+
+        def run(up=up, case=case, call=call):
+            part = unwritten(up, case)
+            call()
+            assert part.isnan().all()
+
+        assert error(op, case, run) < LIMIT * (4 if min(shape) < 3 else 1), shape
+
+
+def mixed_call(up, op, case, kind, at, before=True):
+    """The upsampling and the 5x5 in one kernel; without `before` the 5x5 alone, cut the same."""
+    task = launch.task(op, up, lambda name: case.buffers[name].strides[2])
+    given = case.buffers, case.tensors, case.image, cut(task, kind, at)
+    return launch.call(op, up if before else None, *given)
+
+
+@needs_compiler
+@pytest.mark.parametrize(("kind", "at"), [("wgmma", 1), ("mma", 1), ("mma.sp", 6)])
+def test_an_upsampling_inside_a_5x5_has_the_bits_of_two_kernels(emulator, kind, at):
+    up, op, case = mixed_case((16, 16), 16, (2, 7, 37), then=16, sparse=kind == "mma.sp")
+    moves.call(up, case.buffers, moves.Move(strip=4))()
+    mixed_call(up, op, case, kind, at, before=False)()
+    result = case.buffers["y"].inside.clone()
+    assert result.isfinite().all()
+    case.buffers["y"].inside[..., 8:-8] = float("nan")
+    unwritten(up, case)
+    mixed_call(up, op, case, kind, at)()
+    assert torch.equal(case.buffers["y"].inside, result)
+
+
+@needs_compiler
+@pytest.mark.parametrize(
+    ("kind", "right", "wrong"),
+    [("wgmma", "  __syncthreads();\n  upsample(0, 0);", "  upsample(0, 0);"),
+     ("mma", "  __syncthreads();\n  upsample(0, 0);", "  upsample(0, 0);"),
+     ("wgmma", "s.y0 - 1 + later", "s.y0 - 2 + later"),
+     ("mma.sp", "upsample(arrived + 1, slot", "upsample(arrived, slot")],
+)  # fmt: skip
+def test_the_emulator_sees_a_row_that_is_mixed_too_early(emulator, monkeypatch, kind, right, wrong):
+    up, op, case = mixed_case((16, 16), 16, (1, 8, 35), sparse=kind == "mma.sp")
+    plain.upsample(up, case.buffers)
+    with broken(monkeypatch, right, wrong), pytest.raises(emulated.Race):
+        mixed_call(up, op, case, kind, 1)()
 
 
 def halved(net: nn.Module) -> nn.Module:
@@ -162,7 +242,7 @@ def test_a_whole_2to4_network_of_these_kernels(as_on_hopper):
     shape, draw = (1, 32, 16), random.Random(0)
     found = jobs_of.jobs(Session(plan, tensors, shape))
     pairs = {key: job for key, job in found.items() if job.merged and job.cuda}
-    assert len(pairs) == 16
+    assert len(pairs) == 20
     sparse = {key: [c for c in job.cuda if c.kind == "mma.sp"] for key, job in pairs.items()}
     layers = {key: draw.choice(some) for key, some in sparse.items() if draw.random() < 0.3}
     convs = {k: j.cuda[0] for k, j in found.items() if j.size > 1 and not j.merged}
@@ -183,6 +263,7 @@ TASKS = {
     "32-32-1": Task(
         inside=32, out=32, then=1, then_activate=False, residual=True, x=32, y=1
     ),
+    "16 + 32-16-16": Task(inside=32, out=16, then=16, upsampled=16, low=16, x=32, y=16),
 }  # fmt: skip
 SPILLED = 80
 """Bytes of registers that may go to local memory: a few outside of the main loop."""

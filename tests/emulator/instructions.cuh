@@ -248,6 +248,13 @@ inline u32 load_shared(u32 address) {
   return value;
 }
 inline void store_shared(u32 address, u32 value) { memcpy(emulator::written(address, 4), &value, 4); }
+inline void store_shared(u32 address, u32 value, bool wanted) {
+  if (wanted) store_shared(address, value);
+}
+inline void store_shared(u32 address, const Quad& value, bool wanted) {
+  if (wanted) memcpy(emulator::written(address, 16), &value, 16);
+}
+inline float product(float a, float b) { return a * b; }
 inline u32 transposed(u32 value) {
   const int lane = emulator::self() & 31;
   emulator::Meeting& w = emulator::warp();

@@ -9,7 +9,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from fused_cases import conv_case, error, layer_case, move_case, network, two_of_four
+from fused_cases import (
+    conv_case,
+    error,
+    layer_case,
+    mixed_case,
+    move_case,
+    network,
+    two_of_four,
+    unwritten,
+)
 from torch import nn
 
 from compress.engines import fused
@@ -37,6 +46,10 @@ CONVS = [
     ((13, 9), 27, 11, False),
 ]
 """Parts read, output channels, those of the 1x1 behind, and whether the image is added."""
+
+
+MIXED = [*CONVS[3:], ((16, 16), 16, 16, False), ((8, 24), 16, 0, False), ((32, 32), 16, 0, False)]
+"""The same, where the first part is upsampled."""
 
 
 def cuts(task: Task | None, shape: tuple[int, int, int], sparse: bool) -> list[Window]:
@@ -93,6 +106,48 @@ def test_a_bottleneck_inside_the_5x5(slots, middle, sparse):
         for cut in cuts(task, shape, sparse):
             call = launch.call(op, before, case.buffers, case.tensors, case.image, cut)
             assert error(op, case, call) < tight(shape), (shape, cut)
+
+
+@pytest.mark.parametrize(("slots", "out", "then", "residual"), MIXED)
+@pytest.mark.parametrize("sparse", [False, True])
+def test_an_upsampling_inside_the_5x5_has_the_bits_of_two_kernels(
+    slots, out, then, residual, sparse
+):
+    for shape in [(1, 1, 1), (5, 2, 65), (2, 19, 35), (1, 75, 20)]:
+        if sparse and sum(slots) % 16:
+            continue
+        up, op, case = mixed_case(slots, out, shape, then=then, residual=residual, sparse=sparse)
+        compare_mixed(up, op, case.to("cuda"), sparse)
+
+
+def compare_mixed(up, op, case, sparse, step=1):
+    """One kernel and two, cut by cut; the one stores nothing of the upsampled part."""
+    moves.call(up, case.buffers, moves.Move(strip=4))()
+    x, mixed = case.buffers["x"], case.buffers["x"].whole.clone()
+    task = launch.task(op, up, lambda name: case.buffers[name].strides[2])
+    shape = len(x.whole), x.height, x.width
+    result = case.buffers[op.target.buffer].nchw(op.target.start, op.target.channels)
+    for cut in cuts(task, shape, sparse)[::step]:
+        given = case.buffers, case.tensors, case.image, cut
+        x.whole.copy_(mixed)
+        launch.call(op, None, *given)()
+        two = result.clone()
+
+        def run(given=given):
+            part = unwritten(up, case)
+            result.fill_(float("nan"))
+            launch.call(op, up, *given)()
+            assert part.isnan().all()
+
+        assert error(op, case, run) < tight(shape), (shape, cut)
+        assert torch.equal(result, two), (shape, cut)
+
+
+@pytest.mark.parametrize("sparse", [False, True])
+def test_a_few_blocks_of_an_upsampling_inside_to_be_sanitized(sparse):
+    """Small enough for `compute-sanitizer --tool racecheck`."""
+    up, op, case = mixed_case((16, 16), 16, (1, 6, 35), then=16, sparse=sparse)
+    compare_mixed(up, op, case.to("cuda"), sparse, step=3)
 
 
 @pytest.mark.parametrize("sparse", [False, True])

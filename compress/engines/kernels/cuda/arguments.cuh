@@ -16,6 +16,10 @@ struct Arguments {
   int x_row, y_row;                 // and from row to row
   int height, width;
   int strip;                        // rows that a block computes
+  const u16* low;                   // what is upsampled: channel 0 of pixel (0, 0) of slice 0; LOW values a pixel
+  long long low_slice;              // values from slice to slice
+  int low_row, low_height, low_width;
+  float ratio_y, ratio_x;           // its rows per row of x, its columns per column of x
 };
 
 DEV float leaky(float v) { return fmaxf(v, v * SLOPE); }

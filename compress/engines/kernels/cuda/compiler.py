@@ -103,8 +103,8 @@ class Source:
 
 TWICE = int.from_bytes(struct.pack("<ee", SLOPE, SLOPE), "little")
 """LeakyReLU's slope as float16, twice in a word."""
-SWITCHES = {"POOL"}
-"""Constants that choose between two kernels of one file."""
+SWITCHES = {"POOL", "UPSAMPLED"}
+"""Constants that choose between kernels of one file."""
 
 
 def source(task: Task, cut: Window) -> Source:

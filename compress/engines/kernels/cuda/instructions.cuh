@@ -69,6 +69,13 @@ DEV u32 load_shared(u32 address) {
   asm volatile("ld.shared.u32 %0, [%1];\n" : "=r"(value) : "r"(address) : "memory");
   return value;
 }
+DEV void store_shared(u32 address, const Quad& value, bool wanted) {  // predicated, as above
+  asm volatile("{.reg .pred p; setp.ne.b32 p, %5, 0; @p st.shared.v4.u32 [%0], {%1, %2, %3, %4};}\n"
+               ::"r"(address), "r"(value.v[0]), "r"(value.v[1]), "r"(value.v[2]), "r"(value.v[3]), "r"((int)wanted) : "memory");
+}
+DEV void store_shared(u32 address, u32 value, bool wanted) {
+  asm volatile("{.reg .pred p; setp.ne.b32 p, %2, 0; @p st.shared.u32 [%0], %1;}\n" ::"r"(address), "r"(value), "r"((int)wanted) : "memory");
+}
 DEV void store_shared(u32 address, u32 value) {
   asm volatile("st.shared.u32 [%0], %1;\n" ::"r"(address), "r"(value) : "memory");
 }
@@ -79,6 +86,12 @@ DEV u32 transposed(u32 value) {
   return found;
 }
 DEV float shuffle_xor(float value, int lanes) { return __shfl_xor_sync(0xFFFFFFFF, value, lanes); }
+// Rounded by itself, never as a part of a fused multiply-add.
+DEV float product(float a, float b) {
+  float found;
+  asm("mul.rn.f32 %0, %1, %2;\n" : "=f"(found) : "f"(a), "f"(b));
+  return found;
+}
 DEV u32 halves(float low, float high) {
   u32 found;
   asm("cvt.rn.f16x2.f32 %0, %1, %2;\n" : "=r"(found) : "f"(high), "f"(low));

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from compress.engines.kernels.cuda import compiler, fragments
+from compress.engines.kernels.cuda import compiler, fragments, moves
 from compress.engines.kernels.cuda.window import Kind, Task, Window, shared
 from compress.engines.kernels.memory import Framed
 from compress.engines.kernels.packing import padded, spread
@@ -22,6 +22,8 @@ POINTERS = (
 WIDTHS = {(5, 16), (5, 32), (5, 64), (7, 1)}
 """Side of the convolution and input channels in memory, of those that there are kernels for."""
 NUMBERS = ("x_row", "y_row", "height", "width", "strip")
+UPSAMPLED = (8, 16, 32)
+"""Channels in memory that a kernel can upsample."""
 
 
 class Arguments(ctypes.Structure):
@@ -31,6 +33,10 @@ class Arguments(ctypes.Structure):
         *((name, ctypes.c_void_p) for name in POINTERS),
         *((name, ctypes.c_longlong) for name in ("x_slice", "y_slice")),
         *((name, ctypes.c_int) for name in NUMBERS),
+        ("low", ctypes.c_void_p),
+        ("low_slice", ctypes.c_longlong),
+        *((name, ctypes.c_int) for name in ("low_row", "low_height", "low_width")),
+        *((name, ctypes.c_float) for name in ("ratio_y", "ratio_x")),
     ]
 
 
@@ -51,12 +57,14 @@ def task(op: Conv, before: Conv | Upsample | None, channels: Callable[[str], int
         return None
     if isinstance(before, Conv) and (then or not _served(before)):
         return None
-    if isinstance(before, Upsample):
+    if isinstance(before, Upsample) and not _mixed(before, op):
         return None
+    low = before if isinstance(before, Upsample) else None
     return Task(
         inside=op.source.channels, out=out, then=then, then_activate=op.then_activate,
-        bottleneck=before.source.channels if before else 0, residual=op.residual,
-        x=channels(_read(op, before).buffer), y=channels(op.target.buffer),
+        bottleneck=before.source.channels if isinstance(before, Conv) else 0,
+        upsampled=low.target.channels if low else 0, low=channels(low.source.buffer) if low else 0,
+        residual=op.residual, x=channels(_read(op, before).buffer), y=channels(op.target.buffer),
     )  # fmt: skip
 
 
@@ -121,8 +129,12 @@ def call(
         "y": y.at(0, op.target.start),
         "image": image,
     }
+    numbers = {}
+    if isinstance(before, Upsample):
+        low = buffers[before.source.buffer]
+        given["low"], numbers = low.at(0, before.source.start), _low(low, x)
     arguments = Arguments(
-        **{name: one.data_ptr() for name, one in given.items()},
+        **{name: one.data_ptr() for name, one in given.items()}, **numbers,
         x_slice=x.strides[0], y_slice=y.strides[0], x_row=x.strides[1], y_row=y.strides[1],
         height=x.height, width=x.width, strip=cut.strip,
     )  # fmt: skip
@@ -135,6 +147,14 @@ def _read(op: Conv, before: Conv | Upsample | None) -> Slice:
     return before.source if isinstance(before, Conv) else op.source
 
 
+def _low(low: Framed, x: Framed) -> dict[str, float]:
+    """What a kernel is told of the buffer that it upsamples."""
+    return {
+        "low_slice": low.strides[0], "low_row": low.strides[1], "low_height": low.height,
+        "low_width": low.width, **moves.ratios(low, x),
+    }  # fmt: skip
+
+
 def _outputs(op: Conv) -> tuple[int, int]:
     """Channels in memory of the 5x5, and of the 1x1 behind it."""
     if not op.then:
@@ -145,6 +165,13 @@ def _outputs(op: Conv) -> tuple[int, int]:
 def _served(before: Conv) -> bool:
     wide = before.source.channels % 16 == 0 and before.source.channels <= 80
     return before.size == 1 and wide and before.activate and not before.plain and not before.then
+
+
+def _mixed(before: Upsample, op: Conv) -> bool:
+    """Whether a 5x5 can compute an upsampling of its first channels."""
+    first = before.target.buffer == op.source.buffer and before.target.start == op.source.start
+    channels = before.target.channels
+    return first and op.size == 5 and channels in UPSAMPLED and channels < op.source.channels
 
 
 def _window(op: Conv, about: Task, tensors: Tensors, kind: Kind) -> dict[str, Tensor]:

@@ -6,10 +6,10 @@ struct Loader {
   u32 to, inside;   // where that goes in a row; bit i: its piece i lies in the image or its frame
   int y;            // the next row
 };
-constexpr int PIECES = SOURCE / 8, APART = THREADS / PIECES, COPIES = (PIXELS + APART - 1) / APART;
+constexpr int PIECES = (SOURCE - UPSAMPLED) / 8, APART = THREADS / PIECES, COPIES = (PIXELS + APART - 1) / APART;
 
 DEV Loader loader(const Arguments& a, const Strip& s) {
-  const int pixel = threadIdx.x / PIECES, c = threadIdx.x % PIECES;
+  const int pixel = threadIdx.x / PIECES, c = threadIdx.x % PIECES + UPSAMPLED / 8;
   Loader l = {a.x + s.n * a.x_slice + (long long)(s.y0 - 2) * a.x_row + (s.x0 - 2 + pixel) * X + c * 8, (u32)(pixel * SOURCE_PITCH + c * 16), 0, s.y0 - 2};
 #pragma unroll
   for (int i = 0; i < COPIES; ++i)

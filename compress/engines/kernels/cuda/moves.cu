@@ -1,6 +1,7 @@
 // Max-pool 3x3 / 2 and bilinear x2 of NHWC float16. A thread owns eight channels of one output column and slides
 // down a strip of rows, so that what two output rows share is read and combined once.
 #include <parameters.cuh>
+#include <bilinear.cuh>
 
 constexpr int THREADS = 256, PIECES = CHANNELS / 8;
 
@@ -64,37 +65,34 @@ DEV void mix_columns(float (&mixed)[8], const u16* left, const u16* right, float
 #pragma unroll
   for (int i = 0; i < 4; ++i) {
     const float a = low_half(p.v[i]), b = high_half(p.v[i]);
-    mixed[2 * i] = a + (low_half(q.v[i]) - a) * part, mixed[2 * i + 1] = b + (high_half(q.v[i]) - b) * part;
+    mixed[2 * i] = mix(a, low_half(q.v[i]), part), mixed[2 * i + 1] = mix(b, high_half(q.v[i]), part);
   }
 }
 
 KERNEL(move, THREADS, 1)(const Arguments a) {
   const Place p = place(a);
   if (p.x >= a.wide) return;
-  const float exact_x = p.x * a.ratio_x;
-  const int left = min((int)exact_x, a.width - 1), right = min(left + 1, a.width - 1);
-  const float part_x = exact_x - left;
+  const Between columns = between(p.x, a.ratio_x, a.width);
+  const int left = columns.first * X, right = columns.second * X;
   const u16* from = a.x + p.n * a.x_slice + p.c;
   u16* to = a.y + p.n * a.y_slice + p.x * Y + p.c;
   float upper[8], lower[8];
   int held = -2;  // the input row in `upper`
   for (int y = p.y0; y < p.y1; ++y) {
-    const float exact_y = y * a.ratio_y;
-    const int top = min((int)exact_y, a.height - 1), down = min(top + 1, a.height - 1);
-    if (top != held) {
-      const u16 *row = from + (long long)top * a.x_row, *next = from + (long long)down * a.x_row;
-      if (top == held + 1)
+    const Between rows = between(y, a.ratio_y, a.height);
+    if (rows.first != held) {
+      const u16 *row = from + (long long)rows.first * a.x_row, *next = from + (long long)rows.second * a.x_row;
+      if (rows.first == held + 1)
 #pragma unroll
         for (int i = 0; i < 8; ++i) upper[i] = lower[i];
-      else mix_columns(upper, row + left * X, row + right * X, part_x);
-      mix_columns(lower, next + left * X, next + right * X, part_x);
-      held = top;
+      else mix_columns(upper, row + left, row + right, columns.part);
+      mix_columns(lower, next + left, next + right, columns.part);
+      held = rows.first;
     }
-    const float part_y = exact_y - top;
     Quad mixed;
 #pragma unroll
     for (int i = 0; i < 4; ++i)
-      mixed.v[i] = halves(upper[2 * i] + (lower[2 * i] - upper[2 * i]) * part_y, upper[2 * i + 1] + (lower[2 * i + 1] - upper[2 * i + 1]) * part_y);
+      mixed.v[i] = halves(mix(upper[2 * i], lower[2 * i], rows.part), mix(upper[2 * i + 1], lower[2 * i + 1], rows.part));
     store_global(to + (long long)y * a.y_row, mixed);
   }
 }

@@ -41,6 +41,14 @@ def source(op: Pool | Upsample, buffers: Mapping[str, Framed]) -> compiler.Sourc
     return compiler.Source("moves.cu", "move", tuple(values.items()))
 
 
+def ratios(x: Framed, y: Framed) -> dict[str, float]:
+    """Rows and columns of x for each of y, corners on corners."""
+    return {
+        "ratio_y": (x.height - 1) / max(y.height - 1, 1),
+        "ratio_x": (x.width - 1) / max(y.width - 1, 1),
+    }
+
+
 def call(op: Pool | Upsample, buffers: Mapping[str, Framed], cut: Move) -> Callable[[], None]:
     """A max-pool or an upsampling as a call without arguments.
 
@@ -52,8 +60,7 @@ def call(op: Pool | Upsample, buffers: Mapping[str, Framed], cut: Move) -> Calla
     arguments = Arguments(
         x=first.data_ptr(), y=last.data_ptr(), x_slice=x.strides[0], y_slice=y.strides[0],
         x_row=x.strides[1], y_row=y.strides[1], height=x.height, width=x.width, high=y.height,
-        wide=y.width, strip=cut.strip, ratio_y=(x.height - 1) / max(y.height - 1, 1),
-        ratio_x=(x.width - 1) / max(y.width - 1, 1),
+        wide=y.width, strip=cut.strip, **ratios(x, y),
     )  # fmt: skip
     kernel = compiler.loaded(source(op, buffers), THREADS, 0, x.whole.device)
     across = -(-y.width * op.target.channels // 8 // THREADS)

@@ -20,6 +20,10 @@ class Task:
     """Its output channels: 16 or 32."""
     bottleneck: int = 0
     """Input channels of the 1x1 before it, whose outputs are never stored; 0 for none."""
+    upsampled: int = 0
+    """How many of its input channels, the first ones, are another buffer's, bilinear x2."""
+    low: int = 0
+    """Values a pixel of that buffer."""
     then: int = 0
     """Output channels of the 1x1 behind it: 0 for none, 1 or 16."""
     then_activate: bool = True
@@ -68,7 +72,8 @@ def constants(task: Task, cut: Window) -> dict[str, int]:
     """parameters.cuh, by name."""
     found = {
         "CIN": task.inside, "COUT": task.out, "BOTTLENECK": task.bottleneck, "THEN": task.then,
-        "X": task.x, "Y": task.y, "STAGES": cut.stages, "RESIDENT": cut.resident,
+        "UPSAMPLED": task.upsampled, "LOW": task.low, "X": task.x, "Y": task.y,
+        "STAGES": cut.stages, "RESIDENT": cut.resident,
         "THEN_ACTIVATE": int(task.then_activate), "RESIDUAL": int(task.residual),
         "SHARED": shared(task, cut),
     }  # fmt: skip
@@ -93,7 +98,8 @@ def shared(task: Task, cut: Window) -> int:
         row, middle, rows = 2 * source + 16, 2 * task.inside + 16, cut.rows
         behind = 32 * task.out if task.then == 16 else 0
     stored = 2 * rows * pixels * middle if task.bottleneck else 0
-    return weights + before + behind + cut.stages * rows * pixels * row + stored
+    low = (cut.stages * rows // 2 + 2) * (pixels // 2 + 2) * 2 * task.upsampled
+    return weights + before + behind + cut.stages * rows * pixels * row + stored + low
 
 
 def _fragments(task: Task, cut: Window) -> int:
@@ -159,6 +165,8 @@ _PLAIN: tuple[Kind, ...] = ("mma", "mma.sp")
 def _wgmma(task: Task) -> list[Window]:
     shapes = [(4, 3, 2), (4, 4, 2), (8, 3, 1), (8, 4, 1)]
     small = [(4, 4, 4)] if task.inside == task.out == 16 else []
+    if task.upsampled:
+        small += [(4, 3, 3), (4, 4, 3)]
     return [_cut("wgmma", warps, 8, 1, stages, most) for warps, stages, most in shapes + small]
 
 

@@ -8,6 +8,7 @@
 //   shared memory: | weights | metadata | 1x1 before | its bias | 1x1 behind | ring | middle |
 //   ring: STAGES steps of ROWS input rows of PIXELS = TILE + 4 pixels; a pixel takes its channels and 16
 //         bytes more, an odd number of 16 bytes, so that ldmatrix meets each bank once
+//   low: with UPSAMPLED, behind the ring, rows of the smaller image, see upsample.cuh
 //   middle: with BOTTLENECK, the same rows behind the 1x1 and LeakyReLU, twice: one row is written
 //         while the other is read
 //
@@ -29,7 +30,15 @@ constexpr int BEFORE_KS = SOURCE / 16, BEFORE_MS = CIN / 16;
 constexpr int BIAS_AT = BEFORE_AT + (BOTTLENECK ? BEFORE_KS * BEFORE_MS * 512 : 0);
 constexpr int THEN_AT = BIAS_AT + (BOTTLENECK ? CIN * 4 : 0);
 constexpr int RING_AT = THEN_AT + (THEN == 16 ? MS * 512 : 0), MIDDLE_AT = RING_AT + STAGES * STAGE;
-static_assert(SHARED == MIDDLE_AT + (BOTTLENECK ? 2 * MIDDLE : 0), "window.py counts shared memory otherwise");
+#if UPSAMPLED
+constexpr int LOW_AT = MIDDLE_AT;
+constexpr bool BRANCHES = true;
+#include <upsample.cuh>
+constexpr int BEHIND = LOW_ROWS * LOW_ROW;
+#else
+constexpr int BEHIND = BOTTLENECK ? 2 * MIDDLE : 0;
+#endif
+static_assert(SHARED == MIDDLE_AT + BEHIND, "window.py counts shared memory otherwise");
 static_assert(!IN_REGISTERS || (ROWS == 1 && MS == 1), "weights in registers: one row, 16 output channels");
 static_assert(!PAIRED || IN_REGISTERS, "");
 static_assert(BLOCKS % 2 == 0 && 4 % ROWS == 0, "");
@@ -81,9 +90,21 @@ KERNEL(window_mma, THREADS, RESIDENT)(const Arguments a) {
   }
   if constexpr (THEN == 16) copy_region(base + THEN_AT, a.then_weights, MS * 512);
   Loader rows_of = loader(a, s);
+#if UPSAMPLED
+  Low low = low_rows(a, s);
+  const Mixer mixed = mixer(a, s, low.left);
+  auto upsample = [&](int step, int slot) {
+#pragma unroll
+    for (int i = 0; i < ROWS; ++i)
+      mix_row<PITCH, 16>(a, s, mixed, base, base + RING_AT + slot * STAGE + i * PIXELS * PITCH, s.y0 - 2 + step * ROWS + i, i % WARPS);
+  };
+#endif
 #pragma unroll
   for (int i = 0; i < STAGES - 1; ++i) {
     if (i < steps) load_rows(a, rows_of, base + RING_AT + i * STAGE);
+#if UPSAMPLED
+    load_first_low(a, low, base, s.y0 - 3 + (i + 2) * ROWS);
+#endif
     copy_commit();
   }
   Weights weights;
@@ -136,7 +157,13 @@ KERNEL(window_mma, THREADS, RESIDENT)(const Arguments a) {
     __syncthreads();
     const int later = arrived + STAGES - 1, free_slot = slot == 0 ? STAGES - 1 : slot - 1;
     if (later < steps) load_rows(a, rows_of, base + RING_AT + free_slot * STAGE);
+#if UPSAMPLED
+    if (later + 1 < steps) load_low(a, low, base, s.y0 - 3 + (later + 2) * ROWS, true);
+#endif
     copy_commit();
+#if UPSAMPLED
+    if (arrived + 1 < steps) upsample(arrived + 1, slot == STAGES - 1 ? 0 : slot + 1);
+#endif
     if (BOTTLENECK && arrived < steps) bottleneck(a, s, border, base, slot, arrived);
   };
   auto leave = [&] {
@@ -173,6 +200,11 @@ KERNEL(window_mma, THREADS, RESIDENT)(const Arguments a) {
     ++step;
   };
   if constexpr (BOTTLENECK) arrive(), leave();
+#if UPSAMPLED
+  copy_wait<STAGES - 2>();
+  __syncthreads();
+  upsample(0, 0);
+#endif
   // The first and the last steps of a strip leave out the products of rows above and below it.
   const int full = (s.rows + ROWS - 1) / ROWS, last = full + 4 / ROWS;
   auto part = [&] { body(Bool<false>{}, max(4 - step * ROWS, 0), min(ROWS + 3, (last - step) * ROWS - 1)); };

@@ -7,6 +7,7 @@
 //   shared memory: | weights | weights of the 1x1 before | its bias | ring | middle |
 //   ring: STAGES rows, each as planes of 8 channels: [SOURCE / 8][PIXELS = 64 GROUPS + 4][16 bytes]. Eight
 //         pixels of a plane are a core matrix wherever they begin, so the shift dx is an address.
+//   low: with UPSAMPLED, behind the ring, rows of the smaller image, see upsample.cuh
 //   weights: [dx][k][half of 16 channels][column = COUT dy + j][8 channels]
 //   middle: with BOTTLENECK, rows behind the 1x1 and LeakyReLU, in such planes, twice
 //
@@ -24,7 +25,15 @@ constexpr int RING_AT = BIAS_AT + (BOTTLENECK ? CIN * 4 : 0), MIDDLE_AT = RING_A
 constexpr int WARPS = 4 * GROUPS, RIGHT = (CIN / 8 + WARPS - 1) / WARPS;
 constexpr int Q = COUT / 8, SUMS = 4 * Q;  // blocks of 8 columns, and sums of a thread, of one dy
 constexpr int THEN_BLOCKS = THEN == 16 ? 2 : 1;
-static_assert(SHARED == MIDDLE_AT + (BOTTLENECK ? 2 * MIDDLE : 0), "window.py counts shared memory otherwise");
+#if UPSAMPLED
+constexpr int LOW_AT = MIDDLE_AT, ROWS = 1;
+constexpr bool BRANCHES = false;
+#include <upsample.cuh>
+constexpr int BEHIND = LOW_ROWS * LOW_ROW;
+#else
+constexpr int BEHIND = BOTTLENECK ? 2 * MIDDLE : 0;
+#endif
+static_assert(SHARED == MIDDLE_AT + BEHIND, "window.py counts shared memory otherwise");
 
 // An operand in shared memory without swizzle: lbo bytes from one half of K to the other, sbo between groups of 8 rows.
 DEV u64 descriptor(u32 address, u32 lbo, u32 sbo) {
@@ -37,10 +46,10 @@ struct Loader {
   u32 to, inside;   // where that goes in a row; bit i: its piece i lies in the image or its frame
   int y;            // the next row
 };
-constexpr int PLANES = SOURCE / 8, EIGHTS = THREADS / 8 / PLANES, PIECES = (PIXELS + 8 * EIGHTS - 1) / (8 * EIGHTS);
+constexpr int PLANES = (SOURCE - UPSAMPLED) / 8, EIGHTS = THREADS / 8 / PLANES, PIECES = (PIXELS + 8 * EIGHTS - 1) / (8 * EIGHTS);
 
 DEV Loader loader(const Arguments& a, const Strip& s) {
-  const int eight = threadIdx.x >> 3, c = eight % PLANES, pixel = (threadIdx.x & 7) + eight / PLANES * 8;
+  const int eight = threadIdx.x >> 3, c = eight % PLANES + UPSAMPLED / 8, pixel = (threadIdx.x & 7) + eight / PLANES * 8;
   Loader l = {a.x + s.n * a.x_slice + (long long)(s.y0 - 2) * a.x_row + (s.x0 - 2 + pixel) * X + c * 8, (u32)(c * PLANE + pixel * 16), 0, s.y0 - 2};
 #pragma unroll
   for (int i = 0; i < PIECES; ++i)
@@ -179,9 +188,17 @@ KERNEL(window_wgmma, THREADS, RESIDENT)(const Arguments a) {
     copy_region(base + BIAS_AT, a.bottleneck_bias, CIN * 4);
   }
   Loader rows_of = loader(a, s);
+#if UPSAMPLED
+  Low low = low_rows(a, s);
+  const Mixer mixed = mixer(a, s, low.left);
+  auto upsample = [&](int r, int slot) { mix_row<16, PLANE>(a, s, mixed, base, base + RING_AT + slot * ROW, s.y0 - 2 + r, 0); };
+#endif
 #pragma unroll
   for (int i = 0; i < STAGES - 1; ++i) {
     load_row(a, rows_of, base + RING_AT + i * ROW, i < rows);
+#if UPSAMPLED
+    load_first_low(a, low, base, s.y0 - 1 + i);
+#endif
     copy_commit();
   }
   Then then;
@@ -239,12 +256,23 @@ KERNEL(window_wgmma, THREADS, RESIDENT)(const Arguments a) {
   auto fetch = [&] {  // while products run
     const int later = arrived + STAGES - 1, free_slot = slot == 0 ? STAGES - 1 : slot - 1;
     load_row(a, rows_of, base + RING_AT + free_slot * ROW, later < rows);
+#if UPSAMPLED
+    load_low(a, low, base, s.y0 - 1 + later, later + 1 < rows);
+#endif
     copy_commit();
     if constexpr (BOTTLENECK)
       bottleneck_right(a, s, base, base + RING_AT + slot * ROW, base + MIDDLE_AT + (arrived & 1) * MIDDLE, (u32)(s.y0 - 2 + arrived) < (u32)a.height, border_right);
     slot = slot == STAGES - 1 ? 0 : slot + 1;
     ++arrived;
+#if UPSAMPLED
+    upsample(arrived, slot);
+#endif
   };
+#if UPSAMPLED
+  copy_wait<STAGES - 2>();
+  __syncthreads();
+  upsample(0, 0);
+#endif
   if constexpr (BOTTLENECK) {
     arrive();
     wgmma_fence();
