@@ -201,7 +201,7 @@ def test_an_upsampling_inside_a_5x5_has_the_bits_of_two_kernels(emulator, kind, 
 @needs_compiler
 @pytest.mark.parametrize(
     ("kind", "right", "wrong"),
-    [("wgmma", "  __syncthreads();\n  upsample(0, 0);", "  upsample(0, 0);"),
+    [("wgmma", "  __syncthreads();\n  hold(", "  hold("),
      ("mma", "  __syncthreads();\n  upsample(0, 0);", "  upsample(0, 0);"),
      ("wgmma", "s.y0 - 1 + later", "s.y0 - 2 + later"),
      ("mma.sp", "upsample(arrived + 1, slot", "upsample(arrived, slot")],

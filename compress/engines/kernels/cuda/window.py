@@ -151,6 +151,8 @@ def _mma(task: Task) -> list[Window]:
         return cuts + [_cut("mma.sp", *one, registers=True) for one in sparse]
     shapes = [(2, 2, 2, 2, 4), (4, 2, 2, 2, 3), (4, 2, 2, 2, 4), (8, 2, 2, 2, 1), (4, 4, 1, 2, 2)]
     shapes += [(4, 4, 1, 3, 2)]
+    if task.upsampled and task.out == 32:
+        shapes[2] = (4, 2, 2, 2, 2)  # of 128 registers many would be spilled
     if task.out == 16:
         shapes += [(4, 4, 2, 2, 2), (4, 2, 4, 2, 2)]
     found = [_cut(kind, *one) for kind in _PLAIN for one in shapes]
@@ -163,10 +165,11 @@ _PLAIN: tuple[Kind, ...] = ("mma", "mma.sp")
 
 
 def _wgmma(task: Task) -> list[Window]:
-    shapes = [(4, 3, 2), (4, 4, 2), (8, 3, 1), (8, 4, 1)]
+    most = 3 if task.upsampled else 2  # with more registers for each thread, fewer would fit
+    shapes = [(4, 3, most), (4, 4, most), (8, 3, 1), (8, 4, 1)]
     small = [(4, 4, 4)] if task.inside == task.out == 16 else []
-    if task.upsampled:
-        small += [(4, 3, 3), (4, 4, 3)]
+    if task.upsampled and task.out == 16:
+        small = [(4, 3, 4), (4, 4, 4), (8, 3, 2)]
     return [_cut("wgmma", warps, 8, 1, stages, most) for warps, stages, most in shapes + small]
 
 

@@ -94,9 +94,11 @@ KERNEL(window_mma, THREADS, RESIDENT)(const Arguments a) {
   Low low = low_rows(a, s);
   const Mixer mixed = mixer(a, s, low.left);
   auto upsample = [&](int step, int slot) {
+    Held held;
+    hold(a, mixed, held, base, s.y0 - 2 + step * ROWS);
 #pragma unroll
     for (int i = 0; i < ROWS; ++i)
-      mix_row<PITCH, 16>(a, s, mixed, base, base + RING_AT + slot * STAGE + i * PIXELS * PITCH, s.y0 - 2 + step * ROWS + i, i % WARPS);
+      mix_row<PITCH, 16>(a, s, mixed, held, base, base + RING_AT + slot * STAGE + i * PIXELS * PITCH, s.y0 - 2 + step * ROWS + i, i % WARPS);
   };
 #endif
 #pragma unroll

@@ -191,7 +191,8 @@ KERNEL(window_wgmma, THREADS, RESIDENT)(const Arguments a) {
 #if UPSAMPLED
   Low low = low_rows(a, s);
   const Mixer mixed = mixer(a, s, low.left);
-  auto upsample = [&](int r, int slot) { mix_row<16, PLANE>(a, s, mixed, base, base + RING_AT + slot * ROW, s.y0 - 2 + r, 0); };
+  Held held;
+  auto upsample = [&](int r, int slot) { mix_row<16, PLANE>(a, s, mixed, held, base, base + RING_AT + slot * ROW, s.y0 - 2 + r, 0); };
 #endif
 #pragma unroll
   for (int i = 0; i < STAGES - 1; ++i) {
@@ -264,13 +265,11 @@ KERNEL(window_wgmma, THREADS, RESIDENT)(const Arguments a) {
       bottleneck_right(a, s, base, base + RING_AT + slot * ROW, base + MIDDLE_AT + (arrived & 1) * MIDDLE, (u32)(s.y0 - 2 + arrived) < (u32)a.height, border_right);
     slot = slot == STAGES - 1 ? 0 : slot + 1;
     ++arrived;
-#if UPSAMPLED
-    upsample(arrived, slot);
-#endif
   };
 #if UPSAMPLED
   copy_wait<STAGES - 2>();
   __syncthreads();
+  hold(a, mixed, held, base, s.y0 - 2);
   upsample(0, 0);
 #endif
   if constexpr (BOTTLENECK) {
@@ -298,6 +297,9 @@ KERNEL(window_wgmma, THREADS, RESIDENT)(const Arguments a) {
     const int next = arrived;
     fetch();
     store_row(a, s, done, then, image, s.y0 + r - 5, r >= 5);
+#if UPSAMPLED
+    upsample(arrived, slot);
+#endif
     if constexpr (BOTTLENECK) {
       wgmma_wait<1>();
       put(next);
