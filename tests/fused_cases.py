@@ -13,6 +13,7 @@ from compress.engines.kernels import plain
 from compress.engines.kernels.memory import Framed, framed
 from compress.engines.kernels.packing import border, folded, padded
 from compress.engines.kernels.plan import IMAGE, OUTPUT, Chain, Conv, Pool, Slice, Upsample
+from compress.engines.kernels.route import Layer
 from compress.models.ddnet import DDnet
 
 BEFORE = 8
@@ -248,6 +249,35 @@ def unwritten(up: Upsample, case: Case) -> Tensor:
     return part.fill_(float("nan"))
 
 
+def stem_case(shape: tuple[int, int, int], shift: float = 0.0) -> tuple[Layer, Case]:
+    """The 7x7 of the image and the max-pool of its results, `shift` added to the bias."""
+    op, case = conv_case(7, (1,), 16, shape, dtype=torch.float16)
+    case.tensors["c.bias"] += shift
+    halves = shape[0], (shape[1] + 1) // 2, (shape[2] + 1) // 2
+    case.buffers["p"] = empty(halves, 16, torch.float16)
+    into = Slice(buffer="p", start=BEFORE, slots=(16,))
+    return Layer(first=op, second=Pool(source=op.target, target=into)), case
+
+
+def stem_error(layer: Layer, case: Case, call: Callable[[], object]) -> float:
+    """The stem's `error`; NaN where the pooled values are not exactly those of what it stored."""
+    assert layer.pool is not None
+    pooled = case.buffers[layer.pool.target.buffer]
+    for buffer in (pooled, case.buffers[layer.conv.target.buffer]):
+        buffer.inside[..., BEFORE:-BEFORE] = float("nan")
+    off = error(layer.conv, case, call)
+    assert untouched(pooled)
+    return off if pooled_exactly(layer.pool, case) else float("nan")
+
+
+def pooled_exactly(pool: Pool, case: Case) -> bool:
+    """Whether a max-pool's result is that of its source, NaN included."""
+    result = case.buffers[pool.target.buffer].inside
+    got = result.clone()
+    plain.pool(pool, case.buffers)
+    return torch.equal(got.nan_to_num(1e4), result.nan_to_num(1e4))
+
+
 def pool_chain_case(
     channels: int, out: int, shape: tuple[int, int, int], dtype: torch.dtype = torch.float32
 ) -> tuple[Chain, Case]:
@@ -307,6 +337,14 @@ def exact(op: Conv | Chain | Pool | Upsample, case: Case) -> Tensor:
     return wide[at.buffer].nchw(at.start, at.channels)
 
 
+def untouched(buffer: Framed) -> bool:
+    """Whether the frame and the neighbouring channels of a buffer are as `empty` made them."""
+    frame = buffer.whole.clone()
+    Framed(frame, buffer.top, buffer.left, buffer.height, buffer.width).inside.zero_()
+    before, behind = buffer.inside[..., :BEFORE], buffer.inside[..., -BEFORE:]
+    return bool((before == 1).all() and (behind == 2).all() and (frame == 0).all())
+
+
 def error(op: Conv | Chain | Pool | Upsample, case: Case, call: Callable[[], object]) -> float:
     """Largest difference of a call's result from float64, as a share of the largest value.
 
@@ -317,11 +355,6 @@ def error(op: Conv | Chain | Pool | Upsample, case: Case, call: Callable[[], obj
     at = (op.second if isinstance(op, Chain) else op).target
     buffer = case.buffers[at.buffer]
     got = buffer.nchw(at.start, at.channels).double()
-    if at.buffer != OUTPUT:
-        assert (buffer.inside[..., :BEFORE] == 1).all()
-        assert (buffer.inside[..., -BEFORE:] == 2).all()
-        frame = buffer.whole.clone()
-        Framed(frame, buffer.top, buffer.left, buffer.height, buffer.width).inside.zero_()
-        assert (frame == 0).all()
+    assert at.buffer == OUTPUT or untouched(buffer)
     # torch's own max would leave NaN out of no comparison; this keeps it.
     return float((got - expected).abs().max() / expected.abs().max())

@@ -16,12 +16,16 @@ import emulated
 import pytest
 import torch
 from fused_cases import (
+    BEFORE,
     conv_case,
     error,
     layer_case,
     mixed_case,
     move_case,
     network,
+    pooled_exactly,
+    stem_case,
+    stem_error,
     two_of_four,
     unwritten,
 )
@@ -31,13 +35,13 @@ from torch import nn
 
 from compress.base.errors import UsageError
 from compress.engines.kernels import jobs as jobs_of
-from compress.engines.kernels import plain, report, tune
+from compress.engines.kernels import plain, remembered, report, tune
 from compress.engines.kernels import session as session_of
 from compress.engines.kernels import two_of_four as stored
 from compress.engines.kernels.cuda import compiler, fragments, launch, moves
 from compress.engines.kernels.cuda.window import Kind, Task, candidates, shared, strips
-from compress.engines.kernels.plan import Layer, Pool, Upsample, compiled
-from compress.engines.kernels.route import cheapest, merges, route, singles
+from compress.engines.kernels.plan import Pool, Upsample, compiled
+from compress.engines.kernels.route import Layer, cheapest, merges, route, singles
 from compress.engines.kernels.session import Choices, Session
 from compress.graph.rewrite import deconv_to_conv
 
@@ -87,6 +91,64 @@ def test_the_stem(emulator, shape):
     for at in range(2):
         given = case.buffers, case.tensors, case.image, cut(task, "stem", at)
         assert error(op, case, launch.call(op, None, *given)) < LIMIT
+
+
+def stem_cuts(layer, case):
+    """Its cuts, each width of a warp once, in strips of eight rows."""
+    channels = lambda name: case.buffers[name].strides[2]  # noqa: E731
+    task = launch.task(layer.conv, None, channels, layer.pool)
+    assert task is not None
+    found = {one.blocks: one for one in candidates(task, 64, 512, frozenset({"stem"}), ROOM)}
+    return [replace(one, strip=8) for one in found.values()]
+
+
+@needs_compiler
+@pytest.mark.parametrize("shape", [(1, 1, 1), (2, 3, 5), (1, 9, 70), (2, 20, 33), (1, 16, 126)])
+def test_the_max_pool_of_the_stem_is_that_of_what_it_stores(emulator, shape):
+    layer, case = stem_case(shape)
+    for one in stem_cuts(layer, case):
+        call = launch.call(layer.conv, None, *of(case), one, pool=layer.pool)
+        assert stem_error(layer, case, call) < LIMIT, one
+
+
+@needs_compiler
+def test_what_lies_outside_of_an_image_is_never_the_largest(emulator):
+    layer, case = stem_case((1, 9, 31), shift=-10.0)
+    call = launch.call(layer.conv, None, *of(case), stem_cuts(layer, case)[0], pool=layer.pool)
+    assert stem_error(layer, case, call) < LIMIT
+    assert case.buffers["p"].inside[..., BEFORE:-BEFORE].max() < 0
+
+
+@needs_compiler
+def test_a_nan_is_the_largest(emulator):
+    layer, case = stem_case((1, 24, 70))
+    case.buffers["image"].inside[0, 9, 40] = float("nan")
+    one = stem_cuts(layer, case)[0]
+    launch.call(layer.conv, None, *of(case), one, pool=layer.pool)()
+    assert pooled_exactly(layer.pool, case)
+    assert case.buffers["p"].inside[0, 3:7, 19:22, BEFORE:-BEFORE].isnan().all()
+    assert not case.buffers["p"].inside[0, :3].isnan().any()
+
+
+@needs_compiler
+@pytest.mark.parametrize(
+    ("right", "wrong"),
+    [("lane - 4", "lane"), ("g == 7 ? before.v[half] : largest", "largest"),
+     ("if (s.y0 == 0)", "if (true)"), ("block > 0 || g > 0 || left == 0", "true"),
+     ("if (both) largest[j]", "largest[j]"), ("if (x + 1 < a.width) result", "result")],
+)  # fmt: skip
+def test_the_emulator_sees_a_column_or_a_row_too_few_or_too_many(
+    emulator, monkeypatch, right, wrong
+):
+    layer, case = stem_case((1, 17, 63))
+    cuts = stem_cuts(layer, case)
+    with broken(monkeypatch, right, wrong):
+        calls = [launch.call(layer.conv, None, *of(case), one, pool=layer.pool) for one in cuts]
+    assert not all(stem_error(layer, case, call) < LIMIT for call in calls)
+
+
+def of(case):
+    return case.buffers, case.tensors, case.image
 
 
 @needs_compiler
@@ -242,9 +304,11 @@ def test_a_whole_2to4_network_of_these_kernels(as_on_hopper):
     shape, draw = (1, 32, 16), random.Random(0)
     found = jobs_of.jobs(Session(plan, tensors, shape))
     pairs = {key: job for key, job in found.items() if job.merged and job.cuda}
-    assert len(pairs) == 20
+    assert len(pairs) == 21
+    stem = "7x7 1-16 + pool 16 32x16 b1"
+    layers = {stem: pairs.pop(stem).cuda[0]}
     sparse = {key: [c for c in job.cuda if c.kind == "mma.sp"] for key, job in pairs.items()}
-    layers = {key: draw.choice(some) for key, some in sparse.items() if draw.random() < 0.3}
+    layers |= {key: draw.choice(some) for key, some in sparse.items() if draw.random() < 0.3}
     convs = {k: j.cuda[0] for k, j in found.items() if j.size > 1 and not j.merged}
     chosen = {k: j.cuda[0] for k, j in found.items() if not j.size}
     choices = Choices(layer=layers, conv=convs, move=chosen)
@@ -286,11 +350,24 @@ def test_kernels_compile_for_an_a100_and_for_hopper_and_keep_their_registers(nam
 
 @needs_nvrtc
 @pytest.mark.parametrize("target", ["sm_80", "sm_90a"])
-def test_the_stem_compiles(target):
-    task = Task(inside=1, out=16, x=1, y=32)
+@pytest.mark.parametrize("pool", [0, 80])
+def test_the_stem_compiles_and_spills_nothing(target, pool):
+    task = Task(inside=1, out=16, x=1, y=32, pool=pool)
     for one in candidates(task, 512, 512, frozenset({"stem"}), ROOM):
         _, said = compiler.compile_cubin(compiler.source(task, one), target)
-        assert int(re.search(r"(\d+) bytes spill stores", said)[1]) <= SPILLED
+        assert "0 bytes spill stores" in said
+        registers = int(re.search(r"Used (\d+) registers", said)[1])
+        assert registers * one.threads * one.resident <= 65536
+
+
+@needs_compiler
+def test_the_stem_runs_in_a_cut_that_an_older_engine_file_holds(emulator):
+    found = remembered.cut(
+        {"kind": "stem", "strip": 16, "warps": 4, "blocks": 1, "rows": 4, "stages": 1,
+         "resident": 8, "registers": False}
+    )  # fmt: skip
+    op, case = conv_case(7, (1,), 16, (1, 20, 70), dtype=torch.float16)
+    assert error(op, case, launch.call(op, None, *of(case), found)) < LIMIT
 
 
 @needs_nvrtc
@@ -394,9 +471,10 @@ def test_a_sidecar_tells_kernel_time_and_floor_of_every_layer():
     session = Session(plan, tensors, (2, 32, 32), kernels=False)
     window = candidates(TASKS["16-16"], 32, 32, frozenset({"mma.sp"}), ROOM)[0]
     units = cheapest(plan, lambda unit: 0.5 if isinstance(unit, Layer) else 1.0)
+    cuts = [window if isinstance(unit, Layer) else None for unit in units]
+    cuts[0] = candidates(Task(inside=1, out=16, x=1, y=32), 32, 32, frozenset({"stem"}), ROOM)[0]
     found = tune.Found(
-        choices=Choices(),
-        units=[(unit, window if isinstance(unit, Layer) else None, 0.004) for unit in units],
+        choices=Choices(), units=[(*one, 0.004) for one in zip(units, cuts, strict=True)]
     )
     facts = report.facts(session, found)
     assert facts["sparsity"] == {"eligible": 20, "picked": 20}
@@ -405,6 +483,9 @@ def test_a_sidecar_tells_kernel_time_and_floor_of_every_layer():
     first, second = (facts["kernels"][f"blocks.0.1.{n}.conv"] for n in ("bottleneck", "growth"))
     assert first["kernel"] == "CUDA, mma.sp (2:4)"
     assert facts["kernels"]["decoders.3.wide.conv"]["kernel"] == "CUDA, bilinear x2 + mma.sp (2:4)"
+    stem = facts["kernels"]["stem.conv"]
+    assert stem["kernel"] == "CUDA, mma + max-pool"
+    assert stem["floor_us"] > report.floor_us(session, units[0].conv)
     assert first["us"] == pytest.approx(2.0)
     assert second == {
         "kernel": "in that of blocks.0.1.bottleneck", "sparse": True, "us": None, "floor_us": None,

@@ -208,8 +208,10 @@ inline u32 load_word(const u16* from, bool wanted) {
   if ((uintptr_t)from % 4) emulator::fail("a word is not aligned");
   return wanted ? *(const u32*)emulator::checked(from, 4) : 0;
 }
+inline u32 load_word(const u16* from) { return load_word(from, true); }
 inline Quad load_global(const u16* from) { return *(const Quad*)emulator::checked(from, 16); }
 inline void store_global(u16* to, const Quad& value) { *emulator::checked((Quad*)to, 16) = value; }
+inline void store_global(u16* to, u64 value) { *emulator::checked((u64*)to, 8) = value; }
 inline void copy_commit() {
   emulator::current->groups.push_back(emulator::current->open);
   emulator::current->open.clear();
@@ -270,6 +272,16 @@ inline u32 transposed(u32 value) {
   });
   return found;
 }
+inline u32 shuffle(u32 value, int from) {
+  const int lane = emulator::self() & 31;
+  emulator::Meeting& w = emulator::warp();
+  u32 found = 0;
+  w.in[lane][0] = &value, w.in[lane][1] = (const void*)(uintptr_t)(from & 31), w.out[lane] = &found;
+  emulator::meet(w, 32, [&] {
+    for (int l = 0; l < 32; ++l) *(u32*)w.out[l] = *(const u32*)w.in[(uintptr_t)w.in[l][1]][0];
+  });
+  return found;
+}
 inline float shuffle_xor(float value, int lanes) {
   const int lane = emulator::self() & 31;
   emulator::Meeting& w = emulator::warp();
@@ -309,7 +321,7 @@ inline void mma(float* d, const u32* a, const u32* b, int k, bool sparse, u32 me
       const int g = l >> 2, t = l & 3;
       const u32 *ar = (const u32*)w.in[l][0], *br = (const u32*)w.in[l][1];
       for (int i = 0; i < k / 8; ++i) B[i * 8 + 2 * t][g] = emulator::low(br[i]), B[i * 8 + 2 * t + 1][g] = emulator::high(br[i]);
-      for (int i = 0; i < 4; ++i) {
+      for (int i = 0; i < (k == 8 ? 2 : 4); ++i) {
         const int row = g + (i & 1) * 8;
         if (!sparse) {
           const int column = 2 * t + (i >> 1) * 8;
@@ -336,8 +348,13 @@ inline void mma(float* d, const u32* a, const u32* b, int k, bool sparse, u32 me
   });
 }
 inline void mma_dense(float (&d)[4], const u32 (&a)[4], const u32* b) { mma(d, a, b, 16, false, 0, 0); }
+inline void mma_dense8(float (&d)[4], const u32* a, u32 b) { mma(d, a, &b, 8, false, 0, 0); }
 inline void mma_dense(float (&d)[4], const u32 (&a)[4], const u32* b, const float (&c)[2]) {
   d[0] = d[1] = c[0], d[2] = d[3] = c[1];
+  mma_dense(d, a, b);
+}
+inline void mma_columns(float (&d)[4], const u32 (&a)[4], const u32* b, const float (&c)[2]) {
+  d[0] = d[2] = c[0], d[1] = d[3] = c[1];
   mma_dense(d, a, b);
 }
 template <int SELECT> void mma_sparse(float (&d)[4], const u32 (&a)[4], const u32* b, u32 metadata) {

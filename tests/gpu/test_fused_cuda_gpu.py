@@ -16,6 +16,8 @@ from fused_cases import (
     mixed_case,
     move_case,
     network,
+    stem_case,
+    stem_error,
     two_of_four,
     unwritten,
 )
@@ -93,6 +95,19 @@ def test_the_stem_in_every_cut():
         for cut in cuts(task, shape, False):
             call = launch.call(op, None, case.buffers, case.tensors, case.image, cut)
             assert error(op, case, call) < tight(shape), (shape, cut)
+
+
+@pytest.mark.parametrize("shift", [0.0, -10.0])
+def test_the_stem_and_its_max_pool_in_every_cut(shift):
+    for shape in [*SHAPES, (3, 200, 333), (2, 512, 512)]:
+        layer, case = stem_case(shape, shift)
+        case = case.to("cuda")
+        channels = lambda name, case=case: case.buffers[name].strides[2]  # noqa: E731
+        task = launch.task(layer.conv, None, channels, layer.pool)
+        for cut in cuts(task, shape, False):
+            given = case.buffers, case.tensors, case.image, cut
+            call = launch.call(layer.conv, None, *given, pool=layer.pool)
+            assert stem_error(layer, case, call) < tight(shape), (shape, cut)
 
 
 @pytest.mark.parametrize(("slots", "middle"), [((16,), 64), ((16,) * 4, 64), ((16,) * 3, 16)])

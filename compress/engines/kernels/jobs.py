@@ -15,8 +15,8 @@ from compress.engines.kernels import launch, plain
 from compress.engines.kernels.cuda import compiler, moves
 from compress.engines.kernels.cuda import launch as cuda
 from compress.engines.kernels.cuda.window import Task, Window, candidates
-from compress.engines.kernels.plan import Chain, Conv, Layer, Pool, Slice, Upsample
-from compress.engines.kernels.route import Unit, merges, singles
+from compress.engines.kernels.plan import Chain, Conv, Pool, Slice, Upsample
+from compress.engines.kernels.route import Layer, Unit, merges, singles
 from compress.engines.kernels.session import Cut, Key, Session
 from compress.engines.kernels.tiling import Tiling, default
 
@@ -97,17 +97,17 @@ def _either(session: Session, op: Conv, packed: cuda.Packed, cut: Cut) -> launch
 
 
 def _layer(session: Session, op: Layer) -> Job:
-    one, other = _job(session, op.first), _conv(session, op.second)
-    cuts, source = _windows(session, op.second, op.first)
+    one, other = _job(session, op.first), _job(session, op.second)
+    cuts, source = _windows(session, op.conv, op.before, op.pool)
     return Job(
-        make=partial(_call, session, op, cuda.Packed(op.second, op.first, session.tensors)),
+        make=partial(_call, session, op, cuda.Packed(op.conv, op.before, session.tensors)),
         plain=lambda: (one.plain(), other.plain()),
         first=None,
-        size=op.second.size,
+        size=op.conv.size,
         out=other.out,
-        results=other.results,
+        results=(*one.results, *other.results) if op.pool else other.results,
         work=one.work + other.work,
-        kernel=_kernel(session, op, op.first.source, op.second.target),
+        kernel=_kernel(session, op, op.first.source, op.first.target, op.second.target),
         merged=True,
         cuda=cuts,
         source=source,
@@ -117,14 +117,14 @@ def _layer(session: Session, op: Layer) -> Job:
 def _call(session: Session, op: Layer, packed: cuda.Packed, cut: Cut) -> launch.Call:
     assert isinstance(cut, Window)
     given = session.buffers, session.tensors, session.image
-    return cuda.call(op.second, op.first, *given, cut, packed)
+    return cuda.call(op.conv, op.before, *given, cut, packed, op.pool)
 
 
 def _windows(
-    session: Session, op: Conv, before: Conv | Upsample | None
+    session: Session, op: Conv, before: Conv | Upsample | None, pool: Pool | None = None
 ) -> tuple[tuple[Window, ...], Callable[[Cut], compiler.Source | None]]:
     """How a kernel in CUDA C++ may be cut, and its source; none without NVIDIA's packages."""
-    task = cuda.task(op, before, lambda name: session.buffers[name].strides[2])
+    task = cuda.task(op, before, lambda name: session.buffers[name].strides[2], pool)
     if task is None or not _cuda(session):
         return (), lambda _: None
     device, at = session.image.device, session.buffers[op.source.buffer]

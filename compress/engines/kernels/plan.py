@@ -112,22 +112,8 @@ class Upsample:
     target: Slice
 
 
-@dataclass(frozen=True, kw_only=True)
-class Layer:
-    """A convolution, and what makes its input or a part of it, that one kernel may compute.
-
-    A bottleneck or an upsampling is first. Nobody else reads what that writes, so one kernel need
-    not store it. Layers are not in a plan: route.py finds them in it.
-    """
-
-    first: Conv | Upsample
-    second: Conv
-
-
 Operation = Conv | Chain | Pool | Upsample
 """What a plan is a list of."""
-Merged = Chain | Layer
-"""Two operations in one kernel."""
 KINDS: Mapping[str, type[Any]] = {"conv": Conv, "chain": Chain, "pool": Pool, "upsample": Upsample}
 
 

@@ -12,8 +12,8 @@ from compress.engines.kernels.cuda import launch
 from compress.engines.kernels.cuda.moves import Move
 from compress.engines.kernels.cuda.window import Window
 from compress.engines.kernels.memory import Framed
-from compress.engines.kernels.plan import Chain, Conv, Layer, Pool, Upsample
-from compress.engines.kernels.route import Single, Unit
+from compress.engines.kernels.plan import Chain, Conv, Pool, Upsample
+from compress.engines.kernels.route import Layer, Single, Unit
 from compress.engines.kernels.session import Cut, Session
 from compress.engines.records import Built
 from compress.sparsity.records import EngineColumns
@@ -89,8 +89,10 @@ def kernel(unit: Unit, cut: Cut | None) -> str:
     if not isinstance(cut, Window):
         return "PyTorch" if isinstance(unit, Conv) and unit.plain else "Triton"
     words = {"mma.sp": "mma.sp (2:4)", "stem": "mma"}
-    mixed = isinstance(unit, Layer) and isinstance(unit.first, Upsample)
-    return f"CUDA, {'bilinear x2 + ' * mixed}{words.get(cut.kind, cut.kind)}"
+    layer = unit if isinstance(unit, Layer) else None
+    mixed = "bilinear x2 + " if layer and isinstance(layer.first, Upsample) else ""
+    pooled = " + max-pool" if layer and layer.pool else ""
+    return f"CUDA, {mixed}{words.get(cut.kind, cut.kind)}{pooled}"
 
 
 def parts(unit: Unit) -> list[Single]:

@@ -18,13 +18,11 @@ from compress.engines.kernels.plan import (
     OUTPUT,
     Chain,
     Conv,
-    Layer,
-    Merged,
     Plan,
     Pool,
     Upsample,
 )
-from compress.engines.kernels.route import Unit, route
+from compress.engines.kernels.route import Layer, Merged, Unit, route
 from compress.engines.kernels.tiling import Tiling, default
 
 Key = str
@@ -41,7 +39,7 @@ class Choices:
     chain: Mapping[Key, Tiling] = field(default_factory=dict)
     """Chains that one kernel computes; the others take two."""
     layer: Mapping[Key, Window] = field(default_factory=dict)
-    """Likewise layers: bottleneck and 5x5, upsampling and 5x5."""
+    """Likewise layers: bottleneck and 5x5, upsampling and 5x5, stem and max-pool."""
     move: Mapping[Key, moves.Move] = field(default_factory=dict)
     """Max-pools and upsamplings that Triton does not compute."""
 
@@ -137,8 +135,8 @@ class Session:
         if isinstance(op, Chain):
             return launch.chain(op, self.buffers, self.tensors, self.choices.chain[self.key(op)])
         if isinstance(op, Layer):
-            window = self.choices.layer[self.key(op)]
-            return cuda.call(op.second, op.first, self.buffers, self.tensors, self.image, window)
+            given = self.buffers, self.tensors, self.image, self.choices.layer[self.key(op)]
+            return cuda.call(op.conv, op.before, *given, pool=op.pool)
         if isinstance(op, Conv):
             return self._conv(op)
         if not self.kernels:

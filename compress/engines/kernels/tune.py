@@ -21,8 +21,8 @@ from compress.engines.kernels.cuda import compiler
 from compress.engines.kernels.cuda.moves import Move
 from compress.engines.kernels.cuda.window import Window, strips
 from compress.engines.kernels.jobs import Job, jobs
-from compress.engines.kernels.plan import Chain, Layer
-from compress.engines.kernels.route import Unit, cheapest
+from compress.engines.kernels.plan import Chain
+from compress.engines.kernels.route import Layer, Unit, cheapest
 from compress.engines.kernels.session import Choices, Cut, Key, Session
 from compress.engines.kernels.tiling import Tiling, variations
 

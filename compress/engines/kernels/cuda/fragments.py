@@ -73,9 +73,13 @@ def window_mma_sparse(weight: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def stem(weight: Tensor) -> Tensor:
-    """Weights (16, 1, 7, 7) for stem.cu: fragments of two rows of eight taps each."""
-    taps = torch.nn.functional.pad(weight[_CHANNELS, 0], (0, 1, 0, 1))  # (16, 8, 8)
-    return dense(torch.unflatten(taps, 1, (4, 2)).flatten(2).transpose(0, 1)).contiguous()
+    """Weights (16, 1, 7, 7) for stem.cu: rows 0 1 | 2 3 | 4 5 | 1 2 | 3 4 | 5 6 of eight taps each.
+
+    Both halves of the channels lie as the halves of a fragment's rows do.
+    """
+    taps = torch.nn.functional.pad(weight[_column_channels(16), 0], (0, 1))  # (16, 7, 8)
+    pairs = torch.stack([taps[:, row : row + 2].flatten(1) for row in (0, 2, 4, 1, 3, 5)])
+    return dense(pairs).contiguous()
 
 
 def bottleneck_mma(weight: Tensor) -> Tensor:

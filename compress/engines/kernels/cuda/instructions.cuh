@@ -35,8 +35,10 @@ DEV u32 load_word(const u16* from, bool wanted) {  // likewise of two float16, 4
   asm volatile("{.reg .pred p; mov.u32 %0, 0; setp.ne.b32 p, %2, 0; @p ld.global.nc.u32 %0, [%1];}\n" : "=r"(value) : "l"(from), "r"((int)wanted));
   return value;
 }
+DEV u32 load_word(const u16* from) { return __ldg((const u32*)from); }
 DEV Quad load_global(const u16* from) { return *(const Quad*)from; }
 DEV void store_global(u16* to, const Quad& value) { *(Quad*)to = value; }
+DEV void store_global(u16* to, u64 value) { *(u64*)to = value; }
 DEV float load_global(const float* from, bool wanted) {
   float value;
   asm volatile("{.reg .pred p; mov.f32 %0, 0f00000000; setp.ne.b32 p, %2, 0; @p ld.global.f32 %0, [%1];}\n"
@@ -85,6 +87,8 @@ DEV u32 transposed(u32 value) {
   asm("movmatrix.sync.aligned.m8n8.trans.b16 %0, %1;\n" : "=r"(found) : "r"(value));
   return found;
 }
+// The value of another lane, modulo 32.
+DEV u32 shuffle(u32 value, int lane) { return __shfl_sync(0xFFFFFFFF, value, lane); }
 DEV float shuffle_xor(float value, int lanes) { return __shfl_xor_sync(0xFFFFFFFF, value, lanes); }
 // Rounded by itself, never as a part of a fused multiply-add.
 DEV float product(float a, float b) {
@@ -125,9 +129,20 @@ DEV void mma_dense(float (&d)[4], const u32 (&a)[4], const u32* b) {
   asm("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};\n"
       : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3]) : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
 }
+// d (16 x 8) += a (16 x 8) b (8 x 8)
+DEV void mma_dense8(float (&d)[4], const u32* a, u32 b) {
+  asm("mma.sync.aligned.m16n8k8.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5}, {%6}, {%0, %1, %2, %3};\n"
+      : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3]) : "r"(a[0]), "r"(a[1]), "r"(b));
+}
 // d (16 x 8) = a (16 x 16) b (16 x 8) + c, c[0] in rows 0 .. 7 and c[1] in rows 8 .. 15 of this thread.
 DEV void mma_dense(float (&d)[4], const u32 (&a)[4], const u32* b, const float (&c)[2]) {
   asm("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%10, %10, %11, %11};\n"
+      : "=f"(d[0]), "=f"(d[1]), "=f"(d[2]), "=f"(d[3])
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]), "f"(c[0]), "f"(c[1]));
+}
+// Likewise, c[0] in this thread's even column and c[1] in its odd one.
+DEV void mma_columns(float (&d)[4], const u32 (&a)[4], const u32* b, const float (&c)[2]) {
+  asm("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%10, %11, %10, %11};\n"
       : "=f"(d[0]), "=f"(d[1]), "=f"(d[2]), "=f"(d[3])
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]), "f"(c[0]), "f"(c[1]));
 }

@@ -11,17 +11,17 @@ from compress.engines.kernels.cuda import compiler, fragments, moves
 from compress.engines.kernels.cuda.window import Kind, Task, Window, shared
 from compress.engines.kernels.memory import Framed
 from compress.engines.kernels.packing import padded, spread
-from compress.engines.kernels.plan import OUTPUT, Conv, Plan, Slice, Upsample
+from compress.engines.kernels.plan import OUTPUT, Conv, Plan, Pool, Slice, Upsample
 
 Buffers = Mapping[str, Framed]
 Tensors = Mapping[str, Tensor]
 POINTERS = (
     "x", "y", "weights", "metadata", "bias", "bottleneck_weights", "bottleneck_bias",
-    "bottleneck_border", "then_weights", "then_bias", "image",
+    "bottleneck_border", "then_weights", "then_bias", "image", "pooled",
 )  # fmt: skip
 WIDTHS = {(5, 16), (5, 32), (5, 64), (7, 1)}
 """Side of the convolution and input channels in memory, of those that there are kernels for."""
-NUMBERS = ("x_row", "y_row", "height", "width", "strip")
+NUMBERS = ("x_row", "y_row", "pooled_row", "height", "width", "strip")
 UPSAMPLED = (8, 16, 32)
 """Channels in memory that a kernel can upsample."""
 
@@ -31,7 +31,7 @@ class Arguments(ctypes.Structure):
 
     _fields_ = [
         *((name, ctypes.c_void_p) for name in POINTERS),
-        *((name, ctypes.c_longlong) for name in ("x_slice", "y_slice")),
+        *((name, ctypes.c_longlong) for name in ("x_slice", "y_slice", "pooled_slice")),
         *((name, ctypes.c_int) for name in NUMBERS),
         ("low", ctypes.c_void_p),
         ("low_slice", ctypes.c_longlong),
@@ -40,13 +40,17 @@ class Arguments(ctypes.Structure):
     ]
 
 
-def task(op: Conv, before: Conv | Upsample | None, channels: Callable[[str], int]) -> Task | None:
+def task(
+    op: Conv, before: Conv | Upsample | None, channels: Callable[[str], int],
+    pool: Pool | None = None,
+) -> Task | None:  # fmt: skip
     """What a kernel has to compute; None where there is none for it.
 
     Args:
         op: the 5x5, or the 7x7 of the stem.
         before: the 1x1 or the upsampling whose outputs it reads, to be computed with it.
         channels: of a buffer by its name, those of a pixel in memory.
+        pool: the max-pool of its results, to be computed with it.
     """
     if op.table or op.plain or not op.activate:
         return None
@@ -57,6 +61,8 @@ def task(op: Conv, before: Conv | Upsample | None, channels: Callable[[str], int
         return None
     if isinstance(before, Conv) and (then or not _served(before)):
         return None
+    if pool is not None and op.size != 7:
+        return None
     if isinstance(before, Upsample) and not _mixed(before, op):
         return None
     low = before if isinstance(before, Upsample) else None
@@ -65,6 +71,7 @@ def task(op: Conv, before: Conv | Upsample | None, channels: Callable[[str], int
         bottleneck=before.source.channels if isinstance(before, Conv) else 0,
         upsampled=low.target.channels if low else 0, low=channels(low.source.buffer) if low else 0,
         residual=op.residual, x=channels(_read(op, before).buffer), y=channels(op.target.buffer),
+        pool=channels(pool.target.buffer) if pool else 0,
     )  # fmt: skip
 
 
@@ -100,7 +107,7 @@ class Packed:
 
 def call(
     op: Conv, before: Conv | Upsample | None, buffers: Buffers, tensors: Tensors, image: Tensor,
-    cut: Window, packed: Packed | None = None,
+    cut: Window, packed: Packed | None = None, pool: Pool | None = None,
 ) -> Callable[[], None]:  # fmt: skip
     """A 5x5, perhaps with the 1x1 or the upsampling before it, as a call without arguments.
 
@@ -112,11 +119,12 @@ def call(
         image: (N, 1, H, W) float32, for a residual.
         cut: how it is cut.
         packed: its weights, where several cuts are tried.
+        pool: the max-pool of the stem's results in the same kernel, or None.
 
     Raises:
         compiler.Failed: the kernel does not compile or does not fit this GPU.
     """
-    about = task(op, before, lambda name: buffers[name].strides[2])
+    about = task(op, before, lambda name: buffers[name].strides[2], pool)
     if about is None:
         raise compiler.Failed(f"{op.name}: no such kernel")
     source = _read(op, before)
@@ -133,12 +141,16 @@ def call(
     if isinstance(before, Upsample):
         low = buffers[before.source.buffer]
         given["low"], numbers = low.at(0, before.source.start), _low(low, x)
+    if pool:
+        z = buffers[pool.target.buffer]
+        given["pooled"] = z.at(0, pool.target.start)
+        numbers = {"pooled_slice": z.strides[0], "pooled_row": z.strides[1]}
     arguments = Arguments(
         **{name: one.data_ptr() for name, one in given.items()}, **numbers,
         x_slice=x.strides[0], y_slice=y.strides[0], x_row=x.strides[1], y_row=y.strides[1],
         height=x.height, width=x.width, strip=cut.strip,
     )  # fmt: skip
-    across, down = -(-x.width // cut.tile), -(-x.height // cut.strip)
+    across, down = -(-x.width // cut.tile(about)), -(-x.height // cut.strip)
     return kernel.call(len(x.whole) * across * down, arguments, given)
 
 

@@ -30,6 +30,8 @@ class Task:
     """Whether LeakyReLU follows that."""
     residual: bool = False
     """Whether the image is added; with `then` 1."""
+    pool: int = 0
+    """Values a pixel where the max-pool behind the stem writes; 0 for none."""
     x: int
     """Values a pixel where it reads."""
     y: int
@@ -47,9 +49,9 @@ class Window:
     warps: int = 4
     """Warps of a block, side by side; for wgmma a multiple of 4."""
     blocks: int = 8
-    """Blocks of 8 columns that a warp computes; wgmma computes 2 with each."""
+    """Blocks of 8 columns that a warp computes; wgmma and the stem compute 2 with each."""
     rows: int = 1
-    """Input rows in one step; weights that are read from shared memory serve all of them."""
+    """Rows in one step; weights that are read from shared memory serve all of them."""
     stages: int = 4
     """Steps whose rows are under way or in use."""
     resident: int = 1
@@ -57,9 +59,10 @@ class Window:
     registers: bool = False
     """Whether the weights stay in registers."""
 
-    @property
-    def tile(self) -> int:
-        """Columns of a strip."""
+    def tile(self, task: Task) -> int:
+        """Columns of a strip; a warp whose results are pooled computes two of its neighbour's."""
+        if self.kind == "stem":
+            return self.warps * (16 * self.blocks - 2 * bool(task.pool))
         return self.warps * (16 if self.kind == "wgmma" else 8 * self.blocks)
 
     @property
@@ -80,6 +83,8 @@ def constants(task: Task, cut: Window) -> dict[str, int]:
     if cut.kind == "wgmma":
         return {**found, "GROUPS": cut.warps // 4}
     more = {"WARPS": cut.warps, "BLOCKS": cut.blocks, "ROWS": cut.rows}
+    if cut.kind == "stem":
+        return {**found, **more, "POOL": int(bool(task.pool)), "POOL_PIXEL": task.pool}
     sparse = int(cut.kind == "mma.sp")
     return {**found, **more, "SPARSE": sparse, "IN_REGISTERS": int(cut.registers)}
 
@@ -88,7 +93,7 @@ def shared(task: Task, cut: Window) -> int:
     """Bytes of shared memory that a block takes."""
     if cut.kind == "stem":
         return 0
-    pixels, source = cut.tile + 4, task.bottleneck or task.inside
+    pixels, source = cut.tile(task) + 4, task.bottleneck or task.inside
     before = task.bottleneck * task.inside * 2 + task.inside * 4 if task.bottleneck else 0
     if cut.kind == "wgmma":
         weights, row, middle = 50 * task.inside * task.out, 2 * source, 2 * task.inside
@@ -122,7 +127,7 @@ def candidates(
         room: bytes of shared memory that a block may have.
     """
     cuts = [cut for cut in _cuts(task) if cut.kind in kinds and shared(task, cut) <= room]
-    narrow = [cut for cut in cuts if cut.tile <= max(width, 64)]
+    narrow = [cut for cut in cuts if cut.tile(task) <= max(width, 64)]
     return [replace(cut, strip=min(32, -(-height // 4) * 4)) for cut in narrow]
 
 
@@ -138,8 +143,12 @@ _PARTS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32)
 def _cuts(task: Task) -> list[Window]:
     """What an H200 found fast, or near to it, for some layer of DDnet."""
     if task.inside == 1:
-        return [_cut("stem", 4, blocks, 4, 1, most) for blocks, most in ((1, 8), (2, 4), (2, 6))]
+        return [_cut("stem", *one) for one in _STEM]
     return [*_mma(task), *_wgmma(task)]
+
+
+_STEM = [(2, 1, 2, 1, 12), (4, 1, 2, 1, 5), (1, 2, 2, 1, 16), (3, 2, 2, 1, 5), (4, 2, 2, 1, 4)]
+"""Warps, blocks, rows, stages, resident."""
 
 
 def _mma(task: Task) -> list[Window]:
