@@ -58,6 +58,18 @@ DEV void convolve_lower(Channels (&found)[2], const Weights& w, const Quad& p, c
   store_sums(found, d);
 }
 
+// Lanes t and t + 1 share two pixels: the even one's eight channels of the first pixel, the odd one's of the second.
+DEV Quad exchanged(const Channels (&c)[2], int lane) {
+  const bool odd = lane & 1;
+  Quad found;
+#pragma unroll
+  for (int half = 0; half < 2; ++half) {
+    const u32 got = shuffle(odd ? c[0].v[half] : c[1].v[half], lane ^ 1);
+    found.v[half] = odd ? got : c[0].v[half], found.v[2 + half] = odd ? c[1].v[half] : got;
+  }
+  return found;
+}
+
 #if POOL
 constexpr u32 LOWEST = 0xFC00FC00;  // minus infinity, twice
 
@@ -125,7 +137,8 @@ KERNEL(stem, THREADS, RESIDENT)(const Arguments a) {
 #endif
 #pragma unroll
   for (int i = HELD; i < RING - 1; ++i) load_pair(rows[i]);
-  u16* to = (u16*)a.y + s.n * a.y_slice + (long long)s.y0 * a.y_row + (left + 2 * g) * Y + 4 * t;
+  const int pixel = WIDE ? t & 1 : 0, channel = WIDE ? t / 2 * 8 : 4 * t;
+  u16* to = (u16*)a.y + s.n * a.y_slice + (long long)s.y0 * a.y_row + (left + 2 * g + pixel) * Y + channel;
   int y = 0;
   auto step = [&](auto place) {
     constexpr int at = decltype(place)::at;
@@ -143,10 +156,16 @@ KERNEL(stem, THREADS, RESIDENT)(const Arguments a) {
       Channels upper[2], lower[2];
       convolve_upper(upper, w, pair(0, block), pair(1, block), pair(2, block), pair(3, block));
       convolve_lower(lower, w, pair(0, block), pair(1, block), pair(2, block), pair(3, block));
+      if constexpr (WIDE) {
+        const Quad first = exchanged(upper, lane), second = exchanged(lower, lane);
+        if (stored[pixel]) store_global(to + block * 16 * Y, first);
+        if (stored[pixel] && both) store_global(to + a.y_row + block * 16 * Y, second);
+      } else {
 #pragma unroll
-      for (int j = 0; j < 2; ++j) {
-        if (stored[j]) store_global(to + (block * 16 + j) * Y, joined(upper[j]));
-        if (stored[j] && both) store_global(to + a.y_row + (block * 16 + j) * Y, joined(lower[j]));
+        for (int j = 0; j < 2; ++j) {
+          if (stored[j]) store_global(to + (block * 16 + j) * Y, joined(upper[j]));
+          if (stored[j] && both) store_global(to + a.y_row + (block * 16 + j) * Y, joined(lower[j]));
+        }
       }
 #if POOL
       Channels largest[2];

@@ -58,6 +58,8 @@ class Window:
     """Blocks of a multiprocessor that the compiler must leave registers for."""
     registers: bool = False
     """Whether the weights stay in registers."""
+    wide: bool = False
+    """Whether the stem's threads store 16 bytes, half of them a neighbouring lane's, and not 8."""
 
     def tile(self, task: Task) -> int:
         """Columns of a strip; a warp whose results are pooled computes two of its neighbour's."""
@@ -84,7 +86,8 @@ def constants(task: Task, cut: Window) -> dict[str, int]:
         return {**found, "GROUPS": cut.warps // 4}
     more = {"WARPS": cut.warps, "BLOCKS": cut.blocks, "ROWS": cut.rows}
     if cut.kind == "stem":
-        return {**found, **more, "POOL": int(bool(task.pool)), "POOL_PIXEL": task.pool}
+        more |= {"POOL": int(bool(task.pool)), "POOL_PIXEL": task.pool, "WIDE": int(cut.wide)}
+        return {**found, **more}
     sparse = int(cut.kind == "mma.sp")
     return {**found, **more, "SPARSE": sparse, "IN_REGISTERS": int(cut.registers)}
 
@@ -143,11 +146,12 @@ _PARTS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32)
 def _cuts(task: Task) -> list[Window]:
     """What an H200 found fast, or near to it, for some layer of DDnet."""
     if task.inside == 1:
-        return [_cut("stem", *one) for one in _STEM]
+        cuts = [_cut("stem", *one) for one in _STEM]
+        return [replace(cut, wide=wide) for wide in (False, True) for cut in cuts]
     return [*_mma(task), *_wgmma(task)]
 
 
-_STEM = [(2, 1, 2, 1, 12), (4, 1, 2, 1, 5), (1, 2, 2, 1, 16), (3, 2, 2, 1, 5), (4, 2, 2, 1, 4)]
+_STEM = [(2, 1, 2, 1, 12), (4, 1, 2, 1, 5), (1, 2, 2, 1, 16), (2, 2, 2, 1, 8), (4, 2, 2, 1, 4)]
 """Warps, blocks, rows, stages, resident."""
 
 
