@@ -38,7 +38,7 @@ from compress.engines.kernels import jobs as jobs_of
 from compress.engines.kernels import plain, remembered, report, tune
 from compress.engines.kernels import session as session_of
 from compress.engines.kernels import two_of_four as stored
-from compress.engines.kernels.cuda import compiler, fragments, launch, moves
+from compress.engines.kernels.cuda import compiler, fragments, launch, moves, window
 from compress.engines.kernels.cuda.window import Kind, Task, candidates, shared, strips
 from compress.engines.kernels.plan import Pool, Upsample, compiled
 from compress.engines.kernels.route import Layer, cheapest, merges, route, singles
@@ -322,6 +322,36 @@ def test_a_whole_2to4_network_of_these_kernels(as_on_hopper):
     assert (session(x) - expected).abs().max() / expected.abs().max() < 2e-4
 
 
+@needs_compiler
+@pytest.mark.parametrize("together", [3.0, 5.0])
+def test_the_stem_pools_where_one_kernel_measures_faster_than_two(
+    as_on_hopper, monkeypatch, together
+):
+    shape, whole, took = (1, 32, 16), tune._measured, {"ms": math.inf}
+    keys = {f"{name} 32x16 b1" for name in ("7x7 1-16", "pool 16", "7x7 1-16 + pool 16")}
+
+    def measured(job, *given):
+        took["ms"] = together if job.merged else 2.0
+        return whole(job, *given)
+
+    def milliseconds(make, _device):
+        make()()
+        return took["ms"]
+
+    monkeypatch.setattr(window, "_STEM", window._STEM[:1])
+    monkeypatch.setattr(compiler, "ahead", lambda *_: None)
+    monkeypatch.setattr(
+        tune, "jobs", lambda one: {k: j for k, j in jobs_of.jobs(one).items() if k in keys}
+    )
+    monkeypatch.setattr(tune, "_measured", measured)
+    monkeypatch.setattr(tune, "milliseconds", milliseconds)
+    plan, tensors = compiled(network(bottleneck=16, decoder=16))
+    found = tune.tune(Session(plan, tensors, shape), 60.0)
+    assert isinstance(found.units[0][0], Layer) == (together < 4)
+    session = Session(plan, tensors, shape, choices=found.choices)
+    assert session.units[:2] == [unit for unit, _, _ in found.units[:2]]
+
+
 TASKS = {
     "16-16": Task(inside=16, out=16, x=16, y=80),
     "64-16": Task(inside=64, out=16, x=64, y=80),
@@ -469,12 +499,21 @@ def test_the_cheapest_way_through_a_plan_is_the_cheapest(draw):
     assert route(PLAN, lambda pair: str(pair) in chosen) == best
 
 
+def test_a_max_pool_joins_the_stem_or_the_first_bottleneck():
+    stem, chain = merges(PLAN)[0], merges(PLAN)[1]
+    assert stem.second == chain.first
+    for fast in (stem, chain):
+        best = cheapest(PLAN, lambda unit, fast=fast: 1.0 if unit == fast else 2.0)
+        assert fast in best[:2]
+        assert route(PLAN, lambda pair, best=best: pair in best) == best
+
+
 def test_a_sidecar_tells_kernel_time_and_floor_of_every_layer():
     plan, tensors = compiled(halved(network(bottleneck=16, decoder=16)))
     session = Session(plan, tensors, (2, 32, 32), kernels=False)
-    window = candidates(TASKS["16-16"], 32, 32, frozenset({"mma.sp"}), ROOM)[0]
+    cut = candidates(TASKS["16-16"], 32, 32, frozenset({"mma.sp"}), ROOM)[0]
     units = cheapest(plan, lambda unit: 0.5 if isinstance(unit, Layer) else 1.0)
-    cuts = [window if isinstance(unit, Layer) else None for unit in units]
+    cuts = [cut if isinstance(unit, Layer) else None for unit in units]
     cuts[0] = candidates(Task(inside=1, out=16, x=1, y=32), 32, 32, frozenset({"stem"}), ROOM)[0]
     found = tune.Found(
         choices=Choices(), units=[(*one, 0.004) for one in zip(units, cuts, strict=True)]

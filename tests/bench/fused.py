@@ -10,6 +10,7 @@ captured graphs; what is compared runs in turns. Parts:
     parity              relative error against float64, fresh inputs, sizes and batches
     layers-NET-BATCH    tilings measured; then each layer's time beside its floor
     engine-NET-BATCH    the whole engine and torch.compile with one CUDA graph, in turns
+    stem-NET-BATCH      every CUDA cut of the stem, of its max-pool, and of both in one kernel
 """
 
 import json
@@ -18,6 +19,8 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +31,12 @@ from torch import Tensor, nn
 from compress.base.files import write_json
 from compress.engines import fused
 from compress.engines.kernels import remembered, report
+from compress.engines.kernels import tune as tuner
+from compress.engines.kernels.cuda import compiler
+from compress.engines.kernels.cuda.window import Window, strips
+from compress.engines.kernels.jobs import jobs
 from compress.engines.kernels.plan import Conv, compiled
+from compress.engines.kernels.route import merges
 from compress.engines.kernels.session import Session
 from compress.engines.kernels.tune import Found, tune
 from compress.graph.rewrite import deconv_to_conv
@@ -46,6 +54,7 @@ PARTS = {
     "parity": 60,
     **{f"layers-{name}-{batch}": 150 for batch in (16, 1) for name in NETWORKS},
     **{f"engine-{name}-{batch}": 120 for batch in (16, 1) for name in NETWORKS},
+    **{f"stem-16-16-16-{batch}": 60 for batch in (16, 1)},
 }
 """Part -> seconds that it may take."""
 
@@ -185,6 +194,30 @@ def whole(name: str, batch: int, seconds: float, engine: Path) -> dict[str, Any]
     }
 
 
+def stem(name: str, batch: int, _seconds: float, _engine: Path) -> dict[str, Any]:
+    """Microseconds a slice of every cut, in the fastest of its strips."""
+    plan, tensors = compiled(network(name).cuda())
+    session = Session(plan, tensors, (batch, SIDE, SIDE))
+    for buffer in session.buffers.values():
+        buffer.inside.normal_(std=0.1)
+    both, found, rows = merges(plan)[0], jobs(session), []
+    for key in map(session.key, (both.first, both.second, both)):
+        job = found[key]
+        compiler.ahead([s for cut in job.cuda if (s := job.source(cut))], session.image.device)
+        for cut in job.cuda:
+            sides = strips(SIDE) if isinstance(cut, Window) else [cut.strip]
+            times = {}
+            for one in (replace(cut, strip=side) for side in sides):
+                times[one] = tuner.milliseconds(partial(job.make, one), session.image.device)
+            best = min(times, key=times.__getitem__)
+            rows.append({"what": key, "us": times[best] * 1e3 / batch, "cut": str(best)})
+            print(f"{key:40} {rows[-1]['us']:7.2f} {best}")
+    return {"rows": rows}
+
+
+KINDS = {"layers": layers, "engine": whole, "stem": stem}
+
+
 def run(part: str, seconds: float, engine: Path) -> dict[str, Any]:
     """The result of a part."""
     if part == "parity":
@@ -192,7 +225,7 @@ def run(part: str, seconds: float, engine: Path) -> dict[str, Any]:
     kind, _, rest = part.partition("-")
     name, _, batch = rest.rpartition("-")
     path = engine.with_name(f"{engine.stem}-{name}.safetensors")
-    return (layers if kind == "layers" else whole)(name, int(batch), seconds, path)
+    return KINDS[kind](name, int(batch), seconds, path)
 
 
 def part_of(part: str, out: Path, seconds: float) -> dict[str, Any]:
