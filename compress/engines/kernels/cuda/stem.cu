@@ -158,8 +158,9 @@ KERNEL(stem, THREADS, RESIDENT)(const Arguments a) {
       convolve_lower(lower, w, pair(0, block), pair(1, block), pair(2, block), pair(3, block));
       if constexpr (WIDE) {
         const Quad first = exchanged(upper, lane), second = exchanged(lower, lane);
-        if (stored[pixel]) store_global(to + block * 16 * Y, first);
-        if (stored[pixel] && both) store_global(to + a.y_row + block * 16 * Y, second);
+        const bool mine = own && x + pixel < a.width;
+        if (mine) store_global(to + block * 16 * Y, first);
+        if (mine && both) store_global(to + a.y_row + block * 16 * Y, second);
       } else {
 #pragma unroll
         for (int j = 0; j < 2; ++j) {
