@@ -94,12 +94,12 @@ def test_the_stem(emulator, shape):
 
 
 def stem_cuts(layer, case):
-    """Its cuts, each kind of warp once, in strips of eight rows."""
+    """Its narrowest cut for each kind of warp, in strips of eight rows."""
     channels = lambda name: case.buffers[name].strides[2]  # noqa: E731
     task = launch.task(layer.conv, None, channels, layer.pool)
     assert task is not None
     made = candidates(task, 64, 512, frozenset({"stem"}), ROOM)
-    found = {(one.blocks, one.wide): one for one in made}
+    found = {(one.blocks, one.wide): one for one in reversed(made)}
     return [replace(one, strip=8) for one in found.values()]
 
 
@@ -143,7 +143,7 @@ def test_the_emulator_sees_a_column_or_a_row_too_few_or_too_many(
     emulator, monkeypatch, right, wrong
 ):
     layer, case = stem_case((1, 17, 63))
-    cuts = stem_cuts(layer, case)
+    cuts = stem_cuts(layer, case)[::3]
     with broken(monkeypatch, right, wrong):
         calls = [launch.call(layer.conv, None, *of(case), one, pool=layer.pool) for one in cuts]
     assert not all(stem_error(layer, case, call) < LIMIT for call in calls)
