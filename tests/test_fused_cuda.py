@@ -265,9 +265,9 @@ def test_an_upsampling_inside_a_5x5_has_the_bits_of_two_kernels(emulator, kind, 
 @needs_compiler
 @pytest.mark.parametrize(
     ("kind", "right", "wrong"),
-    [("wgmma", "  __syncthreads();\n  hold(", "  hold("),
+    [("wgmma", "  __syncthreads();\n  rows_of_next", "  rows_of_next"),
      ("mma", "  __syncthreads();\n  upsample(0, 0);", "  upsample(0, 0);"),
-     ("wgmma", "s.y0 - 1 + later", "s.y0 - 2 + later"),
+     ("wgmma", "s.y0 - 1 + arrived", "s.y0 + 1 + arrived"),
      ("mma.sp", "upsample(arrived + 1, slot", "upsample(arrived, slot")],
 )  # fmt: skip
 def test_the_emulator_sees_a_row_that_is_mixed_too_early(emulator, monkeypatch, kind, right, wrong):

@@ -256,6 +256,7 @@ inline void store_shared(u32 address, u32 value, bool wanted) {
 inline void store_shared(u32 address, const Quad& value, bool wanted) {
   if (wanted) memcpy(emulator::written(address, 16), &value, 16);
 }
+inline u32 either(bool first, u32 a, u32 b) { return first ? a : b; }
 inline float product(float a, float b) { return a * b; }
 inline u32 transposed(u32 value) {
   const int lane = emulator::self() & 31;

@@ -90,6 +90,12 @@ DEV u32 transposed(u32 value) {
 // The value of another lane, modulo 32.
 DEV u32 shuffle(u32 value, int lane) { return __shfl_sync(0xFFFFFFFF, value, lane); }
 DEV float shuffle_xor(float value, int lanes) { return __shfl_xor_sync(0xFFFFFFFF, value, lanes); }
+// a where `first`, without a branch.
+DEV u32 either(bool first, u32 a, u32 b) {
+  u32 found;
+  asm("{.reg .pred p; setp.ne.b32 p, %3, 0; selp.b32 %0, %1, %2, p;}\n" : "=r"(found) : "r"(a), "r"(b), "r"((int)first));
+  return found;
+}
 // Rounded by itself, never as a part of a fused multiply-add.
 DEV float product(float a, float b) {
   float found;

@@ -92,21 +92,20 @@ KERNEL(window_mma, THREADS, RESIDENT)(const Arguments a) {
   Loader rows_of = loader(a, s);
 #if UPSAMPLED
   Low low = low_rows(a, s);
-  const Mixer mixed = mixer(a, s, low.left);
+  load_low<LOW_ROWS>(a, low, base, low.next, true);
+  Mixer mixed = mixer(a, s, low.left);
   auto upsample = [&](int step, int slot) {
-    Held held;
-    hold(a, mixed, held, base, s.y0 - 2 + step * ROWS);
+    const Right right = right_of(a, s, mixed, step % WARPS);
+    const int y = s.y0 - 2 + step * ROWS;
+    mix_first(a, right, mixed, base, y);
 #pragma unroll
     for (int i = 0; i < ROWS; ++i)
-      mix_row<PITCH, 16>(a, s, mixed, held, base, base + RING_AT + slot * STAGE + i * PIXELS * PITCH, s.y0 - 2 + step * ROWS + i, i % WARPS);
+      mix_row<PITCH, 16>(a, s, right, mixed, base, base + RING_AT + slot * STAGE + i * PIXELS * PITCH, y + i, rows_between(a, y + i));
   };
 #endif
 #pragma unroll
   for (int i = 0; i < STAGES - 1; ++i) {
     if (i < steps) load_rows(a, rows_of, base + RING_AT + i * STAGE);
-#if UPSAMPLED
-    load_first_low(a, low, base, s.y0 - 3 + (i + 2) * ROWS);
-#endif
     copy_commit();
   }
   Weights weights;
@@ -160,7 +159,7 @@ KERNEL(window_mma, THREADS, RESIDENT)(const Arguments a) {
     const int later = arrived + STAGES - 1, free_slot = slot == 0 ? STAGES - 1 : slot - 1;
     if (later < steps) load_rows(a, rows_of, base + RING_AT + free_slot * STAGE);
 #if UPSAMPLED
-    if (later + 1 < steps) load_low(a, low, base, s.y0 - 3 + (later + 2) * ROWS, true);
+    if (later < steps) load_low<NEW_ROWS>(a, low, base, rows_between(a, s.y0 - 2 + (arrived + 1) * ROWS).first, true);
 #endif
     copy_commit();
 #if UPSAMPLED

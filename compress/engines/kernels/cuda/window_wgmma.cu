@@ -190,16 +190,15 @@ KERNEL(window_wgmma, THREADS, RESIDENT)(const Arguments a) {
   Loader rows_of = loader(a, s);
 #if UPSAMPLED
   Low low = low_rows(a, s);
-  const Mixer mixed = mixer(a, s, low.left);
-  Held held;
-  auto upsample = [&](int r, int slot) { mix_row<16, PLANE>(a, s, mixed, held, base, base + RING_AT + slot * ROW, s.y0 - 2 + r, 0); };
+  load_low<LOW_ROWS>(a, low, base, low.next, true);
+  Mixer mixed = mixer(a, s, low.left);
+  const Right right = right_of(a, s, mixed, 0);
+  Between rows_of_next;
+  auto upsample = [&](int r, int slot) { mix_row<16, PLANE>(a, s, right, mixed, base, base + RING_AT + slot * ROW, s.y0 - 2 + r, rows_of_next); };
 #endif
 #pragma unroll
   for (int i = 0; i < STAGES - 1; ++i) {
     load_row(a, rows_of, base + RING_AT + i * ROW, i < rows);
-#if UPSAMPLED
-    load_first_low(a, low, base, s.y0 - 1 + i);
-#endif
     copy_commit();
   }
   Then then;
@@ -258,7 +257,8 @@ KERNEL(window_wgmma, THREADS, RESIDENT)(const Arguments a) {
     const int later = arrived + STAGES - 1, free_slot = slot == 0 ? STAGES - 1 : slot - 1;
     load_row(a, rows_of, base + RING_AT + free_slot * ROW, later < rows);
 #if UPSAMPLED
-    load_low(a, low, base, s.y0 - 1 + later, later + 1 < rows);
+    rows_of_next = rows_between(a, s.y0 - 1 + arrived);
+    load_low<NEW_ROWS>(a, low, base, rows_of_next.first, later < rows);
 #endif
     copy_commit();
     if constexpr (BOTTLENECK)
@@ -269,7 +269,8 @@ KERNEL(window_wgmma, THREADS, RESIDENT)(const Arguments a) {
 #if UPSAMPLED
   copy_wait<STAGES - 2>();
   __syncthreads();
-  hold(a, mixed, held, base, s.y0 - 2);
+  rows_of_next = rows_between(a, s.y0 - 2);
+  mix_first(a, right, mixed, base, s.y0 - 2);
   upsample(0, 0);
 #endif
   if constexpr (BOTTLENECK) {
