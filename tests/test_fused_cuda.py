@@ -34,6 +34,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from compress.base.errors import UsageError
+from compress.engines import fused
 from compress.engines.kernels import jobs as jobs_of
 from compress.engines.kernels import plain, remembered, report, tune
 from compress.engines.kernels import session as session_of
@@ -311,6 +312,8 @@ def test_a_whole_2to4_network_of_these_kernels(as_on_hopper):
     layers = {stem: pairs.pop(stem).cuda[0]}
     sparse = {key: [c for c in job.cuda if c.kind == "mma.sp"] for key, job in pairs.items()}
     layers |= {key: draw.choice(some) for key, some in sparse.items() if draw.random() < 0.3}
+    mixed = "upsample 16 + 5x5 32-16-1 2:4 32x16 b1"
+    layers[mixed] = next(cut for cut in pairs[mixed].cuda if cut.kind == "wgmma")
     convs = {k: j.cuda[0] for k, j in found.items() if j.size > 1 and not j.merged}
     chosen = {k: j.cuda[0] for k, j in found.items() if not j.size}
     choices = Choices(layer=layers, conv=convs, move=chosen)
@@ -320,6 +323,17 @@ def test_a_whole_2to4_network_of_these_kernels(as_on_hopper):
     with torch.no_grad():
         expected = net(x.double())
     assert (session(x) - expected).abs().max() / expected.abs().max() < 2e-4
+
+
+@needs_compiler
+def test_an_older_file_keeps_the_upsampling_by_itself(as_on_hopper):
+    cut = {"strip": 32, "warps": 4, "blocks": 8, "rows": 1, "stages": 3, "resident": 1}
+    layer = {"1x1 32-16 + 5x5 16-16 16x8 b1": {"kind": "mma", **cut, "registers": False}}
+    choices = fused._choices({"conv": {}, "chain": {}, "layer": layer, "move": {}})
+    plan, tensors = compiled(network(bottleneck=16, decoder=16))
+    units = Session(plan, tensors, (1, 32, 16), choices=choices).units
+    assert sum(isinstance(unit, Upsample) for unit in units) == 4
+    assert sum(isinstance(unit, Layer) for unit in units) == 1
 
 
 @needs_compiler

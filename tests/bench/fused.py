@@ -11,6 +11,7 @@ captured graphs; what is compared runs in turns. Parts:
     layers-NET-BATCH    tilings measured; then each layer's time beside its floor
     engine-NET-BATCH    the whole engine and torch.compile with one CUDA graph, in turns
     stem-NET-BATCH      every CUDA cut of the stem, of its max-pool, and of both in one kernel
+    decoder-NET-BATCH   likewise of the last upsampling and the 5x5 behind it
 """
 
 import json
@@ -18,7 +19,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -55,6 +56,7 @@ PARTS = {
     **{f"layers-{name}-{batch}": 150 for batch in (16, 1) for name in NETWORKS},
     **{f"engine-{name}-{batch}": 120 for batch in (16, 1) for name in NETWORKS},
     **{f"stem-16-16-16-{batch}": 60 for batch in (16, 1)},
+    **{f"decoder-{name}-16": 60 for name in NETWORKS if name.endswith("2to4")},
 }
 """Part -> seconds that it may take."""
 
@@ -194,13 +196,15 @@ def whole(name: str, batch: int, seconds: float, engine: Path) -> dict[str, Any]
     }
 
 
-def stem(name: str, batch: int, _seconds: float, _engine: Path) -> dict[str, Any]:
-    """Microseconds a slice of every cut, in the fastest of its strips."""
+def pair(
+    which: Callable[[Iterable[int]], int], name: str, batch: int, _seconds: float, _engine: Path
+) -> dict[str, Any]:
+    """Microseconds a slice of every cut of two neighbours, in the fastest of its strips."""
     plan, tensors = compiled(network(name).cuda())
     session = Session(plan, tensors, (batch, SIDE, SIDE))
     for buffer in session.buffers.values():
         buffer.inside.normal_(std=0.1)
-    both, found, rows = merges(plan)[0], jobs(session), []
+    both, found, rows = merges(plan)[which(merges(plan))], jobs(session), []
     for key in map(session.key, (both.first, both.second, both)):
         job = found[key]
         compiler.ahead([s for cut in job.cuda if (s := job.source(cut))], session.image.device)
@@ -215,7 +219,12 @@ def stem(name: str, batch: int, _seconds: float, _engine: Path) -> dict[str, Any
     return {"rows": rows}
 
 
-KINDS = {"layers": layers, "engine": whole, "stem": stem}
+KINDS = {
+    "layers": layers,
+    "engine": whole,
+    "stem": partial(pair, min),
+    "decoder": partial(pair, max),
+}
 
 
 def run(part: str, seconds: float, engine: Path) -> dict[str, Any]:
