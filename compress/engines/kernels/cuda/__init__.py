@@ -3,6 +3,7 @@
 window_mma.cu      by mma.sync or mma.sp, compute capability 8.0 and newer
 mma_*.cuh          its parts: rows copied, the 1x1 before, products, what follows
 window_wgmma.cu    by wgmma, 9.0 only
+wgmma_store.cuh    its part: what follows
 upsample.cuh       bilinear x2 of a part of the input of either
 bilinear.cuh       its formula
 stem.cu            the 7x7 of one channel, and the max-pool behind it
