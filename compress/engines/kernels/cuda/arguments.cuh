@@ -12,15 +12,21 @@ struct Arguments {
   const Quad* then_weights;         // of the 1x1 behind the 5x5; float32 (COUT,) for mma where THEN is 1
   const float* then_bias;           // (THEN,)
   const float* image;               // (N, H, W): added to what is stored where RESIDUAL
-  void* pooled;                     // where the stem's results are pooled, too: as y, POOL_PIXEL values a pixel
-  long long x_slice, y_slice, pooled_slice;  // values from slice to slice
-  int x_row, y_row, pooled_row;     // and from row to row
+  long long x_slice, y_slice;       // values from slice to slice
+  int x_row, y_row;                 // and from row to row
   int height, width;
   int strip;                        // rows that a block computes
+#if UPSAMPLED || POOL               // a longer structure is other code, even where nobody reads the rest
   const u16* low;                   // what is upsampled: channel 0 of pixel (0, 0) of slice 0; LOW values a pixel
   long long low_slice;              // values from slice to slice
   int low_row, low_height, low_width;
   float ratio_y, ratio_x;           // its rows per row of x, its columns per column of x
+#endif
+#if POOL
+  void* pooled;                     // where the stem's results are pooled, too: as y, POOL_PIXEL values a pixel
+  long long pooled_slice;
+  int pooled_row;
+#endif
 };
 
 DEV float leaky(float v) { return fmaxf(v, v * SLOPE); }

@@ -17,26 +17,29 @@ Buffers = Mapping[str, Framed]
 Tensors = Mapping[str, Tensor]
 POINTERS = (
     "x", "y", "weights", "metadata", "bias", "bottleneck_weights", "bottleneck_bias",
-    "bottleneck_border", "then_weights", "then_bias", "image", "pooled",
+    "bottleneck_border", "then_weights", "then_bias", "image",
 )  # fmt: skip
 WIDTHS = {(5, 16), (5, 32), (5, 64), (7, 1)}
 """Side of the convolution and input channels in memory, of those that there are kernels for."""
-NUMBERS = ("x_row", "y_row", "pooled_row", "height", "width", "strip")
+NUMBERS = ("x_row", "y_row", "height", "width", "strip")
 UPSAMPLED = (8, 16, 32)
 """Channels in memory that a kernel can upsample."""
 
 
 class Arguments(ctypes.Structure):
-    """As in arguments.cuh."""
+    """As in arguments.cuh; a kernel takes no more of it than it has there."""
 
     _fields_ = [
         *((name, ctypes.c_void_p) for name in POINTERS),
-        *((name, ctypes.c_longlong) for name in ("x_slice", "y_slice", "pooled_slice")),
+        *((name, ctypes.c_longlong) for name in ("x_slice", "y_slice")),
         *((name, ctypes.c_int) for name in NUMBERS),
         ("low", ctypes.c_void_p),
         ("low_slice", ctypes.c_longlong),
         *((name, ctypes.c_int) for name in ("low_row", "low_height", "low_width")),
         *((name, ctypes.c_float) for name in ("ratio_y", "ratio_x")),
+        ("pooled", ctypes.c_void_p),
+        ("pooled_slice", ctypes.c_longlong),
+        ("pooled_row", ctypes.c_int),
     ]
 
 
