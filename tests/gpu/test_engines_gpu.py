@@ -38,8 +38,8 @@ def built(model: Model, folder: Path, format_: str) -> list[dict]:
 def artefact(side: Path) -> Artefact:
     facts, runner = sidecar.load(side)
     return Artefact(
-        name="x", how=facts["format"], device=GPU, most=2, least=2, size=64, layers=[], graph=True,
-        start=lambda: runner,
+        name="x", how=facts["format"], device=GPU, most=2, least=2, size=64, channels=1, layers=[],
+        graph=True, net=None, start=lambda: runner,
     )  # fmt: skip
 
 

@@ -147,13 +147,14 @@ from compress.engines.kernels.session import Session
 
 if __name__ == "__main__":
     session = Session(*compiled(network(bottleneck=16, decoder=16).cuda()), (2, 256, 256))
-    cuts = {key: [job.first] for key, job in jobs(session).items()}
+    cuts = {key: [job.first] for key, job in jobs(session).items() if job.first}
     with ahead.compilers(session, workers=4) as compiled_:
         assert compiled_(cuts, time.monotonic() + 300) > 5
     files = lambda: sorted(pathlib.Path(CACHE).rglob("*.cubin"))
     before = files()
     for job in jobs(session).values():
-        job.make(job.first)()
+        if job.first:
+            job.make(job.first)()
     torch.cuda.synchronize()
     assert before and files() == before
     choices = tune.tune(session, 60.0)
