@@ -1,9 +1,11 @@
 """Pinned files from a package index: a server on this machine, found through pip's settings."""
 
 import hashlib
+import io
 import logging
 import os
 import sys
+import tarfile
 import threading
 import venv
 from dataclasses import replace
@@ -67,6 +69,23 @@ def test_the_file_with_the_pinned_hash_comes(shelf, tmp_path, caplog, capfd):
     ]  # fmt: skip
     assert caplog.messages == ["fetching tinyct 1.0"]
     assert capfd.readouterr() == ("", "")
+
+
+def test_no_code_of_a_source_package_runs(shelf, tmp_path):
+    ran = tmp_path / "ran"
+    setup = f"from setuptools import setup\nopen({str(ran)!r}, 'w').close()\nsetup(name='tinyct')\n"
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w:gz") as archive:
+        member = tarfile.TarInfo("tinyct-1.0/setup.py")
+        member.size = len(setup)
+        archive.addfile(member, io.BytesIO(setup.encode()))
+    digest = hashlib.sha256(buffer.getvalue()).hexdigest()
+    (tmp_path / "shelf" / "files" / "tinyct-1.0.tar.gz").write_bytes(buffer.getvalue())
+    page = f'<a href="../../files/tinyct-1.0.tar.gz#sha256={digest}">tinyct-1.0.tar.gz</a>'
+    (tmp_path / "shelf" / "simple" / "tinyct" / "index.html").write_text(page)
+    file = download(replace(TINY, sha256=digest), tmp_path)
+    assert file.read_bytes() == buffer.getvalue()
+    assert not ran.exists()
 
 
 def test_the_index_may_stand_in_a_configuration_file(shelf, tmp_path, monkeypatch):

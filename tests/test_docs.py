@@ -4,6 +4,7 @@ import re
 import shlex
 from pathlib import Path
 
+import click
 import pytest
 
 from compress.cli import main
@@ -40,6 +41,19 @@ def test_commands_and_options_exist(path):
         for word in words:
             if word.startswith("--"):
                 assert word.split("=")[0] in options, f"{path.name}: compress {command} {word}"
+
+
+@pytest.mark.parametrize(
+    "path", [path for path in DOCUMENTS if path.name != "CHANGELOG.md"], ids=lambda path: path.name
+)
+def test_required_options_are_shown(path):
+    """A command that is copied from a document runs; the changelog only names options."""
+    known = main.main.commands
+    for name, *words in commands(path.read_text("utf-8")):
+        given = {word.split("=")[0] for word in words}
+        for option in known[name].params if name in known else ():
+            if isinstance(option, click.Option) and option.required:
+                assert given & set(option.opts), f"{path.name}: compress {name} {option.opts[0]}"
 
 
 def test_commands_are_found():
