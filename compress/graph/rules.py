@@ -125,6 +125,7 @@ POINTWISE = set(_packets(
     " _conj _conj_physical dropout contiguous rrelu_with_noise log_sigmoid_forward"
     " masked_fill_ lift_fresh bernoulli complex polar real imag"
     " leaky_relu leaky_relu_ elu_ celu_ selu_ hardtanh_ hardsigmoid_"  # tagged by 2.13, not by 2.11
+    " ldexp ldexp_"  # tagged by 2.11, not by 2.8
 ))  # fmt: skip
 """Those that some version of PyTorch does not tag as pointwise."""
 
