@@ -380,6 +380,17 @@ SPILLED = 80
 
 
 @needs_nvrtc
+def test_an_empty_log_of_the_compiler_changes_no_byte_of_python(monkeypatch):
+    """It has one byte, and Python shares an object for each value of a single byte."""
+    monkeypatch.setattr(compiler, "OPTIONS", compiler.OPTIONS[:2])  # nothing is said
+    values = (("POOL", 1), ("CHANNELS", 16), ("X", 16), ("Y", 16))
+    code, said = compiler.compile_cubin(compiler.Source("moves.cu", "move", values), "sm_80")
+    assert code[:4] == b"\x7fELF"
+    assert said == ""
+    assert bytes([32])[0] == 32
+
+
+@needs_nvrtc
 @pytest.mark.parametrize("name", TASKS)
 @pytest.mark.parametrize("kind", KINDS)
 def test_kernels_compile_for_an_a100_and_for_hopper_and_keep_their_registers(name, kind):

@@ -134,17 +134,26 @@ def compile_cubin(kernel: Source, architecture: str) -> tuple[bytes, str]:
     program = _done(nvrtc.nvrtcCreateProgram(text.encode(), b"k.cu", len(names), texts, names))
     given = [one.encode() for one in (f"--gpu-architecture={architecture}", *OPTIONS)]
     result = nvrtc.nvrtcCompileProgram(program, len(given), given)
-    said = b" " * _done(nvrtc.nvrtcGetProgramLogSize(program))
+    said = _room(_done(nvrtc.nvrtcGetProgramLogSize(program)))
     _done(nvrtc.nvrtcGetProgramLog(program, said))
     said_text = said.decode(errors="replace").strip("\0 \n")
     try:
         if int(result[0]) != 0:
             raise Failed(said_text)
-        code = b" " * _done(nvrtc.nvrtcGetCUBINSize(program))
+        code = _room(_done(nvrtc.nvrtcGetCUBINSize(program)))
         _done(nvrtc.nvrtcGetCUBIN(program, code))
         return code, said_text
     finally:
         nvrtc.nvrtcDestroyProgram(program)
+
+
+def _room(size: int) -> bytes:
+    """At least `size` bytes for NVRTC to write into, an object of its own.
+
+    An empty log has one byte. Python keeps one object for each value of a single byte, such as
+    b" ", and whoever writes into that changes it for the whole process.
+    """
+    return bytes(max(size, 2))
 
 
 def ahead(wanted: Iterable[Source], device: torch.device) -> None:
