@@ -1,8 +1,8 @@
 """The table of the precisions that engines compute in; light at import, for the command line.
 
 A new one is its name and line here, a cast in subject.py where `Module.to` cannot make it, and the
-formats that take it: `precisions` of each class in formats.py's files. The number formats of
-training are another table: training/precision.py.
+formats that take it: `precisions` in base.py, or of a class of its own as in fused.py. The number
+formats of training are another table: training/precision.py.
 """
 
 from collections.abc import Mapping

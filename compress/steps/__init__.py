@@ -13,7 +13,7 @@ cpu_speed.py  dense and compressed networks timed on a CPU
 
 A new step is a file here, as context.Step asks, and its line in STEPS. What may follow what is
 checked in recipe/recipe.py. A step that compresses is also planned by run/preview.py and described
-by reporting/sentences.py and reporting/storage.py.
+by reporting/sentences.py and reporting/storage.py, from the facts that reporting/collect.py picks.
 """
 
 from collections.abc import Mapping
