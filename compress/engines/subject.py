@@ -20,7 +20,8 @@ class Subject(Slices):
 
     Args:
         net: a network of slices, float32 in network range. A `DDnet` with `residual` is known
-            to be x + body(x); of any other class nothing is assumed, whatever its attributes.
+            to be x + body(x); of a class with another `forward` nothing is assumed, whatever its
+            attributes.
         precision: of the arithmetic inside.
     """
 
@@ -43,7 +44,8 @@ class Subject(Slices):
 
 def is_residual(net: nn.Module) -> bool:
     """Whether a network is known to compute x + body(x)."""
-    return isinstance(net, DDnet) and net.residual
+    # A class derived from DDnet may compute anything.
+    return isinstance(net, DDnet) and type(net).forward is DDnet.forward and net.residual
 
 
 def prepared(net: nn.Module, precision: Precision, *, as_conv: bool) -> tuple[Subject, int]:

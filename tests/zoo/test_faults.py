@@ -207,6 +207,30 @@ def test_engines_compute_the_network_whatever_its_attributes_are_called(tmp_path
     assert found["max_hu"] > 1
 
 
+class HalfResidual(DDnet):
+    """Not the sum that a residual DDnet is."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x + 0.5 * self.body(x)
+
+
+def test_a_class_derived_from_ddnet_may_compute_something_else() -> None:
+    """Engines and enhanced images were those of x + body(x)."""
+    net = filled(HalfResidual(residual=True, trunk=2, bottleneck=2, decoder=2))
+    x = torch.rand(1, 1, 32, 32)
+    with torch.no_grad():
+        got = prepared(net, "fp32", as_conv=False)[0](x)
+        assert (got - net(x)).abs().max() < 1e-4 * net.body(x).abs().max()
+
+
+def test_the_reference_of_engines_is_the_network_itself(monkeypatch) -> None:
+    """What engines are made of was their reference, too, so that its faults were not seen."""
+    monkeypatch.setattr(Subject, "forward", lambda self, x: 0 * x)
+    net, x = HeadBodyTail().eval(), torch.rand(2, 1, 32, 32)
+    with torch.no_grad():
+        assert torch.allclose(parity._reference(net, x, CPU), net(x), atol=1e-6)
+
+
 class Fixed(Chain):
     """Takes slices of one size."""
 
