@@ -1,9 +1,11 @@
 """From a network to the channels that go: what is kept at a threshold, its cost, the plan."""
 
+import contextlib
 import math
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -88,11 +90,13 @@ def plan(
     held = ranking.ignored(net, found, options.ignore)
     ledger, proof = Ledger(net, found), Proof(net, found, size, end)
     failing: dict[str, str] = {}
+    free = replace(options, round_to=None)
+    again = partial(plan, net, free, base=base, seed=seed, importance=importance, size=size)
     while True:
         ranked = tuple(ranking.ranked(found, values, ranks, failing | held, options.min_keep))
         if options.knapsack:
             ranked = knapsack.ranked(ranked, knapsack.prices(found, ledger, options.target))
-        step, ranked, picked = _picked(ranked, found, options, base, ledger)
+        step, ranked, picked = _picked(ranked, found, options, base, ledger, again)
         wrong = proof.failing(pruned(ranked, picked))
         if not wrong:
             break
@@ -129,10 +133,11 @@ def _picked(
     options: PruneOptions,
     base: float,
     ledger: Ledger,
+    again: Callable[[], Plan],
 ) -> tuple[int, tuple[Ranked, ...], Selection]:
     """The multiple, the groups, and what is kept at a threshold that is given or solved."""
     if options.threshold is None:
-        return _solved(ranked, found, options, base, ledger)
+        return _solved(ranked, found, options, base, ledger, again)
     step = options.round_to or 1
     chosen = selection.select(ranked, options.threshold, step)
     share = ledger.removed(_counts(chosen))[options.target]
@@ -145,8 +150,12 @@ def _solved(
     options: PruneOptions,
     base: float,
     ledger: Ledger,
+    again: Callable[[], Plan],
 ) -> tuple[int, tuple[Ranked, ...], Selection]:
-    """The same, so that the amount of `base` times the network is removed."""
+    """The same, so that the amount of `base` times the network is removed.
+
+    `again` plans with any alignment, to say which one reaches the amount.
+    """
     amount, align = options.amount, options.round_to
     assert amount is not None
 
@@ -165,10 +174,10 @@ def _solved(
     except selection.Unreachable as error:
         asked = f"amount {amount} of {options.target} cannot be removed at round_to {align}"
         most = f"the most is {math.floor(error.largest * 1e4) / 1e4}"
-        ways = (
-            f", and round_to {a} reaches it" for a in ALIGNMENTS if a < align and reach[a] >= goal
-        )
-        way = next(ways, f", and no alignment reaches it{_held(ranked)}")
+        way = f", and no alignment reaches it{_held(ranked)}"
+        if any(a < align and reach[a] >= goal for a in ALIGNMENTS):
+            with contextlib.suppress(UsageError):  # groups that fail when they are tried stay
+                way = f", and round_to {again().align} reaches it"
         raise UsageError(f"{asked}; {most}{way}") from None
 
 

@@ -138,6 +138,16 @@ def test_a_group_that_fails_when_it_is_tried_stays_whole(net, reason, tmp_path, 
         pruning.plan(net, PruneOptions(amount=0.9, round_to=1))
 
 
+def test_an_alignment_that_is_said_to_reach_the_amount_does() -> None:
+    """It was computed, not tried: of this network a group stays whole when it is."""
+    with pytest.raises(UsageError, match=r"and round_to 4 reaches it$"):
+        pruning.plan(Wrong(), PruneOptions(amount=0.7, round_to=16))
+    plan = pruning.plan(Wrong(), PruneOptions(amount=0.7, round_to=4))
+    assert plan.removed["macs"] >= 0.7
+    with pytest.raises(UsageError, match=r"and round_to 4 reaches it$"):
+        pruning.plan(Wrong(), PruneOptions(amount=0.7, round_to=8))
+
+
 def test_the_proof_sees_wrong_columns() -> None:
     """One place off, as a concatenation with the slice in front was cut once."""
     net = distinct(Chain([], 16, raw=True), seed=1)
