@@ -102,10 +102,13 @@ def _scores(module: nn.Module, part: Part, criterion: Criterion, seed: int) -> T
     weight, bias = module.weight, module.bias
     assert isinstance(weight, Tensor)
     assert bias is None or isinstance(bias, Tensor)
-    if isinstance(module, nn.ConvTranspose2d) and module.groups == 1:
+    if isinstance(module, nn.modules.conv._ConvTransposeNd) and module.groups == 1:
         weight = weight.transpose(0, 1)
+    # The weight of a grouped deconvolution has a row for each input: of a depthwise one all outputs
+    # of an input go with it; any other, which may have fewer outputs, stays whole.
+    vector = None if bias is None or len(bias) % len(weight) else bias
     own = zlib.crc32(part.module.encode()) + seed  # every layer draws for itself
-    return selection.scores(weight, bias, criterion, own)
+    return selection.scores(weight, vector, criterion, own)
 
 
 def ignored(net: nn.Module, found: Sequence[Group], ignore: Sequence[str]) -> dict[str, str]:

@@ -70,7 +70,7 @@ def scores(weight: Tensor, bias: Tensor | None, criterion: Criterion, seed: int 
 
     Args:
         weight: (out, in, kh, kw), output channels first (transpose a deconvolution's).
-        bias: (out,) or None.
+        bias: (out,), or (n * out,) where n outputs each go together, or None.
         criterion: gaussian and magnitude: L2 norm of weights and bias; l1 and l2: norm of the
             weights alone (l1: Li et al., ICLR 2017; the study's structured mode); random: uniform
             draws. taylor needs data, see `taylor.importance`, and variance the whole network, see
@@ -94,7 +94,7 @@ def scores(weight: Tensor, bias: Tensor | None, criterion: Criterion, seed: int 
     if criterion == "l1":
         return flat.abs().sum(1)
     if bias is not None and criterion != "l2":
-        flat = torch.cat((flat, bias.detach().double().unsqueeze(1)), dim=1)
+        flat = torch.cat((flat, bias.detach().double().view(len(flat), -1)), dim=1)
     norms: Tensor = torch.linalg.vector_norm(flat, dim=1)
     return norms
 

@@ -213,6 +213,49 @@ class DepthwiseUp(nn.Module):
         return self.b(self.up(F.leaky_relu(self.deep(self.a(x)), 0.1)))
 
 
+class Multiplied(nn.Module):
+    """Depthwise convolution and deconvolution that make two channels of one."""
+
+    def __init__(self, c: int) -> None:
+        super().__init__()
+        self.a, self.deep = conv(c, c, 1), nn.Conv2d(c, 2 * c, 3, 2, 1, groups=c)
+        self.up, self.b = nn.ConvTranspose2d(2 * c, 4 * c, 2, 2, groups=2 * c), conv(4 * c, c)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.b(self.up(F.leaky_relu(self.deep(self.a(x)), 0.1)))
+
+
+class GroupedUp(nn.Sequential):
+    """A grouped deconvolution with fewer outputs than inputs."""
+
+    def __init__(self, c: int) -> None:
+        up = nn.ConvTranspose2d(c, c // 2, 2, 2, groups=4)
+        super().__init__(conv(c, c), nn.Conv2d(c, c, 2, 2), up, conv(c // 2, c))
+
+
+class Flat(nn.Module):
+    """A deconvolution over the pixels in a row, with more outputs than inputs."""
+
+    def __init__(self, c: int) -> None:
+        super().__init__()
+        self.a, self.up, self.b = conv(c, c), nn.ConvTranspose1d(c, 2 * c, 1), conv(2 * c, c)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.b(self.up(self.a(x).flatten(2)).unflatten(2, x.shape[2:]))
+
+
+class Halves(nn.Module):
+    """Two halves of one layer's channels, each read by a layer of its own."""
+
+    def __init__(self, c: int) -> None:
+        super().__init__()
+        self.a, self.p, self.q = conv(c, 2 * c), conv(c, c // 2), conv(c, c // 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        one, other = self.a(x).chunk(2, 1)
+        return torch.cat((self.p(one), self.q(other)), 1)
+
+
 class Grouped(nn.Sequential):
     def __init__(self, c: int) -> None:
         super().__init__(conv(c, c), conv(c, c, groups=4), conv(c, c))
@@ -398,6 +441,10 @@ BLOCKS: dict[str, Callable[[int], nn.Module]] = {
     "shuffle by views": lambda c: Shuffle(c, views=True),
     "unshuffle": Unshuffle,
     "depthwise": DepthwiseUp,
+    "multiplied": Multiplied,
+    "flat": Flat,
+    "grouped up": GroupedUp,
+    "halves": Halves,
     "grouped": Grouped,
     "split": Split,
     "flip": lambda c: Numbered(c, lambda x: x.flip(1), c),

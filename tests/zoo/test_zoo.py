@@ -41,6 +41,7 @@ HELD = {
     "neighbour gate": "can only go together",
     "standardised": "is computed while it runs",
     "grouped": "is a grouped convolution",
+    "grouped up": "is a grouped convolution",
     "split": "does not run without some of them: split",
     "roll": "takes channels at fixed places",
     "list": "takes channels at fixed places",
