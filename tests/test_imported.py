@@ -1,7 +1,9 @@
 """Networks of the user's own: their code is part of what a checkpoint, a stage and an image are."""
 
+import importlib
 import logging
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
@@ -180,6 +182,20 @@ def test_two_projects_may_call_their_modules_alike(tmp_path: Path) -> None:
             net.conv.weight.zero_()
             net.conv.bias.fill_(1.0)
             assert float(net(torch.zeros(1, 1, 4, 4)).mean()) == factor
+
+
+def test_a_module_beside_the_recipe_comes_before_an_installed_one(tmp_path, monkeypatch) -> None:
+    """`models.py` was never found: a package `models` on the path came first."""
+    source = "from torch.nn import Identity as Mine\n"
+    for file, text in (("site/models/__init__.py", ""), ("mine/models.py", source)):
+        (tmp_path / file).parent.mkdir(parents=True)
+        (tmp_path / file).write_text(text)
+    monkeypatch.syspath_prepend(tmp_path / "site")
+    monkeypatch.delitem(sys.modules, "models", raising=False)
+    importlib.import_module("models")
+    origin = ModelOptions(import_="models:Mine", folder=str(tmp_path / "mine"))
+    assert isinstance(origin.build(), torch.nn.Identity)
+    monkeypatch.delitem(sys.modules, "models")
 
 
 @pytest.mark.parametrize("code", ["1 / 0", "class Mine(:", "import nowhere_at_all"])

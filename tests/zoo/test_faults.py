@@ -191,6 +191,12 @@ def test_following_channels_and_the_proof_share_their_time(monkeypatch) -> None:
     assert plan.failing["b"].startswith("there was no time")
 
 
+def test_a_network_is_traced_with_a_batch_of_slices() -> None:
+    """Unpacked along the batch axis, the example made of a mean over channels one over rows."""
+    net = Chain(["channel mean"]).eval()
+    assert any("computes a mean over channels" in group.fixed for group in groups(net, (16, 16)))
+
+
 class HeadBodyTail(nn.Module):
     """Attributes of a residual DDnet, and another function."""
 

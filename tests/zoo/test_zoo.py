@@ -187,7 +187,9 @@ def test_checkpoints_of_pruned_networks_run(block: str, tmp_path: Path) -> None:
         options={"blocks": [block], "width": 16},
     )  # fmt: skip
     net = distinct(origin.build(), seed=4).float()
-    small = pruning.plan(net, PruneOptions(amount=0.3, round_to=2), size=(SIDE, SIDE)).apply(net)
+    plan = pruning.plan(net, PruneOptions(amount=0.3, round_to=2), size=(SIDE, SIDE))
+    assert not plan.failing
+    small = plan.apply(net)
     checkpoint.save(Model(net=small, origin=origin), tmp_path)
     again = checkpoint.load(tmp_path).net
     x = torch.rand(1, 1, SIDE, SIDE)
