@@ -20,6 +20,7 @@ from compress.checkpoint import Model, ModelOptions
 from compress.context import Work
 from compress.engines import onnx, parity, sidecar
 from compress.engines.base import NotBuilt, Shape, giving_up
+from compress.engines.kernels.plan import compiled
 from compress.engines.subject import Subject, prepared
 from compress.graph import rules, trace, trial
 from compress.graph.groups import Group, cuts, groups
@@ -237,6 +238,8 @@ def test_a_class_derived_from_ddnet_may_compute_something_else() -> None:
     with torch.no_grad():
         got = prepared(net, "fp32", as_conv=False)[0](x)
         assert (got - net(x)).abs().max() < 1e-4 * net.body(x).abs().max()
+    with pytest.raises(UsageError, match="only DDnet has a plan, not HalfResidual"):
+        compiled(net)
 
 
 def test_the_reference_of_engines_is_the_network_itself(monkeypatch) -> None:

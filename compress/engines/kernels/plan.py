@@ -248,9 +248,13 @@ def compiled(net: nn.Module) -> tuple[Plan, dict[str, Tensor]]:
         net: in eval mode; dense, pruned to any widths, with or without zeros.
 
     Raises:
-        UsageError: not a DDnet, or a layer of it is no plain convolution.
+        UsageError: not a DDnet, one with a `forward` or `body` of its own, or a layer of it is no
+            plain convolution.
     """
-    if not isinstance(net, DDnet):
+    same = isinstance(net, DDnet) and all(
+        getattr(type(net), name) is getattr(DDnet, name) for name in ("forward", "body")
+    )
+    if not same:
         lacks = "no kernel convolves without padding or adds layers, as other networks do"
         raise UsageError(f"fused: only DDnet has a plan, not {type(net).__name__}: {lacks}")
     rewritten: Any = deconv_to_conv(net)
