@@ -22,7 +22,7 @@ from compress.engines import onnx, parity, sidecar
 from compress.engines.base import NotBuilt, Shape, giving_up
 from compress.engines.kernels.plan import compiled
 from compress.engines.subject import Subject, prepared
-from compress.graph import rules, trace, trial
+from compress.graph import cost, rules, trace, trial
 from compress.graph.groups import Group, cuts, groups
 from compress.graph.rewrite import deconv_to_conv
 from compress.models.ddnet import DDnet
@@ -301,6 +301,24 @@ class Pair(Chain):
 
     def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         return super().forward(x), x
+
+
+class Functional(nn.Module):
+    """Convolves with a parameter of its own; no layer of PyTorch's."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.kernel = nn.Parameter(torch.full((1, 1, 3, 3), 0.1))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x + nn.functional.conv2d(x, self.kernel, padding=1)
+
+
+def test_a_network_without_layers_is_one_sentence() -> None:
+    with pytest.raises(UsageError, match="Functional has no convolution or linear layer to prune"):
+        pruning.plan(Functional(), PruneOptions(amount=0.3))
+    with pytest.raises(UsageError, match="Functional uses no convolution or linear layer: nothing"):
+        cost.check_work(Functional())
 
 
 def test_what_no_step_can_handle_is_one_sentence() -> None:
