@@ -18,6 +18,7 @@ from compress.engines.base import NotBuilt, Shape
 from compress.engines.onnx import Onnx
 from compress.engines.subject import Subject
 from compress.graph import cost
+from compress.graph.groups import groups
 from compress.pruning import plan as pruning
 from compress.pruning.options import PruneOptions
 from compress.sparsity import eligibility, masks
@@ -92,6 +93,14 @@ def test_channels_that_go_together_count_once_and_stay_aligned(block: str) -> No
     for name, (into, out) in checkpoint.channels(small).items():
         assert into % 4 == 0 or into == 1, name
         assert out % 4 == 0 or out == 1, name
+
+
+def test_halves_of_a_chunk_go_together() -> None:
+    """Each is read by a layer of its own, so nothing else ties them."""
+    found = groups(Chain(["halves"], 16), (SIDE, SIDE))
+    (group,) = (group for group in found if group.producers[0].module == "blocks.0.a")
+    assert group.width == 16
+    assert len(group.producers[0].channels) == 32
 
 
 @settings(
