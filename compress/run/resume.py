@@ -1,10 +1,10 @@
 """What an interrupted run left: which stages are done, and how one begins again.
 
 A stage is done when its facts.json holds the hash of everything that decides its result, see
-`keys`; `execution` asks for each stage. Facts are written last, so a killed stage is never taken for
-a finished one. A training that was stopped in the middle goes on from its own state: what is saved
-and how it goes on is in `training/session.py`, the file in `training/state.py`. A sweep goes on by
-`sweep/work.py`.
+`keys`; `execution` asks for each stage. Facts are written last, so a killed stage is never taken
+for a finished one. A training that was stopped in the middle goes on from its own state: what is
+saved and how it goes on is in `training/session.py`, the file in `training/state.py`. A sweep goes
+on by `sweep/work.py`.
 """
 
 import logging
