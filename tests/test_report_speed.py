@@ -24,14 +24,16 @@ from compress.sweep import rows
 
 
 class Sleeping(nn.Module):
-    """A network that takes its time."""
+    """A network that takes its time, and notes in `turns` where another one ran before."""
 
-    def __init__(self, seconds: float) -> None:
+    def __init__(self, seconds: float, turns: list[float] | None = None) -> None:
         super().__init__()
-        self.seconds = seconds
+        self.seconds, self.turns = seconds, [] if turns is None else turns
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, 1, H, W) -> the same."""
+        if self.turns[-1:] != [self.seconds]:
+            self.turns.append(self.seconds)
         time.sleep(self.seconds)
         return x
 
@@ -59,8 +61,10 @@ def written(run: Path) -> tuple[dict[str, Any], str, str]:
 
 def test_the_ratio_is_of_rounds_in_turns(monkeypatch) -> None:
     monkeypatch.setattr(cpu_speed, "BUDGET", timing.Budget(rounds=6, seconds=0.3))
-    found = cpu_speed.measure(Sleeping(0.02), Sleeping(0.005))
+    turns: list[float] = []
+    found = cpu_speed.measure(Sleeping(0.02, turns), Sleeping(0.005, turns))
     assert found is not None
+    assert len(turns) > 6, "each network runs in each round"
     dense, compressed = found["rows"]
     assert (dense["name"], compressed["name"]) == ("dense", "compressed")
     assert 2 < compressed["ratio_min"] <= compressed["ratio"] <= compressed["ratio_max"]

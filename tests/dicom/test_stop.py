@@ -41,7 +41,7 @@ def rows(out):
 
 def ended(process):
     """Standard error of a run of which nothing is left."""
-    said = process.communicate()[1]
+    said = process.communicate(timeout=20)[1]  # who is left keeps it open
     assert until(lambda: not session(process.pid), 1.0), session(process.pid)
     return said
 
