@@ -136,3 +136,11 @@ def test_ddnet_folds_where_its_convolutions_are_1x1() -> None:
     x = torch.rand(1, 1, 32, 48, dtype=torch.float64)
     expected = net(x)
     assert (after(x) - expected).abs().max() < 1e-12 * expected.abs().max()
+
+
+def test_a_deconvolution_under_two_names_stays_one_module() -> None:
+    net = nn.Module()
+    net.one = net.other = nn.ConvTranspose2d(2, 2, 3, padding=1)
+    found = deconv_to_conv(net)
+    assert isinstance(found.one, nn.Conv2d)
+    assert found.one is found.other
