@@ -164,23 +164,42 @@ def _asp_missing() -> str:
 
 
 def _modelopt(net: nn.Module, taken: set[str]) -> dict[str, Tensor]:
+    # It wraps every convolution of a network, and a second class of one name, such as each layer
+    # with a parametrization has, is an error to it. So it gets copies of the layers it shall mask.
+    names = sorted(taken)
+    if not names:
+        return {}
+    alone = nn.ModuleList(_plain(net.get_submodule(name)) for name in names)
     # ModelOpt prints a line a layer and warns of deprecations; both are noise to the user.
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
         warnings.simplefilter("ignore")
         import modelopt.torch.sparsity as mts
 
-        rules: dict[str, Any] = {"*": None, **{name: {} for name in taken}}
+        rules: dict[str, Any] = {"*": {}}
         mode = [("sparse_magnitude", {"nn.Conv2d": rules, "nn.Linear": rules})]
-        # It refuses channels_last.
-        net = net.to("cpu", memory_format=torch.contiguous_format)  # type: ignore[call-overload]
-        sparse = mts.sparsify(net, mode)
+        sparse = mts.sparsify(alone, mode)
     masks = {}
-    for name in sorted(taken):
-        mask = getattr(sparse.get_submodule(name), "_weight_mask", None)
+    for name, layer in zip(names, sparse, strict=True):
+        mask = getattr(layer, "_weight_mask", None)
         if mask is None:
             raise CompressError(f"ModelOpt left {name} dense against its own shape rule")
         masks[name] = mask.detach().bool().cpu().clone()
     return masks
+
+
+def _plain(layer: nn.Module) -> nn.Module:
+    """A layer of PyTorch's own class with the weight of `layer`, on the CPU and contiguous."""
+    weight = layer.weight
+    assert isinstance(weight, Tensor)
+    weight = weight.detach().cpu().contiguous()  # ModelOpt refuses channels_last
+    if isinstance(layer, nn.Linear):
+        found: nn.Module = nn.Linear(layer.in_features, layer.out_features, bias=False)
+    else:
+        assert isinstance(layer, nn.Conv2d)
+        sizes = layer.in_channels, layer.out_channels, (weight.shape[2], weight.shape[3])
+        found = nn.Conv2d(*sizes, bias=False)
+    found.weight = nn.Parameter(weight)
+    return found
 
 
 def _asp(net: nn.Module, taken: set[str]) -> dict[str, Tensor]:

@@ -13,7 +13,8 @@ from compress.checkpoint import Model, ModelOptions
 from compress.context import Work
 from compress.engines import onnx
 from compress.graph.effect import effective
-from compress.sparsity import eligibility
+from compress.sparsity import eligibility, masks
+from compress.sparsity.pattern import mask_2to4
 from compress.steps.export import Export
 from compress.steps.prune import Prune
 from compress.steps.sparsify import Sparsify
@@ -165,3 +166,18 @@ def test_weights_that_a_deconvolution_shares_stay_shared(tmp_path: Path) -> None
     x = torch.rand(1, 1, 16, 16)
     with torch.no_grad():
         assert torch.equal(again(x), small.net(x))
+
+
+def test_other_layers_of_a_network_are_nothing_to_the_back_end() -> None:
+    """Each layer with a parametrization has a class of its own, and all have one name."""
+    norm = nn.utils.parametrizations.weight_norm
+
+    class Conv2d(nn.Conv2d):
+        pass
+
+    plain, named = nn.Conv2d(16, 16, 3), Conv2d(16, 8, 1)
+    net = nn.Sequential(norm(nn.Conv2d(1, 16, 3)), plain, norm(nn.Conv2d(16, 16, 3)), named)
+    found = masks.compute(net.to(memory_format=torch.channels_last), "modelopt")
+    assert set(found) == {"1", "3"}
+    for name, layer in (("1", plain), ("3", named)):
+        assert torch.equal(found[name], mask_2to4(layer.weight).cpu())
