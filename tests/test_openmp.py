@@ -46,6 +46,7 @@ def test_what_the_user_set_is_kept(name):
 @pytest.fixture
 def unset(monkeypatch):
     """Nothing is set; what the test sets is undone."""
+    monkeypatch.setattr(openmp, "_decided", {})
     for name in (*SETTINGS, "OMP_NUM_THREADS"):
         monkeypatch.setenv(name, "")
         monkeypatch.delenv(name)
@@ -94,26 +95,25 @@ def test_children_that_share_the_cores_sleep(unset, monkeypatch, tmp_path):
 
 
 @pytest.mark.parametrize("name", SETTINGS)
-def test_children_keep_what_the_user_set(unset, monkeypatch, name):
-    monkeypatch.setenv(name, "5")
+@pytest.mark.parametrize("value", ["5", openmp.SHORT])
+def test_children_keep_what_the_user_set(unset, monkeypatch, name, value):
+    monkeypatch.setenv(name, value)
     openmp.decide()
     openmp.share()
-    assert openmp.setting() == f"{name}=5"
+    assert openmp.setting() == f"{name}={value}"
 
 
 @pytest.mark.slow
 def test_the_runtime_of_torch_obeys():
-    """GNU's runtime, and LLVM's, print their settings where OMP_DISPLAY_ENV asks for it."""
+    """GNU's runtime prints its settings where OMP_DISPLAY_ENV asks for it."""
     clean = {key: value for key, value in os.environ.items() if key not in SETTINGS}
     code = "from compress.cli.main import main; main(['inspect', 'nothing'])"
     done = subprocess.run(
         [sys.executable, "-c", code],
         env={**clean, "OMP_DISPLAY_ENV": "verbose"}, capture_output=True, text=True,
     )  # fmt: skip
-    found = done.stderr.splitlines()
-    asleep = [line for line in found if "OMP_WAIT_POLICY" in line and "PASSIVE" in line]
-    short = [line for line in found if "GOMP_SPINCOUNT" in line and "10000" in line]
-    assert len(asleep or short) == 1, done.stderr
+    (line,) = {line for line in done.stderr.splitlines() if "GOMP_SPINCOUNT" in line}
+    assert line.split("'")[1] in ("0", "10000")  # asleep or a short while; 300000 of itself
 
 
 def test_doctor_says_what_is_set_and_how_to_overrule_it(monkeypatch):

@@ -14,9 +14,11 @@ SETTINGS = (POLICY, SPINS, "KMP_BLOCKTIME")
 """What decides it: of the OpenMP standard, of GNU's runtime, of Intel's and LLVM's."""
 LOAD = Path("/proc/loadavg")
 SHORT = "10000"
-"""Turns of the waiting loop before a thread sleeps: some 10 us, where libgomp's default is more."""
+"""Turns of the waiting loop before a thread sleeps; 300000 in libgomp where nothing is set."""
 LOOKS, APART = 5, 0.01
 """How often running processes are counted, and seconds between."""
+_decided: dict[str, str] = {}
+"""What was chosen here and not by the user."""
 
 
 def decide() -> None:
@@ -27,15 +29,13 @@ def decide() -> None:
     """
     if any(name in os.environ for name in SETTINGS):
         return
-    if _crowded():
-        os.environ[POLICY] = "passive"
-    else:
-        os.environ[SPINS] = SHORT
+    _decided.update({POLICY: "passive"} if _crowded() else {SPINS: SHORT})
+    os.environ.update(_decided)
 
 
 def share() -> None:
-    """Children that start from now on share the cores: `decide` again, where it decided before."""
-    if os.environ.get(SPINS) == SHORT:
+    """Let children that start from now on, which share the cores, sleep; not against the user."""
+    if _decided.pop(SPINS, None):
         del os.environ[SPINS]
         os.environ[POLICY] = "passive"
 

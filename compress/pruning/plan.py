@@ -3,9 +3,8 @@
 import contextlib
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -86,18 +85,46 @@ def plan(
     values = importance or ranking.values(net, found, options, seed, size)
     if not values:
         raise UsageError(f"{type(net).__name__} has no convolution or linear layer to prune")
-    ranks = ranking.ranks(found, values, options)
-    held = ranking.ignored(net, found, options.ignore)
-    ledger, proof = Ledger(net, found), Proof(net, found, size, end)
+    network = _Network(
+        found=found,
+        values=values,
+        ranks=ranking.ranks(found, values, options),
+        held=ranking.ignored(net, found, options.ignore),
+        ledger=Ledger(net, found),
+        proof=Proof(net, found, size, end),
+        base=base,
+    )
+    return _tried(network, options)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Network:
+    """What is known of a network before channels are chosen."""
+
+    found: tuple[Group, ...]
+    values: Mapping[str, Tensor]
+    ranks: Mapping[str, Tensor]
+    held: Mapping[str, str]
+    """Groups that the recipe keeps whole."""
+    ledger: Ledger
+    proof: Proof
+    base: float
+    """As in `plan`."""
+
+
+def _tried(network: _Network, options: PruneOptions) -> Plan:
+    """A plan that changes nothing else than it says; groups at fault stay whole."""
+    found, ledger = network.found, network.ledger
     failing: dict[str, str] = {}
-    free = replace(options, round_to=None)
-    again = partial(plan, net, free, base=base, seed=seed, importance=importance, size=size)
     while True:
-        ranked = tuple(ranking.ranked(found, values, ranks, failing | held, options.min_keep))
+        whole = {**failing, **network.held}
+        ranked = tuple(
+            ranking.ranked(found, network.values, network.ranks, whole, options.min_keep)
+        )
         if options.knapsack:
             ranked = knapsack.ranked(ranked, knapsack.prices(found, ledger, options.target))
-        step, ranked, picked = _picked(ranked, found, options, base, ledger, again)
-        wrong = proof.failing(pruned(ranked, picked))
+        step, ranked, picked = _picked(network, ranked, options)
+        wrong = network.proof.failing(pruned(ranked, picked))
         if not wrong:
             break
         failing = failing | wrong
@@ -107,8 +134,8 @@ def plan(
         selection=picked,
         align=step,
         removed=ledger.removed(_counts(picked.kept)),
-        difference=proof.measured,
-        tried_in=proof.dtype,
+        difference=network.proof.measured,
+        tried_in=network.proof.dtype,
         failing=failing,
     )
 
@@ -128,48 +155,35 @@ def cut(group: Ranked, kept: Sequence[int]) -> float | None:
 
 
 def _picked(
-    ranked: tuple[Ranked, ...],
-    found: Sequence[Group],
-    options: PruneOptions,
-    base: float,
-    ledger: Ledger,
-    again: Callable[[], Plan],
+    network: _Network, ranked: tuple[Ranked, ...], options: PruneOptions
 ) -> tuple[int, tuple[Ranked, ...], Selection]:
     """The multiple, the groups, and what is kept at a threshold that is given or solved."""
     if options.threshold is None:
-        return _solved(ranked, found, options, base, ledger, again)
+        return _solved(network, ranked, options)
     step = options.round_to or 1
     chosen = selection.select(ranked, options.threshold, step)
-    share = ledger.removed(_counts(chosen))[options.target]
+    share = network.ledger.removed(_counts(chosen))[options.target]
     return step, ranked, Selection(options.threshold, chosen, share)
 
 
 def _solved(
-    ranked: tuple[Ranked, ...],
-    found: Sequence[Group],
-    options: PruneOptions,
-    base: float,
-    ledger: Ledger,
-    again: Callable[[], Plan],
+    network: _Network, ranked: tuple[Ranked, ...], options: PruneOptions
 ) -> tuple[int, tuple[Ranked, ...], Selection]:
-    """The same, so that the amount of `base` times the network is removed.
-
-    `again` plans with any alignment, to say which one reaches the amount.
-    """
+    """The same, so that the amount of `base` times the network is removed."""
     amount, align = options.amount, options.round_to
     assert amount is not None
 
     def removed(counts: Mapping[str, int]) -> float:
-        return 1 - (1 - ledger.removed(counts)[options.target]) / base
+        return 1 - (1 - network.ledger.removed(counts)[options.target]) / network.base
 
     # So much that was gone before counts as reached, whatever its last bit.
-    goal = amount - 1e-12 if base > 1 else amount
+    goal = amount - 1e-12 if network.base > 1 else amount
     reach = {a: removed(_smallest(ranked, a)) for a in ALIGNMENTS}
     if align is None:
         align = next((a for a in ALIGNMENTS if reach[a] >= goal), 1)
     try:
         if options.knapsack:
-            return align, *knapsack.solve(ranked, found, goal, align, removed)
+            return align, *knapsack.solve(ranked, network.found, goal, align, removed)
         return align, ranked, selection.solve(ranked, goal, align, removed)
     except selection.Unreachable as error:
         asked = f"amount {amount} of {options.target} cannot be removed at round_to {align}"
@@ -177,7 +191,8 @@ def _solved(
         way = f", and no alignment reaches it{_held(ranked)}"
         if any(a < align and reach[a] >= goal for a in ALIGNMENTS):
             with contextlib.suppress(UsageError):  # groups that fail when they are tried stay
-                way = f", and round_to {again().align} reaches it"
+                free = replace(options, round_to=None)
+                way = f", and round_to {_tried(network, free).align} reaches it"
         raise UsageError(f"{asked}; {most}{way}") from None
 
 

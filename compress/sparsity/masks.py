@@ -65,7 +65,7 @@ def compute(
     sparsity.check_finite(net)
     layers = eligibility.candidates(net)
     taken = {name for name, layer in layers.items() if not eligibility.refusal(layer)}
-    found = {"modelopt": _modelopt, "asp": _asp}[backend](copy.deepcopy(net), taken)
+    found = {"modelopt": _modelopt, "asp": _asp}[backend](net, taken)
     for name, layer in layers.items():
         if name not in taken and not eligibility.refusal(layer, rule):
             found[name] = sparsity.mask_2to4(sparsity.by_output(layer)).cpu()
@@ -188,10 +188,11 @@ def _modelopt(net: nn.Module, taken: set[str]) -> dict[str, Tensor]:
 
 
 def _plain(layer: nn.Module) -> nn.Module:
-    """A layer of PyTorch's own class with the weight of `layer`, on the CPU and contiguous."""
+    """A layer of PyTorch's own class with a copy of the weight of `layer`, on the CPU."""
     weight = layer.weight
     assert isinstance(weight, Tensor)
-    weight = weight.detach().cpu().contiguous()  # ModelOpt refuses channels_last
+    # ModelOpt refuses channels_last.
+    weight = weight.detach().cpu().clone(memory_format=torch.contiguous_format)
     if isinstance(layer, nn.Linear):
         found: nn.Module = nn.Linear(layer.in_features, layer.out_features, bias=False)
     else:
@@ -206,7 +207,7 @@ def _asp(net: nn.Module, taken: set[str]) -> dict[str, Tensor]:
     from apex.contrib.sparsity import ASP
 
     _reset(ASP)
-    net = net.cuda()
+    net = copy.deepcopy(net).cuda()
     try:
         ASP.init_model_for_pruning(
             net,
