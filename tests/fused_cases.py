@@ -201,13 +201,14 @@ def chain_case(
 
 def layer_case(
     slots: tuple[int, ...], middle: int, new: int, shape: tuple[int, int, int], *,
-    sparse: bool = False,
+    sparse: bool = False, size: int = 5,
 ) -> tuple[Conv, Conv, Case]:  # fmt: skip
     """A 1x1 of `slots` to `middle` channels, and the 5x5 that reads it and adds `new` channels."""
     whole, between = Slice(buffer="x", slots=slots), Slice(buffer="middle", slots=(middle,))
     first = Conv(name="b", size=1, source=whole, target=between, out=middle)
-    second = Conv(name="c", size=5, source=between, target=target(new), out=new)
-    made = tensors("b", sum(slots), middle, 1, 5) | tensors("c", middle, new, 5, 4, sparse=sparse)
+    second = Conv(name="c", size=size, source=between, target=target(new), out=new)
+    made = tensors("b", sum(slots), middle, 1, 5)
+    made |= tensors("c", middle, new, size, 4, sparse=sparse)
     buffers = {
         "x": filled("x", shape, whole, torch.float16),
         "middle": filled("middle", shape, between, torch.float16, made["c.border"]),
@@ -218,7 +219,7 @@ def layer_case(
 
 def mixed_case(
     slots: tuple[int, int], out: int, shape: tuple[int, int, int], *, then: int = 0,
-    residual: bool = False, sparse: bool = False,
+    residual: bool = False, sparse: bool = False, size: int = 5,
 ) -> tuple[Upsample, Conv, Case]:  # fmt: skip
     """A decoder's 5x5, and the bilinear x2 that makes the first part of its input.
 
@@ -229,11 +230,12 @@ def mixed_case(
         then: output channels of the 1x1 behind the 5x5.
         residual: whether the image is added.
         sparse: whether the 5x5 is 2:4.
+        size: its taps in a row.
     """
     batch, height, width = shape
     large = (batch, 2 * height, 2 * width)
     more = {"then": then, "residual": residual, "sparse": sparse, "dtype": torch.float16}
-    op, case = conv_case(5, slots, out, large, **more)
+    op, case = conv_case(size, slots, out, large, **more)
     low = Slice(buffer="low", start=16, slots=slots[:1])
     case.buffers["low"] = filled("low", shape, low, torch.float16)
     inside = case.buffers["low"].inside.clone()

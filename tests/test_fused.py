@@ -118,7 +118,7 @@ def test_a_pruned_and_2to4_network_has_a_plan():
     assert relative(session(x), expected) < 1e-12
 
 
-@pytest.mark.parametrize("size", [1, 5, 7])
+@pytest.mark.parametrize("size", [1, 3, 5, 7])
 @pytest.mark.parametrize("shape", [(1, 1), (1, 6), (2, 3), (5, 4), (9, 12)])
 def test_batchnorm_is_folded_exactly_at_every_border(size, shape):
     norm, conv = unit(3, 4, size, 0)
@@ -271,6 +271,14 @@ def test_a_weight_beyond_half_precision_falls_back_to_pytorch():
     (name,) = engine.facts["plain"]
     assert name == "blocks.1.0.growth"
     assert "beyond float16" in engine.facts["plain"][name]
+
+
+def test_a_3x3_of_few_channels_falls_back_to_pytorch():
+    net = fused_cases.network(kernels=[3, 3, 3, 3, 3], bottleneck=24, decoder=8)
+    plan, _ = compiled(net)
+    plain = {op.name for op in plan.convs() if op.plain}
+    assert plain == {f"decoders.{number}.wide" for number in range(4)}
+    assert not any(op.plain for op in compiled(fused_cases.network(decoder=8))[0].convs())
 
 
 def test_other_networks_are_refused():

@@ -67,18 +67,19 @@ def cut(task: Task | None, kind: Kind, at: int):
 
 @needs_compiler
 @pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("size", [5, 3])
 @pytest.mark.parametrize(
     ("slots", "out", "then", "residual", "at"),
     [((16,), 16, 0, False, 0), ((64,), 16, 0, False, 4), ((16, 16), 32, 16, False, 1),
      ((16, 16), 32, 1, True, 0), ((16, 16), 16, 1, True, 6)],
 )  # fmt: skip
-def test_a_5x5_is_exact_at_borders_and_leaves_the_rest_alone(
-    emulator, kind, slots, out, then, residual, at
+def test_a_convolution_is_exact_at_borders_and_leaves_the_rest_alone(
+    emulator, kind, size, slots, out, then, residual, at
 ):
     sparse = kind == "mma.sp"
     for shape in [(1, 9, 70), (2, 5, 3)]:
         more = {"then": then, "residual": residual, "sparse": sparse, "dtype": torch.float16}
-        op, case = conv_case(5, slots, out, shape, **more)
+        op, case = conv_case(size, slots, out, shape, **more)
         task = launch.task(op, None, lambda name, case=case: case.buffers[name].strides[2])
         given = case.buffers, case.tensors, case.image, cut(task, kind, at)
         assert error(op, case, launch.call(op, None, *given)) < LIMIT, shape
@@ -156,10 +157,12 @@ def of(case):
 
 @needs_compiler
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize(("slots", "middle"), [((16, 16, 16), 64), ((16, 16), 16)])
-def test_a_bottleneck_inside_a_5x5_is_never_stored(emulator, kind, slots, middle):
+@pytest.mark.parametrize(
+    ("slots", "middle", "size"), [((16, 16, 16), 64, 5), ((16, 16), 16, 5), ((16, 16), 32, 3)]
+)
+def test_a_bottleneck_inside_a_convolution_is_never_stored(emulator, kind, slots, middle, size):
     shape = (1, 9, 70)
-    before, op, case = layer_case(slots, middle, 16, shape, sparse=kind == "mma.sp")
+    before, op, case = layer_case(slots, middle, 16, shape, sparse=kind == "mma.sp", size=size)
     plain.conv(before, case.buffers, case.tensors, case.image)
     task = launch.task(op, before, lambda name: case.buffers[name].strides[2])
     given = case.buffers, case.tensors, case.image, cut(task, kind, 1)
@@ -226,10 +229,15 @@ MIXED = [
 
 
 @needs_compiler
-@pytest.mark.parametrize(("kind", "slots", "out", "then", "residual", "at"), MIXED)
-def test_an_upsampling_inside_a_5x5_is_never_stored(emulator, kind, slots, out, then, residual, at):
+@pytest.mark.parametrize(
+    ("size", "kind", "slots", "out", "then", "residual", "at"),
+    [*((5, *one) for one in MIXED), *((3, *one) for one in MIXED[1::2])],
+)
+def test_an_upsampling_inside_a_convolution_is_never_stored(
+    emulator, size, kind, slots, out, then, residual, at
+):
     for shape in [(1, 1, 1), (2, 3, 5), (1, 7, 37)]:
-        more = {"then": then, "residual": residual, "sparse": kind == "mma.sp"}
+        more = {"then": then, "residual": residual, "sparse": kind == "mma.sp", "size": size}
         up, op, case = mixed_case(slots, out, shape, **more)
         plain.upsample(up, case.buffers)
         call = mixed_call(up, op, case, kind, at)
@@ -268,7 +276,7 @@ def test_an_upsampling_inside_a_5x5_has_the_bits_of_two_kernels(emulator, kind, 
     ("kind", "right", "wrong"),
     [("wgmma", "  __syncthreads();\n  rows_of_next", "  rows_of_next"),
      ("mma", "  __syncthreads();\n  upsample(0, 0);", "  upsample(0, 0);"),
-     ("wgmma", "s.y0 - 1 + arrived", "s.y0 + 1 + arrived"),
+     ("wgmma", "s.y0 - PAD + 1 + arrived", "s.y0 - PAD + 3 + arrived"),
      ("mma.sp", "upsample(arrived + 1, slot", "upsample(arrived, slot")],
 )  # fmt: skip
 def test_the_emulator_sees_a_row_that_is_mixed_too_early(emulator, monkeypatch, kind, right, wrong):
@@ -301,8 +309,9 @@ def as_on_hopper(emulator, monkeypatch):
 
 
 @needs_compiler
-def test_a_whole_2to4_network_of_these_kernels(as_on_hopper):
-    net = halved(network(bottleneck=16, decoder=16, residual=True))
+@pytest.mark.parametrize("kernels", [[5, 5, 5, 5, 5], [3, 3, 5, 3, 3]])
+def test_a_whole_2to4_network_of_these_kernels(as_on_hopper, kernels):
+    net = halved(network(bottleneck=16, decoder=16, residual=True, kernels=kernels))
     plan, tensors = compiled(net)
     shape, draw = (1, 32, 16), random.Random(0)
     found = jobs_of.jobs(Session(plan, tensors, shape))
@@ -312,7 +321,7 @@ def test_a_whole_2to4_network_of_these_kernels(as_on_hopper):
     layers = {stem: pairs.pop(stem).cuda[0]}
     sparse = {key: [c for c in job.cuda if c.kind == "mma.sp"] for key, job in pairs.items()}
     layers |= {key: draw.choice(some) for key, some in sparse.items() if draw.random() < 0.3}
-    mixed = "upsample 16 + 5x5 32-16-1 2:4 32x16 b1"
+    mixed = f"upsample 16 + {kernels[0]}x{kernels[0]} 32-16-1 2:4 32x16 b1"
     layers[mixed] = next(cut for cut in pairs[mixed].cuda if cut.kind == "wgmma")
     convs = {k: j.cuda[0] for k, j in found.items() if j.size > 1 and not j.merged}
     chosen = {k: j.cuda[0] for k, j in found.items() if not j.size}
@@ -373,6 +382,10 @@ TASKS = {
     "32-32-1": Task(
         inside=32, out=32, then=1, then_activate=False, residual=True, x=32, y=1
     ),
+    "3x3 16-16": Task(side=3, inside=16, out=16, x=16, y=80),
+    "3x3 64-16": Task(side=3, inside=64, out=16, x=64, y=80),
+    "3x3 48-64-16": Task(side=3, inside=64, out=16, bottleneck=48, x=80, y=80),
+    "3x3 16 + 32-32-16": Task(side=3, inside=32, out=32, then=16, upsampled=16, low=16, x=32, y=16),
     "16 + 32-16-16": Task(inside=32, out=16, then=16, upsampled=16, low=16, x=32, y=16),
 }  # fmt: skip
 SPILLED = 80

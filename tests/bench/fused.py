@@ -48,6 +48,8 @@ NETWORKS = {
     "16-16-16": {"residual": True, "bottleneck": 16, "decoder": 16},
     "dense-2to4": {"residual": True},
     "16-16-16-2to4": {"residual": True, "bottleneck": 16, "decoder": 16},
+    "3x3": {"residual": True, "kernels": (3, 3, 3, 3, 3)},
+    "3x3-2to4": {"residual": True, "kernels": (3, 3, 3, 3, 3)},
 }
 """Those that end in 2to4 keep two of four input channels of every convolution."""
 SIDE = 512

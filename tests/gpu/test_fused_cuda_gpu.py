@@ -68,18 +68,22 @@ def _strips(count: int) -> list[int]:
 
 
 def tight(shape: tuple[int, int, int]) -> float:
-    """More where an image is smaller than the window, see test_fused_gpu.py."""
-    return LIMIT if min(shape[1:]) >= 5 else 4 * LIMIT
+    """More where an image is smaller than the window, see test_fused_gpu.py; an image of one pixel
+    may be a single value, in which sums cancel."""
+    if min(shape[1:]) >= 5:
+        return LIMIT
+    return LIMIT * (8 if shape[1:] == (1, 1) else 4)
 
 
 @pytest.mark.parametrize(("slots", "out", "then", "residual"), CONVS)
 @pytest.mark.parametrize("sparse", [False, True])
-def test_5x5_in_every_cut(slots, out, then, residual, sparse):
+@pytest.mark.parametrize("size", [5, 3])
+def test_a_convolution_in_every_cut(size, slots, out, then, residual, sparse):
     for shape in SHAPES:
         if sparse and sum(slots) % 16:
             continue
         more = {"then": then, "residual": residual, "sparse": sparse, "dtype": torch.float16}
-        op, case = conv_case(5, slots, out, shape, **more)
+        op, case = conv_case(size, slots, out, shape, **more)
         case = case.to("cuda")
         task = launch.task(op, None, lambda name, case=case: case.buffers[name].strides[2])
         for cut in cuts(task, shape, sparse):
@@ -112,9 +116,10 @@ def test_the_stem_and_its_max_pool_in_every_cut(shift):
 
 @pytest.mark.parametrize(("slots", "middle"), [((16,), 64), ((16,) * 4, 64), ((16,) * 3, 16)])
 @pytest.mark.parametrize("sparse", [False, True])
-def test_a_bottleneck_inside_the_5x5(slots, middle, sparse):
+@pytest.mark.parametrize("size", [5, 3])
+def test_a_bottleneck_inside_a_convolution(size, slots, middle, sparse):
     for shape in SHAPES:
-        before, op, case = layer_case(slots, middle, 16, shape, sparse=sparse)
+        before, op, case = layer_case(slots, middle, 16, shape, sparse=sparse, size=size)
         case = case.to("cuda")
         plain.conv(before, case.buffers, case.tensors, case.image)
         task = launch.task(op, before, lambda name, case=case: case.buffers[name].strides[2])
@@ -125,13 +130,15 @@ def test_a_bottleneck_inside_the_5x5(slots, middle, sparse):
 
 @pytest.mark.parametrize(("slots", "out", "then", "residual"), MIXED)
 @pytest.mark.parametrize("sparse", [False, True])
-def test_an_upsampling_inside_the_5x5_has_the_bits_of_two_kernels(
-    slots, out, then, residual, sparse
+@pytest.mark.parametrize("size", [5, 3])
+def test_an_upsampling_inside_a_convolution_has_the_bits_of_two_kernels(
+    size, slots, out, then, residual, sparse
 ):
     for shape in [(1, 1, 1), (5, 2, 65), (2, 19, 35), (1, 75, 20)]:
         if sparse and sum(slots) % 16:
             continue
-        up, op, case = mixed_case(slots, out, shape, then=then, residual=residual, sparse=sparse)
+        more = {"then": then, "residual": residual, "sparse": sparse, "size": size}
+        up, op, case = mixed_case(slots, out, shape, **more)
         compare_mixed(up, op, case.to("cuda"), sparse)
 
 
@@ -216,7 +223,9 @@ def drawn(session: Session, draw: random.Random) -> Choices:
     )
 
 
-@pytest.mark.parametrize("options", [{}, {"bottleneck": 16, "decoder": 16}])
+@pytest.mark.parametrize(
+    "options", [{}, {"bottleneck": 16, "decoder": 16}, {"kernels": [3, 3, 5, 3, 3]}]
+)
 @pytest.mark.parametrize("sparse", [False, True])
 def test_whole_networks_of_these_kernels(options, sparse):
     net = network(residual=True, **options)
@@ -230,9 +239,10 @@ def test_whole_networks_of_these_kernels(options, sparse):
         with torch.no_grad():
             expected = torch.cat([net(one[None].double()) for one in x])
         # Rounding to float16 between layers alone costs up to 4e-4 of these random networks.
+        # Kernels round at the same places what they summed in another order.
         rounded = relative(Session(plan, tensors, shape, kernels=False)(x), expected)
         off = relative(session(x), expected)
-        assert off < max(2e-4, 1.5 * rounded), (off, rounded, shape, choices)
+        assert off < max(2e-4, 2 * rounded), (off, rounded, shape, choices)
 
 
 def test_an_engine_says_which_kernels_it_has_and_runs_in_a_fresh_process(tmp_path, monkeypatch):

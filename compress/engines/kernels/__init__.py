@@ -6,7 +6,7 @@ tiling.py       how a convolution is cut into programs, and which cuts are tried
 memory.py       buffers with a frame around each slice, made once per shape
 plain.py        every operation in PyTorch: the fall-back, and what the kernels are compared with
 conv.py         convolution, also followed by a 1x1                                       (Triton)
-chain.py        a 5x5 and the 1x1 that reads what it adds, in one kernel                  (Triton)
+chain.py        a convolution and the 1x1 that reads what it adds, in one kernel          (Triton)
 moves.py        max-pool and bilinear x2 between slices of buffers                        (Triton)
 launch.py       from operations and buffers to the arguments of kernels                   (Triton)
 session.py      a plan bound to one shape: buffers, chosen tilings, one CUDA graph

@@ -1,4 +1,4 @@
-"""Convolution, k = 1, 5, 7, stride 1, by groups of pixels; a 1x1 convolution may follow inside.
+"""Convolution, k = 1, 3, 5, 7, stride 1, by groups of pixels; a 1x1 convolution may follow inside.
 
 One program computes by x bx groups of gy x gx pixels of one slice. Their windows are rows of a
 matrix that is never stored: element (group, k) lies at the group's window plus an offset that

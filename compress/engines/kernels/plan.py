@@ -19,8 +19,11 @@ from compress.graph.rewrite import deconv_to_conv
 from compress.models.ddnet import SLOPE, STAGES, DDnet, Unit
 
 IMAGE, OUTPUT = "image", "output"
-SIZES = (1, 5, 7)
+SIZES = (1, 3, 5, 7)
 """Sides of the convolutions that the kernels compute."""
+LEAST_3X3 = 16
+"""Channels in memory of a 3x3, read and written, at least: with 8 one of Triton's tilings made a
+GPU fail (docs/fused.md), which one is not known."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -283,7 +286,10 @@ def _unserved(name: str, size: int, tensors: Mapping[str, Tensor]) -> str:
     """Why no kernel computes a convolution; empty where one does."""
     if size not in SIZES:
         return f"{size}x{size} is not among the kernels' {SIZES}"
-    largest = float(tensors[f"{name}.weight"].abs().max())
+    weight = tensors[f"{name}.weight"]
+    if size == 3 and min(padded(one) for one in weight.shape[:2]) < LEAST_3X3:
+        return f"3x3 from or to fewer than {LEAST_3X3} channels has no kernel"
+    largest = float(weight.abs().max())
     if not largest < torch.finfo(torch.float16).max:
         return f"a folded weight is {largest:.3g}, beyond float16"
     return ""

@@ -54,7 +54,7 @@ def default(size: int, inside: int, out: int, side: int, batch: int = 16) -> Til
 
 
 def _groups(inside: int, out: int) -> list[tuple[int, int]]:
-    """Groups of a 5x5, the one to be preferred first; few input channels want smaller ones."""
+    """Groups of a 5x5 or 3x3, the preferred one first; few input channels want smaller ones."""
     wide = [(2, 4)] if inside >= 32 else []
     return [(gy, gx) for gy, gx in [*wide, (2, 2), (1, 1)] if gy * gx * out <= 128 or gy * gx == 1]
 
@@ -96,6 +96,7 @@ PROGRAMS = 128
 """About as many programs as an H100 has multiprocessors: fewer leave some of them idle."""
 _GROUPS = {
     1: [(1, 1)],
+    3: [(1, 1), (1, 2), (2, 2), (1, 4), (2, 4)],
     5: [(1, 1), (1, 2), (2, 2), (1, 4), (2, 4)],
     7: [(1, 8), (2, 8), (1, 16)],
 }

@@ -1,4 +1,6 @@
-"""5x5 convolutions of 16 to 64 channels in CUDA C++, dense and 2:4, compiled at an engine's build.
+"""5x5 and 3x3 convolutions of 16 to 64 channels in CUDA C++, dense and 2:4.
+
+They are compiled when an engine is built.
 
 window_mma.cu      by mma.sync or mma.sp, compute capability 8.0 and newer
 mma_*.cuh          its parts: rows copied, the 1x1 before, products, what follows

@@ -3,13 +3,13 @@
 struct Arguments {
   const u16* x;                     // float16; channel 0 of pixel (0, 0) of slice 0; X values a pixel, a frame around
   void* y;                          // its output channel 0; Y values a pixel; float16, float32 where THEN is 1
-  const Quad* weights;              // of the 5x5, see fragments.py
+  const Quad* weights;              // of the convolution, see fragments.py
   const u32* metadata;              // of 2:4 weights
   const float* bias;                // (COUT,)
-  const Quad* bottleneck_weights;   // of the 1x1 before the 5x5
+  const Quad* bottleneck_weights;   // of the 1x1 before it
   const float* bottleneck_bias;     // (CIN,)
-  const u32* bottleneck_border;     // (CIN,) float16: what the 5x5 reads outside of the image
-  const Quad* then_weights;         // of the 1x1 behind the 5x5; float32 (COUT,) for mma where THEN is 1
+  const u32* bottleneck_border;     // (CIN,) float16: what is read outside of the image
+  const Quad* then_weights;         // of the 1x1 behind it; float32 (COUT,) for mma where THEN is 1
   const float* then_bias;           // (THEN,)
   const float* image;               // (N, H, W): added to what is stored where RESIDUAL
   long long x_slice, y_slice;       // values from slice to slice

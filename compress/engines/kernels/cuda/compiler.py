@@ -108,12 +108,13 @@ SWITCHES = {"POOL", "UPSAMPLED"}
 
 
 def source(task: Task, cut: Window) -> Source:
-    """The kernel of a 5x5 or the stem; strips of all heights are one kernel."""
+    """The kernel of a convolution; strips of all heights are one kernel."""
     values = tuple(constants(task, cut).items())
     if cut.kind == "stem":
         return Source("stem.cu", "stem", values)
     if cut.kind == "wgmma":
-        return Source("window_wgmma.cu", "window_wgmma", values, (5 * task.out, task.inside))
+        columns = (task.side * task.out, task.inside)
+        return Source("window_wgmma.cu", "window_wgmma", values, columns)
     return Source("window_mma.cu", "window_mma", values)
 
 

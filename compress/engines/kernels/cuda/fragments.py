@@ -54,7 +54,7 @@ def metadata(rows: Tensor) -> Tensor:
 
 
 def window_mma(weight: Tensor) -> Tensor:
-    """Weights (out, in, 5, 5) for window_mma.cu, dense: fragments by dx, step of 16, dy, 16 out."""
+    """Weights (out, in, k, k) for window_mma.cu, dense: fragments by dx, step of 16, dy, 16 out."""
     return dense(_by_tap(weight, 16)).contiguous()
 
 
@@ -67,7 +67,7 @@ def window_mma_sparse(weight: Tensor) -> tuple[Tensor, Tensor]:
     if weight.shape[1] == 16:
         return _paired(weight)
     values, rows = sparse(_by_tap(weight, 32))
-    by_dx = rows.flatten(1, 3)  # (5, products, 16)
+    by_dx = rows.flatten(1, 3)  # (dx, products, 16)
     even = torch.nn.functional.pad(by_dx, (0, 0, 0, by_dx.shape[1] % 2))
     return values.contiguous(), metadata(even.flatten(0, 1))
 
@@ -100,7 +100,7 @@ def then_mma(weight: Tensor) -> Tensor:
 
 
 def window_wgmma(weight: Tensor) -> Tensor:
-    """Weights (out, in, 5, 5) for window_wgmma.cu: [dx][step][half of 16][out dy + column][8]."""
+    """Weights (out, in, k, k) for window_wgmma.cu: [dx][step][half of 16][out dy + column][8]."""
     columns = weight[_column_channels(len(weight))]
     parts = torch.unflatten(columns, 1, (-1, 2, 8))  # (column, step, half, 8, dy, dx)
     return parts.permute(5, 1, 2, 4, 0, 3).contiguous()
@@ -125,20 +125,25 @@ def then_wgmma(weight: Tensor) -> Tensor:
 
 
 def _by_tap(weight: Tensor, k: int) -> Tensor:
-    """(out, in, 5, 5) -> (dx, step of k, dy, 16 out, 16, k)."""
+    """(out, in, k, k) -> (dx, step of k, dy, 16 out, 16, k)."""
     parts = torch.unflatten(torch.unflatten(weight, 0, (-1, 16))[:, _CHANNELS], 2, (-1, k))
     return parts.permute(5, 2, 4, 0, 1, 3)
 
 
 def _paired(weight: Tensor) -> tuple[Tensor, Tensor]:
-    """Two taps of 16 channels are one product: dx 0|1 and 2|3, and dy 0|1, 2|3, -|4 of dx 4."""
-    taps = weight[_CHANNELS]
-    zero = torch.zeros_like(taps[..., 0, 0])
-    pairs = [(taps[..., dy, dx], taps[..., dy, dx + 1]) for dy in range(5) for dx in (0, 2)]
-    last = taps[..., 4]
-    pairs += [(last[..., 0], last[..., 1]), (last[..., 2], last[..., 3]), (zero, last[..., 4])]
+    """Two taps of 16 channels are one product, for odd k.
+
+    Of each dy the dx 0|1, 2|3, ...; then, of the last dx, the dy 0|1, 2|3, ..., -|k - 1.
+    """
+    taps, k = weight[_CHANNELS], weight.shape[-1]
+    even = range(0, k - 1, 2)
+    pairs = [(taps[..., dy, dx], taps[..., dy, dx + 1]) for dy in range(k) for dx in even]
+    last = taps[..., k - 1]
+    pairs += [(last[..., dy], last[..., dy + 1]) for dy in even]
+    pairs += [(torch.zeros_like(last[..., 0]), last[..., k - 1])]
     values, rows = sparse(torch.stack([torch.cat(pair, -1) for pair in pairs]))
-    return values.contiguous(), metadata(torch.nn.functional.pad(rows, (0, 0, 0, 1)))
+    whole = torch.nn.functional.pad(rows, (0, 0, 0, len(rows) % 2))
+    return values.contiguous(), metadata(whole)
 
 
 def _column_channels(out: int) -> Tensor:

@@ -1,4 +1,4 @@
-"""From an operation, its buffers and a cut to a call of a 5x5 kernel."""
+"""From an operation, its buffers and a cut to a call of a kernel in CUDA C++."""
 
 import ctypes
 from collections.abc import Callable, Mapping
@@ -19,7 +19,7 @@ POINTERS = (
     "x", "y", "weights", "metadata", "bias", "bottleneck_weights", "bottleneck_bias",
     "bottleneck_border", "then_weights", "then_bias", "image",
 )  # fmt: skip
-WIDTHS = {(5, 16), (5, 32), (5, 64), (7, 1)}
+WIDTHS = {(side, inside) for side in (3, 5) for inside in (16, 32, 64)} | {(7, 1)}
 """Side of the convolution and input channels in memory, of those that there are kernels for."""
 NUMBERS = ("x_row", "y_row", "height", "width", "strip")
 UPSAMPLED = (8, 16, 32)
@@ -50,7 +50,7 @@ def task(
     """What a kernel has to compute; None where there is none for it.
 
     Args:
-        op: the 5x5, or the 7x7 of the stem.
+        op: the convolution: a 5x5, a 3x3 or the 7x7 of the stem.
         before: the 1x1 or the upsampling whose outputs it reads, to be computed with it.
         channels: of a buffer by its name, those of a pixel in memory.
         pool: the max-pool of its results, to be computed with it.
@@ -70,7 +70,7 @@ def task(
         return None
     low = before if isinstance(before, Upsample) else None
     return Task(
-        inside=op.source.channels, out=out, then=then, then_activate=op.then_activate,
+        side=op.size, inside=op.source.channels, out=out, then=then, then_activate=op.then_activate,
         bottleneck=before.source.channels if isinstance(before, Conv) else 0,
         upsampled=low.target.channels if low else 0, low=channels(low.source.buffer) if low else 0,
         residual=op.residual, x=channels(_read(op, before).buffer), y=channels(op.target.buffer),
@@ -84,10 +84,10 @@ def channels_of(plan: Plan) -> Callable[[str], int]:
 
 
 class Packed:
-    """Weights of a 5x5, and of the 1x1 before and behind it, as kernels of each kind read them.
+    """Weights of a convolution, and of the 1x1 before and behind it, as kernels read them.
 
     Args:
-        op: the 5x5.
+        op: the convolution.
         before: what makes its input; an upsampling has no weights.
         tensors: of the plan.
     """
@@ -158,7 +158,7 @@ def call(
 
 
 def _read(op: Conv, before: Conv | Upsample | None) -> Slice:
-    """What lies in memory: of a 5x5 behind an upsampling, the other channels and the frame."""
+    """What lies in memory: behind an upsampling, the other channels and the frame."""
     return before.source if isinstance(before, Conv) else op.source
 
 
@@ -171,7 +171,7 @@ def _low(low: Framed, x: Framed) -> dict[str, float]:
 
 
 def _outputs(op: Conv) -> tuple[int, int]:
-    """Channels in memory of the 5x5, and of the 1x1 behind it."""
+    """Channels in memory of the convolution, and of the 1x1 behind it."""
     if not op.then:
         return op.target.channels, 0
     return padded(op.out), op.target.channels
@@ -183,10 +183,10 @@ def _served(before: Conv) -> bool:
 
 
 def _mixed(before: Upsample, op: Conv) -> bool:
-    """Whether a 5x5 can compute an upsampling of its first channels."""
+    """Whether a convolution can compute an upsampling of its first channels."""
     first = before.target.buffer == op.source.buffer and before.target.start == op.source.start
     channels = before.target.channels
-    return first and op.size == 5 and channels in UPSAMPLED and channels < op.source.channels
+    return first and op.size in (3, 5) and channels in UPSAMPLED and channels < op.source.channels
 
 
 def _window(op: Conv, about: Task, tensors: Tensors, kind: Kind) -> dict[str, Tensor]:

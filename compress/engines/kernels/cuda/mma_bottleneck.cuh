@@ -1,4 +1,4 @@
-// The 1x1 before a 5x5: a row at a time, from the ring to `middle`, for window_mma.cu.
+// The 1x1 before a 5x5 or 3x3: a row at a time, from the ring to `middle`, for window_mma.cu.
 #pragma once
 // COUNT blocks of 8 pixels from `first` on, of one row: 1x1, LeakyReLU, float16; the border outside of the image.
 template <int COUNT> DEV void bottleneck_blocks(const Arguments& a, const Strip& s, const u32 (&border)[BEFORE_MS], u32 base, u32 from, u32 to, int first, int y) {
@@ -6,7 +6,7 @@ template <int COUNT> DEV void bottleneck_blocks(const Arguments& a, const Strip&
   u32 b[BEFORE_KS][COUNT][2];
 #pragma unroll
   for (int k = 0; k < BEFORE_KS; ++k) {
-    // Of the eight pixels to the right four exist; what lies behind them is being written, so the last one is read again.
+    // Of the eight pixels to the right MORE exist; what lies behind them is being written, so the last one is read again.
     if constexpr (COUNT == 1) load_matrices(b[k][0], from + (first + min(lane & 7, PIXELS - TILE - 1)) * SOURCE_PITCH + (lane >> 3 & 1) * 16 + k * 32);
     else
 #pragma unroll
@@ -37,7 +37,7 @@ template <int COUNT> DEV void bottleneck_blocks(const Arguments& a, const Strip&
 #pragma unroll
     for (int i = 0; i < 2; ++i) {
       const int pixel = first + block * 8 + 2 * t + i;
-      const bool inside = known && (u32)(s.x0 - 2 + pixel) < (u32)a.width;
+      const bool inside = known && (u32)(s.x0 - PAD + pixel) < (u32)a.width;
 #pragma unroll
       for (int m = 0; m < BEFORE_MS; ++m) {
         const u32 value = inside ? leaky_pair(d[m][block][i], d[m][block][2 + i]) : border[m];
@@ -52,8 +52,8 @@ DEV void bottleneck(const Arguments& a, const Strip& s, const u32 (&border)[BEFO
   for (int i = 0; i < ROWS; ++i) {
     const u32 from = base + RING_AT + slot * STAGE + i * PIXELS * SOURCE_PITCH;
     const u32 to = base + MIDDLE_AT + (step & 1) * MIDDLE + i * PIXELS * PITCH;
-    const int y = s.y0 - 2 + step * ROWS + i;
+    const int y = s.y0 - PAD + step * ROWS + i;
     bottleneck_blocks<BLOCKS>(a, s, border, base, from, to, warp * BLOCKS * 8, y);
-    if (warp == i % WARPS) bottleneck_blocks<1>(a, s, border, base, from, to, TILE, y);  // the four pixels to the right
+    if (warp == i % WARPS) bottleneck_blocks<1>(a, s, border, base, from, to, TILE, y);  // the pixels to the right
   }
 }

@@ -10,18 +10,18 @@ constexpr int PIECES = (SOURCE - UPSAMPLED) / 8, APART = THREADS / PIECES, COPIE
 
 DEV Loader loader(const Arguments& a, const Strip& s) {
   const int pixel = threadIdx.x / PIECES, c = threadIdx.x % PIECES + UPSAMPLED / 8;
-  Loader l = {a.x + s.n * a.x_slice + (long long)(s.y0 - 2) * a.x_row + (s.x0 - 2 + pixel) * X + c * 8, (u32)(pixel * SOURCE_PITCH + c * 16), 0, s.y0 - 2};
+  Loader l = {a.x + s.n * a.x_slice + (long long)(s.y0 - PAD) * a.x_row + (s.x0 - PAD + pixel) * X + c * 8, (u32)(pixel * SOURCE_PITCH + c * 16), 0, s.y0 - PAD};
 #pragma unroll
   for (int i = 0; i < COPIES; ++i)
-    if (s.x0 + pixel + i * APART < a.width + 4) l.inside |= 1u << i;
+    if (s.x0 + pixel + i * APART < a.width + MORE) l.inside |= 1u << i;
   return l;
 }
-// The rows of one step; zeros outside of the frame, which holds two rows and columns more than the image.
+// The rows of one step; zeros outside of the part of the frame that is read, PAD rows and columns.
 DEV void load_rows(const Arguments& a, Loader& l, u32 to) {
   const int pixel = threadIdx.x / PIECES;
 #pragma unroll
   for (int r = 0; r < ROWS; ++r) {
-    const u32 inside = l.y < a.height + 2 ? l.inside : 0;
+    const u32 inside = l.y < a.height + PAD ? l.inside : 0;
 #pragma unroll
     for (int i = 0; i < COPIES; ++i)
       copy16(to + l.to + (r * PIXELS + i * APART) * SOURCE_PITCH, l.from + i * APART * X, inside >> i & 1 ? 16 : 0,

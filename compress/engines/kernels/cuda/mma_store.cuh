@@ -1,4 +1,4 @@
-// What follows a 5x5: LeakyReLU, perhaps a 1x1 and the image, and the store, for window_mma.cu.
+// What follows a 5x5 or 3x3: LeakyReLU, perhaps a 1x1 and the image, and the store, for window_mma.cu.
 #pragma once
 // Two channels of a pixel: d[0], d[2] of column 2 t; d[1], d[3] of the next.
 DEV void store_pixels(u16* row, int x, int width, const float (&d)[4], bool activate) {

@@ -1,4 +1,4 @@
-// Bilinear x2 before a 5x5, for window_mma.cu and window_wgmma.cu: the first UPSAMPLED channels of its input come from a
+// Bilinear x2 before a 5x5 or 3x3, for window_mma.cu and window_wgmma.cu: the first UPSAMPLED channels of its input come from a
 // smaller image, and lie nowhere but in the ring.
 //
 // Rows of the smaller image are copied once each, ahead of the other channels of what needs them, into a ring of their
@@ -15,7 +15,7 @@ constexpr int LOW_EIGHTS = THREADS / 8 / LOW_PLANES, LOW_PIECES = (LOW_PIXELS + 
 constexpr int NEW_ROWS = (ROWS + 1) / 2;                // of the smaller image in a step, at most
 constexpr int TOGETHER = THREADS / TILE, MIXED = (LOW_PLANES + TOGETHER - 1) / TOGETHER;
 constexpr int WORDS_RIGHT = UPSAMPLED / 2;              // of a pixel
-static_assert(THREADS % TILE == 0 && 4 * WORDS_RIGHT <= THREADS && 32 % WORDS_RIGHT == 0, "");
+static_assert(THREADS % TILE == 0 && MORE * WORDS_RIGHT <= THREADS && 32 % WORDS_RIGHT == 0, "");
 
 DEV Between rows_between(const Arguments& a, int y) { return between(min(max(y, 0), a.height - 1), a.ratio_y, a.low_height); }
 DEV u32 low_row(u32 base, int row) { return base + LOW_AT + row % LOW_ROWS * LOW_ROW; }
@@ -29,7 +29,7 @@ struct Low {
 };
 DEV Low low_rows(const Arguments& a, const Strip& s) {
   const int eight = threadIdx.x >> 3, plane = eight % LOW_PLANES, pixel = (threadIdx.x & 7) + eight / LOW_PLANES * 8;
-  const int left = between(max(s.x0 - 2, 0), a.ratio_x, a.low_width).first, next = rows_between(a, s.y0 - 2).first;
+  const int left = between(max(s.x0 - PAD, 0), a.ratio_x, a.low_width).first, next = rows_between(a, s.y0 - PAD).first;
   Low l = {a.low + s.n * a.low_slice + (long long)next * a.low_row + (left + pixel) * LOW + plane * 8, (u32)(plane * LOW_PLANE + pixel * 16), 0, next, left};
 #pragma unroll
   for (int i = 0; i < LOW_PIECES; ++i) {
@@ -58,7 +58,7 @@ struct Column {
   bool inside;      // whether it lies in the image
 };
 DEV Column column(const Arguments& a, const Strip& s, int left, int pixel) {
-  const int x = s.x0 - 2 + pixel;
+  const int x = s.x0 - PAD + pixel;
   const Between b = between(min(max(x, 0), a.width - 1), a.ratio_x, a.low_width);
   return {(u32)(b.first - left) * 16, (u32)(b.second - left) * 16, b.part, (u32)x < (u32)a.width};
 }
@@ -115,7 +115,7 @@ struct Right {
 };
 DEV Right right_of(const Arguments& a, const Strip& s, const Mixer& m, int turn) {
   const int at = (threadIdx.x + THREADS - 32 * turn) % THREADS, word = at % WORDS_RIGHT;
-  const bool wanted = at < 4 * WORDS_RIGHT;
+  const bool wanted = at < MORE * WORDS_RIGHT;
   const int pixel = TILE + (wanted ? at / WORDS_RIGHT : 0);
   return {pixel, word, wanted, (u32)(word / 4 * LOW_PLANE + word % 4 * 4), column(a, s, m.left, pixel)};
 }

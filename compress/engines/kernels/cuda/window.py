@@ -1,4 +1,4 @@
-"""What a 5x5 kernel computes, how it is cut, and which cuts are worth measuring."""
+"""What a kernel of a 5x5 or 3x3 computes, how it is cut, and which cuts are worth measuring."""
 
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -12,10 +12,13 @@ SHARED_LEAST = 99 * 1024
 
 @dataclass(frozen=True, kw_only=True)
 class Task:
-    """A 5x5 and what is computed with it; channels as they lie in memory."""
+    """A convolution and what is computed with it; channels as they lie in memory."""
+
+    side: int = 5
+    """Its taps in a row: 5 or 3; 7 for the stem."""
 
     inside: int
-    """Input channels of the 5x5: 16, 32 or 64; 1 for the 7x7 of the stem."""
+    """Its input channels: 16, 32 or 64; 1 for the stem."""
     out: int
     """Its output channels: 16 or 32."""
     bottleneck: int = 0
@@ -76,7 +79,8 @@ class Window:
 def constants(task: Task, cut: Window) -> dict[str, int]:
     """parameters.cuh, by name."""
     found = {
-        "CIN": task.inside, "COUT": task.out, "BOTTLENECK": task.bottleneck, "THEN": task.then,
+        "SIDE": task.side, "CIN": task.inside, "COUT": task.out, "BOTTLENECK": task.bottleneck,
+        "THEN": task.then,
         "UPSAMPLED": task.upsampled, "LOW": task.low, "X": task.x, "Y": task.y,
         "STAGES": cut.stages, "RESIDENT": cut.resident,
         "THEN_ACTIVATE": int(task.then_activate), "RESIDUAL": int(task.residual),
@@ -96,10 +100,11 @@ def shared(task: Task, cut: Window) -> int:
     """Bytes of shared memory that a block takes."""
     if cut.kind == "stem":
         return 0
-    pixels, source = cut.tile(task) + 4, task.bottleneck or task.inside
+    pixels, source = cut.tile(task) + task.side - 1, task.bottleneck or task.inside
     before = task.bottleneck * task.inside * 2 + task.inside * 4 if task.bottleneck else 0
     if cut.kind == "wgmma":
-        weights, row, middle = 50 * task.inside * task.out, 2 * source, 2 * task.inside
+        weights = 2 * task.side**2 * task.inside * task.out
+        row, middle = 2 * source, 2 * task.inside
         behind, rows = 0, 1
     else:
         weights = 0 if cut.registers else _fragments(task, cut)
@@ -111,10 +116,10 @@ def shared(task: Task, cut: Window) -> int:
 
 
 def _fragments(task: Task, cut: Window) -> int:
-    """Bytes of a 5x5's weights and metadata as fragments of mma."""
+    """Bytes of weights and metadata as fragments of mma."""
     parts = task.inside // (32 if cut.kind == "mma.sp" else 16) * task.out // 16
-    words = 5 * -(-5 * parts // 2) if cut.kind == "mma.sp" else 0
-    return 25 * parts * 512 + words * 128
+    words = task.side * -(-task.side * parts // 2) if cut.kind == "mma.sp" else 0
+    return task.side**2 * parts * 512 + words * 128
 
 
 def candidates(
@@ -148,7 +153,8 @@ def _cuts(task: Task) -> list[Window]:
     if task.inside == 1:
         cuts = [_cut("stem", *one) for one in _STEM]
         return [replace(cut, wide=wide) for wide in (False, True) for cut in cuts]
-    return [*_mma(task), *_wgmma(task)]
+    cuts = [*_mma(task), *_wgmma(task)]
+    return [cut for cut in cuts if (task.side - 1) % cut.rows == 0]
 
 
 _STEM = [(2, 1, 2, 1, 12), (4, 1, 2, 1, 5), (1, 2, 2, 1, 16), (2, 2, 2, 1, 8), (4, 2, 2, 1, 4)]

@@ -1,12 +1,12 @@
-// 5x5 convolution, stride 1, by mma.sync (dense) or mma.sp (2:4), compute capability 8.0 and newer.
+// Convolution, SIDE x SIDE = 5x5 or 3x3, stride 1, by mma.sync (dense) or mma.sp (2:4), compute capability 8.0 and newer.
 //
 // A warp computes BLOCKS x 8 neighbouring columns and slides down a strip of rows: the products of an
-// input row belong to five output rows, whose sums stay in registers and move on by one row per input
-// row. So each fragment of pixels is read once per dx and used for all five dy, and no zero is multiplied.
+// input row belong to SIDE output rows, whose sums stay in registers and move on by one row per input
+// row. So each fragment of pixels is read once per dx and used for all dy, and no zero is multiplied.
 //
 //   product: (16 output channels x K input channels of one tap) (K channels x 8 pixels), K = 16; 32 if 2:4
 //   shared memory: | weights | metadata | 1x1 before | its bias | 1x1 behind | ring | middle |
-//   ring: STAGES steps of ROWS input rows of PIXELS = TILE + 4 pixels; a pixel takes its channels and 16
+//   ring: STAGES steps of ROWS input rows of PIXELS = TILE + SIDE - 1 pixels; a pixel takes its channels and 16
 //         bytes more, an odd number of 16 bytes, so that ldmatrix meets each bank once
 //   low: with UPSAMPLED, behind the ring, rows of the smaller image, see upsample.cuh
 //   middle: with BOTTLENECK, the same rows behind the 1x1 and LeakyReLU, twice: one row is written
@@ -17,12 +17,13 @@
 #include <parameters.cuh>
 #include <arguments.cuh>
 
-constexpr int THREADS = 32 * WARPS, TILE = WARPS * BLOCKS * 8, PIXELS = TILE + 4;
+constexpr int PAD = SIDE / 2, MORE = SIDE - 1;  // rows and columns around a pixel; of the input beyond those of the output
+constexpr int THREADS = 32 * WARPS, TILE = WARPS * BLOCKS * 8, PIXELS = TILE + MORE;
 constexpr bool PAIRED = SPARSE && CIN == 16;  // K = 32 is two taps of 16 channels
 constexpr int K = SPARSE && !PAIRED ? 32 : 16, KS = CIN / K, MS = COUT / 16;
 constexpr int PITCH = 2 * CIN + 16, SOURCE = BOTTLENECK ? BOTTLENECK : CIN, SOURCE_PITCH = 2 * SOURCE + 16;
-constexpr int FRAGMENTS = PAIRED ? 13 : 25 * KS * MS, WORDS_DX = (5 * KS * MS + 1) / 2;
-constexpr int WORDS = !SPARSE ? 0 : PAIRED ? 7 : 5 * WORDS_DX;
+constexpr int FRAGMENTS = PAIRED ? (SIDE * SIDE + 1) / 2 : SIDE * SIDE * KS * MS, WORDS_DX = (SIDE * KS * MS + 1) / 2;
+constexpr int WORDS = !SPARSE ? 0 : PAIRED ? (FRAGMENTS + 1) / 2 : SIDE * WORDS_DX;
 constexpr int STAGE = ROWS * PIXELS * SOURCE_PITCH, MIDDLE = ROWS * PIXELS * PITCH;
 constexpr int METADATA_AT = IN_REGISTERS ? 0 : FRAGMENTS * 512;
 constexpr int BEFORE_AT = METADATA_AT + (IN_REGISTERS ? 0 : WORDS * 128);
@@ -41,15 +42,15 @@ constexpr int BEHIND = BOTTLENECK ? 2 * MIDDLE : 0;
 static_assert(SHARED == MIDDLE_AT + BEHIND, "window.py counts shared memory otherwise");
 static_assert(!IN_REGISTERS || (ROWS == 1 && MS == 1), "weights in registers: one row, 16 output channels");
 static_assert(!PAIRED || IN_REGISTERS, "");
-static_assert(BLOCKS % 2 == 0 && 4 % ROWS == 0, "");
+static_assert(BLOCKS % 2 == 0 && MORE % ROWS == 0, "");
 
 struct Weights {
   u32 a[IN_REGISTERS ? FRAGMENTS : 1][4], metadata[IN_REGISTERS && SPARSE ? WORDS : 1];
 };
 struct Window {
-  float sums[ROWS + 4][BLOCKS][MS][4];  // [e]: output row e - 4 below the first input row of the step
+  float sums[ROWS + MORE][BLOCKS][MS][4];  // [e]: output row e - MORE below the first input row of the step
   float bias[MS][2];
-  u32 before[BLOCKS][2];                // PAIRED: fragments of dx = 4 of the row before
+  u32 before[BLOCKS][2];                // PAIRED: fragments of the last dx of the row before
 };
 
 struct Then {
@@ -79,7 +80,7 @@ KERNEL(window_mma, THREADS, RESIDENT)(const Arguments a) {
   SHARED_BASE(base);
   const int lane = threadIdx.x & 31, warp = threadIdx.x >> 5, g = lane >> 2;
   const Strip s = strip_of_block(a, TILE);
-  const int steps = (s.rows + 4 + ROWS - 1) / ROWS;
+  const int steps = (s.rows + MORE + ROWS - 1) / ROWS;
   if constexpr (!IN_REGISTERS) {
     copy_region(base, a.weights, FRAGMENTS * 512);
     if constexpr (SPARSE) copy_region(base + METADATA_AT, a.metadata, WORDS * 128);
@@ -96,7 +97,7 @@ KERNEL(window_mma, THREADS, RESIDENT)(const Arguments a) {
   Mixer mixed = mixer(a, s, low.left);
   auto upsample = [&](int step, int slot) {
     const Right right = right_of(a, s, mixed, step % WARPS);
-    const int y = s.y0 - 2 + step * ROWS;
+    const int y = s.y0 - PAD + step * ROWS;
     mix_first(a, right, mixed, base, y);
 #pragma unroll
     for (int i = 0; i < ROWS; ++i)
@@ -137,7 +138,7 @@ KERNEL(window_mma, THREADS, RESIDENT)(const Arguments a) {
   for (int block = 0; block < BLOCKS; ++block) {
     w.before[block][0] = w.before[block][1] = 0;
 #pragma unroll
-    for (int e = 0; e < 4; ++e)
+    for (int e = 0; e < MORE; ++e)
 #pragma unroll
       for (int m = 0; m < MS; ++m)
 #pragma unroll
@@ -159,7 +160,7 @@ KERNEL(window_mma, THREADS, RESIDENT)(const Arguments a) {
     const int later = arrived + STAGES - 1, free_slot = slot == 0 ? STAGES - 1 : slot - 1;
     if (later < steps) load_rows(a, rows_of, base + RING_AT + free_slot * STAGE);
 #if UPSAMPLED
-    if (later < steps) load_low<NEW_ROWS>(a, low, base, rows_between(a, s.y0 - 2 + (arrived + 1) * ROWS).first, true);
+    if (later < steps) load_low<NEW_ROWS>(a, low, base, rows_between(a, s.y0 - PAD + (arrived + 1) * ROWS).first, true);
 #endif
     copy_commit();
 #if UPSAMPLED
@@ -177,7 +178,7 @@ KERNEL(window_mma, THREADS, RESIDENT)(const Arguments a) {
     if constexpr (RESIDUAL) {
 #pragma unroll
       for (int i = 0; i < ROWS; ++i) {
-        const int y = step * ROWS - 4 + i;
+        const int y = step * ROWS - MORE + i;
         image[i] = load_image(a, s, s.y0 + y, y >= 0 && y < s.rows);
       }
     }
@@ -186,11 +187,11 @@ KERNEL(window_mma, THREADS, RESIDENT)(const Arguments a) {
     products<ALL>(w, weights, base, rows, low, high);
 #pragma unroll
     for (int i = 0; i < ROWS; ++i) {
-      const int y = step * ROWS - 4 + i;
+      const int y = step * ROWS - MORE + i;
       if ((ALL || low == 0) && y < s.rows) store_row(a, s, w.sums[i], then, image[i], base, s.y0 + y);
     }
 #pragma unroll
-    for (int e = 0; e < 4; ++e)
+    for (int e = 0; e < MORE; ++e)
 #pragma unroll
       for (int block = 0; block < BLOCKS; ++block)
 #pragma unroll
@@ -207,12 +208,12 @@ KERNEL(window_mma, THREADS, RESIDENT)(const Arguments a) {
   upsample(0, 0);
 #endif
   // The first and the last steps of a strip leave out the products of rows above and below it.
-  const int full = (s.rows + ROWS - 1) / ROWS, last = full + 4 / ROWS;
-  auto part = [&] { body(Bool<false>{}, max(4 - step * ROWS, 0), min(ROWS + 3, (last - step) * ROWS - 1)); };
+  const int full = (s.rows + ROWS - 1) / ROWS, last = full + MORE / ROWS;
+  auto part = [&] { body(Bool<false>{}, max(MORE - step * ROWS, 0), min(ROWS + MORE - 1, (last - step) * ROWS - 1)); };
 #pragma unroll 1
-  while (step * ROWS < 4) part();
+  while (step * ROWS < MORE) part();
 #pragma unroll 1
-  while (step < full) body(Bool<true>{}, 0, ROWS + 3);
+  while (step < full) body(Bool<true>{}, 0, ROWS + MORE - 1);
 #pragma unroll 1
   while (step < last) part();
 }

@@ -1,11 +1,11 @@
-// 5x5 convolution, stride 1, dense, by wgmma (compute capability 9.0a); perhaps a 1x1 before and behind it.
+// Convolution, SIDE x SIDE = 5x5 or 3x3, stride 1, dense, by wgmma (compute capability 9.0a); perhaps a 1x1 before and behind it.
 //
-// A warpgroup computes 64 neighbouring columns and slides down a strip of rows. The five vertical taps lie
-// side by side: 64 pixels of one input row x K = 16 channels, times 16 x 5 COUT weights, adds to five output
+// A warpgroup computes 64 neighbouring columns and slides down a strip of rows. The SIDE vertical taps lie
+// side by side: 64 pixels of one input row x K = 16 channels, times 16 x SIDE COUT weights, adds to SIDE output
 // rows at once. The sums stay in registers and move on by one row per input row: no zero is multiplied.
 //
 //   shared memory: | weights | weights of the 1x1 before | its bias | ring | middle |
-//   ring: STAGES rows, each as planes of 8 channels: [SOURCE / 8][PIXELS = 64 GROUPS + 4][16 bytes]. Eight
+//   ring: STAGES rows, each as planes of 8 channels: [SOURCE / 8][PIXELS = 64 GROUPS + SIDE - 1][16 bytes]. Eight
 //         pixels of a plane are a core matrix wherever they begin, so the shift dx is an address.
 //   low: with UPSAMPLED, behind the ring, rows of the smaller image, see upsample.cuh
 //   weights: [dx][k][half of 16 channels][column = COUT dy + j][8 channels]
@@ -17,10 +17,11 @@
 #include <wgmma.cuh>
 #include <arguments.cuh>
 
-constexpr int THREADS = 128 * GROUPS, TILE = 64 * GROUPS, PIXELS = TILE + 4, PLANE = PIXELS * 16;
-constexpr int SOURCE = BOTTLENECK ? BOTTLENECK : CIN, KS = CIN / 16, BEFORE_KS = SOURCE / 16, COLUMNS = 5 * COUT;
+constexpr int PAD = SIDE / 2, MORE = SIDE - 1;  // rows and columns around a pixel; of the input beyond those of the output
+constexpr int THREADS = 128 * GROUPS, TILE = 64 * GROUPS, PIXELS = TILE + MORE, PLANE = PIXELS * 16;
+constexpr int SOURCE = BOTTLENECK ? BOTTLENECK : CIN, KS = CIN / 16, BEFORE_KS = SOURCE / 16, COLUMNS = SIDE * COUT;
 constexpr int ROW = SOURCE / 8 * PLANE, MIDDLE = CIN / 8 * PLANE;
-constexpr int BEFORE_AT = 5 * KS * 2 * COLUMNS * 16, BIAS_AT = BEFORE_AT + (BOTTLENECK ? BEFORE_KS * 2 * CIN * 16 : 0);
+constexpr int BEFORE_AT = SIDE * KS * 2 * COLUMNS * 16, BIAS_AT = BEFORE_AT + (BOTTLENECK ? BEFORE_KS * 2 * CIN * 16 : 0);
 constexpr int RING_AT = BIAS_AT + (BOTTLENECK ? CIN * 4 : 0), MIDDLE_AT = RING_AT + STAGES * ROW;
 constexpr int WARPS = 4 * GROUPS, RIGHT = (CIN / 8 + WARPS - 1) / WARPS;
 constexpr int Q = COUT / 8, SUMS = 4 * Q;  // blocks of 8 columns, and sums of a thread, of one dy
@@ -50,16 +51,16 @@ constexpr int PLANES = (SOURCE - UPSAMPLED) / 8, EIGHTS = THREADS / 8 / PLANES, 
 
 DEV Loader loader(const Arguments& a, const Strip& s) {
   const int eight = threadIdx.x >> 3, c = eight % PLANES + UPSAMPLED / 8, pixel = (threadIdx.x & 7) + eight / PLANES * 8;
-  Loader l = {a.x + s.n * a.x_slice + (long long)(s.y0 - 2) * a.x_row + (s.x0 - 2 + pixel) * X + c * 8, (u32)(c * PLANE + pixel * 16), 0, s.y0 - 2};
+  Loader l = {a.x + s.n * a.x_slice + (long long)(s.y0 - PAD) * a.x_row + (s.x0 - PAD + pixel) * X + c * 8, (u32)(c * PLANE + pixel * 16), 0, s.y0 - PAD};
 #pragma unroll
   for (int i = 0; i < PIECES; ++i)
-    if (eight < EIGHTS * PLANES && pixel + i * 8 * EIGHTS < PIXELS && s.x0 + pixel + i * 8 * EIGHTS < a.width + 4) l.inside |= 1u << i;
+    if (eight < EIGHTS * PLANES && pixel + i * 8 * EIGHTS < PIXELS && s.x0 + pixel + i * 8 * EIGHTS < a.width + MORE) l.inside |= 1u << i;
   return l;
 }
-// The next row; zeros outside of the frame, which holds two rows and columns more than the image.
+// The next row; zeros outside of the part of the frame that is read, PAD rows and columns.
 DEV void load_row(const Arguments& a, Loader& l, u32 to, bool wanted) {
   const int pixel = (threadIdx.x & 7) + (threadIdx.x >> 3) / PLANES * 8;
-  const u32 inside = l.y < a.height + 2 ? l.inside : 0;
+  const u32 inside = l.y < a.height + PAD ? l.inside : 0;
   const bool known = wanted && (threadIdx.x >> 3) < EIGHTS * PLANES;
 #pragma unroll
   for (int i = 0; i < PIECES; ++i)
@@ -68,15 +69,16 @@ DEV void load_row(const Arguments& a, Loader& l, u32 to, bool wanted) {
   ++l.y;
 }
 
-// ---- the 1x1 before the 5x5 ----------------------------------------------------------------------------
+// ---- the 1x1 before it ---------------------------------------------------------------------------------
 
 // Two channels of a pixel of the bottleneck, in block `block` of 8; outside of the image, its border.
 DEV void store_middle(u32 to, int block, int pixel, bool inside, float low, float high, u32 border) {
   store_shared(to + block * PLANE + pixel * 16 + (threadIdx.x & 3) * 4, inside ? leaky_pair(low, high) : border);
 }
 
-// The four pixels to the right of all warpgroups, by mma.sync; each warp some blocks of 8 channels.
+// The MORE pixels to the right of all warpgroups, by mma.sync; each warp some blocks of 8 channels.
 DEV void bottleneck_right(const Arguments& a, const Strip& s, u32 base, u32 from, u32 to, bool known, const u32 (&border)[RIGHT]) {
+  constexpr int FIRST = TILE + MORE - 8;
   const int lane = threadIdx.x & 31, g = lane >> 2, t = lane & 3;
 #pragma unroll
   for (int i = 0; i < RIGHT; ++i) {
@@ -88,14 +90,14 @@ DEV void bottleneck_right(const Arguments& a, const Strip& s, u32 base, u32 from
 #pragma unroll
     for (int k = 0; k < BEFORE_KS; ++k) {
       u32 p[2], b[2];
-      // Rows 0 .. 7 of the product are pixels TILE - 4 .. TILE + 3; rows 8 .. 15 are not used.
-      load_matrices(p, from + (2 * k + (lane >> 3 & 1)) * PLANE + (TILE - 4 + (lane & 7)) * 16);
+      // Rows 0 .. 7 of the product are pixels FIRST .. TILE + MORE - 1; rows 8 .. 15 are not used.
+      load_matrices(p, from + (2 * k + (lane >> 3 & 1)) * PLANE + (FIRST + (lane & 7)) * 16);
       load_matrices(b, base + BEFORE_AT + ((2 * k + (lane >> 3 & 1)) * CIN + block * 8 + (lane & 7)) * 16);
       const u32 pixels[4] = {p[0], 0, p[1], 0};
       mma_dense(d, pixels, b);
     }
-    const int pixel = TILE - 4 + g;
-    if (g >= 4) store_middle(to, block, pixel, known && s.x0 - 2 + pixel < a.width, d[0], d[1], border[i]);
+    const int pixel = FIRST + g;
+    if (pixel >= TILE) store_middle(to, block, pixel, known && s.x0 - PAD + pixel < a.width, d[0], d[1], border[i]);
   }
 }
 
@@ -109,7 +111,7 @@ KERNEL(window_wgmma, THREADS, RESIDENT)(const Arguments a) {
   SHARED_BASE(base);
   const int lane = threadIdx.x & 31, warp = threadIdx.x >> 5, group = threadIdx.x >> 7, g = lane >> 2, t = lane & 3;
   const Strip s = strip_of_block(a, TILE);
-  const int rows = s.rows + 4;
+  const int rows = s.rows + MORE;
   copy_region(base, a.weights, BEFORE_AT);
   if constexpr (BOTTLENECK) {
     copy_region(base + BEFORE_AT, a.bottleneck_weights, BIAS_AT - BEFORE_AT);
@@ -122,7 +124,7 @@ KERNEL(window_wgmma, THREADS, RESIDENT)(const Arguments a) {
   Mixer mixed = mixer(a, s, low.left);
   const Right right = right_of(a, s, mixed, 0);
   Between rows_of_next;
-  auto upsample = [&](int r, int slot) { mix_row<16, PLANE>(a, s, right, mixed, base, base + RING_AT + slot * ROW, s.y0 - 2 + r, rows_of_next); };
+  auto upsample = [&](int r, int slot) { mix_row<16, PLANE>(a, s, right, mixed, base, base + RING_AT + slot * ROW, s.y0 - PAD + r, rows_of_next); };
 #endif
 #pragma unroll
   for (int i = 0; i < STAGES - 1; ++i) {
@@ -139,11 +141,11 @@ KERNEL(window_wgmma, THREADS, RESIDENT)(const Arguments a) {
     for (int i = 0; i < RIGHT; ++i)
       if (warp + i * WARPS < CIN / 8) border_right[i] = a.bottleneck_border[(warp + i * WARPS) * 4 + t];
   }
-  float bias[2 * Q], sums[5 * SUMS], middle[BOTTLENECK ? CIN / 2 : 1];
+  float bias[2 * Q], sums[SIDE * SUMS], middle[BOTTLENECK ? CIN / 2 : 1];
 #pragma unroll
   for (int i = 0; i < 2 * Q; ++i) bias[i] = a.bias[2 * Q * t + i];
 #pragma unroll
-  for (int i = 0; i < 5 * SUMS; ++i) sums[i] = bias[i % SUMS / 4 * 2 + (i & 1)];
+  for (int i = 0; i < SIDE * SUMS; ++i) sums[i] = bias[i % SUMS / 4 * 2 + (i & 1)];
   const u64 weights = descriptor(base, COLUMNS * 16, 128), before = descriptor(base + BEFORE_AT, CIN * 16, 128);
   float image[2] = {0, 0};
   u32 done[2][Q] = {};  // a finished row, stored while the next one's products run
@@ -153,9 +155,9 @@ KERNEL(window_wgmma, THREADS, RESIDENT)(const Arguments a) {
   auto put = [&](int r) {
 #pragma unroll
     for (int i = 0; i < CIN / 2; ++i) wgmma_arrived(middle[BOTTLENECK ? i : 0]);
-    const bool known = (u32)(s.y0 - 2 + r) < (u32)a.height;
+    const bool known = (u32)(s.y0 - PAD + r) < (u32)a.height;
     const u32 to = base + MIDDLE_AT + (r & 1) * MIDDLE;
-    const bool first = known && (u32)(s.x0 - 2 + left) < (u32)a.width, second = known && (u32)(s.x0 + 6 + left) < (u32)a.width;
+    const bool first = known && (u32)(s.x0 - PAD + left) < (u32)a.width, second = known && (u32)(s.x0 - PAD + 8 + left) < (u32)a.width;
 #pragma unroll
     for (int block = 0; block < CIN / 8; ++block) {
       store_middle(to, block, left, first, middle[4 * block], middle[4 * block + 1], border[block]);
@@ -185,20 +187,20 @@ KERNEL(window_wgmma, THREADS, RESIDENT)(const Arguments a) {
     const int later = arrived + STAGES - 1, free_slot = slot == 0 ? STAGES - 1 : slot - 1;
     load_row(a, rows_of, base + RING_AT + free_slot * ROW, later < rows);
 #if UPSAMPLED
-    rows_of_next = rows_between(a, s.y0 - 1 + arrived);
+    rows_of_next = rows_between(a, s.y0 - PAD + 1 + arrived);
     load_low<NEW_ROWS>(a, low, base, rows_of_next.first, later < rows);
 #endif
     copy_commit();
     if constexpr (BOTTLENECK)
-      bottleneck_right(a, s, base, base + RING_AT + slot * ROW, base + MIDDLE_AT + (arrived & 1) * MIDDLE, (u32)(s.y0 - 2 + arrived) < (u32)a.height, border_right);
+      bottleneck_right(a, s, base, base + RING_AT + slot * ROW, base + MIDDLE_AT + (arrived & 1) * MIDDLE, (u32)(s.y0 - PAD + arrived) < (u32)a.height, border_right);
     slot = slot == STAGES - 1 ? 0 : slot + 1;
     ++arrived;
   };
 #if UPSAMPLED
   copy_wait<STAGES - 2>();
   __syncthreads();
-  rows_of_next = rows_between(a, s.y0 - 2);
-  mix_first(a, right, mixed, base, s.y0 - 2);
+  rows_of_next = rows_between(a, s.y0 - PAD);
+  mix_first(a, right, mixed, base, s.y0 - PAD);
   upsample(0, 0);
 #endif
   if constexpr (BOTTLENECK) {
@@ -210,22 +212,22 @@ KERNEL(window_wgmma, THREADS, RESIDENT)(const Arguments a) {
     put(0);
   }
 #pragma unroll 1
-  for (int r = 0; r < rows; ++r) {  // one input row into five output rows; with a bottleneck, that of the next row
-    if constexpr (RESIDUAL) load_image(a, s, image, s.y0 + r - 5, r >= 5);
+  for (int r = 0; r < rows; ++r) {  // one input row into SIDE output rows; with a bottleneck, that of the next row
+    if constexpr (RESIDUAL) load_image(a, s, image, s.y0 + r - SIDE, r >= SIDE);
     arrive();
     const u32 from = BOTTLENECK ? base + MIDDLE_AT + (r & 1) * MIDDLE : base + RING_AT + slot * ROW;
     const u64 pixels = descriptor(from + group * 1024, PLANE, 128);
     wgmma_fence();
     if constexpr (BOTTLENECK) bottleneck();
 #pragma unroll
-    for (int dx = 0; dx < 5; ++dx)
+    for (int dx = 0; dx < SIDE; ++dx)
 #pragma unroll
       for (int k = 0; k < KS; ++k)
         Wgmma<COLUMNS>::multiply(sums, pixels + (2 * k * PLANE + dx * 16) / 16, weights + (dx * KS + k) * 2 * COLUMNS);
     wgmma_commit();
     const int next = arrived;
     fetch();
-    store_row(a, s, done, then, image, s.y0 + r - 5, r >= 5);
+    store_row(a, s, done, then, image, s.y0 + r - SIDE, r >= SIDE);
 #if UPSAMPLED
     upsample(arrived, slot);
 #endif
@@ -235,13 +237,13 @@ KERNEL(window_wgmma, THREADS, RESIDENT)(const Arguments a) {
     }
     wgmma_wait<0>();
 #pragma unroll
-    for (int i = 0; i < 5 * SUMS; ++i) wgmma_arrived(sums[i]);
+    for (int i = 0; i < SIDE * SUMS; ++i) wgmma_arrived(sums[i]);
 #pragma unroll
     for (int h = 0; h < 2; ++h)
 #pragma unroll
-      for (int q = 0; q < Q; ++q) done[h][q] = leaky_pair(sums[4 * SUMS + 4 * q + 2 * h], sums[4 * SUMS + 4 * q + 2 * h + 1]);
+      for (int q = 0; q < Q; ++q) done[h][q] = leaky_pair(sums[MORE * SUMS + 4 * q + 2 * h], sums[MORE * SUMS + 4 * q + 2 * h + 1]);
 #pragma unroll
-    for (int i = 5 * SUMS - 1; i >= SUMS; --i) sums[i] = sums[i - SUMS];
+    for (int i = SIDE * SUMS - 1; i >= SUMS; --i) sums[i] = sums[i - SUMS];
 #pragma unroll
     for (int i = 0; i < SUMS; ++i) sums[i] = bias[i / 4 * 2 + (i & 1)];
   }
