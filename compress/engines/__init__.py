@@ -4,6 +4,7 @@ torch_tensorrt.py  TensorRT through Torch-TensorRT, 2:4 weights included
 tensorrt_plan.py   a TensorRT plan, run
 tensorrt_log.py    which layers of a TensorRT engine run sparse kernels, by its own words
 aot_inductor.py    a compiled .pt2 package of PyTorch's own, for Python and C++
+layer_times.py     times of single layers on this machine, for `prune` with target latency
 fused.py           DDnet on Triton kernels of our own, see kernels/
 onnx.py            a portable model for trtexec and ONNX Runtime
 subject.py         the module that is compiled: half precision inside, float32 at its borders

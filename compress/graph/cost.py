@@ -41,6 +41,21 @@ class Layer:
 
 
 @dataclass(frozen=True)
+class Call:
+    """One use of a convolution or linear layer, for one slice."""
+
+    name: str
+    kind: str
+    """As in `Layer`."""
+    shape: tuple[int, ...]
+    """Shape of the weight."""
+    grid: tuple[int, int]
+    """Height and width of what it reads; for a linear layer its rows, and 1."""
+    positions: int
+    """As in `Layer`, of this use."""
+
+
+@dataclass(frozen=True)
 class Cost:
     """Totals of a network; `macs` for one slice, `bytes` of its tensors as stored."""
 
@@ -83,31 +98,45 @@ def layers(net: nn.Module, size: tuple[int, int] | None = None) -> dict[str, Lay
     Raises:
         UsageError: it takes none.
     """
+    found: dict[str, Layer] = {}
+    for one in calls(net, size):
+        positions = one.positions + (found[one.name].positions if one.name in found else 0)
+        macs = positions * math.prod(one.shape)
+        found[one.name] = Layer(one.name, one.kind, one.shape, positions, macs)
+    return found
+
+
+def calls(net: nn.Module, size: tuple[int, int] | None = None) -> tuple[Call, ...]:
+    """Every use of a convolution or linear layer, in the order of the run; else as `layers`.
+
+    Raises:
+        UsageError: the network takes no slice of `size`.
+    """
     for device in DEVICES if size else DEVICES[:2]:
         with contextlib.suppress(Exception):  # whatever the network's code raises
-            return _layers(net, size or SLICE, device, exact=size is None)
+            return _calls(net, size or SLICE, device, exact=size is None)
     if size is None:
-        return layers(net, slice_size(net))
+        return calls(net, slice_size(net))
     check_shape(net, size)
     raise UsageError(f"{type(net).__name__} does not do the same twice")
 
 
-def _layers(net: nn.Module, size: tuple[int, int], device: str, *, exact: bool) -> dict[str, Layer]:
-    """As `layers`, on a device; `exact`: only where a slice's shape comes out."""
-    found: dict[str, Layer] = {}
+def _calls(net: nn.Module, size: tuple[int, int], device: str, *, exact: bool) -> tuple[Call, ...]:
+    """As `calls`, on a device; `exact`: only where a slice's shape comes out."""
+    found: list[Call] = []
     shadow = copied(net, device)
 
     def seen(name: str, module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
         weight = module.weight
         assert isinstance(weight, Tensor)
         if isinstance(module, nn.Linear):
-            grids = [output.numel() // output.shape[-1]]
+            positions = output.numel() // output.shape[-1]
+            grid = positions, 1
         else:
-            grids = [math.prod(t.shape[2:]) for t in (inputs[0], output)]
-        positions = min(grids) + (found[name].positions if name in found else 0)
+            positions = min(math.prod(t.shape[2:]) for t in (inputs[0], output))
+            grid = inputs[0].shape[-2], inputs[0].shape[-1]
         kind = type(module).__name__
-        macs = positions * weight.numel()
-        found[name] = Layer(name, kind, tuple(weight.shape), positions, macs)
+        found.append(Call(name, kind, tuple(weight.shape), grid, positions))
 
     for name, module in shadow.named_modules():
         if isinstance(module, (*CONVOLUTIONS, nn.Linear)):
@@ -115,7 +144,7 @@ def _layers(net: nn.Module, size: tuple[int, int], device: str, *, exact: bool) 
     shape = output_shape(shadow, (1, channels(net), *size), device)
     if exact and shape != (1, 1, *size):
         raise ValueError(shape)
-    return found
+    return tuple(found)
 
 
 def cost(net: nn.Module, size: tuple[int, int] | None = None) -> Cost:

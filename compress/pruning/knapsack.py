@@ -6,19 +6,29 @@ solution of the knapsack problem (Dantzig, Operations Research 5, 1957; for prun
 Shen et al., "Structural pruning via latency-saliency knapsack", NeurIPS 2022). A normal
 distribution is fitted to the logarithms of worth / price of all channels of the network and its low
 tail is cut. Rounding leaves a rest of the budget, which is filled with the best channels that go.
+
+Where a channel's price depends on how many there are, as milliseconds do, channels come in the
+order of their worth, and those that cost nothing belong to those before them that do: worth over
+price is taken along the upper convex hull of worth over cost, which is the greedy solution again
+(Sinha and Zoltners, Operations Research 27, 1979).
 """
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
+from itertools import pairwise
 
 import torch
+from torch import Tensor
 
 from compress.graph.groups import Group
 from compress.pruning import selection
 from compress.pruning.ledger import Ledger, Share
 from compress.pruning.selection import Ranked, Removed, Selection, Unreachable
 
+TIE = 1e-9
+"""By how much the logarithms of channels that go together differ, so that the best one is first."""
 LEAST = 1e-12
 """Worth, as a share of the largest, that a channel is given at least: a logarithm is taken."""
 
@@ -30,6 +40,58 @@ def prices(found: Sequence[Group], ledger: Ledger, target: Share) -> dict[str, f
         group.name: ledger.removed({**whole, group.name: group.width - 1})[target]
         for group in found
     }
+
+
+def curve_prices(found: Sequence[Group], ledger: Ledger, target: Share) -> dict[str, list[float]]:
+    """Share of the target that the first, second, ... channel of each group costs, by group.
+
+    The other groups are whole. The first channel counts as dear as the second: one always stays.
+    """
+    whole = {group.name: group.width for group in found}
+    prices: dict[str, list[float]] = {}
+    for group in found:
+        counts = range(1, group.width + 1)
+        gone = [ledger.removed({**whole, group.name: count})[target] for count in counts]
+        steps = [max(0.0, less - more) for less, more in pairwise(gone)]
+        prices[group.name] = [steps[0] if steps else 0.0, *steps]
+    return prices
+
+
+def ranked_on_curves(
+    groups: Sequence[Ranked], prices: Mapping[str, Sequence[float]]
+) -> tuple[Ranked, ...]:
+    """As `ranked`, with a price for the first, second, ... channel of each group.
+
+    Args:
+        groups: with the worth of every channel as `scores`, at least 0.
+        prices: by group name, at least 0; of the best channel first.
+    """
+    worths = [one.scores for one in groups if one.scores is not None]
+    floor = LEAST * float(torch.cat(worths).max()) or LEAST
+    pairs = zip(groups, worths, strict=True)
+    logs = [_hull_logs(worth.clamp_min(floor), prices[group.name]) for group, worth in pairs]
+    parts = torch.split(selection.zscores(torch.cat(logs)), [len(one) for one in logs])
+    return tuple(replace(group, rank=z) for group, z in zip(groups, parts, strict=True))
+
+
+def _hull_logs(worth: Tensor, prices: Sequence[float]) -> Tensor:
+    """(C,) logarithms of worth / price along the hull; the best of a segment is a bit above."""
+    order = torch.argsort(worth, descending=True, stable=True).tolist()
+    segments: list[tuple[float, float, int]] = []
+    for channel, price in zip(order, prices, strict=True):
+        one = float(worth[channel]), max(price, 0.0), 1
+        while segments and one[0] * segments[-1][1] > segments[-1][0] * one[1]:
+            last = segments.pop()
+            one = last[0] + one[0], last[1] + one[1], last[2] + one[2]
+        segments.append(one)
+    values = [
+        math.log(total / max(price, LEAST)) - place * TIE
+        for total, price, count in segments
+        for place in range(count)
+    ]
+    logs = torch.empty(len(order), dtype=torch.float64)
+    logs[order] = torch.cummin(torch.tensor(values, dtype=torch.float64), 0).values
+    return logs
 
 
 def ranked(groups: Sequence[Ranked], price: Mapping[str, float]) -> tuple[Ranked, ...]:

@@ -8,14 +8,24 @@ from torch import nn
 
 from compress.graph.cost import layers
 from compress.graph.groups import Group
+from compress.pruning.latency import Predictor
 
-Share = Literal["macs", "params", "channels"]
+Share = Literal["macs", "params", "channels", "latency"]
 
 
 class Ledger:
-    """Parameters, MACs and channels of a network as a function of the kept counts of its groups."""
+    """Parameters, MACs and channels of a network as a function of the kept counts of its groups.
 
-    def __init__(self, net: nn.Module, found: Sequence[Group]) -> None:
+    Args:
+        net: the network.
+        found: its groups.
+        predictor: of its time; None: `latency` is none of its quantities.
+    """
+
+    def __init__(
+        self, net: nn.Module, found: Sequence[Group], predictor: Predictor | None = None
+    ) -> None:
+        self.predictor = predictor
         self._shapes = {name: list(p.shape) for name, p in net.named_parameters()}
         self._parameters = tuple(self._shapes)
         names = {id(p): name for name, p in net.named_parameters()}
@@ -37,16 +47,24 @@ class Ledger:
         rest = self._count(kept)
         return {share: 1 - rest[share] / whole for share, whole in self._whole.items()}
 
-    def _count(self, kept: Mapping[str, int]) -> dict[Share, int]:
+    def shapes(self, kept: Mapping[str, int]) -> dict[str, list[int]]:
+        """Kept counts by group name -> the shapes of all parameters."""
         shapes = {name: [*shape] for name, shape in self._shapes.items()}
         for group in self._groups:
             gone = group.width - kept[group.name]
             for part in group.parts if gone else ():
                 if part.tensor in shapes:  # buffers are no parameters
                     shapes[part.tensor][part.dim] -= len(part.channels) * gone // group.width
+        return shapes
+
+    def _count(self, kept: Mapping[str, int]) -> dict[Share, float]:
+        shapes = self.shapes(kept)
         sizes = {name: math.prod(shape) for name, shape in shapes.items()}
-        return {
+        counts: dict[Share, float] = {
             "macs": sum(sizes[name] * times for name, times in self._positions.items()),
             "params": sum(sizes[name] for name in self._parameters),
             "channels": sum(shapes[name][dim] for name, dim in self._out.items()),
         }
+        if self.predictor is not None:
+            counts["latency"] = self.predictor.ms(shapes)
+        return counts

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from compress.base.renamed import Renamed
+from compress.pruning.latency import From
 from compress.pruning.ledger import Share
 
 Scope = Literal["layer", "global"]
@@ -21,7 +22,8 @@ class PruneOptions:
         "protect": Renamed("ignore"),
         "align": Renamed("round_to"),
     }
-    ADDED: ClassVar[tuple[str, ...]] = ("solver",)
+    ADDED: ClassVar[tuple[str, ...]] = ("solver", "latency_from", "latency_size", "latency_table")
+    FILES: ClassVar[tuple[str, ...]] = ("latency_table",)
 
     criterion: Literal[
         "gaussian", "l1", "l2", "magnitude", "random", "taylor", "variance",
@@ -34,7 +36,8 @@ class PruneOptions:
     """Instead of `amount`: channels ranked below it are removed (gaussian: in standard
     deviations)."""
     target: Share = "macs"
-    """What `amount` is a share of: multiply-accumulates, parameters or output channels."""
+    """What `amount` is a share of: multiply-accumulates, parameters, output channels, or latency:
+    predicted milliseconds of the convolutions and linear layers, from a table of measured times."""
     round_to: int | None = 16
     """Kept channels are a multiple of this; 2:4 kernels need 16, tensor cores 8. null: the largest
     of 16, 8, 4, 2 and 1 that reaches the amount."""
@@ -45,16 +48,25 @@ class PruneOptions:
     """threshold: one threshold on the ranks, then `round_to`. knapsack: what a channel is worth for
     what it costs, over the whole network whatever `scope`; the rest of the budget is filled up, and
     layers that `round_to` would halve stay whole as long as the others reach the amount. auto:
-    knapsack for variance, else threshold."""
+    knapsack for variance and for target latency, else threshold."""
     min_keep: float = 0.0
     """Share of each layer's channels that are kept at least, in [0, 1]."""
     ignore: tuple[str, ...] = ()
     """Names of convolutions that keep all channels; `*` stands for any text."""
+    latency_from: From = "eager"
+    """For target latency, what runs the layers that are timed: PyTorch (eager), torch.compile, or
+    the kernels of the engine `fused`; each shape once, then kept in the user's cache."""
+    latency_size: int = 512
+    """For target latency, side of the slice that the network is timed for."""
+    latency_table: str | None = None
+    """For target latency, a file with measured times, in place of measuring on this machine; then
+    `latency_from` is not used."""
 
     @property
     def knapsack(self) -> bool:
         """Whether channels are chosen by worth for cost."""
-        return self.solver == "knapsack" or (self.solver == "auto" and self.criterion == "variance")
+        weighed = self.criterion == "variance" or self.target == "latency"
+        return self.solver == "knapsack" or (self.solver == "auto" and weighed)
 
     def __post_init__(self) -> None:
         """Refuse what no network could be pruned by."""
@@ -66,3 +78,7 @@ class PruneOptions:
             raise ValueError(f"min_keep must lie in [0, 1], got {self.min_keep}")
         if self.round_to is not None and self.round_to < 1:
             raise ValueError(f"round_to must be at least 1, got {self.round_to}")
+        if self.latency_size < 1:
+            raise ValueError(f"latency_size must be at least 1, got {self.latency_size}")
+        if self.latency_table is not None and self.target != "latency":
+            raise ValueError(f"latency_table is for target latency, and target is {self.target}")

@@ -5,6 +5,7 @@ import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 from compress.base.errors import UsageError
 from compress.graph.groups import Group, groups, remove
 from compress.graph.trial import slice_size
-from compress.pruning import knapsack, ranking, selection
+from compress.pruning import knapsack, latency, ranking, selection
 from compress.pruning.ledger import Ledger, Share
 from compress.pruning.options import PruneOptions
 from compress.pruning.proof import SECONDS, Proof
@@ -40,6 +41,8 @@ class Plan:
     tried_in: torch.dtype
     failing: Mapping[str, str] = field(default_factory=dict)
     """Groups that were to be cut and stay, by name: the network would have changed, and how."""
+    times: latency.Prediction | None = None
+    """For target latency."""
 
     @property
     def pruned(self) -> dict[str, tuple[int, ...]]:
@@ -59,6 +62,7 @@ def plan(
     seed: int = 0,
     importance: Mapping[str, Tensor] | None = None,
     size: tuple[int, int] | None = None,
+    times: latency.Table | None = None,
 ) -> Plan:
     """Choose the channels of `net` that are removed.
 
@@ -75,9 +79,11 @@ def plan(
         importance: for taylor and variance: (out,) scores of every convolution by name.
         size: height and width of the slice that the plan is made and tried with; None: one that
             `net` takes, 64 x 64 where it can be.
+        times: for target latency, measured; None: those of `options.latency_table`.
 
     Raises:
-        UsageError: the amount cannot be reached, or a name in `ignore` matches nothing.
+        UsageError: the amount cannot be reached, a name in `ignore` matches nothing, or the times
+            of a layer are missing.
     """
     end = time.thread_time() + SECONDS
     size = size or slice_size(net)
@@ -90,11 +96,26 @@ def plan(
         values=values,
         ranks=ranking.ranks(found, values, options),
         held=ranking.ignored(net, found, options.ignore),
-        ledger=Ledger(net, found),
+        ledger=Ledger(net, found, _predictor(net, options, times)),
         proof=Proof(net, found, size, end),
         base=base,
     )
     return _tried(network, options)
+
+
+def _predictor(
+    net: nn.Module, options: PruneOptions, times: latency.Table | None
+) -> latency.Predictor | None:
+    """What tells the time of a network; None where nobody asks."""
+    if options.target != "latency":
+        return None
+    if times is None and options.latency_table is None:
+        raise UsageError(
+            "target latency needs measured times: give latency_table, or prune by a recipe, which "
+            "measures them"
+        )
+    table = times or latency.read(Path(str(options.latency_table)))
+    return latency.Predictor(net, table, (options.latency_size, options.latency_size))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,22 +143,53 @@ def _tried(network: _Network, options: PruneOptions) -> Plan:
             ranking.ranked(found, network.values, network.ranks, whole, options.min_keep)
         )
         if options.knapsack:
-            ranked = knapsack.ranked(ranked, knapsack.prices(found, ledger, options.target))
+            ranked = _weighed(network, ranked, options)
         step, ranked, picked = _picked(network, ranked, options)
         wrong = network.proof.failing(pruned(ranked, picked))
         if not wrong:
             break
         failing = failing | wrong
+    counts = _counts(picked.kept)
     return Plan(
         groups=ranked,
         found=found,
         selection=picked,
         align=step,
-        removed=ledger.removed(_counts(picked.kept)),
+        removed=ledger.removed(counts),
         difference=network.proof.measured,
         tried_in=network.proof.dtype,
         failing=failing,
+        times=_prediction(network, options, counts),
     )
+
+
+def _prediction(
+    network: _Network, options: PruneOptions, counts: Mapping[str, int]
+) -> latency.Prediction | None:
+    """The milliseconds of a plan; None for other targets."""
+    predictor = network.ledger.predictor
+    if predictor is None:
+        return None
+    before = predictor.ms()
+    left = None if options.amount is None else 1 - options.amount
+    return latency.Prediction(
+        table=predictor.table,
+        before_ms=before,
+        after_ms=predictor.ms(network.ledger.shapes(counts)),
+        budget_ms=None if left is None else left * network.base * before,
+    )
+
+
+def _weighed(
+    network: _Network, ranked: tuple[Ranked, ...], options: PruneOptions
+) -> tuple[Ranked, ...]:
+    """The groups, ranked by worth for price."""
+    found, ledger = network.found, network.ledger
+    if options.target == "latency":
+        return knapsack.ranked_on_curves(
+            ranked, knapsack.curve_prices(found, ledger, options.target)
+        )
+    return knapsack.ranked(ranked, knapsack.prices(found, ledger, options.target))
 
 
 def pruned(groups: Sequence[Ranked], picked: Selection) -> dict[str, tuple[int, ...]]:

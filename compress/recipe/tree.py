@@ -12,6 +12,8 @@ from compress.recipe.yaml import Tree
 
 PATHS = (("model", "weights"), ("data", "path"))
 """Options that are paths: those in a recipe start at its folder, those of `--set` where one is."""
+STEP_PATHS = ("latency_table",)
+"""The same in the options of steps."""
 
 
 def rooted(tree: Tree, folder: Path) -> dict[str, Tree]:
@@ -24,6 +26,22 @@ def rooted(tree: Tree, folder: Path) -> dict[str, Tree]:
         group = rooted.get(name)
         if isinstance(group, dict) and isinstance(path := group.get(key), str):
             rooted[name] = {**group, key: str(folder / Path(path).expanduser())}
+    if isinstance(steps := rooted.get("steps"), list):
+        rooted["steps"] = [_step_rooted(step, folder) for step in steps]
+    return rooted
+
+
+def _step_rooted(step: Tree, folder: Path) -> Tree:
+    """A step as written, with the paths in its options made absolute."""
+    if not isinstance(step, dict):
+        return step
+    rooted = dict(step)
+    for word, given in step.items():
+        paths = [key for key in STEP_PATHS if isinstance(given, dict) and key in given]
+        for key in paths:
+            assert isinstance(given, dict)
+            if isinstance(path := given[key], str):
+                rooted[word] = {**given, key: str(folder / Path(path).expanduser())}
     return rooted
 
 

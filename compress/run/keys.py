@@ -12,6 +12,7 @@ from compress.base.files import digest, sha256
 from compress.base.renamed import old_names
 from compress.checkpoint import ModelOptions
 from compress.checkpoint.hashes import of_import
+from compress.context import Step
 from compress.data import Data
 from compress.recipe import Recipe
 
@@ -26,13 +27,22 @@ def keys(recipe: Recipe, data: Data) -> list[str]:
         value = {
             "before": chain,
             "step": word,
-            "options": old_names(step),
+            "options": _options(step),
             "data": data.fingerprint,
             "seed": recipe.stage_seed(index),
         }
         chain = digest(value)
         found.append(chain)
     return found
+
+
+def _options(step: Step) -> dict[str, Any]:
+    """The options of a step under their old names; files that it reads by content, not by path."""
+    values = old_names(step)
+    for name in getattr(step, "FILES", ()):
+        if values.get(name) is not None:
+            values[name] = sha256(Path(values[name]))
+    return values
 
 
 def _origin(options: ModelOptions) -> dict[str, Any]:

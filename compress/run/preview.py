@@ -17,6 +17,7 @@ from compress.reporting.formatting import count
 from compress.run import sides
 from compress.run.records import Eligible, Plan, PlannedLayer, PlannedPrune, StepBackend
 from compress.sparsity.eligibility import Rule, candidates, refusal
+from compress.steps.facts import LatencyFacts
 from compress.steps.prune import Prune
 from compress.steps.sparsify import Sparsify
 from compress.steps.train import Train
@@ -49,7 +50,7 @@ def check(recipe: Recipe) -> Plan:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     for index, (word, step) in enumerate(recipe.steps):
         if isinstance(step, Prune) and step.criterion not in KINDS:
-            rewritten, plan = step.plan(model, recipe.stage_seed(index))
+            rewritten, plan = step.plan(model, recipe.stage_seed(index), device=device)
             model = replace(rewritten, net=plan.apply(rewritten.net))
             where = f"steps[{index}].{word}"
             prunes.append({"where": where, **step.describe(rewritten, model, plan)})
@@ -91,6 +92,9 @@ def render(plan: Plan) -> None:
     for name in ("macs", "params"):
         before, after = plan["dense"][name], plan["pruned"][name]
         console.print(f"{name}: {before:,} -> {after:,}, {plan['removed'][name]:.1%} less{guess}")
+    for pruning in plan["pruning"]:
+        if found := pruning.get("latency"):
+            console.print(_times(pruning["where"], found), soft_wrap=True, highlight=False)
     sparse = plan["sparse24"]
     console.print(
         f"2:4: {sparse['eligible_backend']} of {sparse['convolutions']} convolutions by the rule "
@@ -176,6 +180,17 @@ def _scores(pruning: PlannedPrune) -> Any:
         kept = f"{group['kept']}/{group['width']}"
         table.add_row(group["name"], f"{group['mean']:.4f}", f"{group['sigma']:.4f}", cut, kept)
     return table
+
+
+def _times(where: str, found: LatencyFacts) -> str:
+    """What a plan by latency predicts, and by which table, in a sentence."""
+    table = f"{found['shapes']} shapes timed with {found['engine']} on {found['device']}"
+    note = f"; {found['note']}" if found["note"] else ""
+    file = f", table {found['table']}" if found["table"] else ""
+    return (
+        f"{where}: predicted {found['before_ms']:.4g} -> {found['after_ms']:.4g} ms for the "
+        f"convolutions of a slice of {found['size']} x {found['size']} ({table}{file}{note})"
+    )
 
 
 def sparse24(model: Model) -> Eligible:

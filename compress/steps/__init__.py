@@ -2,6 +2,7 @@
 
 train.py      train, retrain
 prune.py      prune
+latency.py    the table of times that prune with target latency plans by
 sparsify.py   sparsify
 baseline.py   baseline
 evaluate.py   evaluate

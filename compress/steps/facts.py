@@ -72,6 +72,35 @@ class PruneHead(TypedDict):
     """The pruned network."""
 
 
+class LatencyFacts(TypedDict):
+    """The times that a plan was made by, and what it predicts for one slice."""
+
+    device: str
+    """Name of the GPU, or of the CPU with its threads."""
+    engine: str
+    """What ran the layers that were timed: eager, compile or fused."""
+    torch: str
+    """Version of PyTorch."""
+    arithmetic: str
+    """Number format and layout in memory."""
+    note: str
+    """What a reader of the times should know; empty where nothing."""
+    size: int
+    """Side of the slice, pixels."""
+    shapes: int
+    """How many shapes of layers were measured."""
+    sha256: str
+    """Of the table's values."""
+    table: str | None
+    """Its file; None where it could not be kept."""
+    before_ms: float
+    """Predicted for the network that came in, milliseconds."""
+    after_ms: float
+    """Predicted for the pruned network, milliseconds."""
+    budget_ms: float | None
+    """Milliseconds that `amount` leaves; None where a threshold was given."""
+
+
 class PruneFacts(PruneHead):
     """All that prune remembers of a plan."""
 
@@ -85,6 +114,8 @@ class PruneFacts(PruneHead):
     """Groups that had to stay whole."""
     proof: NotRequired[Proof]
     """How the plan was tried; absent where single weights were masked."""
+    latency: NotRequired[LatencyFacts]
+    """For target latency."""
 
 
 class SparseLayer(TypedDict):

@@ -14,17 +14,19 @@ from compress.base.errors import UsageError
 from compress.checkpoint import Model
 from compress.context import Kind, Use, Work
 from compress.graph import cost
+from compress.pruning import latency, taylor, unstructured, variance
 from compress.pruning import plan as pruning
-from compress.pruning import taylor, unstructured, variance
 from compress.pruning.ledger import Share
 from compress.pruning.options import PruneOptions
 from compress.pruning.selection import Ranked, score_at
 from compress.sparsity import masks
+from compress.steps import latency as timed
 from compress.steps.facts import PruneFacts, PruneGroup, PruneHead
 from compress.training.recalibrate import recalibrated
 from compress.training.samples import samples
 
 log = logging.getLogger(__name__)
+CPU = torch.device("cpu")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,6 +43,9 @@ class Prune(PruneOptions):
     For comparison with studies that zero single weights, magnitude_weights and random_weights set
     the share `amount` of the convolution weights to zero and hold it there: no channel goes, and
     nothing gets faster.
+    With target latency the cost of a channel is the milliseconds that it takes (after HALP: Shen et
+    al., NeurIPS 2022): each shape of a layer is timed once on the device, and channels that cost
+    nothing, because the kernels compute as many anyway, stay.
     """
 
     kind: ClassVar[Kind] = "compressing"
@@ -73,6 +78,8 @@ class Prune(PruneOptions):
         for name in ("rounds", "batches"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.target == "latency" and self.criterion in unstructured.KINDS:
+            raise ValueError(f"{self.criterion} removes no channels, so target cannot be latency")
         if self.recalibrate < 0:
             raise ValueError(f"recalibrate must not be negative, got {self.recalibrate}")
 
@@ -83,7 +90,11 @@ class Prune(PruneOptions):
         return Use(name="channel groups of the traced network")
 
     def plan(
-        self, model: Model, seed: int, importance: Mapping[str, Tensor] | None = None
+        self,
+        model: Model,
+        seed: int,
+        importance: Mapping[str, Tensor] | None = None,
+        device: torch.device = CPU,
     ) -> tuple[Model, pruning.Plan]:
         """The rewritten model that would be cut, and what would go.
 
@@ -92,6 +103,7 @@ class Prune(PruneOptions):
             seed: for the random criterion.
             importance: the scores of the taylor and variance criteria; without, l2 stands in for
                 taylor, and inputs that no BatchNorm scales count as varying by 1 for variance.
+            device: where layers are timed for target latency.
         """
         if model.masks:
             state = "2:4 sparse" if model.pattern == "2:4" else "masked"
@@ -105,8 +117,10 @@ class Prune(PruneOptions):
             options = replace(self, criterion="l2")
         if self.criterion == "variance" and importance is None:
             importance = variance.importance(model.net)
+        times = self._times(model, device)
+        base = self._base(model, times)
         plan = pruning.plan(
-            model.net, options, base=self._base(model), seed=seed, importance=importance
+            model.net, options, base=base, seed=seed, importance=importance, times=times
         )
         return model, plan
 
@@ -114,7 +128,7 @@ class Prune(PruneOptions):
         """Choose channels by their ranks and cut them out of the network."""
         if self.criterion in unstructured.KINDS:
             return self._zero(model, work)
-        model, plan = self.plan(model, work.seed, self._importance(model, work))
+        model, plan = self.plan(model, work.seed, self._importance(model, work), work.device)
         pruned = replace(model, net=recalibrated(plan.apply(model.net), self.recalibrate, work))
         work.facts.update(self.describe(model, pruned, plan))
         log.info("removed %.1f %% of MACs", 100 * plan.removed["macs"])
@@ -135,7 +149,7 @@ class Prune(PruneOptions):
     def describe(self, before: Model, after: Model, plan: pruning.Plan) -> PruneFacts:
         """The facts of a plan: shares removed, the threshold, and each group with its fit."""
         fitted = self.criterion == "gaussian" and self.scope == "layer" and not self.knapsack
-        return {
+        facts = {
             **self._head(before, after, dict(plan.removed)),
             "align": plan.align,
             "threshold": plan.selection.threshold,
@@ -147,6 +161,9 @@ class Prune(PruneOptions):
                 "failing": dict(plan.failing),
             },
         }
+        if plan.times is not None:
+            facts["latency"] = timed.facts(self, plan.times)
+        return cast("PruneFacts", facts)
 
     def _head(self, before: Model, after: Model, removed: dict[Share, float]) -> PruneHead:
         costs = {"before": cost.cost(before.net), "after": cost.cost(after.net)}
@@ -184,14 +201,30 @@ class Prune(PruneOptions):
         log.info("%.1f %% of the weights are zero; no channel went", 100 * facts["zeros"])
         return masked
 
-    def _base(self, model: Model) -> float:
+    def _times(self, model: Model, device: torch.device) -> latency.Table | None:
+        """For target latency, times of the network's layers and of narrower ones."""
+        if self.target != "latency":
+            return None
+        nets = [model.net] if self.base == "current" else [model.net, _dense(model)]
+        return timed.table(self, nets, device)
+
+    def _base(self, model: Model, times: latency.Table | None) -> float:
         """How many times as large the network is that `amount` is a share of."""
         if self.base == "current":
             return 1.0
-        dense = Model(net=replace(model.origin, weights=None).build(), origin=model.origin)
-        return _size(dense.rewritten("deconv_to_conv").net, self.target) / _size(
-            model.net, self.target
-        )
+        sizes = [self._size(net, times) for net in (_dense(model), model.net)]
+        return sizes[0] / sizes[1]
+
+    def _size(self, net: nn.Module, times: latency.Table | None) -> float:
+        if times is None:
+            return _size(net, self.target)
+        return latency.Predictor(net, times, (self.latency_size, self.latency_size)).ms()
+
+
+def _dense(model: Model) -> nn.Module:
+    """The network before anything was pruned, with other weights."""
+    dense = Model(net=replace(model.origin, weights=None).build(), origin=model.origin)
+    return dense.rewritten("deconv_to_conv").net
 
 
 def _size(net: nn.Module, of: Share) -> int:

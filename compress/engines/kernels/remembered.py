@@ -48,16 +48,24 @@ def tilings(gpu: str) -> Iterator[MutableMapping[Key, Cut]]:
 def _path(gpu: str) -> Path | None:
     """None where there is no cache folder."""
     try:
-        triton = importlib.metadata.version("triton")
-        folder = cache_folder() / "tilings"
+        found, folder = stamp(), cache_folder() / "tilings"
     except (importlib.metadata.PackageNotFoundError, RuntimeError):
         return None
-    total = hashlib.sha256(triton.encode())
+    return folder / f"{re.sub(r'[^0-9A-Za-z]+', '-', gpu)}-{found}.json"
+
+
+def stamp() -> str:
+    """What decides the time of a cut but the GPU, in twelve digits: Triton and the kernels.
+
+    Raises:
+        PackageNotFoundError: there is no Triton.
+    """
+    total = hashlib.sha256(importlib.metadata.version("triton").encode())
     here = Path(__file__).parent
     for path in (*(here / name for name in KERNELS), *_cuda(here / "cuda")):
         total.update(path.read_bytes())
     total.update(f"{compiler.available()} {compiler.only_a100()}".encode())
-    return folder / f"{re.sub(r'[^0-9A-Za-z]+', '-', gpu)}-{total.hexdigest()[:12]}.json"
+    return total.hexdigest()[:12]
 
 
 def _cuda(folder: Path) -> list[Path]:
