@@ -42,6 +42,8 @@ BUDGET = timing.Budget(rounds=3, seconds=0.03)
 """Of a layer on a CPU, each time that it is tried."""
 TRIES = 3
 """Times that a layer is made anew on a CPU: where its memory lies can double its time."""
+SLOW = 0.01
+"""Seconds above which a layer is made once only, so that whole slices are timed in minutes."""
 ON_CPU = "measured on the CPU: a GPU takes other times"
 Known = MutableMapping[str, float]
 """`Point.name` -> microseconds."""
@@ -190,8 +192,12 @@ def _seconds(points: Sequence[Point], how: From, device: torch.device) -> list[f
         torch._dynamo.reset()  # its limit of shapes counts from here
     if device.type == "cuda":
         return [_replayed(_call(point, how, device), device) for point in points]
-    tries = [_rounds(points, how, device) for _ in range(TRIES if how == "eager" else 1)]
-    return [min(values) for values in zip(*tries, strict=True)]
+    found = dict(zip(points, _rounds(points, how, device), strict=True))
+    for _ in range(TRIES - 1 if how == "eager" else 0):
+        fast = [point for point in points if found[point] < SLOW]
+        for point, seconds in zip(fast, _rounds(fast, how, device), strict=True):
+            found[point] = min(found[point], seconds)
+    return [found[point] for point in points]
 
 
 def _rounds(points: Sequence[Point], how: From, device: torch.device) -> list[float]:
