@@ -6,11 +6,34 @@
 import io
 import logging
 import sys
+import warnings
+from dataclasses import dataclass, fields
 from types import ModuleType, SimpleNamespace
+from typing import Any
 
 import torch
 
 LOGGER = "torch_tensorrt [TensorRT Conversion Context]"
+
+
+@dataclass
+class From2_13:
+    """Of the settings that Torch-TensorRT 2.13 and 2.14 honour, those that are used here."""
+
+    device: Any = None
+    sparse_weights: bool = False
+    require_full_compilation: bool = False
+    immutable_weights: bool = True
+    min_block_size: int = 5
+    timing_cache_path: str = ""
+
+
+@dataclass
+class Until2_12(From2_13):
+    """Those of 2.8 to 2.12: typing and runtime are the caller's choice."""
+
+    use_explicit_typing: bool = False
+    use_python_runtime: bool = False
 
 
 class Engine(torch.nn.Module):
@@ -33,11 +56,17 @@ class Fake:
     def __init__(self) -> None:
         self.log: list[tuple[int, str]] = []
         self.info, self.runtime, self.engines, self.error = "{}", True, 1, ""
+        self.generation: type[From2_13] = Until2_12
+        self.given: dict = {}
         self.settings: dict = {}
 
-    def compile(self, exported_program, *, arg_inputs, use_python_runtime=False, **settings):
-        """As `torch_tensorrt.dynamo.compile`."""
-        self.settings = {"use_python_runtime": use_python_runtime, **settings}
+    def compile(self, exported_program, *, arg_inputs, use_python_runtime=False, **given):
+        """As `torch_tensorrt.dynamo.compile`: what it does not know it drops without a word."""
+        given |= {"use_python_runtime": True} if use_python_runtime else {}
+        honoured = {field.name for field in fields(self.generation)}
+        self.given, self.settings = given, {name: given[name] for name in given if name in honoured}
+        if use_python_runtime and self.generation is From2_13:
+            warnings.warn("`use_python_runtime` has no effect", DeprecationWarning, stacklevel=2)
         for level, line in self.log:
             logging.getLogger(LOGGER).log(level, line)
         if self.error:
@@ -57,7 +86,7 @@ def install(monkeypatch) -> Fake:
 
     fake = Fake()
     module = ModuleType("torch_tensorrt")
-    module.dynamo = SimpleNamespace(compile=fake.compile)
+    module.dynamo = _Dynamo(fake)
     module.save = fake.save
     module.load = torch.export.load
     module.Device = _device
@@ -80,6 +109,16 @@ def _device(text: str) -> tuple[str, int]:
     kind, number = text.split(":")
     assert kind == "cuda"
     return kind, int(number)
+
+
+class _Dynamo(SimpleNamespace):
+    def __init__(self, fake: Fake) -> None:
+        super().__init__(compile=fake.compile)
+        self.fake = fake
+
+    @property
+    def CompilationSettings(self) -> type[From2_13]:
+        return self.fake.generation
 
 
 class _Features:

@@ -12,7 +12,7 @@ from compress.base import machine
 from compress.base.errors import UsageError
 from compress.base.machine import Package
 from compress.cli import main
-from compress.run import doctor
+from compress.run import doctor, manifest
 from compress.sparsity import masks
 
 RECIPE = """
@@ -141,6 +141,16 @@ def test_a_package_that_cannot_be_imported_says_why(installed):
     assert not found["works"]
     assert found["note"] == "cannot be imported: ImportError: libcuda.so.1: not found"
     assert found["found"] == "installed, without a version"
+
+
+def test_a_package_has_a_version_under_whatever_name_it_was_installed(installed):
+    """Torch-TensorRT 2.14 brings the module `tensorrt` by `tensorrt-cu13` alone."""
+    of = installed("tensorrt").parent / "tensorrt_cu13-11.1.0.106.dist-info"
+    of.mkdir()
+    (of / "METADATA").write_text("Name: tensorrt-cu13\nVersion: 11.1.0.106\n")
+    (of / "top_level.txt").write_text("tensorrt\n")
+    assert package("tensorrt", "tensorrt")["found"] == "11.1.0.106"
+    assert manifest.versions()["tensorrt"] == "11.1.0.106"
 
 
 def test_a_package_that_kills_its_process_is_survived(installed):

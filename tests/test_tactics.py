@@ -104,9 +104,10 @@ def test_names_are_whole_names() -> None:
     assert tensorrt_log.Layers(1, ("/net/blocks/1/1/conv/Conv",)).modules(["blocks.1.1.conv"])
 
 
-@pytest.fixture
-def fake(monkeypatch):
+@pytest.fixture(params=[fake_tensorrt.Until2_12, fake_tensorrt.From2_13])
+def fake(request, monkeypatch):
     fake = fake_tensorrt.install(monkeypatch)
+    fake.generation = request.param
     fake.log = [(logging.DEBUG, line) for line in NEW]
     monkeypatch.setattr(subprocess_run, "run", in_this_process)
     return fake
@@ -141,7 +142,6 @@ def test_from_the_build_to_inspect_and_report(fake, tmp_path) -> None:
     assert fake.settings["sparse_weights"] is True
     assert fake.settings["require_full_compilation"] is True
     assert fake.settings["immutable_weights"] is True
-    assert "engine_cache_dir" not in fake.settings
     assert fake.settings["device"] == ("cuda", 0)
 
 
@@ -149,8 +149,26 @@ def test_without_the_compiled_runtime_the_plan_stands_alone(fake, tmp_path) -> N
     fake.runtime, fake.log = False, []
     (row,) = exported(tmp_path)
     assert row["file"].endswith(".engine")
-    assert fake.settings["use_python_runtime"] is True
+    if fake.generation is fake_tensorrt.Until2_12:  # later ones choose by themselves
+        assert fake.settings["use_python_runtime"] is True
     assert inspection.inspect(tmp_path / row["file"])["totals"]["picked"] == "unknown"
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_the_network_says_its_precision_not_an_option(fake, tmp_path, precision) -> None:
+    plan, _ = exported(tmp_path, precision=precision)
+    program = torch.export.load(tmp_path / plan["file"])
+    values = [node.meta.get("val") for node in program.graph.nodes]
+    types = {value.dtype for value in values if isinstance(value, torch.Tensor)}
+    assert types == {torch.float32} | ({torch.float16} if precision == "fp16" else set())
+    assert "enabled_precisions" not in fake.given
+    assert fake.settings.get("use_explicit_typing", True) is True
+
+
+def test_every_setting_is_one_that_the_version_honours(fake, tmp_path) -> None:
+    for fake.runtime in (True, False):
+        exported(tmp_path / str(fake.runtime))
+        assert set(fake.given) == set(fake.settings)
 
 
 def test_what_makes_no_single_engine_is_not_built(fake, tmp_path) -> None:

@@ -185,7 +185,8 @@ def examine(package: Package) -> Part:
     spec = importlib.util.find_spec(top)
     if spec is None:
         return part(name, package.use, note="not installed", get=package.get)
-    found = version_of(package.distribution) or "installed, without a version"
+    found = version_of(package.distribution) or version_of_module(top)
+    found = found or "installed, without a version"
     places = list(spec.submodule_search_locations or [])
     if top == "apex" and not any((Path(place) / "contrib").is_dir() for place in places):
         note = "an unrelated package of that name; pip uninstall apex"
@@ -201,6 +202,18 @@ def version_of(distribution: str) -> str | None:
         return importlib.metadata.version(distribution)
     except importlib.metadata.PackageNotFoundError:
         return None
+
+
+def version_of_module(module: str) -> str | None:
+    """The version of the distribution that brings a module, under whatever name; None without one.
+
+    Torch-TensorRT asks for `tensorrt` up to 2.13 and for `tensorrt-cu13` alone after; both bring
+    the module `tensorrt`.
+    """
+    if module not in sys.modules and importlib.util.find_spec(module) is None:
+        return None
+    brought_by = importlib.metadata.packages_distributions().get(module)
+    return version_of(brought_by[0]) if brought_by else None
 
 
 def _failure(command: list[str]) -> str:

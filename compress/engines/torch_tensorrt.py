@@ -1,15 +1,16 @@
 """TensorRT engines through Torch-TensorRT, for its versions 2.8 (TensorRT 10) to 2.14 (11).
 
 The subject is strongly typed (half precision is in its own casts), because TensorRT 11 knows no
-other way and Torch-TensorRT from 2.10 on drops `enabled_precisions` without a word. No engine
-cache is used: its key ignores weights, so a pruned or 2:4 network would get another one's engine.
+other way. Up to 2.12 a strongly typed network takes no `enabled_precisions` but float32; from 2.13
+on they are dropped without a word. No engine cache is used: its key ignores weights, so a pruned or
+2:4 network would get another one's engine.
 """
 
 import importlib.util
-import inspect
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -164,10 +165,10 @@ def _listening() -> Iterator[list[str]]:
 
 
 def _compiled_runtime() -> bool:
-    """Whether this Torch-TensorRT has its C++ runtime, without which no program can be written.
+    """Whether this Torch-TensorRT has its C++ runtime, which writes programs.
 
-    The one for TensorRT-RTX ends the process where its library is not the very one that it was
-    built with.
+    Without it versions up to 2.12 write none, and of later ones none is asked. The one for
+    TensorRT-RTX ends the process where its library is not the very one that it was built with.
     """
     from torch_tensorrt import _features
 
@@ -186,7 +187,11 @@ def _input(shape: Shape) -> Any:
 
 
 def _settings(path: Path, device: torch.device) -> dict[str, Any]:
-    """Settings of this version: strong typing is an option up to 2.12 and the only way after."""
+    """Settings that this version honours; `compile` takes others, too, and does not use them.
+
+    Up to 2.12 strong typing and the runtime are options. From 2.13 on networks are always strongly
+    typed and the runtime is the one that is installed.
+    """
     import torch_tensorrt
 
     settings = {
@@ -197,9 +202,9 @@ def _settings(path: Path, device: torch.device) -> dict[str, Any]:
         "min_block_size": 1,
         "timing_cache_path": str(path.with_suffix(".timing")),
     }
-    known = inspect.signature(torch_tensorrt.dynamo.compile).parameters
-    if "use_explicit_typing" in known:
+    honoured = {field.name for field in fields(torch_tensorrt.dynamo.CompilationSettings)}
+    if "use_explicit_typing" in honoured:
         settings["use_explicit_typing"] = True
-    if "use_python_runtime" in known and not _compiled_runtime():
+    if "use_python_runtime" in honoured and not _compiled_runtime():
         settings["use_python_runtime"] = True
     return settings

@@ -1,6 +1,5 @@
 """Run manifest: versions, commit, GPU and data of a run, written to manifest.json."""
 
-import importlib.metadata
 import os
 import platform
 import subprocess
@@ -9,6 +8,7 @@ from pathlib import Path
 import torch
 
 import compress
+from compress.base import machine
 from compress.data import Data
 from compress.recipe import Recipe
 from compress.run.records import Manifest
@@ -58,10 +58,9 @@ def versions() -> dict[str, str]:
     """Installed versions of Python, this package and those that decide results."""
     found = {"python": platform.python_version(), "compress": compress.__version__}
     for package in PACKAGES:
-        try:
-            found[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            continue
+        module = package.replace("-", "_")
+        if version := machine.version_of(package) or machine.version_of_module(module):
+            found[package] = version
     if torch.version.cuda:
         found["cuda"] = torch.version.cuda
     return found
