@@ -12,10 +12,11 @@ import time
 from pathlib import Path
 
 import dicom_desks
+import dicom_stops
 import pytest
 from click.testing import CliRunner
 from dicom_files import body, dataset, packed, uid, write_series
-from dicom_stops import begun, heard, session, told, until
+from dicom_stops import heard, session, told, until
 from rich.console import Console
 
 from compress.base.errors import CompressError, Stopped, UsageError
@@ -29,6 +30,23 @@ from compress.imaging.command import Options, run
 SOON = 4.0
 """Seconds in which a run ends after a signal, on a busy machine too; alone it takes one or two."""
 pytestmark = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks into /proc")
+
+
+@pytest.fixture
+def begun():
+    """Begins runs; nothing of them outlives the test, not even of one that failed."""
+    processes = []
+
+    def begin(mode, source, out):
+        processes.append(dicom_stops.begun(mode, source, out))
+        return processes[-1]
+
+    yield begin
+    for process in processes:
+        for left in session(process.pid):
+            os.kill(left, signal.SIGKILL)
+        with process:
+            pass  # closes its pipes and waits
 
 
 def results(out):
@@ -46,7 +64,7 @@ def ended(process):
     return said
 
 
-def test_a_decoder_that_hangs_does_not_hold_up_a_stop(tmp_path):
+def test_a_decoder_that_hangs_does_not_hold_up_a_stop(begun, tmp_path):
     source = write_series(tmp_path / "in", 12, side=16)
     (source / "IM0007").rename(source / "IM0007crash")
     process = begun("hanging", source, tmp_path / "out")
@@ -62,7 +80,7 @@ def test_a_decoder_that_hangs_does_not_hold_up_a_stop(tmp_path):
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
-def test_a_network_that_takes_its_time_does_not_either(number, tmp_path):
+def test_a_network_that_takes_its_time_does_not_either(number, begun, tmp_path):
     source = write_series(tmp_path / "in", 8, side=16)
     process = begun("slow", source, tmp_path / "out")
     assert heard(process, "computing")
@@ -72,7 +90,7 @@ def test_a_network_that_takes_its_time_does_not_either(number, tmp_path):
     assert {row["status"] for row in rows(tmp_path / "out")} == {"stopped"}
 
 
-def test_a_signal_to_all_processes_is_one_to_the_command(tmp_path):
+def test_a_signal_to_all_processes_is_one_to_the_command(begun, tmp_path):
     """As Slurm sends it: no file may be blamed for a worker that it ended."""
     source = write_series(tmp_path / "in", 8, side=16)
     process = begun("slow", source, tmp_path / "out")
@@ -84,7 +102,7 @@ def test_a_signal_to_all_processes_is_one_to_the_command(tmp_path):
     assert {row["reason"] for row in rows(tmp_path / "out")} == {None}
 
 
-def test_workers_end_with_the_command_even_if_they_hang(tmp_path):
+def test_workers_end_with_the_command_even_if_they_hang(begun, tmp_path):
     source = write_series(tmp_path / "in", 12, side=16)
     (source / "IM0007").rename(source / "IM0007crash")
     process = begun("hanging", source, tmp_path / "out")
@@ -95,7 +113,7 @@ def test_workers_end_with_the_command_even_if_they_hang(tmp_path):
     ended(process)
 
 
-def test_a_stop_while_duplicates_are_compared(tmp_path):
+def test_a_stop_while_duplicates_are_compared(begun, tmp_path):
     source = write_series(tmp_path / "in", 1, side=16)
     for k in range(6000):
         (source / f"copy{k}").hardlink_to(source / "IM0000")
