@@ -39,6 +39,7 @@ from compress.engines.formats import FormatName
 from compress.graph.cost import Cost, cost
 from compress.graph.padding import AnySize, multiple
 from compress.graph.slices import Neighbouring, neighbours
+from compress.quantization.quantisers import unmeasured
 from compress.sparsity.masks import Holder, present
 from compress.steps.evaluate import Evaluate
 from compress.steps.export import Export
@@ -289,8 +290,8 @@ def _stepped(step: Prune | Sparsify, net: nn.Module) -> nn.Module:
 
 
 def _model(net: nn.Module) -> Model:
-    """A network without a recipe; what is 2:4 in it already is not known to be masked."""
-    return Model(net=copy.deepcopy(net).eval(), origin=ModelOptions())
+    """A network without a recipe; of masks and of the cost of INT8 layers nothing is known."""
+    return Model(net=copy.deepcopy(net).eval(), origin=ModelOptions(), quantised=unmeasured(net))
 
 
 def _work(device: torch.device, test: Pairs, stage: Path = Path()) -> Work:

@@ -41,7 +41,7 @@ def make(folder: Path, steps: tuple[str, ...] = FLAGSHIP, side: int = 32) -> Pat
             facts = evaluation(stage, compressed, side)
         else:
             facts = FACTS[step](index)
-        if step in ("train", "prune", "retrain", "sparsify"):
+        if step in ("train", "prune", "retrain", "sparsify", "quantize"):
             with (stage / "model.safetensors").open("wb") as file:
                 file.truncate(cost["bytes"] + 30_000)
         write(
@@ -192,6 +192,29 @@ def sparsity(_: int) -> dict[str, Any]:
     }
 
 
+def quantised(_: int) -> dict[str, Any]:
+    """INT8 everywhere but in the first layer."""
+    table = [
+        {
+            "name": name,
+            "int8": into > 1,
+            "reason": "" if into > 1 else "alone it costs 4.6 HU, too much for the budget",
+            "error_hu": 0.1 if into > 1 else 4.6,
+            "macs": 1_000_000,
+        }
+        for name, _, into, _ in layers()
+    ]
+    return {
+        "format": "int8",
+        "method": "max",
+        "crops": 16,
+        "budget_hu": 1.0,
+        "error_all_hu": 4.71,
+        "error_hu": 0.93,
+        "layers": table,
+    }
+
+
 def export(_: int) -> dict[str, Any]:
     """ONNX built, TensorRT not."""
     parity = {
@@ -308,6 +331,7 @@ FACTS = {
     "retrain": training,
     "prune": pruning,
     "sparsify": sparsity,
+    "quantize": quantised,
     "export": export,
 }
 

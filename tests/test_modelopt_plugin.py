@@ -101,3 +101,24 @@ def test_the_example_runs(tmp_path: Path) -> None:
     command = [sys.executable, "-W", "ignore", str(EXAMPLE)]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_quantised_behind_pruning_and_2to4_restores_to_the_bit(modelopt, tmp_path: Path) -> None:
+    """Also where masks held through a step of training with the rounding."""
+    mto, mts = modelopt
+    import modelopt.torch.quantization as mtq
+
+    x = torch.rand(1, 1, 64, 64)
+    net = mto.apply_mode(network(0), [("compress_channels", {"amount": 0.4})])
+    net = mts.sparsify(net, "sparse_magnitude")
+    net = mtq.quantize(net, mtq.INT8_DEFAULT_CFG, lambda model: model(x))
+    optimizer = torch.optim.SGD(net.parameters(), lr=1e-3)
+    net.train()(x).square().mean().backward()
+    optimizer.step()
+    layer = net.get_submodule("blocks.0.0.growth.conv")
+    assert is_2to4(layer.weight)
+    assert is_2to4(layer.weight_quantizer(layer.weight))
+    mto.save(net, tmp_path / "int8.pth")
+    back = mto.restore(network(1), tmp_path / "int8.pth")
+    assert equal(back, net)
+    assert torch.equal(back.eval()(x), net.eval()(x))

@@ -203,7 +203,7 @@ def test_a_wrong_value_is_refused_in_one_sentence(write, options, sentence):
         (
             steps("xyz"),
             "steps[0]: unknown step 'xyz'; possible are train, prune, retrain, sparsify, "
-            "baseline, evaluate, export, report",
+            "quantize, baseline, evaluate, export, report",
         ),
         (
             steps("train: {epochs: 1}", "prune: {amuont: 0.5}"),

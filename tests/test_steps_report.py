@@ -551,3 +551,22 @@ def test_no_report_is_written_while_a_recipe_runs(tmp_path: Path) -> None:
     run = runs.make(tmp_path / "run", ("train",))
     with locked(run), pytest.raises(UsageError, match="another run is at work"):
         rebuild(run)
+
+
+def test_int8_is_told_with_what_each_layer_costs(tmp_path: Path) -> None:
+    steps = ("train", "prune", "sparsify", "quantize", "retrain", "evaluate", "export")
+    report, html, markdown = written(runs.make(tmp_path / "run", steps))
+    assert "44 of 45 layers in INT8" in report["verdict"]
+    assert any("rounding simulated in float32" in limit for limit in report["limits"])
+    assert report["storage"][-1]["label"] == "with ranges for INT8, weights in float32"
+    page = Page(html)
+    assert "int8" in page.ids
+    for text in (html, markdown):
+        assert "0.930 HU rms before any retraining, 1.000 HU were allowed" in text
+        assert "alone it costs 4.6 HU, too much for the budget" in text
+
+
+def test_without_int8_nothing_is_told_of_it(tmp_path: Path) -> None:
+    report, html, markdown = written(runs.make(tmp_path / "run"))
+    assert report["int8"] is None
+    assert not any("INT8" in text for text in (html, markdown))

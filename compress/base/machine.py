@@ -49,6 +49,7 @@ def packages() -> tuple[Package, ...]:
     modelopt = "pip install nvidia-modelopt requests huggingface_hub"
     return (
         Package("nvidia-modelopt", "modelopt.torch.sparsity", "sparsify", modelopt),
+        Package("nvidia-modelopt", "modelopt.torch.quantization", "quantize", modelopt),
         Package("apex", "apex.contrib.sparsity", "sparsify, backend asp", CONTAINER),
         Package("apex", "apex.amp", "training in apex's mixed precision", CONTAINER),
     )

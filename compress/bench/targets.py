@@ -107,7 +107,11 @@ def artefacts(
 
 
 def _checkpoint(path: Path, mode: str, device: torch.device, graph: bool) -> Artefact:
-    net = checkpoint.load(path).net
+    model = checkpoint.load(path)
+    if model.quantised:
+        why = "in PyTorch INT8 is simulated, which is slower than float32"
+        raise UsageError(f"{path} is quantised, and {why}; export it to onnx and time that file")
+    net = model.net
     return Artefact(
         name=str(path),
         how=mode,

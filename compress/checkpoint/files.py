@@ -41,6 +41,9 @@ NETWORK: Kinds = {
 NEIGHBOURS: Kinds = {"neighbours": int}
 """The same of what `network` holds only for networks of neighbouring slices."""
 
+INT8: Kinds = {"int8": dict}
+"""What there is only for quantised networks: INT8 layers by name, and the error of each in HU."""
+
 
 def read(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """The two files of a checkpoint: the value of model.json and every tensor, masks as bits.
@@ -98,6 +101,10 @@ def _wrong(table: Any) -> str:
     if table.get("schema") != SCHEMA:
         return f"has schema {table.get('schema')}, not {SCHEMA}"
     wrong = _unlike(table, ENTRIES) or _unlike(table["network"], NETWORK, "network.")
+    if not wrong and "int8" in table:
+        wrong = _unlike(table, INT8) or _unlike(
+            table["int8"], dict.fromkeys(table["int8"], float), "int8."
+        )
     if not wrong and "neighbours" in table["network"]:
         wrong = _unlike(table["network"], NEIGHBOURS, "network.")
     if wrong:

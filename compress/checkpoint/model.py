@@ -2,9 +2,9 @@
 
 A checkpoint is a folder with `model.safetensors` (plain tensors in pruned shapes, masks applied and
 stored as bits beside the weights) and `model.json` (how the dense network is built, rewrites,
-channel table, pattern of the masks, HU range, hash of the tensors). Loading builds the dense
-network, applies the rewrites, gives the layers the shapes of the table and fills in the tensors.
-Never a pickle.
+channel table, pattern of the masks, INT8 layers, HU range, hash of the tensors). Loading builds the
+dense network, applies the rewrites, gives the layers the shapes of the table, fills in the tensors
+and puts quantisers where they were. Never a pickle.
 """
 
 import hashlib
@@ -27,6 +27,7 @@ from compress.checkpoint.options import ModelOptions
 from compress.graph.cost import CONVOLUTIONS
 from compress.graph.resize import resize
 from compress.graph.rewrite import REWRITES
+from compress.quantization.quantisers import SCALE, restored
 from compress.sparsity import masks as masking
 
 
@@ -44,6 +45,9 @@ class Model:
     """Module name -> bool mask of its weight's shape, True = kept."""
     pattern: masking.Pattern = "2:4"
     """What the masks promise, where there are any."""
+    quantised: Mapping[str, float] = field(default_factory=dict)
+    """Layers that `net` computes in INT8 -> root mean square in HU of what each alone changed when
+    it was quantised; their ranges are in the state of `net`."""
 
     def rewritten(self, name: str) -> "Model":
         """The model after one more rewrite; the same where it was done before."""
@@ -86,6 +90,7 @@ def save(model: Model, folder: Path) -> None:
         "rewrites": list(model.rewrites),
         "channels": channels(model.net),
         "pattern": model.pattern if model.masks else None,
+        **({"int8": dict(model.quantised)} if model.quantised else {}),
         "normalisation": {"hu_min": HU_MIN, "hu_max": HU_MAX},
         "sha256": hashlib.sha256(data).hexdigest(),
     }
@@ -103,6 +108,7 @@ def load(folder: Path) -> Model:
     table, tensors = read(folder)
     origin, net = _described(folder, table)
     bits = {name: tensors.pop(name) for name in list(tensors) if name.endswith(BITS)}
+    scales = {name: tensors.pop(name) for name in list(tensors) if name.endswith(SCALE)}
     _take(net, tensors, folder / WEIGHTS)
     masks = {}
     for name, stored in bits.items():
@@ -110,11 +116,20 @@ def load(folder: Path) -> Model:
         masks[layer] = from_bits(stored, tensors[f"{layer}.weight"].shape)
     rewrites = tuple(table["rewrites"])
     pattern: masking.Pattern = table["pattern"] or "2:4"
+    quantised: Mapping[str, float] = table.get("int8", {})
     try:
         masking.check(net, masks, pattern)
+        net = restored(net.eval(), quantised, scales) if quantised or scales else net.eval()
     except (CompressError, ValueError) as error:  # ValueError: input channels in no fours
         raise UsageError(f"{folder / WEIGHTS} is damaged: {error}; {REMEDY}") from error
-    return Model(net=net.eval(), origin=origin, rewrites=rewrites, masks=masks, pattern=pattern)
+    return Model(
+        net=net,
+        origin=origin,
+        rewrites=rewrites,
+        masks=masks,
+        pattern=pattern,
+        quantised=quantised,
+    )
 
 
 def _described(folder: Path, table: Mapping[str, Any]) -> tuple[ModelOptions, nn.Module]:

@@ -28,6 +28,7 @@ from compress.engines.records import Built, EngineRow
 from compress.engines.subject import prepared
 from compress.graph.effect import effective
 from compress.graph.rewrite import deconv_to_conv
+from compress.quantization.quantisers import plain
 from compress.sparsity.layers import layers
 
 log = logging.getLogger(__name__)
@@ -81,6 +82,8 @@ class Job:
     def _build(self) -> tuple[Path, Built]:
         """The engine's file, and the facts for its sidecar; nothing half built stays."""
         format_, stage = formats()[self.name], self.work.stage
+        if self.model.quantised:
+            self._check_quantised(format_)  # first: nothing that is installed would help
         if missing := format_.missing(self.work.device):
             raise missing
         if self.precision not in format_.precisions:
@@ -97,6 +100,15 @@ class Job:
             for file in sorted(paths[chosen].parent.iterdir()):
                 file.replace(stage / file.name)
         return stage / name, {**built[chosen], "deconvolutions_ms": ms}
+
+    def _check_quantised(self, format_: Format) -> None:
+        """Raise NotBuilt where the format takes no network with INT8 layers."""
+        if not format_.quantised:
+            why = "it takes no quantised network yet; onnx does, for TensorRT and ONNX Runtime"
+            raise NotBuilt(why, "--format onnx --precision fp32")
+        if self.precision != "fp32":
+            why = f"a quantised network is written in fp32 beside INT8, not in {self.precision}"
+            raise NotBuilt(why, "--precision fp32")
 
     def _choices(self) -> tuple[str, ...]:
         """Ways to compile the deconvolutions; two where measuring shall decide."""
@@ -159,7 +171,7 @@ class Job:
             shape=self.shape,
             weights=checkpoint.fingerprint(self.model),
             device=self.work.device,
-            built={**built, "layers": layers(self.model.net)},
+            built={**built, "layers": layers(plain(self.model.net))},
             model=self.source,
         )
         parity = compare(

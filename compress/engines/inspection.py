@@ -18,6 +18,8 @@ from compress.checkpoint.files import TABLE, WEIGHTS
 from compress.engines import sidecar
 from compress.engines.formats import formats
 from compress.engines.records import Inspection, Totals
+from compress.quantization.quantisers import plain, scales
+from compress.quantization.records import Scale
 from compress.reporting import formatting
 from compress.sparsity.layers import ENGINE_COLUMNS, described, layers
 from compress.sparsity.records import Group, LayerRow
@@ -26,9 +28,11 @@ SCHEMA = 1
 COLUMNS = ("layer", "weight", "zeros", "2:4", "eligible", "picked", "MACs", "share", "of time")
 KERNEL = ("kernel", "us", "floor")
 """Columns of an engine that says what computes a layer, how long, and how long at least."""
+INT8 = ("INT8: input to", "weights to", "HU rms")
+"""Columns of a checkpoint with INT8 layers: ranges, and what quantising the layer alone cost."""
 LEFT = ("layer", "weight", "2:4", "eligible", "picked", "kernel")
-Found = tuple[str, dict[str, object], list[LayerRow], dict[str, int] | None]
-"""Kind, about, layers and nonfinite, as `inspect` says."""
+Found = tuple[str, dict[str, object], list[LayerRow], dict[str, int] | None, Mapping[str, Scale]]
+"""Kind, about, layers, nonfinite and int8, as `inspect` says."""
 
 
 def inspect(path: Path) -> Inspection:
@@ -37,15 +41,16 @@ def inspect(path: Path) -> Inspection:
     Returns:
         schema, path, kind ("checkpoint" or "engine"), about (facts on the whole), totals, layers;
         nonfinite: how many values of a tensor are NaN or infinite, by its name, where there are
-        any; None for an engine whose weights are not read.
+        any; None for an engine whose weights are not read; int8: the ranges of a quantised
+        checkpoint's INT8 layers by name, where there are any.
 
     Raises:
         UsageError: none of the three, altered, or an engine whose sidecar lists no layers.
     """
     if not path.exists():
         raise UsageError(f"{path}: there is no such checkpoint folder, engine or sidecar")
-    kind, about, rows, nonfinite = _checkpoint(path) if path.is_dir() else _engine(path)
-    return {
+    kind, about, rows, nonfinite, int8 = _checkpoint(path) if path.is_dir() else _engine(path)
+    inspection: Inspection = {
         "schema": SCHEMA,
         "path": str(path),
         "kind": kind,
@@ -54,6 +59,7 @@ def inspect(path: Path) -> Inspection:
         "totals": _totals(rows),
         "layers": rows,
     }
+    return {**inspection, "int8": dict(int8)} if int8 else inspection
 
 
 def render(found: Inspection) -> None:
@@ -64,7 +70,7 @@ def render(found: Inspection) -> None:
     say = functools.partial(console.print, soft_wrap=True, highlight=False, markup=False)
     say(f"{found['kind']} {found['path']}")
     say(", ".join(f"{k} {v}" for k, v in found["about"].items()))
-    for line in _table(rows):
+    for line in _table(rows, found.get("int8", {})):
         say(line)
     for row in rows:
         for sentence in _why(row):
@@ -82,7 +88,10 @@ def _checkpoint(folder: Path) -> Found:
         "masks": len(model.masks),
         "weights": checkpoint.fingerprint(model),
     }
-    return "checkpoint", about, layers(model.net), _nonfinite(model.net.state_dict())
+    rows, int8 = layers(plain(model.net)), scales(model.net, model.quantised)
+    if int8:
+        about["int8"] = f"{len(int8)} of {len(rows)} layers"
+    return "checkpoint", about, rows, _nonfinite(model.net.state_dict()), int8
 
 
 def _nonfinite(tensors: Mapping[str, Tensor]) -> dict[str, int]:
@@ -119,7 +128,7 @@ def _engine(path: Path) -> Found:
         about["sparse_kernels"] = f"{unknown['picked']} of {unknown['eligible']} eligible layers"
     weights = {f"{name}.weight": weight for name, weight in inside.items()}
     nonfinite = _nonfinite(weights) if inside else None
-    return "engine", about, cast("list[LayerRow]", rows), nonfinite
+    return "engine", about, cast("list[LayerRow]", rows), nonfinite, {}
 
 
 def _name_the_folder(path: Path) -> None:
@@ -155,14 +164,17 @@ def _size(row: Mapping[str, Any]) -> int:
     return math.prod(row["shape"])
 
 
-def _table(rows: Sequence[LayerRow]) -> Iterator[str]:
+def _table(rows: Sequence[LayerRow], int8: Mapping[str, Scale]) -> Iterator[str]:
     """One line a layer below a head, columns aligned; never cut, however narrow the terminal."""
-    shown = set(COLUMNS + KERNEL)
+    shown = set(COLUMNS + KERNEL + INT8)
     if not any(row["share_of_time"] is not None for row in rows):
         shown -= {"of time"}
     if not any("kernel" in row for row in rows):
         shown -= set(KERNEL)
-    columns = list(zip(COLUMNS + KERNEL, *map(_cells, rows), strict=True))
+    if not int8:
+        shown -= set(INT8)
+    cells = [(*_cells(row), *_int8(int8.get(row["name"]))) for row in rows]
+    columns = list(zip(COLUMNS + KERNEL + INT8, *cells, strict=True))
     aligned = [_aligned(column) for column in columns if column[0] in shown]
     for line in zip(*aligned, strict=True):
         yield "  ".join(line).rstrip()
@@ -192,6 +204,15 @@ def _cells(row: Mapping[str, Any]) -> tuple[str, ...]:
         *shares,
         *kernel,
     )
+
+
+def _int8(scale: Scale | None) -> tuple[str, ...]:
+    """The cells of an INT8 layer: ranges, and the error that it caused when it was quantised."""
+    if scale is None:
+        return ("",) * len(INT8)
+    least, largest = scale["weight_range"]
+    ranges = f"{scale['input_range']:.3g}", f"{least:.2g} to {largest:.2g}"
+    return (*ranges, f"{scale['error_hu']:.2f}")
 
 
 def _microseconds(value: float | None) -> str:

@@ -2,6 +2,7 @@
 
 import ast
 import importlib.util
+import io
 import logging
 import warnings
 from pathlib import Path
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 from compress.base.machine import Package
 from compress.engines.base import Format, NotBuilt, Runner, Served, Shape, giving_up, placed
 from compress.engines.records import Built
+from compress.quantization.quantisers import quantised
 from compress.sparsity.pattern import is_2to4
 
 PACKAGES = ("onnx", "onnxscript", "onnxruntime")
@@ -20,6 +22,8 @@ OPSET = 20
 """Operator set: the newest that TensorRT 10, ONNX Runtime 1.20 and torch 2.8 all know."""
 LAYERS = ("Conv", "MatMul", "Gemm")
 """Operators that hold the weight of a layer."""
+ROUNDING = ("QuantizeLinear", "DequantizeLinear")
+"""Operators between the weight of an INT8 layer and the layer."""
 TURNED = ".T"
 """Ending of the name of a transposed weight."""
 TENSORS = ("low", "enhanced")
@@ -31,6 +35,7 @@ class Onnx(Format):
     """`.onnx` files; the weights lie inside."""
 
     suffix = ".onnx"
+    quantised = True
     requires = PACKAGES
     served = Served("onnxruntime", "model.onnx")
 
@@ -50,23 +55,12 @@ class Onnx(Format):
         """Trace on the CPU, write, and check the file's form; facts: opset, convolutions, 2:4."""
         import onnx
 
-        cpu = torch.device("cpu")
         logging.getLogger("torch.onnx").setLevel(logging.ERROR)
         logging.getLogger("onnxscript").setLevel(logging.ERROR)
+        subject = subject.to("cpu")
         with warnings.catch_warnings(), giving_up("the ONNX exporter"):
             warnings.simplefilter("ignore")
-            program = torch.onnx.export(
-                subject.to(cpu),
-                (shape.example(cpu),),
-                dynamo=True,
-                verbose=False,
-                opset_version=OPSET,
-                input_names=[TENSORS[0]],
-                output_names=[TENSORS[1]],
-                dynamic_shapes=shape.dynamic_shapes(),
-            )
-        assert program is not None  # with dynamo=True it always returns the program
-        model = program.model_proto
+            model = _traced(subject, shape) if quantised(subject) else _exported(subject, shape)
         _name(model.graph)
         _strip(model)
         onnx.save(model, path)
@@ -94,30 +88,75 @@ class Onnx(Format):
         return run
 
 
+def _exported(subject: nn.Module, shape: Shape) -> Any:
+    """The model of a network on the CPU."""
+    program = torch.onnx.export(
+        subject,
+        (shape.example(torch.device("cpu")),),
+        dynamo=True,
+        verbose=False,
+        opset_version=OPSET,
+        input_names=[TENSORS[0]],
+        output_names=[TENSORS[1]],
+        dynamic_shapes=shape.dynamic_shapes(),
+    )
+    assert program is not None  # with dynamo=True it always returns the program
+    return program.model_proto
+
+
+def _traced(subject: nn.Module, shape: Shape) -> Any:
+    """The model of a quantised network on the CPU, by the former exporter.
+
+    ModelOpt writes QuantizeLinear and DequantizeLinear there only: torch.export, which the newer
+    one begins with, cannot follow its quantisers (Model-Optimizer 0.47, pull request 2418).
+    """
+    import onnx
+
+    written, batch = io.BytesIO(), {0: "batch"}
+    torch.onnx.export(
+        subject,
+        (shape.example(torch.device("cpu")),),
+        written,  # type: ignore[arg-type]  # the former exporter takes files, too
+        dynamo=False,
+        opset_version=OPSET,
+        input_names=[TENSORS[0]],
+        output_names=[TENSORS[1]],
+        dynamic_axes=dict.fromkeys(TENSORS, batch) if shape.dynamic else None,
+    )
+    return onnx.load_model_from_string(written.getvalue())
+
+
 def weights(path: Path) -> dict[str, Tensor]:
     """The weights in a model's file, (out, in, ...) float32, by the layer's name.
 
-    A linear layer is a MatMul, whose weight is transposed, or a Gemm.
+    A linear layer is a MatMul, whose weight is transposed, or a Gemm. Weights of INT8 layers are
+    those before rounding; rounding leaves zeros what they are.
     """
     import onnx
     from onnx import numpy_helper
 
     graph = onnx.load(path).graph
     values = {tensor.name: tensor for tensor in graph.initializer}
+    rounded = {n.output[0]: n.input[0] for n in graph.node if n.op_type in ROUNDING}
     found = {}
     for node in graph.node:
-        if node.op_type in LAYERS and len(node.input) > 1 and node.input[1] in values:
-            weight = torch.from_numpy(numpy_helper.to_array(values[node.input[1]]).astype("f4"))
+        if node.op_type not in LAYERS or len(node.input) < 2:
+            continue
+        name = node.input[1]
+        while name in rounded:
+            name = rounded[name]
+        if name in values:
+            weight = torch.from_numpy(numpy_helper.to_array(values[name]).astype("f4"))
             turned = any(a.name == "transB" and a.i for a in node.attribute)
             if node.op_type != "Conv" and not turned and weight.dim() == 2:
                 weight = weight.T
-            found[_layer(node)] = weight
+            found[_layer(name)] = weight
     return found
 
 
-def _layer(node: Any) -> str:
-    """The module that a node was exported from, by its weight's name."""
-    return str(node.input[1]).removeprefix("net.").removesuffix(TURNED).removesuffix(".weight")
+def _layer(weight: str) -> str:
+    """The module that a weight was exported from, by its name."""
+    return weight.removeprefix("net.").removesuffix(TURNED).removesuffix(".weight")
 
 
 def _name(graph: Any) -> None:

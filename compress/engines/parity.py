@@ -13,8 +13,9 @@ from compress.base.hu import DATA_RANGE, HU_MIN, to_hu, to_network
 from compress.data import Image, Pairs
 from compress.engines import subprocess_run
 from compress.engines.base import Shape
-from compress.engines.precision import ARITHMETIC, Precision
+from compress.engines.precision import ARITHMETIC, INT8, Precision
 from compress.engines.records import Parity
+from compress.quantization.quantisers import quantised
 from compress.training.precision import Precision as Switches
 
 AIR = -500.0
@@ -54,7 +55,7 @@ def compare(
     difference = (got - expected).abs() * DATA_RANGE
     middle = low.shape[1] // 2
     inside = difference[body(low[:, middle : middle + 1])]
-    limits = ARITHMETIC[precision]
+    limits = INT8 if quantised(net) else ARITHMETIC[precision]
     error = float((difference.double() ** 2).mean())
     max_hu, mean_hu = float(inside.max()), float(inside.mean())
     return {

@@ -28,3 +28,6 @@ ARITHMETIC: Mapping[Precision, Arithmetic] = {
     "fp16": Arithmetic("float16", 20.0, 1.0),
     "bf16": Arithmetic("bfloat16", 150.0, 8.0),  # 8 bits of mantissa, three fewer than fp16
 }
+INT8 = Arithmetic("float32", 20.0, 1.0)
+"""Of networks with INT8 layers, whatever is between those: where sums differ in their last bit, a
+value between two steps is rounded to the other one, and a step can be several HU."""

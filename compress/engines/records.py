@@ -4,6 +4,7 @@ from typing import Literal, NotRequired, TypedDict
 
 from compress.engines.formats import FormatName
 from compress.engines.precision import Precision
+from compress.quantization.records import Scale
 from compress.sparsity.records import EngineColumns, LayerRow
 
 
@@ -51,6 +52,8 @@ class Inspection(TypedDict):
     """Sums over the layers."""
     layers: list[LayerRow]
     """Every convolution and linear layer."""
+    int8: NotRequired[dict[str, Scale]]
+    """INT8 layers by name; absent where there are none."""
 
 
 class SparseKernels(TypedDict):

@@ -9,6 +9,7 @@ from compress.engines.precision import ARITHMETIC, Precision
 from compress.graph.rewrite import deconv_to_conv, fold_batchnorm
 from compress.graph.slices import Slices, neighbours
 from compress.models.ddnet import DDnet
+from compress.quantization.quantisers import quantised
 
 
 class Subject(Slices):
@@ -51,6 +52,8 @@ def is_residual(net: nn.Module) -> bool:
 def prepared(net: nn.Module, precision: Precision, *, as_conv: bool) -> tuple[Subject, int]:
     """The subject of a network with its BatchNorm layers folded where that is exact.
 
+    Of a quantised network none is folded: ranges are those of weights and inputs as they are.
+
     Args:
         net: see `Subject`.
         precision: see `Subject`.
@@ -59,5 +62,6 @@ def prepared(net: nn.Module, precision: Precision, *, as_conv: bool) -> tuple[Su
     Returns:
         The subject, and how many BatchNorm layers were folded.
     """
-    folded, names = fold_batchnorm(deconv_to_conv(net) if as_conv else net)
+    net = deconv_to_conv(net) if as_conv else net
+    folded, names = (net, ()) if quantised(net) else fold_batchnorm(net)
     return Subject(folded, precision), len(names)

@@ -24,6 +24,8 @@ from compress.graph.trial import (
 )
 
 CONVOLUTIONS = (nn.Conv2d, nn.ConvTranspose2d)
+QUANTISERS = ("input_quantizer", "weight_quantizer")
+"""Attributes of a layer that rounds to INT8, see `quantization.quantisers`."""
 
 
 @dataclass(frozen=True)
@@ -139,6 +141,9 @@ def _calls(net: nn.Module, size: tuple[int, int], device: str, *, exact: bool) -
         found.append(Call(name, kind, tuple(weight.shape), grid, positions))
 
     for name, module in shadow.named_modules():
+        for quantiser in QUANTISERS:  # ModelOpt's look at values, which a meta tensor has none of
+            if hasattr(module, quantiser):
+                getattr(module, quantiser).disable()
         if isinstance(module, (*CONVOLUTIONS, nn.Linear)):
             module.register_forward_hook(lambda m, i, o, name=name: seen(name, m, i, o))
     shape = output_shape(shadow, (1, channels(net), *size), device)

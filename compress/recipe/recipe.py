@@ -206,7 +206,7 @@ def _check_order(steps: Sequence[tuple[str, Step]], *, trained: bool) -> None:
     network trained from scratch at its final widths is a comparator).
     """
     words = [word for word, _ in steps]
-    sparse = None
+    sparse = int8 = None
     for index, (word, step) in enumerate(steps):
         where = f"steps[{index}].{word}"
         if getattr(step, "distill", 0) and not trained:
@@ -214,6 +214,9 @@ def _check_order(steps: Sequence[tuple[str, Step]], *, trained: bool) -> None:
         if word == "prune" and sparse is not None:
             reason = "removing channels would destroy the 2:4 pattern"
             raise ValueError(f"{where}: {sparse} comes before it, and {reason}; put prune first")
+        if word in ("prune", "sparsify", "quantize") and int8 is not None:
+            reason = "the network is quantised then"
+            raise ValueError(f"{where}: {int8} comes before it, and {reason}; put quantize last")
         if word in ("retrain", "baseline") and not trained:
             raise ValueError(
                 f"{where}: nothing was trained before; put train first or give model.weights"
@@ -223,3 +226,4 @@ def _check_order(steps: Sequence[tuple[str, Step]], *, trained: bool) -> None:
             raise ValueError(f"{where}: {after} comes after it, and report must be the last step")
         trained = trained or word == "train"
         sparse = where if word == "sparsify" else sparse
+        int8 = where if word == "quantize" else int8

@@ -121,7 +121,11 @@ def convert(kind: Any, tree: Tree, where: str) -> Any:
     """
     origin, parts = get_origin(kind), get_args(kind)
     if origin in (Union, UnionType):
-        return None if tree is None else convert(_inner(parts), tree, where)
+        return (
+            None
+            if tree is None and NoneType in parts
+            else convert(_inner(parts, tree), tree, where)
+        )
     if origin is tuple:
         return _tuple(kind, tree, where)
     if origin in (dict, Mapping):
@@ -134,7 +138,7 @@ def describe(kind: Any) -> str:
     """A type in plain English."""
     origin, parts = get_origin(kind), get_args(kind)
     if origin in (Union, UnionType):
-        return f"{describe(_inner(parts))} or null"
+        return " or ".join("null" if part is NoneType else describe(part) for part in parts)
     if origin is Literal:
         choices = ", ".join(parts)
         return f"one of {choices}" if len(parts) > 1 else f'"{choices}"'
@@ -168,10 +172,11 @@ def suggestion(word: str, known: Collection[str]) -> str:
     return f"possible are {', '.join(known)}" if known else "there are none here"
 
 
-def _inner(parts: tuple[Any, ...]) -> Any:
-    """X of X | None."""
-    (inner,) = (part for part in parts if part is not NoneType)
-    return inner
+def _inner(parts: tuple[Any, ...], tree: Tree) -> Any:
+    """X of X | None; of a text and a list, the one that `tree` is meant for."""
+    inner = [part for part in parts if part is not NoneType]
+    lists = [part for part in inner if get_origin(part) is tuple]
+    return lists[0] if lists and isinstance(tree, list) else inner[0]
 
 
 def _fits(kind: Any, tree: Tree) -> bool:

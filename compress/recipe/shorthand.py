@@ -20,6 +20,7 @@ from compress.recipe import schema
 from compress.recipe.yaml import Tree
 from compress.steps.baseline import Baseline
 from compress.steps.prune import Prune
+from compress.steps.quantize import Quantize
 from compress.steps.sparsify import Sparsify
 from compress.steps.train import Train
 
@@ -175,7 +176,7 @@ def baselines(steps: Sequence[tuple[str, Step]]) -> tuple[tuple[str, Step], ...]
     later: list[Train] = []  # trainings of the compressed network that the dense one lacks
     compressed = False
     for index, (word, step) in enumerate(steps):
-        compressed = compressed or isinstance(step, Prune | Sparsify)
+        compressed = compressed or isinstance(step, Prune | Quantize | Sparsify)
         if isinstance(step, Baseline) and not step.epochs:
             if not later:
                 why = "nothing was trained before it since the network was compressed"

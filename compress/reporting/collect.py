@@ -70,6 +70,7 @@ def collect(run: Path, before: str) -> Report:
         "baseline": [_remembered(s) for s in stages if s["kind"] == "baseline"],
         "pruning": pruning,
         "sparse24": sparse24,
+        "int8": _last(_of(stages, "quantize")),
         "layers": layers.rows(pruning, sparse24, [engine.pop("layers") for engine in engines]),
         "storage": storage.rows(run, stages),
         "speed": speed.read(run, [p for p in paths if found[p]["step"] != "report"]),

@@ -227,6 +227,8 @@ class Collected(Costs, Quality):
     """What prune stages remembered, see `steps.facts`, with `stage`."""
     sparse24: Facts | None
     """What the last sparsify stage remembered, see `steps.facts`, with `stage`."""
+    int8: Facts | None
+    """What the last quantize stage remembered, see `steps.facts`, with `stage`."""
     layers: list[Layer]
     """Every layer."""
     storage: list[Stored]

@@ -71,6 +71,9 @@ def _gains(report: Collected) -> list[str]:
     gains += [f"{100 * p['zeros']:.1f} % of the convolution weights zero" for p in masked[-1:]]
     if sparse := report["sparse24"]:
         gains.append(f"{sparse['done']} of {sparse['convolutions']} convolutions 2:4 sparse")
+    if int8 := report["int8"]:
+        done = sum(layer["int8"] for layer in int8["layers"])
+        gains.append(f"{done} of {len(int8['layers'])} layers in INT8")
     return gains
 
 
@@ -168,6 +171,11 @@ def _limits(report: Collected) -> list[str]:
         "kernels for them, so neither they nor fewer MACs are a speed-up by themselves.",
         "PSNR, SSIM and RMSE do not replace the judgement of a radiologist.",
     ]
+    if report["int8"]:
+        limits.append(
+            "Image quality in INT8 was measured with the rounding simulated in float32; an engine "
+            "may sum in another order and so round some values to the next step."
+        )
     if source(report).simulated:
         limits.append("The low-dose slices are simulated from the full-dose ones.")
     dense, final = steps_trained(report)

@@ -20,13 +20,14 @@ def rows(run: Path, stages: list[Facts]) -> list[Stored]:
         checkpoints were deleted.
     """
     steps = [stage["step"] for stage in stages]
-    prune, sparsify = (_first(steps, word) for word in ("prune", "sparsify"))
-    dense = _size(run, stages[: min(prune, sparsify)]) or _bytes(run / "initial" / FILE)
+    prune, sparsify, int8 = (_first(steps, word) for word in ("prune", "sparsify", "quantize"))
+    dense = _size(run, stages[: min(prune, sparsify, int8)]) or _bytes(run / "initial" / FILE)
     pruned = "pruned" if prune < sparsify else "dense"
     found = {
         "dense": dense,
-        "pruned": _size(run, stages[prune:sparsify]),
-        f"{pruned}, 2:4, zeros stored": _size(run, stages[sparsify:]),
+        "pruned": _size(run, stages[prune : min(sparsify, int8)]),
+        f"{pruned}, 2:4, zeros stored": _size(run, stages[sparsify:int8]),
+        "with ranges for INT8, weights in float32": _size(run, stages[int8:]),
     }
     if dense is None or not any(size for label, size in found.items() if label != "dense"):
         return []

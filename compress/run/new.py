@@ -41,6 +41,9 @@ steps:
   - sparsify
   - retrain:  {epochs: 40, crop: $crop, batch: 8}
 
+  # INT8 through ONNX, for TensorRT; layers that cost too many HU stay in half precision.
+  # - quantize
+
   # The dense network trained as long as both retrains, for a fair comparison; doubles their time.
   # - baseline
 

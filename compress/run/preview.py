@@ -19,6 +19,7 @@ from compress.run.records import Eligible, Plan, PlannedLayer, PlannedPrune, Ste
 from compress.sparsity.eligibility import Rule, candidates, refusal
 from compress.steps.facts import LatencyFacts
 from compress.steps.prune import Prune
+from compress.steps.quantize import Quantize
 from compress.steps.sparsify import Sparsify
 from compress.steps.train import Train
 
@@ -54,7 +55,7 @@ def check(recipe: Recipe) -> Plan:
             model = replace(rewritten, net=plan.apply(rewritten.net))
             where = f"steps[{index}].{word}"
             prunes.append({"where": where, **step.describe(rewritten, model, plan)})
-        elif isinstance(step, Sparsify):
+        elif isinstance(step, Quantize | Sparsify):
             model = model.rewritten("deconv_to_conv")
         used = step.uses(device)
         if used.why:  # there was a choice

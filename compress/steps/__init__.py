@@ -4,11 +4,12 @@ train.py      train, retrain
 prune.py      prune
 latency.py    the table of times that prune with target latency plans by
 sparsify.py   sparsify
+quantize.py   quantize
 baseline.py   baseline
 evaluate.py   evaluate
 export.py     export
 report.py     report
-facts.py      what prune, sparsify and report remember (evaluate_facts.py: evaluate)
+facts.py      what prune, sparsify, quantize and report remember (evaluate_facts.py: evaluate)
 physics.py    the physics of image quality (physics_stats.py gathers, physics_facts.py sums up)
 cpu_speed.py  dense and compressed networks timed on a CPU
 
@@ -24,6 +25,7 @@ from compress.steps.baseline import Baseline
 from compress.steps.evaluate import Evaluate
 from compress.steps.export import Export
 from compress.steps.prune import Prune
+from compress.steps.quantize import Quantize
 from compress.steps.report import Report
 from compress.steps.sparsify import Sparsify
 from compress.steps.train import Train
@@ -33,6 +35,7 @@ STEPS: Mapping[str, type[Step]] = {
     "prune": Prune,
     "retrain": Train,
     "sparsify": Sparsify,
+    "quantize": Quantize,
     "baseline": Baseline,
     "evaluate": Evaluate,
     "export": Export,

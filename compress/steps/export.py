@@ -38,7 +38,7 @@ class Export:
     formats: tuple[FormatName, ...] = ("onnx",)
     """Engine formats to build."""
     precision: Literal["auto", Precision] = "auto"
-    """Arithmetic inside the engines; auto: fp16 for a GPU, fp32 for the CPU."""
+    """Arithmetic inside the engines; auto: fp16 for a GPU, fp32 for the CPU and beside INT8."""
     batch: tuple[int, ...] = (1,)
     """Slices at once; an engine is built for each."""
     dynamic_batch: bool = False
@@ -108,7 +108,7 @@ class Export:
         return [
             Job(
                 name=name,
-                precision=self._precision(work.device),
+                precision=self._precision(model, work.device),
                 shape=shape,
                 deconvolutions=self.deconvolutions,
                 model=model,
@@ -119,9 +119,9 @@ class Export:
             for shape in self._shapes(channels(model.net))
         ]
 
-    def _precision(self, device: torch.device) -> Precision:
+    def _precision(self, model: Model, device: torch.device) -> Precision:
         if self.precision == "auto":
-            return "fp16" if device.type == "cuda" else "fp32"
+            return "fp16" if device.type == "cuda" and not model.quantised else "fp32"
         return self.precision
 
     def _shapes(self, seen: int) -> list[Shape]:

@@ -1,9 +1,10 @@
-"""What steps remember: facts of prune and sparsify, and speed.json of report."""
+"""What steps remember: facts of prune, sparsify and quantize, and speed.json of report."""
 
 from typing import Literal, NotRequired, TypedDict
 
 from compress.base.timing import TimedRow
 from compress.pruning.ledger import Share
+from compress.quantization.records import QuantisedLayer
 
 
 class Size(TypedDict):
@@ -196,6 +197,25 @@ class SparsifyFacts(MaskFacts):
     """What permuting gained; absent where it was not asked for."""
     reconstruction: NotRequired[Reconstruction]
     """What reconstruction gained; absent where it was not asked for."""
+
+
+class QuantizeFacts(TypedDict):
+    """What quantize remembers."""
+
+    format: str
+    """The number format, int8."""
+    method: str
+    """How the ranges of inputs were chosen."""
+    crops: int
+    """Training crops that ranges were taken from."""
+    budget_hu: float | None
+    """Root mean square in HU that was allowed; None where the recipe names what is kept."""
+    error_all_hu: float
+    """Root mean square in HU that the output changes by where every layer that can be is INT8."""
+    error_hu: float
+    """The same for the layers that are."""
+    layers: list[QuantisedLayer]
+    """Every layer."""
 
 
 class SpeedPlace(TypedDict):

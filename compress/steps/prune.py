@@ -126,6 +126,8 @@ class Prune(PruneOptions):
 
     def run(self, model: Model, work: Work) -> Model:
         """Choose channels by their ranks and cut them out of the network."""
+        if model.quantised:
+            raise UsageError("prune: the network is quantised; put prune before quantize")
         if self.criterion in unstructured.KINDS:
             return self._zero(model, work)
         model, plan = self.plan(model, work.seed, self._importance(model, work), work.device)

@@ -45,6 +45,8 @@ class Report:
         file.unlink(missing_ok=True)
         if work.device.type != "cpu" or work.dense is None:
             return
+        if model.quantised:  # simulated INT8 takes longer than float32, and no engine computes so
+            return
         dense = checkpoint.load(work.dense)
         if checkpoint.channels(dense.net) == checkpoint.channels(model.net) and not model.masks:
             return

@@ -145,6 +145,8 @@ class Sparsify:
 
     def _refuse(self, model: Model) -> None:
         """Refuse networks that cannot get masks, or that have such as this step would break."""
+        if model.quantised:
+            raise UsageError("sparsify: the network is quantised; put sparsify before quantize")
         if model.masks and model.pattern != "2:4":
             raise UsageError("sparsify: single weights were masked before, and 2:4 would undo that")
         if model.masks and self.permute:

@@ -27,6 +27,9 @@ log = logging.getLogger(__name__)
 CLOSE = 0.02
 """How far a compiled loss may be from the network's own, which bfloat16 rounds by 0.3 %."""
 
+QUANTISED = "ModelOpt's quantisers read ranges from the device in every step"
+"""Why steps of a quantised network are neither compiled nor captured."""
+
 
 class Update:
     """A network in training with its optimizer, loss and masks: call it with a raw batch to step.
@@ -65,9 +68,12 @@ class Update:
         """Crops that go through the network at once."""
         self.compiled = False
         self.compiled_why = "asked for" if options.compile else "not asked for"
+        if options.compile and model.quantised:
+            self.compiled_why = QUANTISED
         self._objective: nn.Module = Objective(self.net, losses.loss(options.loss))
         self._target = target
-        self._uncompiled = options.compile
+        self._uncompiled = options.compile and not model.quantised
+        self._quantised = bool(model.quantised)
         self._tried = False
         self.stepper = self._stepper()
 
@@ -140,6 +146,8 @@ class Update:
         graph, why = True, "a GPU"
         if not self.options.cuda_graph:
             graph, why = False, "cuda_graph: false"
+        elif self._quantised:
+            graph, why = False, QUANTISED
         elif self.precision.device.type != "cuda":
             graph, why = False, "no GPU"
         elif self.amp.uncapturable:

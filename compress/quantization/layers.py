@@ -1,0 +1,50 @@
+"""Which layers can be quantised, and why the others cannot."""
+
+from collections.abc import Sequence
+from difflib import get_close_matches
+from fnmatch import fnmatchcase
+
+from torch import Tensor, nn
+
+from compress.base.errors import UsageError
+from compress.graph.cost import CONVOLUTIONS
+
+OWN = ("forward", "_conv_forward")
+"""Methods that a class may replace to compute something else with its weight."""
+
+
+def candidates(net: nn.Module) -> dict[str, nn.Module]:
+    """Convolutions, deconvolutions and linear layers of `net` by module name."""
+    return {n: m for n, m in net.named_modules() if isinstance(m, (*CONVOLUTIONS, nn.Linear))}
+
+
+def refusal(module: nn.Module) -> str:
+    """Why a layer of `candidates` cannot be quantised; empty where it can."""
+    if isinstance(module, nn.ConvTranspose2d):
+        # ModelOpt and TensorRT scale its weight by input channel, not by output channel.
+        return "deconvolution that is no convolution: its scales would be of the wrong channels"
+    if "weight" not in module._parameters:
+        return "its weight is computed by a parametrization"
+    plain = nn.Linear if isinstance(module, nn.Linear) else nn.Conv2d
+    if any(getattr(type(module), name, None) is not getattr(plain, name, None) for name in OWN):
+        return f"its class {type(module).__name__} has a forward of its own"
+    weight = module.weight
+    assert isinstance(weight, Tensor)
+    return "" if weight.detach().any() else "all its weights are zero"
+
+
+def asked(net: nn.Module, keep: Sequence[str]) -> dict[str, str]:
+    """Why layers stay in half precision that one of the patterns in `keep` names.
+
+    Raises:
+        UsageError: a pattern names no layer.
+    """
+    names, found = list(candidates(net)), dict[str, str]()
+    for pattern in keep:
+        matches = [name for name in names if fnmatchcase(name, pattern)]
+        if not matches:
+            near = get_close_matches(pattern, names, 1)
+            hint = f"; did you mean {near[0]!r}?" if near else ""
+            raise UsageError(f"quantize: keep: no layer is named {pattern!r}{hint}")
+        found |= dict.fromkeys(matches, f"kept by {pattern!r}")
+    return found
