@@ -29,7 +29,7 @@ ORDER = (
     ("reporting",),
     ("data",),
     ("dicom",),
-    ("graph", "models", "quality"),
+    ("cluster", "graph", "models", "quality"),
     ("base",),
 )
 """Packages and the modules beside them, top to bottom: each imports those below, none beside it."""
@@ -58,7 +58,9 @@ OWNERS = {
     "pydicom": {"compress/dicom/"},
     "piq": {"compress/quality/similarity.py"},
     "pooch": {"compress/data/fetch.py"},
+    "ray": {"compress/cluster/ray.py"},
     "requests": {"compress/data/fetch.py"},
+    "submitit": {"compress/cluster/submitit.py"},
     "tifffile": {"compress/data/images.py"},
 }
 """Vendor module -> the files (or the folder) that may import it, inside functions only."""

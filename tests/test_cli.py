@@ -52,7 +52,8 @@ def test_the_options_are_frozen():
         "check": {"recipe", "--set", "--json", "--plot"},
         "sweep": {
             "recipe", "--vary", "--set", "--out", "--data", "--device", "--jobs", "--without",
-            "--no-baseline", "--no-fallback",
+            "--no-baseline", "--no-fallback", "--cluster", "--gpus-per-task", "--cpus-per-task",
+            "--point",
         },
         "doctor": {"recipe", "--json"},
         "inspect": {"path", "--json"},
@@ -69,7 +70,7 @@ def test_the_options_are_frozen():
         "enhance": {
             "source", "-m", "--model", "-o", "--out", "--series", "--batch", "--device",
             "--skip-existing", "--overwrite", "--shard", "--assume-hu", "--strip-private",
-            "--include-results",
+            "--include-results", "--cluster", "--gpus-per-task", "--cpus-per-task", "--jobs",
         },
         "simulate": {
             "source", "-o", "--out", "--photons", "--electronic", "--views", "--geometry",

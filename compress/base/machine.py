@@ -45,13 +45,17 @@ class Package:
 
 
 def packages() -> tuple[Package, ...]:
-    """The packages that steps use besides those of the engine formats."""
+    """The packages that steps and clusters use besides those of the engine formats."""
     modelopt = "pip install nvidia-modelopt requests huggingface_hub"
     return (
         Package("nvidia-modelopt", "modelopt.torch.sparsity", "sparsify", modelopt),
         Package("nvidia-modelopt", "modelopt.torch.quantization", "quantize", modelopt),
         Package("apex", "apex.contrib.sparsity", "sparsify, backend asp", CONTAINER),
         Package("apex", "apex.amp", "training in apex's mixed precision", CONTAINER),
+        Package("ray", "ray", "--cluster ray", "pip install 'compress-ct[ray]'"),
+        Package(
+            "submitit", "submitit", "--cluster slurm and local", "pip install 'compress-ct[slurm]'"
+        ),
     )
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from compress.base.errors import CompressError
+from compress.cli.clusters import cluster, on_a_cluster
 from compress.cli.parameters import Shard
 
 INPUT = click.argument("source", type=click.Path(path_type=Path), metavar="INPUT")
@@ -85,6 +86,10 @@ def _short_end() -> Iterator[None]:
 @click.option("--assume-hu", is_flag=True, help="Take stored values as HU without a rescale slope.")
 @click.option("--strip-private", is_flag=True, help="Leave private attributes out.")
 @AGAIN
+@on_a_cluster
+@click.option(
+    "--jobs", type=click.IntRange(1), metavar="N", help="Parts of INPUT on a cluster; 4 by default."
+)
 def enhance(
     source: Path,
     model: Path,
@@ -98,6 +103,10 @@ def enhance(
     assume_hu: bool,
     strip_private: bool,
     include_results: bool,
+    address: str | None,
+    gpus: int | None,
+    cpus: int | None,
+    jobs: int | None,
 ) -> None:
     """Enhance the CT images in INPUT, a DICOM file, a folder or a zip, and write derived images.
 
@@ -106,29 +115,37 @@ def enhance(
     """
     if skip_existing and overwrite:
         raise click.UsageError("--skip-existing and --overwrite exclude each other")
+    where = cluster(address, gpus, cpus)
+    if where is None and jobs is not None:
+        raise click.UsageError("--jobs is for --cluster")
+    if where is not None and shard != (1, 1):
+        raise click.UsageError("--shard and --cluster exclude each other; --jobs N makes N parts")
     from compress.imaging import STOPPED, forking
 
-    forking.begin()  # imports what the workers need while this process imports the rest
+    if where is None:
+        forking.begin()  # imports what the workers need while this process imports the rest
     with _stoppable(STOPPED), _no_paths(), _short_end():
         from compress.base.progress import start_log
-        from compress.imaging import command
+        from compress.imaging import command, parts
 
         start_log()
-        command.run(
-            command.Options(
-                source=source,
-                model=model,
-                out=out,
-                series=series,
-                batch=batch,
-                device=device,
-                existing="skip" if skip_existing else "overwrite" if overwrite else "refuse",
-                shard=shard,
-                assume_hu=assume_hu,
-                strip_private=strip_private,
-                include_results=include_results,
-            )
+        options = command.Options(
+            source=source,
+            model=model,
+            out=out,
+            series=series,
+            batch=batch,
+            device=device,
+            existing="skip" if skip_existing else "overwrite" if overwrite else "refuse",
+            shard=shard,
+            assume_hu=assume_hu,
+            strip_private=strip_private,
+            include_results=include_results,
         )
+        if where is None:
+            command.run(options)
+        else:
+            parts.run(options, where, jobs)
 
 
 @click.command(short_help="Make low-dose partners of a DICOM CT series.")

@@ -13,6 +13,7 @@ from compress import __version__
 from compress.base import ending, openmp
 from compress.base.errors import CompressError
 from compress.cli import engines, images, reports
+from compress.cli.clusters import cluster, on_a_cluster
 from compress.cli.engines import JSON, show
 from compress.cli.images import DEVICE
 
@@ -186,7 +187,14 @@ def check(recipe: Path, overrides: tuple[str, ...], as_json: bool, plot: Path | 
 )
 @DATA
 @DEVICE
-@click.option("--jobs", type=int, default=1, help="Processes that share the points; 1 by default.")
+@click.option(
+    "--jobs",
+    type=int,
+    help="Processes that share the points, or most tasks at once on a cluster; 1 by default, with "
+    "ray and slurm as many as there is room for.",
+)
+@on_a_cluster
+@click.option("--point", metavar="NAME", help="Run this point alone, and write no tables.")
 @click.option(
     "--without",
     default="prune,sparsify",
@@ -203,7 +211,11 @@ def sweep(
     out: Path | None,
     data: Path | None,
     device: str | None,
-    jobs: int,
+    jobs: int | None,
+    address: str | None,
+    gpus: int | None,
+    cpus: int | None,
+    point: str | None,
     without: str,
     no_baseline: bool,
     no_fallback: bool,
@@ -218,6 +230,7 @@ def sweep(
     from compress.sweep.run import Sweep, run
 
     start_log()
+    where = cluster(address, gpus, cpus, jobs)
     asked = Sweep(
         recipe=recipe,
         vary=vary,
@@ -227,9 +240,12 @@ def sweep(
         device=device,
         fallback=not no_fallback,
         without=() if no_baseline else tuple(word.strip() for word in without.split(",")),
-        jobs=jobs,
+        jobs=1 if jobs is None or where is not None else jobs,
+        point=point,
+        cluster=where,
     )
-    click.echo(run(asked).with_suffix(".md"))  # the table, which a person reads
+    made = run(asked)  # of the tables, a person reads this one:
+    click.echo(made if point is not None else made.with_suffix(".md"))
 
 
 @main.command(short_help="Show what this machine has and lacks.")

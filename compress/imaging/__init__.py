@@ -3,6 +3,7 @@
 Nothing is imported here: worker processes start before anything heavy is imported.
 
 command.py     the command: from the input to the manifest
+parts.py       the same in parts, on a cluster
 scan.py        the headers of all files
 stream.py      slices from the workers through the network and back, in order
 inference.py   a checkpoint or an engine that takes slices of any size

@@ -206,17 +206,11 @@ class _Run:
 
     @property
     def _manifest(self) -> str:
-        index, count = self.options.shard
-        return "manifest.json" if count == 1 else f"manifest-{index}-of-{count}.json"
+        return manifest.name(*self.options.shard)
 
     def _say(self, counted: Counts, seconds: float) -> None:
         status = counted["status"]
-        speed = counted["slices"] / max(seconds, 1e-9)
-        log.info(
-            "%d files enhanced (%d slices, %.1f slices/s), %d there already, %d skipped, %d failed",
-            status.get("enhanced", 0), counted["slices"], speed, status.get("existing", 0),
-            status.get("skipped", 0), status.get("failed", 0),
-        )  # fmt: skip
+        manifest.log_enhanced(counted, seconds)
         manifest.log_counts(self.rows, counted)
         if self.full:
             there = status.get("enhanced", 0) + status.get("existing", 0)
@@ -226,11 +220,7 @@ class _Run:
             )
         if "stopped" in status:
             raise stopped()
-        if failed := status.get("failed", 0):
-            reasons = manifest.listed(self.rows, "failed")
-            raise CompressError(
-                f"{failed} of {len(self.rows)} files failed: {reasons}; {self._manifest} says which"
-            )
+        manifest.refuse_failures(self.rows, self._manifest)
 
     def _fitting(self, header: Header) -> Header:
         """The header, marked where the image is larger than the engine's slices or than memory."""

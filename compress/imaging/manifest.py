@@ -6,12 +6,15 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
+from compress.base.errors import CompressError
 from compress.dicom import SENTENCES, Reason, Refused, short
 from compress.dicom.headers import Header
 from compress.imaging.records import Counts, FileRow
 
 log = logging.getLogger(__name__)
 
+NAME = "manifest.json"
+"""The manifest of a whole input."""
 NOTES = {
     "unchanged": "slices hold nothing but padding and background, and were copied",
     "neighbours_repeated": "slices beside others are beyond an end of the series, missing or "
@@ -19,6 +22,11 @@ NOTES = {
     "padding_ignored": "pixels have a value that is declared to be padding, and are tissue",
 }
 """Counts that are logged where they are not zero."""
+
+
+def name(index: int, count: int) -> str:
+    """The manifest of part `index`, from 1, of `count`."""
+    return NAME if count == 1 else f"manifest-{index}-of-{count}.json"
 
 
 def row(number: int, header: Header) -> FileRow:
@@ -54,6 +62,29 @@ def counts(rows: Sequence[Mapping[str, Any]]) -> Counts:
         **{key: count for key, count in notes.items() if count},
     }
     return cast("Counts", found)
+
+
+def log_enhanced(counted: Counts, seconds: float) -> None:
+    """Log how many files there are of each status, and the speed."""
+    status = counted["status"]
+    log.info(
+        "%d files enhanced (%d slices, %.1f slices/s), %d there already, %d skipped, %d failed",
+        status.get("enhanced", 0), counted["slices"], counted["slices"] / max(seconds, 1e-9),
+        status.get("existing", 0), status.get("skipped", 0), status.get("failed", 0),
+    )  # fmt: skip
+
+
+def refuse_failures(rows: Sequence[FileRow], name: str) -> None:
+    """End with what failed, if anything did.
+
+    Raises:
+        CompressError: files failed; the manifest of this name says which.
+    """
+    if failed := [row for row in rows if row["status"] == "failed"]:
+        reasons = listed(rows, "failed")
+        raise CompressError(
+            f"{len(failed)} of {len(rows)} files failed: {reasons}; {name} says which"
+        )
 
 
 def log_counts(rows: Sequence[FileRow], counted: Counts) -> None:

@@ -11,9 +11,11 @@ from compress.base import openmp
 from compress.base.errors import CompressError, Stopped, UsageError
 from compress.base.progress import start_log
 from compress.base.signals import interruptible
+from compress.cluster import spread
+from compress.cluster.task import Cluster, Task
 from compress.sweep import rows, tables
 from compress.sweep.grid import COMPRESSING, Point, baselines, points
-from compress.sweep.work import Worker
+from compress.sweep.work import ROW, Worker
 
 log = logging.getLogger(__name__)
 
@@ -36,20 +38,30 @@ class Sweep:
     """Steps left out of the networks to compare with, trained as long; none: compare with none."""
     jobs: int = 1
     """Processes that share the points and the device."""
+    point: str | None = None
+    """Run only this one, and write no tables; it is waited for while another process has it."""
+    cluster: Cluster | None = None
+    """Where points run as tasks; None: in processes of this machine."""
 
     def __post_init__(self) -> None:
         """Refuse a number of processes that cannot be."""
         if self.jobs < 1:
             raise UsageError(f"--jobs must be at least 1, got {self.jobs}")
+        if self.point is not None and self.cluster is not None:
+            raise UsageError("--point and --cluster exclude each other")
 
     def command(self) -> str:
         """The command line that says the same, for the rows."""
-        words = ["compress", "sweep", str(self.recipe)]
+        return shlex.join(["compress", *self.words()])
+
+    def words(self) -> list[str]:
+        """What follows `compress`, as far as it decides which points there are."""
+        words = ["sweep", str(self.recipe)]
         for option, values in (("--vary", self.vary), ("--set", self.overrides)):
             words += [word for value in values for word in (option, value)]
         if self.without != COMPRESSING:
             words += ["--without", ",".join(self.without)] if self.without else ["--no-baseline"]
-        return shlex.join(words)
+        return words
 
     def grid(self) -> list[Point]:
         """Baselines, then all points.
@@ -75,6 +87,7 @@ class Sweep:
             command=self.command(),
             without=self.without,
             jobs=self.jobs,
+            only=self.point,
         )
         return worker.run()
 
@@ -87,9 +100,10 @@ def run(sweep: Sweep) -> Path:
             lie in its folder are written.
 
     Returns:
-        The path of sweep.json.
+        The path of sweep.json; of one point, of its point.json.
 
     Raises:
+        CompressError: tasks of a cluster failed.
         UsageError: the grid, folder, data or device are not usable.
         Stopped: a signal came; run again to go on.
     """
@@ -98,11 +112,16 @@ def run(sweep: Sweep) -> Path:
     only_tables = not sweep.vary and (sweep.out / "points").is_dir()
     left = 0
     if not only_tables:
-        sweep.grid()  # refuses a wrong one before any process starts
+        names = [point.name for point in sweep.grid()]  # a wrong one before any process starts
+        if sweep.point not in (None, *names):
+            raise UsageError(f"--point {sweep.point}: the sweep has no such point")
         sweep.out.mkdir(parents=True, exist_ok=True)
+    if sweep.point is not None:
+        sweep.work()
+        return sweep.out / "points" / sweep.point / ROW
     try:
         if not only_tables:
-            left = sweep.work() if sweep.jobs == 1 else _processes(sweep)
+            left = _all(sweep)
     finally:
         found = tables.write(sweep.out, sweep.command())
     for figure in plots.sweep(rows.summary(found), sweep.out):
@@ -110,6 +129,35 @@ def run(sweep: Sweep) -> Path:
     if left:
         log.info("%d points are another process's; run again to have them in the tables", left)
     return sweep.out / "sweep.json"
+
+
+def _all(sweep: Sweep) -> int:
+    """Run all points; returns how many are left to others."""
+    if sweep.cluster is not None:
+        _tasks(sweep, sweep.cluster)
+        return 0
+    return sweep.work() if sweep.jobs == 1 else _processes(sweep)
+
+
+def _tasks(sweep: Sweep, cluster: Cluster) -> None:
+    """Each point as a task of a cluster."""
+    logs = (sweep.out / "cluster").absolute()
+    engine = spread.opened(cluster, logs, sweep.device)
+    words = [*sweep.words(), "--out", str(sweep.out), "--jobs", str(engine.share)]
+    words += ["--data", str(sweep.data)] if sweep.data else []
+    words += ["--device", sweep.device] if sweep.device else []
+    words += [] if sweep.fallback else ["--no-fallback"]
+    tasks = [
+        Task(
+            name=point.name,
+            words=(*words, "--point", point.name),
+            folder=Path.cwd(),
+            logs=logs,
+            settings=spread.settings(),
+        )
+        for point in sweep.grid()
+    ]
+    spread.through(engine, tasks, str(sweep.out / "cluster"))
 
 
 def _processes(sweep: Sweep) -> int:

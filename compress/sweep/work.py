@@ -4,21 +4,20 @@ A process claims a point, or a shared stage, by a lock that goes with it, howeve
 same command may run twice at the same time, on two GPUs, and after a kill it simply goes on.
 """
 
-import fcntl
 import logging
 import multiprocessing
 import os
 import shutil
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from threading import Event
 
 from compress.base import devices
 from compress.base.errors import CompressError, Stopped
 from compress.base.files import read_json, write_json
+from compress.base.locks import claimed
 from compress.base.signals import interruptible
 from compress.data import Data
 from compress.recipe import Recipe
@@ -46,6 +45,8 @@ class Worker:
         command: what was typed, for the rows.
         without: steps that the networks to compare with do without, for the rows.
         jobs: processes that share the device, for the rows.
+        only: the one point to run; it is waited for while another process works on it. The others
+            say which of its stages are shared.
     """
 
     def __init__(
@@ -59,10 +60,11 @@ class Worker:
         command: str,
         without: Sequence[str],
         jobs: int,
+        only: str | None = None,
     ) -> None:
         self._out, self._points, self._folder = out, points, data
         self._device, self._fallback, self._command = device, fallback, command
-        self._without, self._jobs = tuple(without), jobs
+        self._without, self._jobs, self._only = tuple(without), jobs, only
         self._loaded: tuple[object, Data] | None = None
 
     def run(self) -> int:
@@ -79,17 +81,28 @@ class Worker:
             chains = [keys(p.recipe, self._data(p.recipe)) for p in self._points]
             shared = Counter(key for chain in chains for key in chain)
             for number, (point, chain) in enumerate(zip(self._points, chains, strict=True), 1):
-                _leave_if_asked(stop)
-                folder = self._out / "points" / point.name
-                folder.mkdir(parents=True, exist_ok=True)
-                with claimed(folder / ".claim") as mine:
-                    if not mine:
-                        busy += 1
-                    elif not _finished(folder, chain[-1]):
-                        log.info("point %d of %d: %s", number, len(self._points), point.name)
-                        ahead = [key for key in chain[:-1] if shared[key] > 1 or self._has(key)]
-                        self._one(point, chain, len(ahead), stop)
+                if self._only in (None, point.name):
+                    ahead = [key for key in chain[:-1] if shared[key] > 1 or self._has(key)]
+                    about = f"point {number} of {len(self._points)}: {point.name}"
+                    while not self._claimed(point, chain, len(ahead), about, stop):
+                        if self._only is None:
+                            busy += 1
+                            break
+                        time.sleep(0.5)
         return busy
+
+    def _claimed(
+        self, point: Point, chain: list[str], shared: int, about: str, stop: Event
+    ) -> bool:
+        """Run a point unless it is finished; False where another process is at it."""
+        _leave_if_asked(stop)
+        folder = self._out / "points" / point.name
+        folder.mkdir(parents=True, exist_ok=True)
+        with claimed(folder / ".claim") as mine:
+            if mine and not _finished(folder, chain[-1]):
+                log.info("%s", about)
+                self._one(point, chain, shared, stop)
+            return mine
 
     def _data(self, recipe: Recipe) -> Data:
         """The recipe's data, from memory where the point before had the same."""
@@ -171,18 +184,6 @@ class Worker:
             if _key(target / name / FACTS) != key:
                 shutil.rmtree(target / name, ignore_errors=True)
                 shutil.copytree(source / name, target / name, copy_function=_linked)
-
-
-@contextmanager
-def claimed(path: Path) -> Iterator[bool]:
-    """Whether the lock at `path` was free; it is then held inside the context."""
-    with path.open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            yield False
-            return
-        yield True
 
 
 def _linked(source: str, target: str) -> str:
