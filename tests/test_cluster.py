@@ -115,7 +115,9 @@ def test_a_failure_stops_no_other_and_is_named(tmp_path: Path) -> None:
 def test_a_wrong_command_ends_all(tmp_path: Path) -> None:
     (tmp_path / "a.log").write_text("12:00:00 INFO x\nError: INPUT holds no CT image: 1 empty\n")
     engine = Scripted(at_once=2, a=[Outcome(status=2, note="here")], b=[None], c=[DONE])
-    with pytest.raises(UsageError, match=r"^a: INPUT holds no CT image: 1 empty$"):
+    with pytest.raises(
+        UsageError, match=r"^INPUT holds no CT image: 1 empty \(more in a.log in OUT/"
+    ):
         through(engine, tmp_path)
     assert engine.begun == ["a", "b"]
     assert engine.cancelled == ["b"]
@@ -276,11 +278,17 @@ def test_a_stopped_sweep_goes_on(tmp_path: Path) -> None:
     process = begun(words)
     with ending([process]):
         wait_for(retraining(out, "reseed=0"), process)
+        (first,) = running("reseed=0", process.pid)
+        os.kill(parent(first), signal.SIGUSR2)  # as Slurm before the limit
+        log = out / "cluster" / "reseed=0.log"
+        wait_for(lambda: "02-retrain: resuming from step" in log.read_text(), process)
         (task,) = running("reseed=0", process.pid)
         process.send_signal(signal.SIGINT)
         said = process.communicate(timeout=200)[1]
     assert process.returncode == 75, said
     assert "stopped: 0 of 2 tasks are done; run again to go on with the other 2" in said
+    assert "was lost" not in said
+    assert task != first
     assert not Path(f"/proc/{task}").exists()
     assert not (out / "cluster" / "reseed=1.log").exists()
     assert list((out / "points" / "reseed=0").rglob("state.safetensors"))

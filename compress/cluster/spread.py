@@ -123,7 +123,7 @@ class _Spread:
             log.info("%d of %d done: %s, %s", self.done, self.count, task.name, outcome.note)
         elif outcome.status == USAGE:
             self._end()
-            raise UsageError(f"{task.name}: {_last_words(task, outcome)}")
+            raise UsageError(f"{_last_words(task, outcome)} (more in {self._log(task.name)})")
         elif outcome.status in LOST and tries < TRIES and not self.stop.is_set():
             log.warning("%s was lost (%s); it is begun again", task.name, _why(outcome))
             self.waiting.append(task)
@@ -148,7 +148,11 @@ class _Spread:
     def _why(self) -> str:
         more = len(self.failed) - NAMED
         names = listed([*self.failed[:NAMED], *([f"{more} more"] if more > 0 else [])])
-        return f"{names}; {self.failed[0]}.log in {self.place} says why"
+        return f"{names}; {self._log(self.failed[0])} says why"
+
+    def _log(self, name: str) -> str:
+        """Where the log of a task is, for messages."""
+        return f"{name}.log in {self.place}"
 
 
 def _why(outcome: Outcome) -> str:
