@@ -46,7 +46,8 @@ def test_the_newest_versions_are_no_older_than_those_of_continuous_integration()
     files = [(ROOT / f"constraints{kind}.txt").read_text("utf-8") for kind in ("", "-newest")]
     pins, newest = (dict(re.findall(r"^([\w.-]+)==(.+)$", text, re.M)) for text in files)
     assert {"torch", "nvidia-modelopt", "onnx", "pydicom"} <= newest.keys() <= pins.keys()
-    assert all(Version(newest[name]) >= Version(pins[name]) for name in newest)
+    theirs = {"nvidia-cuda-nvrtc"}  # torch's CUDA build asks for that of its own CUDA
+    assert all(Version(newest[name]) >= Version(pins[name]) for name in newest.keys() - theirs)
     assert Version(newest["torch"]) > Version(pins["torch"])
 
 
