@@ -91,8 +91,7 @@ def load(path: str | Path) -> nn.Module:
     compress.base.errors.UsageError: nowhere is neither a checkpoint folder nor an engine with a \
 sidecar
     """
-    path = Path(path)
-    if path.is_dir():
+    if (path := Path(path)).is_dir():
         return checkpoint.load(path).net
     facts, runner = sidecar.load(sidecar.of(path))
     fixed = None if facts["dynamic_batch"] else int(facts["batch"])
