@@ -28,6 +28,7 @@ from cluster_runs import (
 from compress.base.errors import CompressError, Stopped, UsageError
 from compress.base.locks import claimed, taken
 from compress.cluster import engines, node, spread
+from compress.cluster.submitit import visible_gpus
 from compress.cluster.task import Cluster, Outcome, Task
 from compress.sweep.run import Sweep
 
@@ -121,6 +122,30 @@ def test_a_wrong_command_ends_all(tmp_path: Path) -> None:
         through(engine, tmp_path)
     assert engine.begun == ["a", "b"]
     assert engine.cancelled == ["b"]
+
+
+def test_an_engine_that_takes_no_more_leaves_none_behind(tmp_path: Path) -> None:
+    engine = Scripted(a=[None], b=[None], c=[DONE])
+    submit = engine.submit
+
+    def refusing(task: Task) -> Scripted.Run:
+        if task.name == "c":
+            raise UsageError("sbatch refuses a task")
+        return submit(task)
+
+    engine.submit = refusing
+    with pytest.raises(UsageError, match="sbatch refuses a task"):
+        through(engine, tmp_path)
+    assert engine.cancelled == ["a", "b"]
+
+
+def test_gpus_keep_the_names_that_they_are_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("submitit")
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "GPU-8f2c, MIG-77aa")
+    assert visible_gpus() == ["GPU-8f2c", "MIG-77aa"]
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
+    assert visible_gpus() == ["0", "1"]
 
 
 def test_no_more_at_once_than_there_is_room_for(tmp_path: Path) -> None:

@@ -273,7 +273,7 @@ def test_a_file_gives_the_table_again(tmp_path: Path) -> None:
         ({"torch": None, "families": {"a": {"in": [2, 1], "out": [1], "us": [[1], [2]]}}},
          "channel counts must be ascending whole numbers"),
         ({"families": {"a": {"in": [1], "out": [1, 2], "us": [[1]]}}}, "us must have a row"),
-        ({"families": {"a": {"in": [1], "out": [1], "us": [[-1]]}}}, "not negative"),
+        ({"families": {"a": {"in": [1], "out": [1], "us": [[0]]}}}, "finite and positive"),
         ({"families": {"a": {"out": [1], "us": [[1]]}}}, "it lacks 'in'"),
         ({"families": []}, "is no latency table"),
     ],

@@ -82,8 +82,10 @@ def test_fused_is_refused_where_it_does_not_run() -> None:
     shapes = wanted([deconv_to_conv(DDnet())], (64, 64), 16)
     with pytest.raises(UsageError, match="latency_from fused: fused kernels need a GPU"):
         layer_times.measured(shapes, "fused", CPU)
-    other = Family(kind="Conv2d", kernel=(3, 3), stride=(1, 1), padding=(1, 1), grid=(64, 64))
-    with pytest.raises(UsageError, match=r"not Conv2d kernel 3x3 .*; take latency_from eager"):
+    step = {"stride": (1, 1), "dilation": (1, 1), "grid": (64, 64)}
+    single.refuse(Family(kind="Conv2d", kernel=(3, 3), padding=(1, 1), **step))
+    other = Family(kind="Conv2d", kernel=(9, 9), padding=(4, 4), **step)
+    with pytest.raises(UsageError, match=r"not Conv2d kernel 9x9 .*; take latency_from eager"):
         single.refuse(other)
 
 

@@ -4,9 +4,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
 from compress.base.errors import UsageError
+from compress.cli.main import main
 from compress.sweep.grid import COMPRESSING, baselines, less, points
+from compress.sweep.run import Sweep
 
 RECIPE = """schema: 1
 name: tiny
@@ -91,6 +94,18 @@ steps:
     (found,) = baselines(grid)
     assert [word for word, _ in found.recipe.steps] == ["train", "retrain", "evaluate"]
     assert found.recipe.steps[1][1].lr_rewind == 0.5  # the dense network has one schedule, too
+
+
+def test_by_default_steps_that_a_recipe_lacks_are_left_out(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = list[Sweep]()
+    monkeypatch.setattr("compress.sweep.run.run", lambda one: asked.append(one) or one.out)
+    words = ["sweep", str(path), "--vary", "reseed=0,1"]
+    assert CliRunner().invoke(main, words).exit_code == 0
+    assert asked[0].without == COMPRESSING
+    assert "--without" not in asked[0].words()
+    assert [point.baseline for point in asked[0].grid()] == [True, True, False, False]
 
 
 def test_what_to_leave_out_of_the_baseline(path: Path) -> None:

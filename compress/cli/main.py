@@ -197,10 +197,9 @@ def check(recipe: Path, overrides: tuple[str, ...], as_json: bool, plot: Path | 
 @click.option("--point", metavar="NAME", help="Run this point alone, and write no tables.")
 @click.option(
     "--without",
-    default="prune,sparsify",
     metavar="STEPS",
     help="Compare each point with the recipe without these steps, trained as long; "
-    "prune,sparsify by default, which is the dense network.",
+    "prune,sparsify,quantize by default, which is the dense network.",
 )
 @click.option("--no-baseline", is_flag=True, help="Leave out the networks to compare with.")
 @NO_FALLBACK
@@ -216,7 +215,7 @@ def sweep(
     gpus: int | None,
     cpus: int | None,
     point: str | None,
-    without: str,
+    without: str | None,
     no_baseline: bool,
     no_fallback: bool,
 ) -> None:
@@ -227,9 +226,11 @@ def sweep(
     only the table and plots of the points in --out are written, such as those of two machines.
     """
     from compress.base.progress import start_log
+    from compress.sweep.grid import COMPRESSING
     from compress.sweep.run import Sweep, run
 
     start_log()
+    left = COMPRESSING if without is None else tuple(w.strip() for w in without.split(","))
     where = cluster(address, gpus, cpus, jobs)
     asked = Sweep(
         recipe=recipe,
@@ -239,7 +240,7 @@ def sweep(
         data=data,
         device=device,
         fallback=not no_fallback,
-        without=() if no_baseline else tuple(word.strip() for word in without.split(",")),
+        without=() if no_baseline else left,
         jobs=1 if jobs is None or where is not None else jobs,
         point=point,
         cluster=where,

@@ -87,6 +87,13 @@ class _Spread:
 
     def run(self) -> None:
         """Until nothing waits and nothing runs."""
+        try:
+            self._through()
+        except UsageError:  # of a task, or an engine takes no more: none is left behind
+            self._end()
+            raise
+
+    def _through(self) -> None:
         log.info("%d tasks for %s", self.count, self.engine.name)
         while self.waiting or self.running:
             if self.stop.is_set():
@@ -122,7 +129,6 @@ class _Spread:
             self.done += 1
             log.info("%d of %d done: %s, %s", self.done, self.count, task.name, outcome.note)
         elif outcome.status == USAGE:
-            self._end()
             raise UsageError(f"{_last_words(task, outcome)} (more in {self._log(task.name)})")
         elif outcome.status in LOST and tries < TRIES and not self.stop.is_set():
             log.warning("%s was lost (%s); it is begun again", task.name, _why(outcome))

@@ -2,9 +2,11 @@
 
 import os
 import signal
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from compress.base import openmp
 from compress.base.errors import UsageError
 from compress.base.exit_codes import FAILED
 from compress.base.reasons import reason
@@ -153,16 +155,17 @@ class Local:
         room = len(there) // self.gpus if self.gpus else None
         self.at_once = min(cluster.at_once or room or 1, room or cluster.at_once or 1)
         self.share = 1 if self.gpus else self.at_once
+        if self.share > 1:
+            openmp.share()
         self.there, self.jobs = there, dict[int, _LocalJob]()
         self.executor = submitit.LocalExecutor(logs / "submitit")
 
     def submit(self, task: Task) -> Running:
         """Start a task on GPUs that no other has."""
         slot = next(k for k in range(self.at_once) if self._free(k))
-        own = tuple(self.there[slot * self.gpus : (slot + 1) * self.gpus])
-        self.executor.update_parameters(
-            timeout_min=FOREVER, gpus_per_node=self.gpus, visible_gpus=own
-        )
+        own = ",".join(self.there[slot * self.gpus : (slot + 1) * self.gpus])
+        task = replace(task, settings=(*task.settings, ("CUDA_VISIBLE_DEVICES", own)))
+        self.executor.update_parameters(timeout_min=FOREVER)
         former = signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the command alone
         try:
             self.jobs[slot] = job = _LocalJob(self.executor.submit(Resumable(task)))
@@ -177,11 +180,11 @@ class Local:
         """Nothing to let go of."""
 
 
-def visible_gpus() -> list[int]:
-    """Numbers of the GPUs that this process may use."""
+def visible_gpus() -> list[str]:
+    """What CUDA_VISIBLE_DEVICES calls the GPUs that this process may use: numbers or UUIDs."""
     import torch
 
-    named = [word.strip() for word in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")]
-    numbers = [int(word) for word in named if word.isdecimal()]
+    said = os.environ.get("CUDA_VISIBLE_DEVICES", "")
+    named = [word for word in map(str.strip, said.split(",")) if word]
     count = torch.cuda.device_count()
-    return numbers[:count] if len(numbers) >= count else list(range(count))
+    return named[:count] if len(named) >= count else [str(k) for k in range(count)]

@@ -43,6 +43,8 @@ def run(options: Options, cluster: Cluster, parts: int | None = None) -> Enhance
     count, logs = parts or PARTS, (options.out / "cluster").absolute()
     engine = spread.opened(cluster, logs, options.device)
     tasks = [_task(options, logs, index + 1, count) for index in range(count)]
+    for index in range(count):  # an earlier run's, which a lost part would be taken to have written
+        (options.out / manifest.name(index + 1, count)).unlink(missing_ok=True)
     failure = None
     try:
         spread.through(engine, tasks, "OUT/cluster")

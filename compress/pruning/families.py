@@ -39,7 +39,6 @@ class Family:
     @classmethod
     def of(cls, module: nn.Module, grid: tuple[int, int]) -> "Family":
         """The family of a layer that reads a grid."""
-        kind = type(module).__name__
         if isinstance(module, nn.Linear):
             return cls(kind="Linear", grid=grid)
         assert isinstance(module, cost.CONVOLUTIONS)
@@ -50,7 +49,7 @@ class Family:
             stride=module.stride,
             padding=module.padding,
             dilation=module.dilation,
-            output_padding=module.output_padding if kind == "ConvTranspose2d" else (),
+            output_padding=module.output_padding if isinstance(module, nn.ConvTranspose2d) else (),
             each=(module.in_channels // groups, module.out_channels // groups)
             if groups > 1
             else (0, 0),
@@ -79,7 +78,7 @@ class Family:
             return nn.Linear(ins, outs)
         groups = 1
         if any(self.each):
-            groups = outs // self.each[self.kind == "Conv2d"]
+            groups = -(-outs // self.each[self.kind == "Conv2d"])
             ins, outs = (groups * one for one in self.each)
         given: dict[str, Any] = {"kernel_size": self.kernel, "stride": self.stride}
         given |= {"padding": self.padding, "dilation": self.dilation}

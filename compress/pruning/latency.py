@@ -165,8 +165,8 @@ def _times(value: Mapping[str, Any]) -> Times:
             raise ValueError("channel counts must be ascending whole numbers")
     if len(us) != len(knots.ins) or any(len(row) != len(knots.outs) for row in us):
         raise ValueError("us must have a row for each of in, and a number for each of out")
-    if not all(math.isfinite(one) and one >= 0 for row in us for one in row):
-        raise ValueError("times must be finite and not negative")
+    if not all(math.isfinite(one) and one > 0 for row in us for one in row):
+        raise ValueError("times must be finite and positive")
     return Times(knots=knots, us=us)
 
 

@@ -11,7 +11,7 @@ from cluster_runs import begun, lose, parent, wait_for
 from dicom_files import write_series
 
 from compress import checkpoint
-from compress.base.errors import UsageError
+from compress.base.errors import CompressError, UsageError
 from compress.checkpoint import Model, ModelOptions
 from compress.cli import main as cli
 from compress.cluster.task import Cluster
@@ -117,6 +117,23 @@ def test_what_excludes_a_cluster(model: Path, tmp_path: Path) -> None:
     ):
         result = CliRunner().invoke(cli.main, [*words, *more])
         assert (result.exit_code, sentence in result.output) == (2, True), result.output
+
+
+def test_a_part_that_is_lost_has_no_manifest_of_before(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def lost(*_: object) -> None:
+        raise CompressError("1 of 2 tasks failed: part-2-of-2")
+
+    (tmp_path / "in").mkdir()
+    for index in (1, 2):
+        (tmp_path / f"manifest-{index}-of-2.json").write_text('{"device": "cpu", "files": []}')
+    monkeypatch.setattr(parts.spread, "opened", lambda *_: None)
+    monkeypatch.setattr(parts.spread, "through", lost)
+    options = Options(source=tmp_path / "in", model=model, out=tmp_path, existing="skip")
+    with pytest.raises(CompressError, match="1 of 2 tasks failed: part-2-of-2"):
+        parts.run(options, Cluster(address="local"), 2)
+    assert not (tmp_path / "manifest.json").exists()
 
 
 def test_the_manifest_of_all_parts_has_each_file_once() -> None:
