@@ -39,7 +39,7 @@ from compress.engines.kernels.packing import (
     row_length,
     spread,
 )
-from compress.engines.kernels.plan import Pool, Upsample, compiled
+from compress.engines.kernels.plan import Chain, Pool, Upsample, compiled
 from compress.engines.kernels.plan_json import from_json
 from compress.engines.kernels.session import Choices, Session
 from compress.engines.kernels.tiling import Tiling, default, variations
@@ -279,6 +279,16 @@ def test_a_3x3_of_few_channels_falls_back_to_pytorch():
     plain = {op.name for op in plan.convs() if op.plain}
     assert plain == {f"decoders.{number}.wide" for number in range(4)}
     assert not any(op.plain for op in compiled(fused_cases.network(decoder=8))[0].convs())
+
+
+def test_a_3x3_before_a_1x1_of_few_channels_is_a_kernel_of_its_own():
+    widths = {"blocks.0.1.bottleneck.conv": 8, "decoders.1.narrow.conv": 8}
+    plan, _ = compiled(fused_cases.network(kernels=[3, 3, 3, 3, 3], widths=widths))
+    plain = {op.name for op in plan.convs() if op.plain}
+    assert plain == {"blocks.0.1.growth", "decoders.1.wide"}
+    chains = [one for one in plan.operations if isinstance(one, Chain)]
+    alone = [one.second.name for one in chains if one.plain and not one.second.plain]
+    assert "blocks.0.1.bottleneck" in alone
 
 
 def test_other_networks_are_refused():

@@ -27,6 +27,7 @@ from compress.engines import inspection
 from compress.engines.base import Shape
 from compress.engines.formats import formats
 from compress.engines.onnx import Onnx
+from compress.engines.onnx import weights as onnx_weights
 from compress.engines.subject import prepared
 from compress.graph import cost
 from compress.quantization import quantisers
@@ -372,6 +373,43 @@ def test_onnx_rounds_as_the_network_does(
     exact, x = copy.deepcopy(model.net).double(), shape.example(cpu)
     difference = (Onnx().load(path, cpu)(x) - exact(x.double())).abs() * DATA_RANGE
     assert float(difference.median()) < 0.01
+
+
+def test_a_layer_whose_weights_became_zero_is_loaded(
+    small: tuple[Model, Work], tmp_path: Path
+) -> None:
+    """Training after quantize may end there; only calibration cannot begin there."""
+    model = copy.deepcopy(small[0])
+    name = list(model.quantised)[-1]
+    with torch.no_grad():
+        model.net.get_submodule(name).weight.zero_()
+    checkpoint.save(model, tmp_path)
+    found = checkpoint.load(tmp_path)
+    assert name in found.quantised
+    x = torch.rand(1, 1, 32, 32)
+    assert torch.equal(found.net(x), model.net(x))
+
+
+class Tokens(nn.Module):
+    """A linear layer over the channels of an image."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(8, 16)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.linear(x.permute(0, 2, 3, 1))
+        return y.permute(0, 3, 1, 2)
+
+
+def test_onnx_has_the_weights_of_linear_layers(tmp_path: Path) -> None:
+    layers = nn.Conv2d(1, 8, 3, padding=1), Tokens(), nn.Conv2d(16, 1, 3, padding=1)
+    model, path = ALL.run(own(*layers), work(tmp_path)), tmp_path / "q.onnx"
+    net = prepared(model.net, "fp32", as_conv=True)[0]
+    built = Onnx().build(net, Shape(batch=1, size=16), path, torch.device("cpu"))
+    assert built["convolutions"] == 3
+    found = [tuple(weight.shape) for weight in onnx_weights(path).values()]
+    assert found == [(8, 1, 3, 3), (16, 8), (1, 16, 3, 3)]
 
 
 def test_polygraphy_finds_2to4_behind_the_rounding(small: tuple[Model, Work], tmp_path) -> None:

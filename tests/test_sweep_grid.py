@@ -8,6 +8,7 @@ from click.testing import CliRunner
 
 from compress.base.errors import UsageError
 from compress.cli.main import main
+from compress.sweep import rows
 from compress.sweep.grid import COMPRESSING, baselines, less, points
 from compress.sweep.run import Sweep
 
@@ -121,3 +122,11 @@ def test_what_to_leave_out_of_the_baseline(path: Path) -> None:
         baselines(pruned, ["sparsify"])
     dense = [replace(p, recipe=less(p.recipe, COMPRESSING)) for p in grid]
     assert baselines(dense) == []
+
+
+def test_baselines_of_older_sweeps_are_dense_as_they_were():
+    row = {"kind": "baseline", "without": ["prune", "sparsify"], "command": "compress sweep r.yaml"}
+    assert rows._named(row) == "dense"
+    asked = {**row, "command": "compress sweep r.yaml --without prune,sparsify"}
+    assert rows._named(asked) == "without prune and sparsify"
+    assert rows._named({**row, "without": [*COMPRESSING]}) == "dense"

@@ -138,16 +138,19 @@ def weights(path: Path) -> dict[str, Tensor]:
     graph = onnx.load(path).graph
     values = {tensor.name: tensor for tensor in graph.initializer}
     rounded = {n.output[0]: n.input[0] for n in graph.node if n.op_type in ROUNDING}
+    turns = {n.output[0]: n.input[0] for n in graph.node if n.op_type == "Transpose"}
     found = {}
     for node in graph.node:
         if node.op_type not in LAYERS or len(node.input) < 2:
             continue
         name = node.input[1]
+        behind = turns.get(name)  # of an INT8 linear layer: a weight as PyTorch has it
+        name = behind if behind in rounded else name
         while name in rounded:
             name = rounded[name]
         if name in values:
             weight = torch.from_numpy(numpy_helper.to_array(values[name]).astype("f4"))
-            turned = any(a.name == "transB" and a.i for a in node.attribute)
+            turned = behind in rounded or any(a.name == "transB" and a.i for a in node.attribute)
             if node.op_type != "Conv" and not turned and weight.dim() == 2:
                 weight = weight.T
             found[_layer(name)] = weight

@@ -28,6 +28,11 @@ def refusal(module: nn.Module) -> str:
     plain = nn.Linear if isinstance(module, nn.Linear) else nn.Conv2d
     if any(getattr(type(module), name, None) is not getattr(plain, name, None) for name in OWN):
         return f"its class {type(module).__name__} has a forward of its own"
+    return ""
+
+
+def zero(module: nn.Module) -> str:
+    """Why there is nothing to calibrate in a layer of `candidates`; empty where there is."""
     weight = module.weight
     assert isinstance(weight, Tensor)
     return "" if weight.detach().any() else "all its weights are zero"

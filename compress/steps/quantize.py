@@ -98,7 +98,8 @@ class Quantize:
 
     def _reasons(self, net: nn.Module) -> dict[str, str]:
         """Why layers stay in half precision, as far as the network tells; empty for the others."""
-        found = {name: layers.refusal(layer) for name, layer in layers.candidates(net).items()}
+        able = layers.candidates(net).items()
+        found = {name: layers.refusal(layer) or layers.zero(layer) for name, layer in able}
         asked = {} if self.keep == "auto" else layers.asked(net, self.keep)
         return {name: asked.get(name) or why for name, why in found.items()}
 

@@ -3,6 +3,7 @@
 import statistics
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,10 @@ import torch
 from compress import checkpoint
 from compress.base.files import read_json
 from compress.base.words import listed
+from compress.checkpoint import Model
 from compress.graph import cost
 from compress.quality.metrics import METRICS
+from compress.quantization.quantisers import plain
 from compress.recipe import Recipe
 from compress.run import preview
 from compress.sweep.grid import COMPRESSING
@@ -27,6 +30,8 @@ MEANS = (
     "macs", "macs_removed", "params_removed", "channels_removed", "zeros", "eligible_backend",
     *QUALITY, *(f"delta_{name}" for name in QUALITY),
 )  # fmt: skip
+FORMER = ("prune", "sparsify")
+"""All compressing steps when there was no quantize; rows of older sweeps have them."""
 TIMES = ("seconds_dense", "seconds_extra", "latency_ms", "times_as_fast")
 """What a neighbour on the device would spoil."""
 
@@ -54,14 +59,20 @@ def measured(run: Path, recipe: Recipe) -> Row:
         **_costs(cost.cost(dense.net), cost.cost(model.net)),
         "channels_removed": 1 - _channels(model) / _channels(dense),
         "align": prunes[-1]["align"] if prunes else None,
-        **preview.sparse24(model),
+        **preview.sparse24(replace(model, net=plain(model.net))),
         **_quality([stage["facts"] for stage in stages if stage["step"] == "evaluate"]),
         "seconds_dense": _seconds(stages, "train"),
         "seconds_extra": _seconds(stages, "retrain"),
-        **latency(dense.net, model.net, torch.device(manifest["device"])),
+        **_latency(dense, model, torch.device(manifest["device"])),
         "device": manifest["gpu"] or manifest["device"],
         "commit": manifest["commit"],
     }
+
+
+def _latency(dense: Model, model: Model, device: torch.device) -> dict[str, float | None]:
+    if model.quantised:  # simulated INT8 takes longer than float32, and no engine computes so
+        return {"latency_ms": None, "times_as_fast": None}
+    return latency(dense.net, model.net, device)
 
 
 def gather(out: Path) -> list[Row]:
@@ -108,7 +119,8 @@ def _named(row: Row) -> str:
     if row["kind"] != "baseline":
         return "compressed"
     without = tuple(row.get("without", COMPRESSING))
-    return "dense" if without == COMPRESSING else f"without {listed(without)}"
+    former = without == FORMER and "--without" not in row.get("command", "")
+    return "dense" if former or without == COMPRESSING else f"without {listed(without)}"
 
 
 def _alone(group: Sequence[Row]) -> Sequence[Row]:

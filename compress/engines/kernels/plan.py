@@ -22,8 +22,8 @@ IMAGE, OUTPUT = "image", "output"
 SIZES = (1, 3, 5, 7)
 """Sides of the convolutions that the kernels compute."""
 LEAST_3X3 = 16
-"""Channels in memory of a 3x3, read and written, at least: with 8 one of Triton's tilings made a
-GPU fail (docs/fused.md), which one is not known."""
+"""Channels of a 3x3 in memory, at least: with 8 Triton made a GPU fail, see docs/fused.md."""
+FEW = f"3x3 from or to fewer than {LEAST_3X3} channels has no kernel"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,7 +104,10 @@ class Chain:
     @property
     def plain(self) -> str:
         """Why one kernel cannot compute both; empty where it can."""
-        return (isinstance(self.first, Conv) and self.first.plain) or self.second.plain
+        if not isinstance(self.first, Conv):
+            return self.second.plain
+        few = self.first.size == 3 and self.second.target.channels < LEAST_3X3
+        return self.first.plain or self.second.plain or (FEW if few else "")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -187,7 +190,7 @@ class _Compiler:
             out=len(weight),
             activate=unit.activate,
             table=size > 1 and f"{name}.border" not in self.tensors,
-            plain=_unserved(name, size, self.tensors),
+            plain=_unserved(name, size, self.tensors, target.channels),
             sparse=size > 1 and source.dense and is_two_of_four(weight),
             **more,
         )
@@ -282,13 +285,14 @@ def compiled(net: nn.Module) -> tuple[Plan, dict[str, Tensor]]:
     return Plan(buffers=work.buffers, operations=tuple(work.operations)), work.tensors
 
 
-def _unserved(name: str, size: int, tensors: Mapping[str, Tensor]) -> str:
-    """Why no kernel computes a convolution; empty where one does."""
+def _unserved(name: str, size: int, tensors: Mapping[str, Tensor], stored: int) -> str:
+    """Why no kernel computes a convolution that stores so many channels; empty where one does."""
     if size not in SIZES:
         return f"{size}x{size} is not among the kernels' {SIZES}"
     weight = tensors[f"{name}.weight"]
-    if size == 3 and min(padded(one) for one in weight.shape[:2]) < LEAST_3X3:
-        return f"3x3 from or to fewer than {LEAST_3X3} channels has no kernel"
+    few = min(padded(one) for one in (*weight.shape[:2], stored if stored > 1 else LEAST_3X3))
+    if size == 3 and few < LEAST_3X3:
+        return FEW
     largest = float(weight.abs().max())
     if not largest < torch.finfo(torch.float16).max:
         return f"a folded weight is {largest:.3g}, beyond float16"
