@@ -11,19 +11,8 @@ from contextlib import suppress
 from pathlib import Path
 
 from children import descendants
+from test_sweep import RECIPE, TESTS
 
-TESTS = Path(__file__).parent
-RECIPE = """schema: 1
-name: tiny
-model: {import: "networks:Plain", width: 16}
-data: {source: phantom, image_size: 32, train_slices: 2, test_slices: 1, views: 45}
-reseed: 0
-steps:
-  - train: {epochs: 1, batch: 2, crop: 16, slices_per_epoch: 4}
-  - prune: {amount: 0.5, round_to: 1}
-  - retrain: {epochs: EPOCHS, batch: 2, crop: 16, slices_per_epoch: 4}
-  - evaluate: {compare: false, pictures: 0}
-"""
 POINTS = ("reseed=0", "reseed=1")
 
 

@@ -3,14 +3,13 @@
 import math
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
-from difflib import get_close_matches
-from fnmatch import fnmatchcase
 from typing import cast, get_args
 
 import torch
 from torch import Tensor, nn
 
 from compress.base.errors import UsageError
+from compress.base.words import matched
 from compress.graph.cost import CONVOLUTIONS
 from compress.graph.groups import Group, Part
 from compress.pruning import selection, variance
@@ -114,14 +113,8 @@ def _scores(module: nn.Module, part: Part, criterion: Criterion, seed: int) -> T
 def ignored(net: nn.Module, found: Sequence[Group], ignore: Sequence[str]) -> dict[str, str]:
     """Why groups stay that a pattern names a layer of, by the group's name."""
     names = [n for n, m in net.named_modules() if isinstance(m, (*CONVOLUTIONS, nn.Linear))]
-    layers: dict[str, str] = {}
-    for pattern in ignore:
-        matches = [name for name in names if fnmatchcase(name, pattern)]
-        if not matches:
-            near = get_close_matches(pattern, names, 1)
-            hint = f"; did you mean {near[0]!r}?" if near else ""
-            raise UsageError(f"ignore: no convolution is named {pattern!r}{hint}")
-        layers |= dict.fromkeys(matches, f"protected by {pattern!r}")
+    patterns = matched(names, ignore, "ignore: no convolution")
+    layers = {name: f"protected by {pattern!r}" for name, pattern in patterns.items()}
     held = {}
     for group in found:
         if reason := next(filter(None, (layers.get(p.module) for p in group.producers)), ""):

@@ -1,12 +1,10 @@
 """Which layers can be quantised, and why the others cannot."""
 
 from collections.abc import Sequence
-from difflib import get_close_matches
-from fnmatch import fnmatchcase
 
 from torch import Tensor, nn
 
-from compress.base.errors import UsageError
+from compress.base.words import matched
 from compress.graph.cost import CONVOLUTIONS
 
 OWN = ("forward", "_conv_forward")
@@ -44,12 +42,5 @@ def asked(net: nn.Module, keep: Sequence[str]) -> dict[str, str]:
     Raises:
         UsageError: a pattern names no layer.
     """
-    names, found = list(candidates(net)), dict[str, str]()
-    for pattern in keep:
-        matches = [name for name in names if fnmatchcase(name, pattern)]
-        if not matches:
-            near = get_close_matches(pattern, names, 1)
-            hint = f"; did you mean {near[0]!r}?" if near else ""
-            raise UsageError(f"quantize: keep: no layer is named {pattern!r}{hint}")
-        found |= dict.fromkeys(matches, f"kept by {pattern!r}")
-    return found
+    found = matched(list(candidates(net)), keep, "quantize: keep: no layer")
+    return {name: f"kept by {pattern!r}" for name, pattern in found.items()}
