@@ -22,7 +22,7 @@ IMAGE, OUTPUT = "image", "output"
 SIZES = (1, 3, 5, 7)
 """Sides of the convolutions that the kernels compute."""
 LEAST_3X3 = 16
-"""Channels of a 3x3 in memory, at least: with 8 Triton made a GPU fail, see docs/fused.md."""
+"""Channels of a 3x3 in memory, at least: measuring 8 made a GPU fail, see docs/fused.md."""
 FEW = f"3x3 from or to fewer than {LEAST_3X3} channels has no kernel"
 
 
