@@ -117,14 +117,19 @@ eligible_picked() {
     [ "$count" -gt 0 ]
 }
 
-# Dense and final network and every engine in turns, in one run; the report shows it.
+# Dense and final network and every engine in turns, in one run, beside a fused engine of the pruned network without 2:4: of
+# equal widths, so the report tells what 2:4 alone is worth.
 bench_engines() {
-    local paths=("$out"/reference/*-train "$out"/reference/*-retrain) side words=()
-    paths=("${paths[0]}" "${paths[-1]}")
-    [ -n "$quick" ] || words=(--mode "eager-fp32,eager-fp16,compiled")
+    local found=("$out"/reference/*-train "$out"/reference/*-retrain) paths side words=()
+    paths=("${found[0]}" "${found[-1]}")
     for side in $(sidecars); do
         paths+=("${side%.json}")
     done
+    if [ -z "$quick" ]; then
+        words=(--mode "eager-fp32,eager-fp16,compiled")
+        compress export "${found[1]}" --format fused --batch 1,16 -o "$out/without-2to4" || return
+        paths+=("$out"/without-2to4/*.safetensors)
+    fi
     # Batches are those of the engines.
     compress bench --json ${words[@]+"${words[@]}"} "${paths[@]}" >"$out/reference/bench.json" &&
         compress report "$out/reference"

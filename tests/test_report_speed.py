@@ -123,6 +123,29 @@ def test_ratios_of_a_cpu_are_no_latencies_of_a_comparison(tmp_path: Path) -> Non
     assert [row["latency"] for row in rows] == [None, None]
 
 
+def test_what_2to4_alone_is_worth_is_said_as_it_was_measured(tmp_path: Path) -> None:
+    run = runs.make(tmp_path / "run")
+    runs.built(run)
+    path = run / speed.FILE
+    said = (
+        "2:4 in 43 of 45 layers at equal widths, batch 16, fused fp16: it is 1.034 times as fast "
+        "as without 2:4 (1.024-1.042 over 10 rounds): faster in every round."
+    )
+    assert all(said not in page for page in written(run)[1:])
+    pair = {"batch": 16, "how": "fused fp16", "dense": "a", "sparse": "b", "layers": 43, "of": 45,
+            "ratio": 1.034, "ratio_min": 1.024, "ratio_max": 1.042}  # fmt: skip
+    bench = {**json.loads(path.read_text()), "rounds": 10, "sparse_ab": [pair]}
+    last = bench["rows"][-1]
+    bench["rows"] += [{**last, "name": f"/data/x/without/{Path(last['name']).name}", "ratio": 0.5}]
+    path.write_text(json.dumps(bench))
+    found, *pages = written(run)
+    assert all(said in page for page in pages)
+    assert "without/" in pages[0]  # two engines of one name
+    assert "/data/x" not in pages[0]
+    engine = {"file": Path(last["name"]).name, "batch": last["batch"]}
+    assert speed.of_engine(found["speed"], engine)["ratio"] == last["ratio"]
+
+
 @pytest.mark.parametrize(("width", "measured"), [(8, True), (16, False)])
 def test_the_step_measures_where_something_was_compressed(width, measured, tmp_path, monkeypatch):
     monkeypatch.setattr(cpu_speed, "SIDE", 32)

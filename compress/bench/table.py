@@ -3,11 +3,9 @@
 from collections.abc import Iterator, Sequence
 
 from compress.bench.records import Bench, BenchRow
-from compress.reporting import formatting
+from compress.reporting import formatting, speed
 
 COLUMNS = ("artefact", "runs as", "batch", "p50", "p90", "slices/s", "memory", "times as fast")
-ENOUGH = 6
-"""Rounds without which nothing is said of a gain: six agree by chance once in 32 times."""
 
 
 def render(found: Bench) -> None:
@@ -47,16 +45,6 @@ def _figures(row: BenchRow) -> tuple[str, ...]:
 
 
 def _sparse_sentences(found: Bench) -> Iterator[str]:
-    """What 2:4 gave, and that it gave nothing where the spread does not exclude that."""
+    """What 2:4 gave, for each pair of equal widths."""
     for ab in found["sparse_ab"]:
-        low, high = ab["ratio_min"], ab["ratio_max"]
-        verdict = "no difference beyond the spread"
-        if found["rounds"] < ENOUGH:
-            verdict = f"too few rounds to tell, {ENOUGH} are needed"
-        elif low > 1 or high < 1:
-            verdict = "faster in every round" if low > 1 else "slower in every round"
-        yield (
-            f"2:4 in {ab['layers']} of {ab['of']} layers at equal widths, batch {ab['batch']}, "
-            f"{ab['how']}: {ab['sparse']} is {ab['ratio']:.3f} times as fast as {ab['dense']} "
-            f"({low:.3f}-{high:.3f} over {found['rounds']} rounds): {verdict}"
-        )
+        yield speed.sparse_gain(ab, found["rounds"], (ab["sparse"], ab["dense"]))

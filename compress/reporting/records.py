@@ -140,6 +140,8 @@ class Measured(TypedDict):
     """The network that the others are compared with."""
     after: SpeedRow
     """The fastest of the same batch."""
+    sparse: list[str]
+    """What 2:4 alone is worth: a sentence for each pair of equal widths."""
 
 
 class Speed(Measured):

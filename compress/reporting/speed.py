@@ -1,8 +1,8 @@
 """What `compress bench --json > RUN/bench.json` measured of a run, for its report."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 from compress.base.errors import UsageError
 from compress.base.files import read_json
@@ -17,6 +17,10 @@ KEYS = (
 )  # fmt: skip
 
 
+ENOUGH = 6
+"""Rounds without which nothing is said of a gain: six agree by chance once in 32 times."""
+
+
 def read(run: Path, stages: Iterable[Path]) -> Speed | None:
     """Latencies per slice in ms; None where nobody has measured any since the last stage ended.
 
@@ -28,8 +32,9 @@ def read(run: Path, stages: Iterable[Path]) -> Speed | None:
         where (GPU or CPU), size (side of a slice in pixels), rounds, rows [{name, how (in words),
         batch, p50_ms, p90_ms, slices_per_second, ratio, ratio_min, ratio_max}], before and after:
         the first row, which is the network that the others are compared with, and the fastest of
-        the same batch; and own: whether the step `report` measured it, on a CPU. Then only ratios
-        are told: such times belong to one machine and hour.
+        the same batch; sparse (sentences: what 2:4 alone is worth); and own: whether the step
+        `report` measured it, on a CPU. Then only ratios are told: such times belong to one machine
+        and hour.
 
     Raises:
         UsageError: the file is not what the command prints.
@@ -51,8 +56,8 @@ def _speed(found: Facts) -> Measured:
         {key: row.get(key) for key in KEYS} | {"how": row.get("runs") or row.get("how")}
         for row in found["rows"]
     ]
-    for row in rows:
-        row["name"] = Path(row["name"]).name  # the folders before it are those of one machine
+    for row, name in zip(rows, _names([row["name"] for row in rows]), strict=True):
+        row["name"] = name
     alike = [row for row in rows if row["batch"] == rows[0]["batch"]]
     measured = {
         "where": place.get("gpu") or f"CPU, {_threads(place.get('threads'))}",
@@ -61,12 +66,48 @@ def _speed(found: Facts) -> Measured:
         "rounds": found.get("rounds"),
         "before": rows[0],
         "after": min(alike, key=lambda row: float(row["p50_ms"])),
+        "sparse": [sparse_gain(pair, found["rounds"]) for pair in found.get("sparse_ab", [])],
     }
     return cast("Measured", measured)
 
 
+def _names(paths: Sequence[str]) -> list[str]:
+    """File names, with their folder where two files of different folders have one name.
+
+    More of a path belongs to one machine.
+    """
+    folders: dict[str, set[Path]] = {}
+    for path in map(Path, paths):
+        folders.setdefault(path.name, set()).add(path.parent)
+    clear = {name: len(some) == 1 for name, some in folders.items()}
+    return [p.name if clear[p.name] else f"{p.parent.name}/{p.name}" for p in map(Path, paths)]
+
+
 def _threads(count: int | None) -> str:
     return "1 thread" if count == 1 else f"{count or 'unknown'} threads"
+
+
+def sparse_gain(
+    pair: Mapping[str, Any], rounds: int, names: tuple[str, str] = ("it", "without 2:4")
+) -> str:
+    """What 2:4 alone is worth, and that it is nothing where the spread does not exclude that.
+
+    Args:
+        pair: of `sparse_ab` in what `compress bench` measured: equal widths with and without 2:4.
+        rounds: times that both had their turn.
+        names: of the one with 2:4 and of the other.
+    """
+    low, high = pair["ratio_min"], pair["ratio_max"]
+    verdict = "no difference beyond the spread"
+    if rounds < ENOUGH:
+        verdict = f"too few rounds to tell, {ENOUGH} are needed"
+    elif low > 1 or high < 1:
+        verdict = "faster in every round" if low > 1 else "slower in every round"
+    return (
+        f"2:4 in {pair['layers']} of {pair['of']} layers at equal widths, batch {pair['batch']}, "
+        f"{pair['how']}: {names[0]} is {pair['ratio']:.3f} times as fast as {names[1]} "
+        f"({low:.3f}-{high:.3f} over {rounds} rounds): {verdict}"
+    )
 
 
 def gain(bench: Speed) -> str:
@@ -90,8 +131,11 @@ def way(bench: Speed) -> str:
 
 
 def of_engine(speed: Speed | None, engine: Facts) -> SpeedRow | None:
-    """The row of an engine, by the name of its file; that of its own batch where there are more."""
+    """The row of an engine, by the name of its file; that of its own batch where there are more.
+
+    Where two engines have one name, the first one is the run's, which is told first.
+    """
     file = engine.get("file")
     rows = speed["rows"] if speed else []
-    own = [row for row in rows if row["name"] == file]
+    own = [row for row in rows if Path(row["name"]).name == file]
     return next((row for row in own if row["batch"] == engine.get("batch")), next(iter(own), None))

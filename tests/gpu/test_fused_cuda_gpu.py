@@ -165,17 +165,19 @@ def compare_mixed(up, op, case, sparse, step=1):
         assert torch.equal(result, two), (shape, cut)
 
 
+@pytest.mark.parametrize("size", [5, 3])
 @pytest.mark.parametrize("sparse", [False, True])
-def test_a_few_blocks_of_an_upsampling_inside_to_be_sanitized(sparse):
+def test_a_few_blocks_of_an_upsampling_inside_to_be_sanitized(sparse, size):
     """Small enough for `compute-sanitizer --tool racecheck`."""
-    up, op, case = mixed_case((16, 16), 16, (1, 6, 35), then=16, sparse=sparse)
+    up, op, case = mixed_case((16, 16), 16, (1, 6, 35), then=16, sparse=sparse, size=size)
     compare_mixed(up, op, case.to("cuda"), sparse, step=3)
 
 
+@pytest.mark.parametrize("size", [5, 3])
 @pytest.mark.parametrize("sparse", [False, True])
-def test_a_few_blocks_of_every_kind_to_be_sanitized(sparse):
+def test_a_few_blocks_of_every_kind_to_be_sanitized(sparse, size):
     """Small enough for `compute-sanitizer --tool racecheck`."""
-    before, op, case = layer_case((16, 16), 64, 16, (1, 12, 70), sparse=sparse)
+    before, op, case = layer_case((16, 16), 64, 16, (1, 12, 70), sparse=sparse, size=size)
     case = case.to("cuda")
     plain.conv(before, case.buffers, case.tensors, case.image)
     for first in (before, None):
