@@ -1,0 +1,268 @@
+"""Which pruning gives most dB for its milliseconds, and which criterion beats random: one GPU.
+
+    python tests/bench/pruners.py --out OUT                      # Pareto on patient C, 9 minutes
+    python tests/bench/pruners.py --out OUT --held-out B
+    python tests/bench/pruners.py --out OUT --part criteria      # five seeds, 5 minutes
+    python tests/bench/pruners.py --out OUT --tiny --device cpu  # does it run? 1 minute
+
+Pareto: DDnet dense; our plans by MACs and by milliseconds; Torch-Pruning's MagnitudePruner;
+ModelOpt's FastNAS; 3x3 kernels. Every arm is trained alike, see pruners_arms.py, then all are timed
+in turns, see pruners_times.py. Latency arms have as their budget what the table of measured layers
+predicts for our plan by MACs.
+
+Criteria: 60 % of the MACs by each criterion, five seeds, with the paired t-test to random channels.
+
+Several processes share the GPU. Rows are in OUT/rows.json and rows.csv as soon as an arm has ended,
+networks in WORK/arms; the same command goes on with what is missing. FastNAS needs
+`pip install torchprofile`, Torch-Pruning is in the extra `test`.
+"""
+
+import csv
+import json
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterable, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
+from typing import Any
+
+import click
+import pruners_arms as arms_of
+import torch
+from pruners_arms import ROW, Arm, Settings
+from pruners_stats import paired
+from pruners_table import SPAWN, table
+from pruners_times import Timer, known
+
+from compress.base.files import read_json, write_json
+from compress.models.ddnet import KERNELS
+from compress.run import manifest
+
+K3, K3_HIGH = (3, 3, 3, 3, 3), (3, 3, 5, 5, 5)
+BUDGETS = (0.6, 0.75)
+REAL = {"source": "demo", "train_slices": None, "test_slices": None}
+COMPILED = 200.0
+"""Seconds before the end after which torch.compile is given no network more."""
+PYTORCH = 70.0
+"""Seconds kept for timing PyTorch and torch.compile."""
+TINY = {"source": "phantom", "image_size": 64, "views": 90, "train_slices": 4, "test_slices": 2}
+RANDOM = ("random", "random-knapsack")
+"""What criteria are compared with."""
+CRITERIA = {
+    "variance": {},
+    "taylor": {"criterion": "taylor", "solver": "knapsack"},
+    "gaussian": {"criterion": "gaussian"},
+    "l1": {"criterion": "l1"},
+    "random": {"criterion": "random"},
+    "random-knapsack": {"criterion": "random", "solver": "knapsack"},
+}
+"""By name, the options of `prune` that differ from those of the recipe."""
+
+
+def pareto(seeds: Sequence[int]) -> list[Arm]:
+    """The arms, those that decide most first."""
+    found = []
+    for seed in seeds:
+        end = "" if len(seeds) == 1 else f"-{seed}"
+        found += [Arm(name=f"dense{end}", how="none", seed=seed)]
+        for how, name in (("ours", "macs"), ("latency", "latency"), ("torch_pruning",) * 2):
+            found += [
+                Arm(name=f"{name}-{share(b)}{end}", how=how, removed=b, seed=seed) for b in BUDGETS
+            ]
+        found += [
+            Arm(name=f"fastnas-{share(b)}{end}", how="fastnas", removed=b, seed=seed)
+            for b in BUDGETS
+        ]
+        found += [
+            Arm(name=f"k3-60{end}", how="none", kernels=K3, removed=0.6, seed=seed),
+            Arm(name=f"k3-75{end}", kernels=K3, removed=0.75, seed=seed),
+            Arm(name=f"k3high-60{end}", kernels=K3_HIGH, removed=0.6, seed=seed),
+        ]
+    return found
+
+
+def criteria(seeds: Sequence[int]) -> list[Arm]:
+    """Every criterion, seed by seed."""
+    return [
+        Arm(name=f"{name}-{seed}", removed=0.6, seed=seed, **options)  # type: ignore[arg-type]
+        for seed in seeds
+        for name, options in CRITERIA.items()
+    ]
+
+
+def share(removed: float) -> str:
+    """0.75 -> 75."""
+    return f"{100 * removed:.0f}"
+
+
+def _simulate(settings: Settings, pool: ProcessPoolExecutor, jobs: int) -> None:
+    """Low dose into the cache, by the CPU; then the other processes read it and import PyTorch."""
+    arms_of.slices(settings)
+    for _ in range(jobs):
+        pool.submit(arms_of.ready, settings)
+
+
+def trained(
+    arms: Iterable[Arm],
+    settings: Settings,
+    pool: ProcessPoolExecutor,
+    timer: Timer | None,
+    until: float,
+) -> None:
+    """Run all arms that have no row yet; until then networks are compiled here meanwhile."""
+    left = [arm for arm in arms if not _done(arm, settings)]
+    pending: set[Future[dict[str, Any]]] = {pool.submit(arms_of.run, a, settings) for a in left}
+    while pending:
+        ended, pending = wait(pending, return_when=FIRST_COMPLETED)
+        try:
+            rows = [future.result() for future in ended]
+        except BrokenProcessPool:  # a GPU that failed takes its process along
+            click.echo("a process ended; the arms that were left have no row", err=True)
+            return
+        for row in rows:
+            write(settings)
+            said = f"{row['psnr']:.2f} dB" if row["status"] == "done" else row["reason"]
+            click.echo(f"{row['name']}: {said}, {row.get('seconds', 0)} s", err=True)
+        for row in rows:
+            if timer and row["status"] == "done" and time.time() < until:
+                timer.add(row["name"], settings.out / "arms" / row["name"])
+
+
+def _done(arm: Arm, settings: Settings) -> bool:
+    path = settings.out / "arms" / arm.name / ROW
+    return path.exists() and read_json(path)["status"] == "done"
+
+
+def timed(settings: Settings, timer: Timer, until: float) -> None:
+    """Time every network in turns; each part is written when it has ended."""
+    folders = {p.parent.name: p.parent for p in sorted(settings.out.glob("arms/*/model.json"))}
+    times: dict[str, Any] = {}
+    if timer.device.type == "cuda":
+        for index, batch in enumerate(timer.batches):
+            left = until - PYTORCH - time.time()
+            _fused(settings, batch, time.time() + left / (len(timer.batches) - index))
+            times |= known(settings.out, timer.batches)
+            write(settings, times)
+    for batch in timer.batches:
+        times[f"eager_b{batch}_ms"] = timer.eager(folders, batch)
+        write(settings, times)
+    write(settings, times | timer.compiled())
+
+
+def _fused(settings: Settings, batch: int, until: float) -> None:
+    script = Path(__file__).with_name("pruners_times.py")
+    command = [sys.executable, str(script), str(settings.out), str(batch), str(until - 12)]
+    try:
+        subprocess.run(command, check=False, timeout=max(1.0, until + 5 - time.time()))
+    except subprocess.TimeoutExpired:
+        click.echo(f"fused, batch {batch}: the time was up", err=True)
+
+
+def write(settings: Settings, times: dict[str, Any] | None = None) -> None:
+    """All rows so far, with their milliseconds, as JSON and CSV."""
+    rows = [read_json(path) for path in sorted(settings.out.glob(f"arms/*/{ROW}"))]
+    for row in rows:
+        row |= {column: found.get(row["name"]) for column, found in (times or {}).items()}
+    write_json(settings.report / "rows.json", rows)
+    columns = [*dict.fromkeys(key for row in rows for key in row)]
+    with (settings.report / "rows.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, columns)
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+@click.command()
+@click.option("--out", type=click.Path(path_type=Path), required=True)
+@click.option("--work", type=click.Path(path_type=Path), help="For networks; OUT/work.")
+@click.option("--part", type=click.Choice(["pareto", "criteria"]), default="pareto")
+@click.option("--held-out", default="C", help="Patient to measure on; the others train.")
+@click.option("--epochs", type=int, help="In all; 24 for pareto, 10 for criteria.")
+@click.option("--at", default=0.15, help="Share of the epochs before the cut.")
+@click.option("--seeds", help="0 for pareto, 0,1,2,3,4 for criteria.")
+@click.option("--arms", help="Only those whose names begin so, with commas.")
+@click.option("--jobs", default=4, help="Processes that share the GPU.")
+@click.option("--device", default="cuda")
+@click.option("--latency-from", default="fused", help="What runs the layers of the table.")
+@click.option("--table-seconds", default=75.0, help="For measuring layers.")
+@click.option("--begin-until", default=300.0, help="Seconds after which no arm is begun.")
+@click.option("--until", default=540.0, help="Seconds after which nothing is timed.")
+@click.option("--batches", default="1,16", help="Slices at once, for timing.")
+@click.option("--compile/--no-compile", "compiles", default=True)
+@click.option("--tiny", is_flag=True, help="Phantoms of 64 pixels, two epochs.")
+def main(out: Path, part: str, **given: Any) -> None:
+    """Run a comparison, or go on with it."""
+    started = time.time()
+    work = (given["work"] or out / "work").resolve()
+    for folder in (out, work):
+        folder.mkdir(parents=True, exist_ok=True)
+    settings = _settings(work, out.resolve(), part, started, given)
+    seeds = [
+        int(s) for s in (given["seeds"] or ("0" if part == "pareto" else "0,1,2,3,4")).split(",")
+    ]
+    chosen = pareto(seeds) if part == "pareto" else criteria(seeds)
+    if given["arms"]:
+        chosen = [arm for arm in chosen if arm.name.startswith(tuple(given["arms"].split(",")))]
+    write_json(
+        out / "about.json",
+        {**_about(settings), "options": {k: str(v) for k, v in given.items()} | {"part": part}},
+    )
+    timer = None
+    if part == "pareto":
+        batches = tuple(int(b) for b in given["batches"].split(","))
+        timer = Timer(settings.device, settings.latency_size, batches, given["compiles"])
+    end = started + given["until"]
+    with ProcessPoolExecutor(given["jobs"], mp_context=SPAWN) as pool:
+        simulating = threading.Thread(target=_simulate, args=(settings, pool, given["jobs"]))
+        simulating.start()
+        if any(arm.how == "latency" for arm in chosen):
+            said = table(settings, given["table_seconds"])
+            click.echo(f"layers: {said}; {time.time() - started:.0f} s", err=True)
+        simulating.join()
+        trained(chosen, settings, pool, timer, end - COMPILED)
+    click.echo(f"trained: {time.time() - started:.0f} s", err=True)
+    if timer:
+        timed(settings, timer, end)
+    else:
+        write(settings)
+        rows = read_json(out / "rows.json")
+        write_json(out / "paired.json", {name: paired(rows, name) for name in RANDOM})
+    click.echo((out / "rows.csv").read_text())
+    click.echo(f"{time.time() - started:.0f} s", err=True)
+
+
+def _settings(work: Path, out: Path, part: str, started: float, given: dict[str, Any]) -> Settings:
+    tiny, held = given["tiny"], given["held_out"]
+    epochs = given["epochs"] or (2 if tiny else 24 if part == "pareto" else 10)
+    patients = {"train_patients": sorted({*"ABC"} - {held}), "test_patients": [held]}
+    if held == "B":
+        patients["train_patients"] = ["A"]
+    return Settings(
+        out=work, report=out, device=given["device"], epochs=epochs,
+        data=TINY if tiny else REAL | patients,
+        at=given["at"], slices_per_epoch=4 if tiny else 182 if held == "C" else 134,
+        network={"bottleneck": 32} if tiny else {}, latency_from=given["latency_from"],
+        latency_size=64 if tiny else 512, one_shot=part == "criteria",
+        until=started + given["begin_until"],
+    )  # fmt: skip
+
+
+def _about(settings: Settings) -> dict[str, Any]:
+    gpu = torch.cuda.get_device_name() if settings.device.startswith("cuda") else None
+    return {
+        "date": time.strftime("%Y-%m-%d"),
+        "commit": manifest.commit(),
+        "versions": manifest.versions(),
+        "gpu": gpu,
+        "epochs": settings.epochs,
+        "epochs_before_the_cut": settings.cut,
+        "slices_per_epoch": settings.slices_per_epoch,
+        "kernels": list(KERNELS),
+        "command": json.dumps(sys.argv),
+    }
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,115 @@
+"""The bench of pruning programs: its arms train alike, keep their budgets, and its figures hold."""
+
+import json
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from compress.graph import cost
+from compress.graph.rewrite import deconv_to_conv
+from compress.models.ddnet import DDnet
+
+BENCH = Path(__file__).parent / "bench" / "pruners.py"
+sys.path.insert(0, str(BENCH.parent))
+try:
+    import pruners
+    import pruners_arms
+    import pruners_others
+    from pruners_stats import paired
+finally:
+    sys.path.pop(0)
+
+
+def run(out: Path, *words: str) -> list[dict[str, Any]]:
+    """The rows of a tiny comparison on the CPU."""
+    command = [sys.executable, str(BENCH), "--tiny", "--device", "cpu", "--out", str(out), *words]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    found: list[dict[str, Any]] = json.loads((out / "rows.json").read_text())
+    return found
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_every_kind_of_arm_is_trained_and_timed_and_a_second_run_has_nothing_to_do(
+    tmp_path: Path,
+) -> None:
+    words = ["--jobs", "1", "--no-compile", "--batches", "1", "--latency-from", "eager"]
+    words += ["--arms", "dense,macs-60,latency-60,torch_pruning-60,k3-75"]
+    rows = {row["name"]: row for row in run(tmp_path, *words)}
+    assert [row["status"] for row in rows.values()] == ["done"] * 5
+    assert all(row["eager_b1_ms"] > 0 for row in rows.values())
+    assert rows["dense"]["macs_removed"] == 0
+    for name, least in {"macs-60": 0.6, "torch_pruning-60": 0.6, "k3-75": 0.75}.items():
+        assert least <= rows[name]["macs_removed"] < least + 0.06, name
+    budget, by_macs = rows["latency-60"]["budget_ms"], rows["macs-60"]["predicted_ms"]
+    assert rows["latency-60"]["predicted_ms"] <= budget == pytest.approx(by_macs)
+    before = {p: p.stat().st_mtime_ns for p in tmp_path.glob("work/arms/*/row.json")}
+    run(tmp_path, *words)
+    assert before == {p: p.stat().st_mtime_ns for p in tmp_path.glob("work/arms/*/row.json")}
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_criteria_are_compared_seed_by_seed(tmp_path: Path) -> None:
+    words = ["--part", "criteria", "--seeds", "0,1", "--arms", "variance,random", "--jobs", "1"]
+    rows = run(tmp_path, *words)
+    assert len(rows) == 6
+    assert all(row["one_shot_psnr"] > 0 for row in rows)
+    found = json.loads((tmp_path / "paired.json").read_text())
+    psnr = {(row["name"], row["seed"]): row["psnr"] for row in rows}
+    gain = sum(psnr[f"variance-{s}", s] - psnr[f"random-{s}", s] for s in (0, 1)) / 2
+    assert found["random"]["variance"]["psnr"]["gain"] == pytest.approx(gain)
+    assert found["random-knapsack"]["variance"]["psnr"]["p"] <= 1
+
+
+def test_an_arm_that_cannot_be_pruned_has_a_row_with_the_reason(tmp_path: Path) -> None:
+    settings = pruners_arms.Settings(
+        out=tmp_path, report=tmp_path, device="cpu", data=pruners.TINY, epochs=2, at=0.5,
+        slices_per_epoch=2, network={"bottleneck": 32},
+    )  # fmt: skip
+    row = pruners_arms.run(pruners_arms.Arm(name="a", how="latency", removed=0.6), settings)
+    assert row["status"] == "failed"
+    assert "latency_table" in row["reason"]
+    assert json.loads((tmp_path / "arms" / "a" / "row.json").read_text()) == row
+    late = replace(settings, until=0.0)
+    assert pruners_arms.run(pruners_arms.Arm(name="b"), late)["status"] == "not begun"
+
+
+def test_arms_have_names_of_their_own() -> None:
+    for arms in (pruners.pareto([0, 1]), pruners.criteria([0, 1, 2])):
+        assert len({arm.name for arm in arms}) == len(arms)
+
+
+def test_torch_pruning_keeps_the_budget_and_the_image() -> None:
+    torch.manual_seed(0)
+    net = deconv_to_conv(DDnet(residual=True)).eval()
+    whole = cost.cost(net).macs
+    budget = round(0.5 * whole)
+    small, align = pruners_others.torch_pruning(net, budget, None, torch.device("cpu"))
+    assert 0.4 * whole < cost.cost(small).macs <= budget
+    assert align in pruners_others.ALIGNMENTS
+    x = torch.rand(1, 1, 32, 32)
+    assert small(x).shape == x.shape
+
+
+def test_paired_differences() -> None:
+    rows = [
+        {"name": f"{name}-{seed}", "seed": seed, "status": "done", "psnr": psnr, "ssim": 0.9,
+         "one_shot_psnr": psnr}
+        for name, values in {"a": (2.0, 3.0, 4.5), "random": (1.0, 2.0, 3.0)}.items()
+        for seed, psnr in enumerate(values)
+    ]  # fmt: skip
+    rows.append({"name": "a-3", "seed": 3, "status": "failed"})
+    found = paired(rows, "random")
+    # Differences 1, 1, 1.5: mean 7/6, deviation sqrt(1/12), t = mean / (deviation / sqrt 3) = 7.
+    assert found["a"]["psnr"]["gain"] == pytest.approx(7 / 6)
+    assert found["a"]["psnr"]["t"] == pytest.approx(7.0)
+    assert found["a"]["psnr"]["p"] == pytest.approx(0.0198, abs=1e-3)
+    assert found["random"]["psnr"]["p"] is None
+    assert found["a"]["ssim"]["p"] is None
