@@ -7,6 +7,7 @@ phantom.py   procedural chest slices
 folder.py    pairs on disk: DICOM, TIFF or npy
 lowdose.py   low dose by noise insertion (scanner.py, fanbeam.py, fanbeam_torch.py)
 realisations.py  the same slice with new noise, many times
+mixing.py    fresh noise from a few of them
 crops.py     which crops a training sees
 loaders.py   how they get to the device
 images.py    one slice out of one file

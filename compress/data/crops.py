@@ -7,6 +7,7 @@ import numpy as np
 
 from compress.base.errors import UsageError
 from compress.data import Pairs
+from compress.data.mixing import Mix, draw
 
 Span = tuple[int, int, int]
 """First pixel, direction (1, or -1 for mirrored) and length along one axis."""
@@ -18,12 +19,16 @@ class Crop(NamedTuple):
     image: int
     rows: Span
     columns: Span
+    mix: Mix = ()
+    """Which low-dose versions are mixed; empty where there is one."""
 
 
 def draws(
     pairs: Pairs, *, count: int, batch: int, crop: int | None, seed: tuple[int, ...]
 ) -> Iterator[list[Crop]]:
     """Random crops, mirrored at random in both directions; the same ones for the same seed.
+
+    Where slices have several low-dose versions, each crop says how to mix them, see `mixing`.
 
     Args:
         pairs: where to draw from, with replacement.
@@ -51,7 +56,7 @@ def _draw(
         crops = []
         for index in generator.integers(len(shapes), size=batch).tolist():
             rows, columns = (_span(length, crop or length, generator) for length in shapes[index])
-            crops.append(Crop(index, rows, columns))
+            crops.append(Crop(index, rows, columns, draw(pairs.versions, generator)))
         yield crops
 
 

@@ -5,6 +5,7 @@ claim. Where the volumes come from: demo_volumes.py.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from compress.base.around import around
@@ -14,6 +15,7 @@ from compress.base.words import listed
 from compress.data import DataOptions, Image, Pairs, Unavailable, demo_volumes
 from compress.data.demo_volumes import Volume
 from compress.data.lowdose import Exposure, Slice, simulate
+from compress.data.realisations import further
 
 HELD_OUT = ("C",)
 """The patients to measure with, where the recipe names none."""
@@ -34,8 +36,10 @@ def load(options: DataOptions, seed: int) -> tuple[Pairs, Pairs]:
     beside = _beside(slices, options.neighbours)
     train = spread(train, options.train_slices, "train_slices")
     test = spread(test, options.test_slices, "test_slices")
-    given = (Exposure.of(options), seed, cache / "lowdose", beside)
-    return simulate(train, *given), simulate(test, *given)
+    given, kept = (Exposure.of(options), seed), cache / "lowdose"
+    more = further(train, *given, options.realisations, kept)
+    learn_from = replace(simulate(train, *given, kept, beside), further=more)
+    return learn_from, simulate(test, *given, kept, beside)
 
 
 def patients(options: DataOptions) -> tuple[tuple[str, ...], tuple[str, ...]]:

@@ -17,7 +17,7 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import torch
@@ -25,8 +25,9 @@ from torch import Tensor
 
 from compress.base.errors import UsageError
 from compress.base.hu import to_network
-from compress.data import Pairs
+from compress.data import Image, Pairs
 from compress.data.crops import Crop, Span
+from compress.data.mixing import BITS, UNIT
 
 Name = Literal["auto", "gpu", "workers", "host"]
 SHARE = 0.25
@@ -108,13 +109,16 @@ class Resident:
 
     A raw batch is (N, 3) int64: where a crop starts in the row of all pixels, and the steps from
     there to the pixel below and to the one on the right, negative where mirrored. Slices may differ
-    in size, because the steps are a crop's own.
+    in size, because the steps are a crop's own. Where low doses are mixed, versions follow, then
+    their factors: (N, 3 + 2 M).
     """
 
     def __init__(self, pairs: Pairs, sides: tuple[int, int], device: torch.device) -> None:
-        doses = (*zip(*pairs.inputs(), strict=True), pairs.full)
+        further = zip(*pairs.further, strict=True)
+        doses = (*zip(*pairs.inputs(), strict=True), *further, pairs.full)
         rows = [np.concatenate([i.ravel() for i in images]) for images in doses]
-        self._pixels = torch.from_numpy(np.stack(rows)).to(device)  # (C + 1, all pixels), int16
+        # (C + 1, all pixels), int16; with more versions (versions + 1, all pixels)
+        self._pixels = torch.from_numpy(np.stack(rows)).to(device)
         self._starts = np.cumsum([0, *(image.size for image in pairs.full)]).tolist()
         self._widths = [image.shape[1] for image in pairs.full]
         self._down, self._right = (torch.arange(side, device=device) for side in sides)
@@ -126,18 +130,25 @@ class Resident:
             places = torch.tensor([[self._place(crop) for crop in crops] for crops in block])
             if device.type == "cuda":
                 places = places.pin_memory()
-            yield from places.to(device, non_blocking=True)  # (AHEAD, N, 3)
+            yield from places.to(device, non_blocking=True)  # (AHEAD, N, 3 or more)
 
     def decode(self, raw: Tensor) -> tuple[Tensor, Tensor]:
-        """(N, 3) int64 -> low dose (N, C, h, w) and full dose (N, 1, h, w) float32 in [0, 1]."""
-        start, down, right = raw[:, :, None, None].unbind(1)  # each (N, 1, 1)
+        """A raw batch -> low dose (N, C, h, w) and full dose (N, 1, h, w) float32 in [0, 1]."""
+        start, down, right, *mix = raw[:, :, None, None].unbind(1)  # each (N, 1, 1)
         places = start + down * self._down[:, None] + right * self._right  # (N, h, w)
-        return _doses(to_network(self._pixels[:, places]))
+        if not mix:
+            return _doses(to_network(self._pixels[:, places]))
+        chosen = zip(mix[: len(mix) // 2], mix[len(mix) // 2 :], strict=True)
+        # Factors are int64, and so is the sum.
+        low = _rounded(sum(self._pixels[version, places] * factor for version, factor in chosen))
+        return _doses(to_network(torch.stack([low, self._pixels[-1, places].long()])))
 
-    def _place(self, crop: Crop) -> tuple[int, int, int]:
+    def _place(self, crop: Crop) -> tuple[int, ...]:
         (top, down, _), (left, right, _) = crop.rows, crop.columns
         width = self._widths[crop.image]
-        return self._starts[crop.image] + top * width + left, down * width, right
+        start = self._starts[crop.image] + top * width + left
+        versions, factors = ([pair[k] for pair in crop.mix] for k in range(2))
+        return (start, down * width, right, *versions, *factors)
 
 
 class Streamed:
@@ -191,15 +202,20 @@ class Streamed:
 
     def _cut(self, crops: list[Crop]) -> Tensor:
         """(N, C + 1, h, w) int16 HU, in pinned memory where it goes to a GPU."""
-        images = [
-            [
-                image[_window(crop.rows), _window(crop.columns)]
-                for image in (*self._inputs[crop.image], self._pairs.full[crop.image])
-            ]
-            for crop in crops
-        ]
-        cut = torch.from_numpy(np.array(images))
+        cut = torch.from_numpy(np.array([[*self._images(crop)] for crop in crops], np.int16))
         return cut.pin_memory() if self._device.type == "cuda" else cut
+
+    def _images(self, crop: Crop) -> Iterator[Image]:
+        """The crop's windows of what the network sees, then of the full dose."""
+        window = _window(crop.rows), _window(crop.columns)
+        inputs = self._inputs[crop.image]
+        if crop.mix:
+            versions = (*inputs, *self._pairs.further[crop.image])
+            parts = (versions[k][window].astype(np.int64) * factor for k, factor in crop.mix)
+            yield _rounded(sum(parts))
+        else:
+            yield from (image[window] for image in inputs)
+        yield self._pairs.full[crop.image][window]
 
 
 def _window(span: Span) -> slice:
@@ -208,9 +224,14 @@ def _window(span: Span) -> slice:
     return slice(start, None if end < 0 else end, step)
 
 
+def _rounded(total: Any) -> Any:
+    """A sum of HU times factors in 1 / UNIT, of NumPy or torch -> whole HU."""
+    return (total + UNIT // 2) >> BITS
+
+
 def _bytes(pairs: Pairs) -> int:
-    """What both doses take as int16."""
-    return (pairs.channels + 1) * sum(image.nbytes for image in pairs.full)
+    """What both doses, with all versions, take as int16."""
+    return (pairs.channels + pairs.versions) * sum(image.nbytes for image in pairs.full)
 
 
 def _doses(x: Tensor) -> tuple[Tensor, Tensor]:

@@ -169,22 +169,36 @@ def generator(seed: int, name: str) -> np.random.Generator:
 
 def _kept(slice_: Slice, exposure: Exposure, seed: int, folder: Path | None) -> Image:
     """The slice at low dose, from `folder` where it lies there undamaged."""
-    if folder is None:
-        return insert_noise(slice_, exposure, seed)
-    path = folder / f"{_key(slice_, exposure, seed)}.npz"
+    path = folder and folder / f"{key(slice_, exposure, seed)}.npz"
+    low = read(path)
+    if low is None:
+        low = insert_noise(slice_, exposure, seed)
+        keep(path, low)
+    return low
+
+
+def read(path: Path | None) -> Image | None:
+    """A low-dose slice that `keep` wrote; None where there is none, or a damaged one."""
+    if path is None:
+        return None
     try:
         with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as file:
             return np.asarray(file["low"], np.int16)
     except (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile):
-        low = insert_noise(slice_, exposure, seed)
+        return None
+
+
+def keep(path: Path | None, low: Image) -> None:
+    """Write a low-dose slice; where that fails, it is said once."""
+    if path is None:
+        return
     buffer = io.BytesIO()
     np.savez(buffer, low=low)
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
         write_atomic(path, buffer.getvalue())
     except OSError as error:
-        _warn(f"simulated slices are not kept in {folder}: {error.strerror}")
-    return low
+        _warn(f"simulated slices are not kept in {path.parent}: {error.strerror}")
 
 
 @cache
@@ -193,9 +207,10 @@ def _warn(message: str) -> None:
     log.warning("%s", message)
 
 
-def _key(slice_: Slice, exposure: Exposure, seed: int) -> str:
-    """A hash of all that the low-dose slice depends on."""
+def key(slice_: Slice, exposure: Exposure, seed: int, version: int = 0) -> str:
+    """A hash of all that the low-dose slice, or a further version of it, depends on."""
     facts = [VERSION, slice_.name, slice_.spacing, slice_.image.shape, asdict(exposure), seed]
+    facts += [version] if version else []  # the first one as it was kept before there were more
     digest = hashlib.sha256(json.dumps(facts).encode())
     digest.update(np.ascontiguousarray(slice_.image).data.cast("B"))
     return digest.hexdigest()

@@ -35,6 +35,9 @@ class Pairs:
     exposure: "Exposure | None" = None
     """How the low dose was simulated; None where it was not."""
 
+    further: tuple[tuple[Image, ...], ...] = ()
+    """For each low-dose slice as many more, with other noise; empty where there is one of each."""
+
     def inputs(self) -> tuple[tuple[Image, ...], ...]:
         """What the network sees of each slice: itself, or `around`."""
         return self.around or tuple((image,) for image in self.low)
@@ -43,6 +46,11 @@ class Pairs:
     def channels(self) -> int:
         """How many slices the network sees of each."""
         return len(self.around[0]) if self.around else 1
+
+    @property
+    def versions(self) -> int:
+        """How many low-dose images there are of each slice."""
+        return 1 + len(self.further[0]) if self.further else 1
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ For tests, and where the demo set cannot be downloaded. No patient, and no evide
 """
 
 import math
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 from compress.base.around import around
 from compress.data import DataOptions, Pairs
 from compress.data.lowdose import Exposure, Slice, generator, simulate
+from compress.data.realisations import further
 
 FIELD = 360.0
 """Side of a slice in mm."""
@@ -22,18 +24,20 @@ Array = NDArray[np.float64]
 
 def load(options: DataOptions, seed: int) -> tuple[Pairs, Pairs]:
     """Training and held-out phantoms with simulated low dose."""
-    train = _patient(TRAIN, options.train_slices or 24, options, seed)
+    train = _patient(TRAIN, options.train_slices or 24, options, seed, options.realisations)
     return train, _patient(TEST, options.test_slices or 6, options, seed)
 
 
-def _patient(who: str, count: int, options: DataOptions, seed: int) -> Pairs:
+def _patient(who: str, count: int, options: DataOptions, seed: int, versions: int = 1) -> Pairs:
     """A volume of phantoms; where a network sees neighbours, each anatomy is a few slices thick."""
     beside = options.neighbours
     thick = 2 * beside + 1
     size = options.image_size
     slices = [chest(who, k, size, seed, k // thick if beside else None) for k in range(count)]
     windows = {one.name: around(slices, k, beside) for k, one in enumerate(slices) if beside}
-    return simulate(slices, Exposure.of(options), seed, None, windows)
+    exposure = Exposure.of(options)
+    more = further(slices, exposure, seed, versions, None)
+    return replace(simulate(slices, exposure, seed, None, windows), further=more)
 
 
 def chest(patient: str, index: int, size: int, seed: int, anatomy: int | None = None) -> Slice:

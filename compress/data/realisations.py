@@ -5,11 +5,15 @@ together. The noise is that of the slice as it is, also where a disc is inserted
 of 12 mm and 300 HU would raise it by up to 4 %, one of 10 HU by 0.1 %.
 """
 
+from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 
 from compress.base.hu import HU_MAX, HU_MIN
+from compress.base.progress import track
+from compress.data import Image
 from compress.data.fanbeam import reconstruct_many
 from compress.data.lowdose import (
     CPU,
@@ -17,6 +21,10 @@ from compress.data.lowdose import (
     Scanner,
     Slice,
     generator,
+    keep,
+    key,
+    line_integrals,
+    read,
     sinogram_noise,
 )
 from compress.data.scanner import Array
@@ -57,6 +65,45 @@ def noise(
         found[start : start + len(own)] = _images(rows, slice_, exposure, scanner)
     found *= np.float32(1000 / exposure.water)
     return found
+
+
+def further(
+    slices: Sequence[Slice], exposure: Exposure, seed: int, versions: int, kept: Path | None
+) -> tuple[tuple[Image, ...], ...]:
+    """Low-dose versions of slices besides the one that `lowdose.simulate` makes.
+
+    Args:
+        slices: at full dose.
+        exposure: the physics.
+        seed: of the noise.
+        versions: how many of each there shall be in all.
+        kept: folder where they are kept and looked for; None keeps nothing.
+
+    Returns:
+        For each slice `versions - 1` images (H, W) int16 HU; the first ones do not depend on how
+        many there are.
+    """
+    if versions == 1:
+        return ()
+    shown = track(slices, "simulating further noise", len(slices))
+    return tuple(_versions(slice_, exposure, seed, versions, kept) for slice_ in shown)
+
+
+def _versions(
+    slice_: Slice, exposure: Exposure, seed: int, versions: int, kept: Path | None
+) -> tuple[Image, ...]:
+    names = [key(slice_, exposure, seed, version) for version in range(1, versions)]
+    paths = [kept and kept / f"{name}.npz" for name in names]
+    found = [read(path) for path in paths]
+    there = [image for image in found if image is not None]
+    if len(there) == len(found):
+        return tuple(there)
+    p = line_integrals(slice_, exposure)
+    noises = noise(slice_, p, exposure, versions - 1, seed)
+    images = tuple(as_scanned(slice_.image + one).astype(np.int16) for one in noises)
+    for path, image in zip(paths, images, strict=True):
+        keep(path, image)
+    return images
 
 
 def brighter(exposure: Exposure, times: float) -> Exposure:

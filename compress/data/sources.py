@@ -29,6 +29,8 @@ SourceName = Literal["demo", "phantom", "folder"]
 
 MOST = 16
 """Most neighbours on each side."""
+VERSIONS = 64
+"""Most low-dose versions of a slice."""
 
 
 class Unavailable(UsageError):
@@ -60,6 +62,9 @@ class DataOptions:
     """Standard deviation of the simulated detector's electronic noise, in photons."""
     views: int = 720
     """Views in one turn of the simulated scanner."""
+    realisations: int = 1
+    """Low-dose versions of each training slice, with noise of their own. From three on each draw
+    mixes three of them, so that its noise is new and has the same mean and covariance."""
     image_size: int = 512
     """Side of the phantom slices in pixels."""
     neighbours: int = 0
@@ -75,6 +80,7 @@ class DataOptions:
                 raise ValueError(f"{name} must be positive, got {value}")
         if not 0 <= self.neighbours <= MOST:
             raise ValueError(f"neighbours must lie in [0, {MOST}], got {self.neighbours}")
+        self._check_realisations()
         if not self.electronic >= 0:
             raise ValueError(f"electronic must not be negative, got {self.electronic}")
         if self.image_size < 16:
@@ -84,6 +90,15 @@ class DataOptions:
             raise ValueError("path is missing; source folder needs the folder of the pairs")
         if self.source != "folder" and self.path is not None:
             raise ValueError(f"path is for source folder, got {self.path!r} with {self.source}")
+
+    def _check_realisations(self) -> None:
+        count = self.realisations
+        if not 1 <= count <= VERSIONS:
+            raise ValueError(f"realisations must lie in [1, {VERSIONS}], got {count}")
+        if count > 1 and self.source == "folder":
+            raise ValueError("realisations needs simulated low dose; source folder has its own")
+        if count > 1 and self.neighbours:
+            raise ValueError("give realisations or neighbours, not both")
 
     def _check_patients(self) -> None:
         names = ("train_patients", "test_patients")
@@ -187,6 +202,6 @@ def _fingerprint(*sets: Pairs) -> str:
             digest.update(repr((name, patient, [image.shape for image in images])).encode())
             for image in images:
                 digest.update(np.ascontiguousarray(image).data.cast("B"))
-        for image in (image for images in pairs.around for image in images):
+        for image in (image for images in (*pairs.around, *pairs.further) for image in images):
             digest.update(np.ascontiguousarray(image).data.cast("B"))
     return digest.hexdigest()

@@ -97,11 +97,14 @@ def test_the_compiled_and_captured_step_learns_the_same(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("crop", [64, None])
-def test_all_loaders_give_equal_batches(crop: int | None) -> None:
+@pytest.mark.parametrize("versions", [1, 2, 4])
+def test_all_loaders_give_equal_batches(crop: int | None, versions: int) -> None:
     found = []
+    more = tuple((low,) * (versions - 1) for low in DATA.train.full) if versions > 1 else ()
+    train = replace(DATA.train, further=more)
     for name in ("gpu", "workers", "host"):
-        loader = build(Choice(name, ""), DATA.train, sides(DATA.train, crop), GPU)
-        drawn = draws(DATA.train, count=40, batch=3, crop=crop, seed=(0,))
+        loader = build(Choice(name, ""), train, sides(train, crop), GPU)
+        drawn = draws(train, count=40, batch=3, crop=crop, seed=(0,))
         found.append([torch.stack(loader.decode(raw)) for raw in loader.batches(drawn)])
     for others in found[1:]:
         assert all(map(torch.equal, found[0], others))
