@@ -20,6 +20,8 @@ try:
     import pruners
     import pruners_arms
     import pruners_others
+    import pruners_parts
+    from pruners_settings import Arm, Settings
     from pruners_stats import paired
 finally:
     sys.path.pop(0)
@@ -69,20 +71,21 @@ def test_criteria_are_compared_seed_by_seed(tmp_path: Path) -> None:
 
 
 def test_an_arm_that_cannot_be_pruned_has_a_row_with_the_reason(tmp_path: Path) -> None:
-    settings = pruners_arms.Settings(
+    settings = Settings(
         out=tmp_path, report=tmp_path, device="cpu", data=pruners.TINY, epochs=2, at=0.5,
-        slices_per_epoch=2, network={"bottleneck": 32},
+        slices_per_epoch=2, tiny=True,
     )  # fmt: skip
-    row = pruners_arms.run(pruners_arms.Arm(name="a", how="latency", removed=0.6), settings)
+    row = pruners_arms.run(Arm(name="a", how="latency", removed=0.6), settings)
     assert row["status"] == "failed"
     assert "latency_table" in row["reason"]
     assert json.loads((tmp_path / "arms" / "a" / "row.json").read_text()) == row
     late = replace(settings, until=0.0)
-    assert pruners_arms.run(pruners_arms.Arm(name="b"), late)["status"] == "not begun"
+    assert pruners_arms.run(Arm(name="b"), late)["status"] == "not begun"
 
 
 def test_arms_have_names_of_their_own() -> None:
-    for arms in (pruners.pareto([0, 1]), pruners.criteria([0, 1, 2])):
+    for part in pruners_parts.PARTS.values():
+        arms = part.arms([0, 1, 2])
         assert len({arm.name for arm in arms}) == len(arms)
 
 

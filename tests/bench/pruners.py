@@ -3,6 +3,8 @@
     python tests/bench/pruners.py --out OUT                      # Pareto on patient C, 9 minutes
     python tests/bench/pruners.py --out OUT --held-out B
     python tests/bench/pruners.py --out OUT --part criteria      # five seeds, 5 minutes
+    python tests/bench/pruners.py --out OUT --part others        # RED-CNN and BasicUNet at half
+    python tests/bench/pruners.py --out OUT --part noise         # fixed and fresh noise
     python tests/bench/pruners.py --out OUT --tiny --device cpu  # does it run? 1 minute
 
 Pareto: DDnet dense; our plans by MACs and by milliseconds; Torch-Pruning's MagnitudePruner;
@@ -14,7 +16,7 @@ Criteria: 60 % of the MACs by each criterion, five seeds, with the paired t-test
 
 Several processes share the GPU. Rows are in OUT/rows.json and rows.csv as soon as an arm has ended,
 networks in WORK/arms; the same command goes on with what is missing. FastNAS needs
-`pip install torchprofile`, Torch-Pruning is in the extra `test`.
+`pip install torchprofile`, BasicUNet `pip install monai`; Torch-Pruning is in the extra `test`.
 """
 
 import csv
@@ -23,7 +25,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
@@ -32,7 +34,8 @@ from typing import Any
 import click
 import pruners_arms as arms_of
 import torch
-from pruners_arms import ROW, Arm, Settings
+from pruners_parts import PARTS
+from pruners_settings import ROW, Arm, Settings
 from pruners_stats import paired
 from pruners_table import SPAWN, table
 from pruners_times import Timer, known
@@ -41,66 +44,17 @@ from compress.base.files import read_json, write_json
 from compress.models.ddnet import KERNELS
 from compress.run import manifest
 
-K3, K3_HIGH = (3, 3, 3, 3, 3), (3, 3, 5, 5, 5)
-BUDGETS = (0.6, 0.75)
-REAL = {"source": "demo", "train_slices": None, "test_slices": None}
 COMPILED = 200.0
 """Seconds before the end after which torch.compile is given no network more."""
 PYTORCH = 70.0
 """Seconds kept for timing PyTorch and torch.compile."""
+REAL = {"source": "demo", "train_slices": None, "test_slices": None}
 TINY = {"source": "phantom", "image_size": 64, "views": 90, "train_slices": 4, "test_slices": 2}
-RANDOM = ("random", "random-knapsack")
-"""What criteria are compared with."""
-CRITERIA = {
-    "variance": {},
-    "taylor": {"criterion": "taylor", "solver": "knapsack"},
-    "gaussian": {"criterion": "gaussian"},
-    "l1": {"criterion": "l1"},
-    "random": {"criterion": "random"},
-    "random-knapsack": {"criterion": "random", "solver": "knapsack"},
-}
-"""By name, the options of `prune` that differ from those of the recipe."""
 
 
-def pareto(seeds: Sequence[int]) -> list[Arm]:
-    """The arms, those that decide most first."""
-    found = []
-    for seed in seeds:
-        end = "" if len(seeds) == 1 else f"-{seed}"
-        found += [Arm(name=f"dense{end}", how="none", seed=seed)]
-        for how, name in (("ours", "macs"), ("latency", "latency"), ("torch_pruning",) * 2):
-            found += [
-                Arm(name=f"{name}-{share(b)}{end}", how=how, removed=b, seed=seed) for b in BUDGETS
-            ]
-        found += [
-            Arm(name=f"fastnas-{share(b)}{end}", how="fastnas", removed=b, seed=seed)
-            for b in BUDGETS
-        ]
-        found += [
-            Arm(name=f"k3-60{end}", how="none", kernels=K3, removed=0.6, seed=seed),
-            Arm(name=f"k3-75{end}", kernels=K3, removed=0.75, seed=seed),
-            Arm(name=f"k3high-60{end}", kernels=K3_HIGH, removed=0.6, seed=seed),
-        ]
-    return found
-
-
-def criteria(seeds: Sequence[int]) -> list[Arm]:
-    """Every criterion, seed by seed."""
-    return [
-        Arm(name=f"{name}-{seed}", removed=0.6, seed=seed, **options)  # type: ignore[arg-type]
-        for seed in seeds
-        for name, options in CRITERIA.items()
-    ]
-
-
-def share(removed: float) -> str:
-    """0.75 -> 75."""
-    return f"{100 * removed:.0f}"
-
-
-def _simulate(settings: Settings, pool: ProcessPoolExecutor, jobs: int) -> None:
+def _simulate(settings: Settings, pool: ProcessPoolExecutor, jobs: int, most: int) -> None:
     """Low dose into the cache, by the CPU; then the other processes read it and import PyTorch."""
-    arms_of.slices(settings)
+    arms_of.slices(settings, most)
     for _ in range(jobs):
         pool.submit(arms_of.ready, settings)
 
@@ -177,16 +131,16 @@ def write(settings: Settings, times: dict[str, Any] | None = None) -> None:
 @click.command()
 @click.option("--out", type=click.Path(path_type=Path), required=True)
 @click.option("--work", type=click.Path(path_type=Path), help="For networks; OUT/work.")
-@click.option("--part", type=click.Choice(["pareto", "criteria"]), default="pareto")
+@click.option("--part", type=click.Choice([*PARTS]), default="pareto")
 @click.option("--held-out", default="C", help="Patient to measure on; the others train.")
-@click.option("--epochs", type=int, help="In all; 24 for pareto, 10 for criteria.")
+@click.option("--epochs", type=int, help="In all; see PARTS.")
 @click.option("--at", default=0.15, help="Share of the epochs before the cut.")
-@click.option("--seeds", help="0 for pareto, 0,1,2,3,4 for criteria.")
+@click.option("--seeds", help="With commas; see PARTS.")
 @click.option("--arms", help="Only those whose names begin so, with commas.")
 @click.option("--jobs", default=4, help="Processes that share the GPU.")
 @click.option("--device", default="cuda")
 @click.option("--latency-from", default="fused", help="What runs the layers of the table.")
-@click.option("--table-seconds", default=75.0, help="For measuring layers.")
+@click.option("--table-seconds", default=95.0, help="For measuring layers.")
 @click.option("--begin-until", default=300.0, help="Seconds after which no arm is begun.")
 @click.option("--until", default=540.0, help="Seconds after which nothing is timed.")
 @click.option("--batches", default="1,16", help="Slices at once, for timing.")
@@ -199,10 +153,8 @@ def main(out: Path, part: str, **given: Any) -> None:
     for folder in (out, work):
         folder.mkdir(parents=True, exist_ok=True)
     settings = _settings(work, out.resolve(), part, started, given)
-    seeds = [
-        int(s) for s in (given["seeds"] or ("0" if part == "pareto" else "0,1,2,3,4")).split(",")
-    ]
-    chosen = pareto(seeds) if part == "pareto" else criteria(seeds)
+    seeds = [int(seed) for seed in (given["seeds"] or PARTS[part].seeds).split(",")]
+    chosen = PARTS[part].arms(seeds)
     if given["arms"]:
         chosen = [arm for arm in chosen if arm.name.startswith(tuple(given["arms"].split(",")))]
     write_json(
@@ -215,7 +167,8 @@ def main(out: Path, part: str, **given: Any) -> None:
         timer = Timer(settings.device, settings.latency_size, batches, given["compiles"])
     end = started + given["until"]
     with ProcessPoolExecutor(given["jobs"], mp_context=SPAWN) as pool:
-        simulating = threading.Thread(target=_simulate, args=(settings, pool, given["jobs"]))
+        most = max(arm.realisations for arm in chosen)
+        simulating = threading.Thread(target=_simulate, args=(settings, pool, given["jobs"], most))
         simulating.start()
         if any(arm.how == "latency" for arm in chosen):
             said = table(settings, given["table_seconds"])
@@ -228,14 +181,16 @@ def main(out: Path, part: str, **given: Any) -> None:
     else:
         write(settings)
         rows = read_json(out / "rows.json")
-        write_json(out / "paired.json", {name: paired(rows, name) for name in RANDOM})
+        write_json(
+            out / "paired.json", {name: paired(rows, name) for name in PARTS[part].references}
+        )
     click.echo((out / "rows.csv").read_text())
     click.echo(f"{time.time() - started:.0f} s", err=True)
 
 
 def _settings(work: Path, out: Path, part: str, started: float, given: dict[str, Any]) -> Settings:
     tiny, held = given["tiny"], given["held_out"]
-    epochs = given["epochs"] or (2 if tiny else 24 if part == "pareto" else 10)
+    epochs = given["epochs"] or (2 if tiny else PARTS[part].epochs)
     patients = {"train_patients": sorted({*"ABC"} - {held}), "test_patients": [held]}
     if held == "B":
         patients["train_patients"] = ["A"]
@@ -243,7 +198,7 @@ def _settings(work: Path, out: Path, part: str, started: float, given: dict[str,
         out=work, report=out, device=given["device"], epochs=epochs,
         data=TINY if tiny else REAL | patients,
         at=given["at"], slices_per_epoch=4 if tiny else 182 if held == "C" else 134,
-        network={"bottleneck": 32} if tiny else {}, latency_from=given["latency_from"],
+        tiny=tiny, latency_from=given["latency_from"],
         latency_size=64 if tiny else 512, one_shot=part == "criteria",
         until=started + given["begin_until"],
     )  # fmt: skip

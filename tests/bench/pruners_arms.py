@@ -7,24 +7,26 @@ part of the epochs; they differ in what they remove from it.
 
 import copy
 import json
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pruners_others as others
 import torch
+from pruners_settings import ROW, TABLE, Arm, Settings
 from torch import nn
 
 from compress import checkpoint
-from compress.base.errors import CompressError
+from compress.base import devices
 from compress.base.files import write_json
 from compress.base.locks import claimed
 from compress.base.reasons import reason
-from compress.checkpoint import Model, ModelOptions
+from compress.checkpoint import Model
 from compress.context import Work
 from compress.data import Data, DataOptions, load
 from compress.graph import cost
@@ -34,63 +36,6 @@ from compress.steps.evaluate import Evaluate
 from compress.steps.prune import Prune
 from compress.steps.train import Train
 
-TABLE, ROW = "latency.json", "row.json"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Arm:
-    """One network of the comparison."""
-
-    name: str
-    how: str = "ours"
-    """none, ours, latency, torch_pruning or fastnas: what prunes."""
-    removed: float = 0.0
-    """Share of the MACs of DDnet with 5x5 kernels that is to go; for latency: the arm by MACs whose
-    predicted milliseconds it has as its budget."""
-    criterion: str = "variance"
-    solver: str = "auto"
-    scope: str = "layer"
-    kernels: tuple[int, ...] = KERNELS
-    seed: int = 0
-    """Of initial weights, crops and the random criterion."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Settings:
-    """What is the same for all arms."""
-
-    out: Path
-    device: str
-    data: Mapping[str, Any]
-    """Options of the recipe's `data`."""
-    epochs: int
-    at: float
-    """Share of the epochs before the cut."""
-    slices_per_epoch: int
-    batch: int = 2
-    lr: float = 1e-3
-    network: Mapping[str, Any] = field(default_factory=dict)
-    latency_from: str = "fused"
-    latency_size: int = 512
-    one_shot: bool = False
-    """Measure the pruned network before it is trained, too."""
-    report: Path
-    """Where rows go; `out` is for networks."""
-    until: float = float("inf")
-    """When no arm is begun any more, on the clock of time.time."""
-
-    @property
-    def cut(self) -> int:
-        """Epochs before channels go."""
-        return max(1, round(self.at * self.epochs))
-
-    def train(self, epochs: int, **options: Any) -> Train:
-        """A training on whole slices."""
-        return Train(
-            epochs=epochs, batch=self.batch, crop=None, slices_per_epoch=self.slices_per_epoch,
-            lr=self.lr, **options,
-        )  # fmt: skip
-
 
 def run(arm: Arm, settings: Settings) -> dict[str, Any]:
     """Train an arm to its end and measure it; its row, which also lies in its folder."""
@@ -98,13 +43,13 @@ def run(arm: Arm, settings: Settings) -> dict[str, Any]:
     folder.mkdir(parents=True, exist_ok=True)
     started = time.time()
     row: dict[str, Any] = {**asdict(arm), "kernels": " ".join(map(str, arm.kernels))}
-    row |= {"epochs": settings.epochs, "batch": settings.batch}
+    row |= {"epochs": settings.epochs}
     if started > settings.until:
         return row | {"status": "not begun", "reason": "the time was up"}
     try:
         row |= _row(arm, settings, folder)
         row |= {"status": "done", "reason": ""}
-    except (CompressError, ImportError, AssertionError, RuntimeError, ValueError) as error:
+    except Exception as error:  # other programs raise whatever they like
         row |= {"status": "failed", "reason": f"{type(error).__name__}: {reason(error)}"}
     row["seconds"] = round(time.time() - started, 1)
     write_json(folder / ROW, row)
@@ -112,18 +57,18 @@ def run(arm: Arm, settings: Settings) -> dict[str, Any]:
 
 
 def _row(arm: Arm, settings: Settings, folder: Path) -> dict[str, Any]:
-    whole = _whole(settings)
+    whole = _whole(arm, settings)
     if arm.how == "none":
         facts: dict[str, Any] = {}
-        net = trained(_fresh(arm, settings), settings.train(settings.epochs), arm.seed, settings)
+        net = trained(_fresh(arm, settings), settings.train(arm, settings.epochs), arm, settings)
     else:
         net, facts = _pruned(arm, settings)
     checkpoint.save(net, folder)
-    if arm.kernels == KERNELS and (settings.out / TABLE).exists():
+    if (arm.network, arm.kernels) == ("ddnet", KERNELS) and (settings.out / TABLE).exists():
         facts |= {"predicted_ms": predicted(net.rewritten("deconv_to_conv").net, settings)}
     spent = cost.cost(net.net)
     facts |= {"macs": spent.macs, "macs_removed": 1 - spent.macs / whole, "params": spent.params}
-    return facts | quality(net, settings)
+    return facts | quality(net, arm, settings)
 
 
 def _pruned(arm: Arm, settings: Settings) -> tuple[Model, dict[str, Any]]:
@@ -133,22 +78,22 @@ def _pruned(arm: Arm, settings: Settings) -> tuple[Model, dict[str, Any]]:
     small, said = PRUNERS[arm.how](arm, dense, settings)
     facts |= said | {"prune_seconds": round(time.time() - started, 1)}
     if settings.one_shot:
-        shot = quality(small, settings)
+        shot = quality(small, arm, settings)
         facts |= {"one_shot_psnr": shot["psnr"], "one_shot_ssim": shot["ssim"]}
     done = settings.cut / settings.epochs
-    rest = settings.train(settings.epochs - settings.cut, lr_rewind=done)
-    return trained(small, rest, arm.seed, settings), facts
+    rest = settings.train(arm, settings.epochs - settings.cut, lr_rewind=done)
+    return trained(small, rest, arm, settings), facts
 
 
-def trained(model: Model, step: Train, seed: int, settings: Settings) -> Model:
+def trained(model: Model, step: Train, arm: Arm, settings: Settings) -> Model:
     """A network after a training."""
-    with _work(seed, settings) as work:
+    with _work(arm, settings) as work:
         return step.run(model, work)
 
 
-def quality(model: Model, settings: Settings) -> dict[str, Any]:
+def quality(model: Model, arm: Arm, settings: Settings) -> dict[str, Any]:
     """Means over the held-out slices: PSNR in dB, also its deviation; SSIM; RMSE in HU."""
-    with _work(0, settings) as work:
+    with _work(arm, settings) as work:
         Evaluate(batch=8, compare=False, pictures=0).measure(model, work)
         (found,) = work.facts["summary"].values()
     names = {"psnr": "psnr", "ssim": "ssim", "rmse_hu": "rmse_hu"}
@@ -163,9 +108,9 @@ def data(source: str) -> Data:
     return load(DataOptions(**options), seed=0, fallback=False)
 
 
-def slices(settings: Settings) -> Data:
+def slices(settings: Settings, realisations: int = 1) -> Data:
     """The slices of a comparison."""
-    return data(json.dumps(dict(settings.data), sort_keys=True))
+    return data(json.dumps({**settings.data, "realisations": realisations}, sort_keys=True))
 
 
 def ready(settings: Settings) -> None:
@@ -174,62 +119,53 @@ def ready(settings: Settings) -> None:
 
 
 @contextmanager
-def _work(seed: int, settings: Settings) -> Iterator[Work]:
+def _work(arm: Arm, settings: Settings) -> Iterator[Work]:
     """Surroundings of a step; the name of its folder seeds the draws, the same for all arms."""
-    import tempfile
-
     with tempfile.TemporaryDirectory() as folder:
         stage = Path(folder) / "train"
         stage.mkdir()
-        device = torch.device(settings.device)
-        yield Work(stage=stage, device=device, data=slices(settings), seed=seed)
-
-
-def origin(arm: Arm, settings: Settings) -> ModelOptions:
-    """How the dense network of an arm is built."""
-    options = {"residual": True, **settings.network}
-    if arm.kernels != KERNELS:
-        options["kernels"] = list(arm.kernels)
-    return ModelOptions(name="ddnet", options=options)
+        found, device = slices(settings, arm.realisations), devices.choose(settings.device)
+        yield Work(stage=stage, device=device, data=found, seed=arm.seed)
 
 
 def _fresh(arm: Arm, settings: Settings) -> Model:
     torch.manual_seed(arm.seed)
-    about = origin(arm, settings)
+    about = settings.origin(arm)
     return Model(net=about.build().eval(), origin=about)
 
 
-def _whole(settings: Settings) -> int:
-    """MACs of DDnet with 5x5 kernels."""
-    return cost.cost(origin(Arm(name=""), settings).build()).macs
+def _whole(arm: Arm, settings: Settings) -> int:
+    """MACs of the arm's network with 5x5 kernels."""
+    return cost.cost(settings.origin(replace(arm, kernels=KERNELS)).build().eval()).macs
 
 
 def _stem(arm: Arm, settings: Settings) -> Model:
     """The network before the cut: trained densely once for all arms of these kernels and seed."""
-    name = f"{''.join(map(str, arm.kernels))}-{arm.seed}"
+    kernels = "".join(map(str, arm.kernels))
+    name = f"{arm.network}-{kernels}-{arm.realisations}-{arm.seed}"
     folder = settings.out / "stems" / name
     folder.mkdir(parents=True, exist_ok=True)
     while True:
         with claimed(folder / ".claim") as mine:
             if mine:
                 if not (folder / "model.json").exists():
-                    step = settings.train(settings.cut, lr_until=settings.cut / settings.epochs)
-                    checkpoint.save(
-                        trained(_fresh(arm, settings), step, arm.seed, settings), folder
+                    step = settings.train(
+                        arm, settings.cut, lr_until=settings.cut / settings.epochs
                     )
+                    checkpoint.save(trained(_fresh(arm, settings), step, arm, settings), folder)
                 return checkpoint.load(folder)
         time.sleep(0.2)
 
 
 def _share(arm: Arm, model: Model, settings: Settings) -> float:
     """What the share of DDnet's MACs is of the arm's own."""
-    return 1 - (1 - arm.removed) * _whole(settings) / cost.cost(model.net).macs
+    return 1 - (1 - arm.removed) * _whole(arm, settings) / cost.cost(model.net).macs
 
 
 def _ours(arm: Arm, model: Model, settings: Settings) -> tuple[Model, dict[str, Any]]:
     step = Prune(
         criterion=arm.criterion, amount=_share(arm, model, settings), round_to=None,
-        solver=arm.solver, scope=arm.scope,
+        solver=arm.solver,
     )  # type: ignore[arg-type]  # fmt: skip
     return _step(step, arm, model, settings)
 
@@ -254,7 +190,7 @@ def predicted(net: nn.Module, settings: Settings) -> float:
 
 
 def _step(step: Prune, arm: Arm, model: Model, settings: Settings) -> tuple[Model, dict[str, Any]]:
-    with _work(arm.seed, settings) as work:
+    with _work(arm, settings) as work:
         small = step.run(model, work)
         return small, {"align": work.facts["align"]}
 
@@ -264,9 +200,9 @@ def _others(prune: Callable[..., tuple[nn.Module, int]]) -> Callable[..., Any]:
 
     def pruned(arm: Arm, model: Model, settings: Settings) -> tuple[Model, dict[str, Any]]:
         model = model.rewritten("deconv_to_conv")
-        budget = round((1 - arm.removed) * _whole(settings))
-        device = torch.device(settings.device)
-        train = slices(settings).train
+        budget = round((1 - arm.removed) * _whole(arm, settings))
+        device = devices.choose(settings.device)
+        train = slices(settings, arm.realisations).train
         small, align = prune(copy.deepcopy(model.net), budget, train, device)
         return replace(model, net=small), {"align": align}
 

@@ -24,7 +24,9 @@ def paired(rows: Sequence[Mapping[str, Any]], reference: str) -> dict[str, Any]:
         if row["status"] == "done":
             values[row["name"].removesuffix(f"-{row['seed']}")][row["seed"]] = row
     return {
-        group: {name: _compared(own, values[reference], name) for name in METRICS}
+        group: {
+            name: _compared(own, values[reference], name) for name in METRICS if _all(own, name)
+        }
         for group, own in sorted(values.items())
     }
 
@@ -33,7 +35,7 @@ def _compared(
     own: Mapping[int, Mapping[str, Any]], other: Mapping[int, Mapping[str, Any]], name: str
 ) -> dict[str, Any]:
     numbers = [row[name] for row in own.values()]
-    common = sorted(own.keys() & other.keys())
+    common = sorted(seed for seed in own.keys() & other.keys() if name in other[seed])
     gained = [own[seed][name] - other[seed][name] for seed in common]
     found = {"seeds": len(numbers), "mean": statistics.fmean(numbers), "sd": _sd(numbers)}
     if len(gained) < 2 or not any(gained):
@@ -45,6 +47,10 @@ def _compared(
         **found, "gain": statistics.fmean(gained), "gain_sd": _sd(gained),
         "t": float(test.statistic), "p": float(test.pvalue),
     }  # fmt: skip
+
+
+def _all(own: Mapping[int, Mapping[str, Any]], name: str) -> bool:
+    return all(row.get(name) is not None for row in own.values())
 
 
 def _sd(numbers: Sequence[float]) -> float | None:

@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 import torch
-from pruners_arms import TABLE, Arm, Settings, origin
+from pruners_settings import TABLE, Arm, Settings
 
 from compress.base.files import read_json, write_json
 from compress.base.reasons import reason
@@ -15,7 +15,7 @@ from compress.graph.rewrite import deconv_to_conv
 from compress.pruning.families import wanted
 
 SPAWN = multiprocessing.get_context("spawn")  # CUDA does not survive a fork
-STEP = 16
+STEP = 8
 """Channels between measured layers."""
 
 
@@ -43,7 +43,7 @@ def table(settings: Settings, seconds: float) -> str:
 
 def measure_layers(settings: Settings, how: Any, seconds: float) -> None:
     """Write the table of DDnet's layers and of narrower ones."""
-    net = deconv_to_conv(origin(Arm(name=""), settings).build().eval())
+    net = deconv_to_conv(settings.origin(Arm(name="")).build().eval())
     most = layer_times.LIMITS[how].shapes
     shapes = wanted([net], (settings.latency_size,) * 2, STEP, most)
     found = layer_times.measured(shapes, how, torch.device(settings.device), seconds)
