@@ -42,7 +42,8 @@ def run(arm: Arm, settings: Settings) -> dict[str, Any]:
     folder = settings.out / "arms" / arm.name
     folder.mkdir(parents=True, exist_ok=True)
     started = time.time()
-    row: dict[str, Any] = {**asdict(arm), "kernels": " ".join(map(str, arm.kernels))}
+    kernels = " ".join(map(str, arm.kernels)) if arm.network == "ddnet" else ""
+    row: dict[str, Any] = {**asdict(arm), "kernels": kernels}
     row |= {"epochs": settings.epochs}
     if started > settings.until:
         return row | {"status": "not begun", "reason": "the time was up"}

@@ -31,7 +31,7 @@ NETWORKS = {
     "basicunet": Network(
         about={
             "import_": "monai.networks.nets:BasicUNet",
-            "options": {"spatial_dims": 2, "norm": "batch"},
+            "options": {"spatial_dims": 2, "in_channels": 1, "out_channels": 1, "norm": "batch"},
         },
         crop=128, batch=8, slices_per_epoch=256,
     ),
