@@ -141,7 +141,7 @@ def write(settings: Settings, times: dict[str, Any] | None = None) -> None:
 @click.option("--device", default="cuda")
 @click.option("--latency-from", default="fused", help="What runs the layers of the table.")
 @click.option("--table-seconds", default=95.0, help="For measuring layers.")
-@click.option("--begin-until", default=300.0, help="Seconds after which no arm is begun.")
+@click.option("--begin-until", default=320.0, help="Seconds after which no arm is begun.")
 @click.option("--until", default=540.0, help="Seconds after which nothing is timed.")
 @click.option("--batches", default="1,16", help="Slices at once, for timing.")
 @click.option("--compile/--no-compile", "compiles", default=True)

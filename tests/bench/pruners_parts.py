@@ -6,7 +6,6 @@ from typing import Any, NamedTuple
 from pruners_settings import Arm
 
 K3, K3_HIGH = (3, 3, 3, 3, 3), (3, 3, 5, 5, 5)
-BUDGETS = (0.6, 0.75)
 FRESH = 6
 """Low-dose versions of a slice where noise is fresh."""
 CRITERIA = {
@@ -32,25 +31,30 @@ class Part(NamedTuple):
 
 
 def pareto(seeds: Sequence[int]) -> list[Arm]:
-    """The arms, those that decide most first."""
-    found = []
-    for seed in seeds:
-        end = "" if len(seeds) == 1 else f"-{seed}"
-        found += [Arm(name=f"dense{end}", how="none", seed=seed)]
-        for how, name in (("ours", "macs"), ("latency", "latency"), ("torch_pruning",) * 2):
-            found += [
-                Arm(name=f"{name}-{share(b)}{end}", how=how, removed=b, seed=seed) for b in BUDGETS
-            ]
-        found += [
-            Arm(name=f"fastnas-{share(b)}{end}", how="fastnas", removed=b, seed=seed)
-            for b in BUDGETS
-        ]
-        found += [
-            Arm(name=f"k3-60{end}", how="none", kernels=K3, removed=0.6, seed=seed),
-            Arm(name=f"k3-75{end}", kernels=K3, removed=0.75, seed=seed),
-            Arm(name=f"k3high-60{end}", kernels=K3_HIGH, removed=0.6, seed=seed),
-        ]
-    return found
+    """Our plans, other programs' and smaller kernels, at two budgets."""
+    kinds: Sequence[tuple[str, float, dict[str, Any]]] = (
+        ("dense", 0.0, {"how": "none"}),
+        ("macs", 0.6, {}),
+        ("latency", 0.6, {"how": "latency"}),
+        ("k3", 0.75, {"kernels": K3}),
+        ("torch_pruning", 0.6, {"how": "torch_pruning"}),
+        ("fastnas", 0.6, {"how": "fastnas"}),
+        ("macs", 0.75, {}),
+        ("latency", 0.75, {"how": "latency"}),
+        ("k3", 0.6, {"how": "none", "kernels": K3}),
+        ("torch_pruning", 0.75, {"how": "torch_pruning"}),
+        ("fastnas", 0.75, {"how": "fastnas"}),
+        ("k3high", 0.6, {"kernels": K3_HIGH}),
+    )
+    return [
+        Arm(
+            name="-".join([kind, *([f"{100 * removed:.0f}"] if removed else []), *end]),
+            removed=removed, seed=seed, **options,
+        )
+        for seed in seeds
+        for end in [[str(seed)] if len(seeds) > 1 else []]
+        for kind, removed, options in kinds
+    ]  # fmt: skip
 
 
 def criteria(seeds: Sequence[int]) -> list[Arm]:
@@ -87,11 +91,6 @@ def noise(seeds: Sequence[int]) -> list[Arm]:
         for name, how, b in (("dense", "none", 0.0), ("macs-60", "ours", 0.6))
         for count in (1, FRESH)
     ]
-
-
-def share(removed: float) -> str:
-    """0.75 -> 75."""
-    return f"{100 * removed:.0f}"
 
 
 PARTS: Mapping[str, Part] = {
