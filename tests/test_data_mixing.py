@@ -13,16 +13,16 @@ from networks import Plain
 from pairs import data, pairs
 
 from compress.base.errors import Stopped
-from compress.base.hu import to_network
+from compress.base.hu import to_hu, to_network
 from compress.checkpoint import Model, ModelOptions
 from compress.context import Work
 from compress.data import DataOptions, load
-from compress.data.crops import draws, sides
+from compress.data.crops import Crop, draws, sides
 from compress.data.loaders import Resident, Streamed, choose
 from compress.data.lowdose import Exposure, simulate
 from compress.data.mixing import UNIT, draw, factors
 from compress.data.phantom import chest
-from compress.data.realisations import further
+from compress.data.realisations import bank
 from compress.data.scanner import FanBeam
 from compress.steps.train import Train
 
@@ -31,18 +31,16 @@ SCAN = Exposure(photons=1e4, electronic=3.0, fan=FanBeam(views=90))
 PHANTOM = DataOptions(source="phantom", image_size=32, train_slices=2, test_slices=1, views=30)
 
 
-def bank(versions, count=3, side=24):
-    """Blobs whose further versions have noise of their own, of the same 60 HU."""
+def noisy(versions, count=3, side=24):
+    """Blobs with a bank of versions with noise of their own, 60 HU each."""
     found = pairs(count, side, 0, "P")
     generator = np.random.default_rng(9)
-    more = tuple(
-        tuple(
-            (full + generator.normal(0, 60, full.shape)).clip(-1024, 1900).astype(np.int16)
-            for _ in range(versions - 1)
-        )
-        for full in found.full
+    versions_ = tuple(
+        (low, *(np.rint(full + generator.normal(0, 60, full.shape)).astype(np.int16) for _ in more))
+        for low, full in zip(found.low, found.full, strict=True)
+        for more in [range(versions - 1)]
     )
-    return replace(found, further=more if versions > 1 else ())
+    return replace(found, bank=versions_ if versions > 1 else ())
 
 
 @given(st.floats(0, 2 * math.pi))
@@ -70,9 +68,9 @@ def test_mixtures_have_mean_variance_and_correlation_of_one_version(versions):
     noise = white[..., :-1] + 0.6 * white[..., 1:]  # variance 2500 * 1.36, neighbours 1500
     images = np.rint(100 + noise).astype(np.int64)
     mixed = np.empty((count, side, side))
-    for bank_, out in zip(images, mixed, strict=True):
+    for versions_, out in zip(images, mixed, strict=True):
         mix = draw(versions, generator)
-        out[:] = sum(bank_[version] * factor for version, factor in mix) / UNIT
+        out[:] = sum(versions_[version] * factor for version, factor in mix) / UNIT
     error = 5 * math.sqrt(3400 / (count * side * side))  # five standard errors, and correlation
     assert mixed.mean() == pytest.approx(100, abs=2 * error)
     centred = mixed - 100
@@ -84,7 +82,7 @@ def test_mixtures_have_mean_variance_and_correlation_of_one_version(versions):
 @given(st.integers(0, 2**32))
 def test_what_all_versions_share_is_in_the_mixture(seed):
     same = pairs(1, 16, 0, "P")
-    same = replace(same, further=((same.low[0],) * 3,))
+    same = replace(same, bank=((same.low[0],) * 3,))
     for loader in (Streamed(same, CPU, 0), Resident(same, (16, 16), CPU)):
         (raw,) = loader.batches(draws(same, count=1, batch=2, crop=None, seed=(seed,)))
         low, _ = loader.decode(raw)
@@ -96,7 +94,7 @@ def test_what_all_versions_share_is_in_the_mixture(seed):
 @pytest.mark.parametrize("versions", [2, 3, 5])
 @pytest.mark.parametrize("crop", [9, None])
 def test_all_loaders_mix_alike(versions, crop):
-    some = bank(versions)
+    some = noisy(versions)
     shape = sides(some, crop)
     drawn = list(draws(some, count=10, batch=4, crop=crop, seed=(3,)))
     one, *others = [
@@ -109,49 +107,68 @@ def test_all_loaders_mix_alike(versions, crop):
     (top, down, n), (left, right, m) = drawn[0][0].rows, drawn[0][0].columns
     window = np.ix_(top + down * np.arange(n), left + right * np.arange(m))
     image = drawn[0][0].image
-    versions_ = (some.low[image], *some.further[image])
+    versions_ = some.bank[image]
     exact = sum(versions_[v][window] * (factor / UNIT) for v, factor in drawn[0][0].mix)
     expected = to_network(torch.from_numpy(np.floor(exact + 0.5)))
     assert torch.equal(one[0][0, 0, 0], expected)
 
 
 def test_one_version_is_drawn_as_before():
-    crops = list(draws(bank(1), count=5, batch=4, crop=9, seed=(0,)))
+    crops = list(draws(noisy(1), count=5, batch=4, crop=9, seed=(0,)))
     assert all(crop.mix == () for batch in crops for crop in batch)
-    assert bank(1).versions == 1
-    assert bank(4).versions == 4
+    assert noisy(1).versions == 1
+    assert noisy(4).versions == 4
 
 
 def test_memory_counts_all_versions(monkeypatch):
     monkeypatch.setattr("compress.data.loaders._free", lambda _: 10**9)
-    said = choose("auto", bank(4), torch.device("cuda")).why
+    said = choose("auto", noisy(4), torch.device("cuda")).why
     assert f"takes {5 * 3 * 24 * 24 * 2:,} bytes" in said
 
 
 def test_further_versions_have_noise_of_their_own_and_as_much():
     slice_ = chest("P1", 0, 64, 0)
     first = simulate([slice_], SCAN, 0, None).low[0]
-    (more,) = further([slice_], SCAN, 0, 4, None)
-    noises = [image.astype(float) - slice_.image for image in (first, *more)]
+    (more,) = bank([slice_], SCAN, 0, 4, None)
+    assert np.array_equal(first, more[0].clip(-1024, 1900))
+    noises = [image.astype(float) - slice_.image for image in more]
     inside = slice_.image > -500
     deviations = [noise[inside].std() for noise in noises]
     assert max(deviations) < 1.15 * min(deviations)
     for k, one in enumerate(noises):
         for other in noises[:k]:
             assert abs(np.corrcoef(one[inside], other[inside])[0, 1]) < 0.15
-    (fewer,) = further([slice_], SCAN, 0, 3, None)
-    assert all(map(np.array_equal, fewer, more[:2]))
-    assert further([slice_], SCAN, 0, 1, None) == ()
+    (fewer,) = bank([slice_], SCAN, 0, 3, None)
+    assert all(map(np.array_equal, fewer, more[:3]))
+    assert bank([slice_], SCAN, 0, 1, None) == ()
+
+
+def test_simulated_mixtures_have_the_mean_and_covariance_of_the_low_dose_also_in_air():
+    options = replace(PHANTOM, image_size=128, train_slices=1, views=180, realisations=24)
+    train = load(options, seed=0).train
+    full, generator = train.full[0].astype(float), np.random.default_rng(0)
+    versions = np.stack(train.bank[0]).clip(-1024, 1900) - full
+    whole = (0, 1, 128)
+    crops = ([Crop(0, whole, whole, draw(24, generator))] for _ in range(300))
+    loader = Streamed(train, CPU, 0)
+    batches = [to_hu(loader.decode(raw)[0])[0, 0].numpy() for raw in loader.batches(crops)]
+    mixed = np.stack(batches) - full
+    for where in (full < -980, (full > -950) & (full < -600), (full > -150) & (full < 300)):
+        assert mixed[:, where].mean() == pytest.approx(versions[:, where].mean(), abs=0.5)
+        assert mixed[:, where].std() == pytest.approx(versions[:, where].std(), rel=0.02)
+        beside = where[:, 1:] & where[:, :-1]
+        one, other = ((x[..., 1:] * x[..., :-1])[:, beside].mean() for x in (mixed, versions))
+        assert one == pytest.approx(other, abs=0.02 * versions[:, where].var())
 
 
 def test_further_versions_are_kept_and_more_are_added(tmp_path, monkeypatch):
     slice_ = chest("P1", 0, 32, 0)
-    (first,) = further([slice_], SCAN, 0, 3, tmp_path)
-    assert len(list(tmp_path.iterdir())) == 2
-    (more,) = further([slice_], SCAN, 0, 4, tmp_path)
-    assert all(map(np.array_equal, first, more[:2]))
+    (first,) = bank([slice_], SCAN, 0, 3, tmp_path)
+    assert len(list(tmp_path.iterdir())) == 3
+    (more,) = bank([slice_], SCAN, 0, 4, tmp_path)
+    assert all(map(np.array_equal, first, more[:3]))
     monkeypatch.setattr("compress.data.realisations.noise", None)  # whoever calls it fails
-    (again,) = further([slice_], SCAN, 0, 4, tmp_path)
+    (again,) = bank([slice_], SCAN, 0, 4, tmp_path)
     assert all(map(np.array_equal, more, again))
 
 
@@ -182,7 +199,7 @@ def test_impossible_versions_are_refused(options, sentence):
 
 def test_a_stopped_training_goes_on_with_the_same_bits(tmp_path):
     step = Train(epochs=2, batch=2, crop=16, slices_per_epoch=8)
-    slices = replace(data(), train=bank(3))
+    slices = replace(data(), train=noisy(3))
 
     def run(name, **stop):
         folder = tmp_path / name / "00-train"

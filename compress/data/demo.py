@@ -15,7 +15,7 @@ from compress.base.words import listed
 from compress.data import DataOptions, Image, Pairs, Unavailable, demo_volumes
 from compress.data.demo_volumes import Volume
 from compress.data.lowdose import Exposure, Slice, simulate
-from compress.data.realisations import further
+from compress.data.realisations import bank
 
 HELD_OUT = ("C",)
 """The patients to measure with, where the recipe names none."""
@@ -37,8 +37,8 @@ def load(options: DataOptions, seed: int) -> tuple[Pairs, Pairs]:
     train = spread(train, options.train_slices, "train_slices")
     test = spread(test, options.test_slices, "test_slices")
     given, kept = (Exposure.of(options), seed), cache / "lowdose"
-    more = further(train, *given, options.realisations, kept)
-    learn_from = replace(simulate(train, *given, kept, beside), further=more)
+    versions = bank(train, *given, options.realisations, kept)
+    learn_from = replace(simulate(train, *given, kept, beside), bank=versions)
     return learn_from, simulate(test, *given, kept, beside)
 
 

@@ -114,10 +114,9 @@ class Resident:
     """
 
     def __init__(self, pairs: Pairs, sides: tuple[int, int], device: torch.device) -> None:
-        further = zip(*pairs.further, strict=True)
-        doses = (*zip(*pairs.inputs(), strict=True), *further, pairs.full)
+        doses = (*zip(*(pairs.bank or pairs.inputs()), strict=True), pairs.full)
         rows = [np.concatenate([i.ravel() for i in images]) for images in doses]
-        # (C + 1, all pixels), int16; with more versions (versions + 1, all pixels)
+        # (C + 1, all pixels), int16; where low doses are mixed (versions + 1, all pixels)
         self._pixels = torch.from_numpy(np.stack(rows)).to(device)
         self._starts = np.cumsum([0, *(image.size for image in pairs.full)]).tolist()
         self._widths = [image.shape[1] for image in pairs.full]
@@ -208,13 +207,12 @@ class Streamed:
     def _images(self, crop: Crop) -> Iterator[Image]:
         """The crop's windows of what the network sees, then of the full dose."""
         window = _window(crop.rows), _window(crop.columns)
-        inputs = self._inputs[crop.image]
         if crop.mix:
-            versions = (*inputs, *self._pairs.further[crop.image])
+            versions = self._pairs.bank[crop.image]
             parts = (versions[k][window].astype(np.int64) * factor for k, factor in crop.mix)
             yield _rounded(sum(parts))
         else:
-            yield from (image[window] for image in inputs)
+            yield from (image[window] for image in self._inputs[crop.image])
         yield self._pairs.full[crop.image][window]
 
 
@@ -231,7 +229,7 @@ def _rounded(total: Any) -> Any:
 
 def _bytes(pairs: Pairs) -> int:
     """What both doses, with all versions, take as int16."""
-    return (pairs.channels + pairs.versions) * sum(image.nbytes for image in pairs.full)
+    return (max(pairs.channels, pairs.versions) + 1) * sum(image.nbytes for image in pairs.full)
 
 
 def _doses(x: Tensor) -> tuple[Tensor, Tensor]:

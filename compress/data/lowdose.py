@@ -134,14 +134,20 @@ def insert_noise(slice_: Slice, exposure: Exposure, seed: int, scanner: Scanner 
     Raises:
         ValueError: the slice reaches as far as the source.
     """
-    fan, hu = exposure.fan, slice_.image
     p = line_integrals(slice_, exposure, scanner)
-    noise, starved = sinogram_noise(p, exposure, generator(seed, slice_.name))
-    log.debug("%s: %.4f %% of rays starved", slice_.name, 100 * starved)
-    change = scanner.reconstruct(noise, hu.shape, slice_.spacing, fan)
-    low = hu + 1000 / exposure.water * change
+    low = noisy(slice_, p, exposure, seed, scanner)
     rounded: Image = np.rint(low.clip(HU_MIN, HU_MAX)).astype(np.int16)
     return rounded
+
+
+def noisy(slice_: Slice, p: Array, exposure: Exposure, seed: int, scanner: Scanner = CPU) -> Array:
+    """The same before it is rounded and clipped, of the slice's line integrals `p`."""
+    noise, starved = sinogram_noise(p, exposure, generator(seed, slice_.name))
+    log.debug("%s: %.4f %% of rays starved", slice_.name, 100 * starved)
+    shape = slice_.image.shape
+    change = scanner.reconstruct(noise, shape, slice_.spacing, exposure.fan)
+    low: Array = slice_.image + 1000 / exposure.water * change
+    return low
 
 
 def line_integrals(slice_: Slice, exposure: Exposure, scanner: Scanner = CPU) -> Array:

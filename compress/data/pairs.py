@@ -35,8 +35,9 @@ class Pairs:
     exposure: "Exposure | None" = None
     """How the low dose was simulated; None where it was not."""
 
-    further: tuple[tuple[Image, ...], ...] = ()
-    """For each low-dose slice as many more, with other noise; empty where there is one of each."""
+    bank: tuple[tuple[Image, ...], ...] = ()
+    """For each slice its low-dose versions, `low` the first of them, not clipped, to be mixed;
+    empty where there is one of each."""
 
     def inputs(self) -> tuple[tuple[Image, ...], ...]:
         """What the network sees of each slice: itself, or `around`."""
@@ -50,7 +51,7 @@ class Pairs:
     @property
     def versions(self) -> int:
         """How many low-dose images there are of each slice."""
-        return 1 + len(self.further[0]) if self.further else 1
+        return len(self.bank[0]) if self.bank else 1
 
 
 @dataclass(frozen=True)

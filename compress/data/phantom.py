@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from compress.base.around import around
 from compress.data import DataOptions, Pairs
 from compress.data.lowdose import Exposure, Slice, generator, simulate
-from compress.data.realisations import further
+from compress.data.realisations import bank
 
 FIELD = 360.0
 """Side of a slice in mm."""
@@ -36,8 +36,8 @@ def _patient(who: str, count: int, options: DataOptions, seed: int, versions: in
     slices = [chest(who, k, size, seed, k // thick if beside else None) for k in range(count)]
     windows = {one.name: around(slices, k, beside) for k, one in enumerate(slices) if beside}
     exposure = Exposure.of(options)
-    more = further(slices, exposure, seed, versions, None)
-    return replace(simulate(slices, exposure, seed, None, windows), further=more)
+    low = bank(slices, exposure, seed, versions, None)
+    return replace(simulate(slices, exposure, seed, None, windows), bank=low)
 
 
 def chest(patient: str, index: int, size: int, seed: int, anatomy: int | None = None) -> Slice:

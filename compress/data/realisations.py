@@ -24,6 +24,7 @@ from compress.data.lowdose import (
     keep,
     key,
     line_integrals,
+    noisy,
     read,
     sinogram_noise,
 )
@@ -31,6 +32,8 @@ from compress.data.scanner import Array
 
 TOGETHER = 8
 """Sinograms reconstructed at once on the CPU: 17 MB each with their filtered copy."""
+WIDE = 8192
+"""Largest HU in a bank, either sign: sums of three with factors up to 1 fit 16 bits."""
 
 
 def noise(
@@ -67,21 +70,24 @@ def noise(
     return found
 
 
-def further(
+def bank(
     slices: Sequence[Slice], exposure: Exposure, seed: int, versions: int, kept: Path | None
 ) -> tuple[tuple[Image, ...], ...]:
-    """Low-dose versions of slices besides the one that `lowdose.simulate` makes.
+    """Low-dose versions of slices, to be mixed.
+
+    They are not clipped to the network range, so that mixtures can be: clipped noise in air would
+    have another mean and covariance once it is mixed.
 
     Args:
         slices: at full dose.
         exposure: the physics.
         seed: of the noise.
-        versions: how many of each there shall be in all.
+        versions: of each.
         kept: folder where they are kept and looked for; None keeps nothing.
 
     Returns:
-        For each slice `versions - 1` images (H, W) int16 HU; the first ones do not depend on how
-        many there are.
+        For each slice so many images (H, W) int16 HU in [-WIDE, WIDE], nothing for one version. The
+        first is the one of `lowdose.simulate`; each is the same, however many there are.
     """
     if versions == 1:
         return ()
@@ -92,15 +98,15 @@ def further(
 def _versions(
     slice_: Slice, exposure: Exposure, seed: int, versions: int, kept: Path | None
 ) -> tuple[Image, ...]:
-    names = [key(slice_, exposure, seed, version) for version in range(1, versions)]
+    names = [key(slice_, exposure, seed, version) for version in range(1, versions + 1)]
     paths = [kept and kept / f"{name}.npz" for name in names]
-    found = [read(path) for path in paths]
-    there = [image for image in found if image is not None]
-    if len(there) == len(found):
-        return tuple(there)
+    found = [image for path in paths if (image := read(path)) is not None]
+    if len(found) == versions:
+        return tuple(found)
     p = line_integrals(slice_, exposure)
     noises = noise(slice_, p, exposure, versions - 1, seed)
-    images = tuple(as_scanned(slice_.image + one).astype(np.int16) for one in noises)
+    all_ = (noisy(slice_, p, exposure, seed), *(slice_.image + one for one in noises))
+    images = tuple(np.rint(one.clip(-WIDE, WIDE)).astype(np.int16) for one in all_)
     for path, image in zip(paths, images, strict=True):
         keep(path, image)
     return images

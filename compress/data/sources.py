@@ -202,6 +202,6 @@ def _fingerprint(*sets: Pairs) -> str:
             digest.update(repr((name, patient, [image.shape for image in images])).encode())
             for image in images:
                 digest.update(np.ascontiguousarray(image).data.cast("B"))
-        for image in (image for images in (*pairs.around, *pairs.further) for image in images):
+        for image in (image for images in (*pairs.around, *pairs.bank) for image in images):
             digest.update(np.ascontiguousarray(image).data.cast("B"))
     return digest.hexdigest()

@@ -100,8 +100,9 @@ def test_the_compiled_and_captured_step_learns_the_same(tmp_path: Path) -> None:
 @pytest.mark.parametrize("versions", [1, 2, 4])
 def test_all_loaders_give_equal_batches(crop: int | None, versions: int) -> None:
     found = []
-    more = tuple((low,) * (versions - 1) for low in DATA.train.full) if versions > 1 else ()
-    train = replace(DATA.train, further=more)
+    pairs = zip(DATA.train.low, DATA.train.full, strict=True)
+    bank = tuple((low, *(full,) * (versions - 1)) for low, full in pairs) if versions > 1 else ()
+    train = replace(DATA.train, bank=bank)
     for name in ("gpu", "workers", "host"):
         loader = build(Choice(name, ""), train, sides(train, crop), GPU)
         drawn = draws(train, count=40, batch=3, crop=crop, seed=(0,))
