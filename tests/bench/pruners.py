@@ -15,7 +15,8 @@ predicts for our plan by MACs.
 Criteria: 60 % of the MACs by each criterion, five seeds, with the paired t-test to random channels.
 
 Several processes share the GPU. Rows are in OUT/rows.json and rows.csv as soon as an arm has ended,
-networks in WORK/arms; the same command goes on with what is missing. FastNAS needs
+networks in WORK/arms. The same command goes on with what is missing, then times all again, for
+example with --batches 16. FastNAS needs
 `pip install torchprofile`, BasicUNet `pip install monai`; Torch-Pruning is in the extra `test`.
 """
 
@@ -46,8 +47,12 @@ from compress.run import manifest
 
 COMPILED = 200.0
 """Seconds before the end after which torch.compile is given no network more."""
-PYTORCH = 70.0
+PYTORCH = 60.0
 """Seconds kept for timing PyTorch and torch.compile."""
+LAST = 35.0
+"""Seconds before the end after which nothing is compiled."""
+MEASURED = 12.0
+"""Seconds kept for timing engines in turns."""
 REAL = {"source": "demo", "train_slices": None, "test_slices": None}
 TINY = {"source": "phantom", "image_size": 64, "views": 90, "train_slices": 4, "test_slices": 2}
 
@@ -98,17 +103,22 @@ def timed(settings: Settings, timer: Timer, until: float) -> None:
         for index, batch in enumerate(timer.batches):
             left = until - PYTORCH - time.time()
             _fused(settings, batch, time.time() + left / (len(timer.batches) - index))
-            times |= known(settings.out, timer.batches)
+            times |= known(settings.out, settings.report, timer.batches)
             write(settings, times)
     for batch in timer.batches:
         times[f"eager_b{batch}_ms"] = timer.eager(folders, batch)
         write(settings, times)
+    for name, folder in folders.items():
+        if time.time() < until - LAST:
+            timer.add(name, folder)
     write(settings, times | timer.compiled())
+    for name, why in timer.failed.items():
+        click.echo(f"torch.compile of {name}: {why}", err=True)
 
 
 def _fused(settings: Settings, batch: int, until: float) -> None:
     script = Path(__file__).with_name("pruners_times.py")
-    command = [sys.executable, str(script), str(settings.out), str(batch), str(until - 12)]
+    command = [sys.executable, str(script), str(settings.out), str(batch), str(until - MEASURED)]
     try:
         subprocess.run(command, check=False, timeout=max(1.0, until + 5 - time.time()))
     except subprocess.TimeoutExpired:
@@ -143,7 +153,7 @@ def write(settings: Settings, times: dict[str, Any] | None = None) -> None:
 @click.option("--table-seconds", default=95.0, help="For measuring layers.")
 @click.option("--begin-until", default=320.0, help="Seconds after which no arm is begun.")
 @click.option("--until", default=540.0, help="Seconds after which nothing is timed.")
-@click.option("--batches", default="1,16", help="Slices at once, for timing.")
+@click.option("--batches", default="1", help="Slices at once, for timing.")
 @click.option("--compile/--no-compile", "compiles", default=True)
 @click.option("--tiny", is_flag=True, help="Phantoms of 64 pixels, two epochs.")
 def main(out: Path, part: str, **given: Any) -> None:

@@ -41,11 +41,13 @@ class Timer:
         self.compiles = compiles
         self.calls: dict[str, dict[str, Call]] = {}
         self.failed: dict[str, str] = {}
+        self.added: set[str] = set()
 
     def add(self, name: str, folder: Path) -> None:
         """Load an arm and compile it: work of the CPU, while the GPU trains others."""
-        if not self.compiles:
+        if not self.compiles or name in self.added:
             return
+        self.added.add(name)
         x = Shape(batch=self.batches[0], size=self.size, channels=1).example(self.device)
         with torch.inference_mode():
             try:
@@ -147,13 +149,15 @@ def _engine(folder: Path, batch: int, seconds: float) -> Call:
 SIDE = 512
 
 
-def known(out: Path, batches: tuple[int, ...]) -> Times:
-    """What `fused` wrote."""
+def known(out: Path, report: Path, batches: tuple[int, ...]) -> Times:
+    """What `fused` wrote; the files, with the reasons for what has no engine, go to `report`."""
     found: Times = {}
     for batch in batches:
         path = out / f"fused-b{batch}.json"
         if path.exists():
-            found[f"fused_b{batch}_ms"] = read_json(path)["ms"]
+            written = read_json(path)
+            write_json(report / path.name, written)
+            found[f"fused_b{batch}_ms"] = written["ms"]
     return found
 
 
