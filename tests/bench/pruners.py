@@ -26,7 +26,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
@@ -57,23 +57,34 @@ REAL = {"source": "demo", "train_slices": None, "test_slices": None}
 TINY = {"source": "phantom", "image_size": 64, "views": 90, "train_slices": 4, "test_slices": 2}
 
 
-def _simulate(settings: Settings, pool: ProcessPoolExecutor, jobs: int, most: int) -> None:
-    """Low dose into the cache, by the CPU; then the other processes read it and import PyTorch."""
-    arms_of.slices(settings, most)
-    for _ in range(jobs):
-        pool.submit(arms_of.ready, settings)
+def _prepare(
+    arms: Sequence[Arm], settings: Settings, pool: ProcessPoolExecutor, given: dict[str, Any]
+) -> None:
+    """The table, if an arm plans by it, on the GPU, and low dose meanwhile on the CPU."""
+    most = max(arm.realisations for arm in arms)
+
+    def simulate() -> None:
+        """Into the cache; then the other processes read it and import PyTorch."""
+        arms_of.slices(settings, most)
+        for _ in range(given["jobs"]):
+            pool.submit(arms_of.ready, settings)
+
+    simulating = threading.Thread(target=simulate)
+    simulating.start()
+    if any(arm.how == "latency" for arm in arms):
+        click.echo(f"layers: {table(settings, given['table_seconds'])}", err=True)
+    simulating.join()
 
 
 def trained(
-    arms: Iterable[Arm],
+    arms: Sequence[Arm],
     settings: Settings,
     pool: ProcessPoolExecutor,
     timer: Timer | None,
     until: float,
 ) -> None:
-    """Run all arms that have no row yet; until then networks are compiled here meanwhile."""
-    left = [arm for arm in arms if not _done(arm, settings)]
-    pending: set[Future[dict[str, Any]]] = {pool.submit(arms_of.run, a, settings) for a in left}
+    """Run all arms; until then networks are compiled here meanwhile."""
+    pending: set[Future[dict[str, Any]]] = {pool.submit(arms_of.run, a, settings) for a in arms}
     while pending:
         ended, pending = wait(pending, return_when=FIRST_COMPLETED)
         try:
@@ -176,15 +187,10 @@ def main(out: Path, part: str, **given: Any) -> None:
         batches = tuple(int(b) for b in given["batches"].split(","))
         timer = Timer(settings.device, settings.latency_size, batches, given["compiles"])
     end = started + given["until"]
-    with ProcessPoolExecutor(given["jobs"], mp_context=SPAWN) as pool:
-        most = max(arm.realisations for arm in chosen)
-        simulating = threading.Thread(target=_simulate, args=(settings, pool, given["jobs"], most))
-        simulating.start()
-        if any(arm.how == "latency" for arm in chosen):
-            said = table(settings, given["table_seconds"])
-            click.echo(f"layers: {said}; {time.time() - started:.0f} s", err=True)
-        simulating.join()
-        trained(chosen, settings, pool, timer, end - COMPILED)
+    if left := [arm for arm in chosen if not _done(arm, settings)]:
+        with ProcessPoolExecutor(given["jobs"], mp_context=SPAWN) as pool:
+            _prepare(left, settings, pool, given)
+            trained(left, settings, pool, timer, end - COMPILED)
     click.echo(f"trained: {time.time() - started:.0f} s", err=True)
     if timer:
         timed(settings, timer, end)
