@@ -22,16 +22,17 @@ MIXED = Pairs(
 """Slices of 24 x 24, 24 x 24 and 33 x 40 pixels."""
 
 
-def load(loader, pairs, crop, count=20, batch=4):
-    drawn = draws(pairs, count=count, batch=batch, crop=crop, seed=(3,))
+def load(loader, pairs, crop, count=20, batch=4, **more):
+    drawn = draws(pairs, count=count, batch=batch, crop=crop, seed=(3,), **more)
     return [torch.stack(loader.decode(raw)) for raw in loader.batches(drawn)]
 
 
+@pytest.mark.parametrize("transposes", [False, True])
 @pytest.mark.parametrize(("pairs", "crop"), [(MIXED, 9), (MIXED, 24), (blobs(3, 16, 0, "P"), None)])
-def test_all_loaders_give_equal_batches(pairs, crop):
+def test_all_loaders_give_equal_batches(pairs, crop, transposes):
     shape = sides(pairs, crop)
     one, *others = [
-        load(loader, pairs, crop)
+        load(loader, pairs, crop, transposes=transposes)
         for loader in (
             Streamed(pairs, CPU, 0), Streamed(pairs, CPU, 3), Resident(pairs, shape, CPU),
         )
@@ -51,6 +52,37 @@ def test_a_gathered_crop_is_the_mirrored_window_of_its_slice():
         rows, columns = top + down * np.arange(9), left + right * np.arange(9)
         expected = MIXED.full[crop.image][np.ix_(rows, columns)]
         assert torch.equal(full[0, 0], to_network(torch.from_numpy(expected)))
+
+
+def test_all_eight_symmetries_of_a_square_are_drawn_with_transposes_and_four_without():
+    pairs = blobs(1, 16, 0, "P")
+    image = to_network(torch.from_numpy(pairs.full[0]))
+    mirrored = [image, image.flip(0), image.flip(1), image.flip(0, 1)]
+    for transposes, expected in ((False, mirrored), (True, [*mirrored, *(m.T for m in mirrored)])):
+        seen = set()
+        for batch in load(Streamed(pairs, CPU, 0), pairs, None, transposes=transposes):
+            for full in batch[1][:, 0]:
+                (found,) = [k for k, one in enumerate(expected) if torch.equal(one, full)]
+                seen.add(found)
+        assert len(seen) == len(expected)
+
+
+def test_low_and_full_dose_are_transposed_together():
+    pairs = blobs(2, 16, 0, "P")
+    same = Pairs(low=pairs.full, full=pairs.full, names=pairs.names, patients=pairs.patients)
+    for loader in (Streamed(same, CPU, 0), Resident(same, (16, 16), CPU)):
+        assert all(torch.equal(*batch) for batch in load(loader, same, None, transposes=True))
+
+
+def test_slices_that_are_not_square_are_not_transposed():
+    wide = Pairs(
+        low=(np.zeros((16, 24), np.int16),), full=(np.zeros((16, 24), np.int16),),
+        names=("a",), patients=("P",),
+    )  # fmt: skip
+    said = "transposes needs square crops, the slices are 16 x 24"
+    with pytest.raises(UsageError, match=said):
+        draws(wide, count=1, batch=1, crop=None, seed=(0,), transposes=True)
+    draws(wide, count=1, batch=1, crop=16, seed=(0,), transposes=True)
 
 
 def test_raw_batches_can_be_split():

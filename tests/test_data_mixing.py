@@ -198,7 +198,7 @@ def test_impossible_versions_are_refused(options, sentence):
 
 
 def test_a_stopped_training_goes_on_with_the_same_bits(tmp_path):
-    step = Train(epochs=2, batch=2, crop=16, slices_per_epoch=8)
+    step = Train(epochs=2, batch=2, crop=16, slices_per_epoch=8, transposes=True)
     slices = replace(data(), train=noisy(3))
 
     def run(name, **stop):

@@ -21,10 +21,18 @@ class Crop(NamedTuple):
     columns: Span
     mix: Mix = ()
     """Which low-dose versions are mixed; empty where there is one."""
+    transposed: bool = False
+    """Whether rows and columns change places, after all else."""
 
 
 def draws(
-    pairs: Pairs, *, count: int, batch: int, crop: int | None, seed: tuple[int, ...]
+    pairs: Pairs,
+    *,
+    count: int,
+    batch: int,
+    crop: int | None,
+    seed: tuple[int, ...],
+    transposes: bool = False,
 ) -> Iterator[list[Crop]]:
     """Random crops, mirrored at random in both directions; the same ones for the same seed.
 
@@ -36,28 +44,34 @@ def draws(
         batch: crops in a batch.
         crop: side of the square crops in pixels; None takes whole slices.
         seed: of all draws.
+        transposes: whether every second crop, at random, is transposed.
 
     Returns:
         The crops of one batch after another; pixels are a loader's affair, see `loaders`.
 
     Raises:
-        UsageError: there are no slices, a crop is larger than a slice, or whole slices differ
-            in size.
+        UsageError: there are no slices, a crop is larger than a slice, whole slices differ in
+            size, or they are to be transposed and are not square.
     """
-    sides(pairs, crop)
-    return _draw(pairs, count, batch, crop, np.random.default_rng(seed))
+    height, width = sides(pairs, crop)
+    if transposes and height != width:
+        raise UsageError(f"transposes needs square crops, the slices are {height} x {width}")
+    generator = np.random.default_rng(seed)
+    return (_drawn(pairs, batch, crop, transposes, generator) for _ in range(count))
 
 
-def _draw(
-    pairs: Pairs, count: int, batch: int, crop: int | None, generator: np.random.Generator
-) -> Iterator[list[Crop]]:
-    shapes = [image.shape for image in pairs.full]
-    for _ in range(count):
-        crops = []
-        for index in generator.integers(len(shapes), size=batch).tolist():
-            rows, columns = (_span(length, crop or length, generator) for length in shapes[index])
-            crops.append(Crop(index, rows, columns, draw(pairs.versions, generator)))
-        yield crops
+def _drawn(
+    pairs: Pairs, batch: int, crop: int | None, transposes: bool, generator: np.random.Generator
+) -> list[Crop]:
+    crops = []
+    for index in generator.integers(len(pairs.full), size=batch).tolist():
+        rows, columns = (
+            _span(length, crop or length, generator) for length in pairs.full[index].shape
+        )
+        mix = draw(pairs.versions, generator)
+        turned = transposes and generator.random() < 0.5
+        crops.append(Crop(index, rows, columns, mix, turned))
+    return crops
 
 
 def _span(length: int, side: int, generator: np.random.Generator) -> Span:

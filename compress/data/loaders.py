@@ -146,8 +146,9 @@ class Resident:
         (top, down, _), (left, right, _) = crop.rows, crop.columns
         width = self._widths[crop.image]
         start = self._starts[crop.image] + top * width + left
+        steps = (right, down * width) if crop.transposed else (down * width, right)
         versions, factors = ([pair[k] for pair in crop.mix] for k in range(2))
-        return (start, down * width, right, *versions, *factors)
+        return (start, *steps, *versions, *factors)
 
 
 class Streamed:
@@ -201,7 +202,11 @@ class Streamed:
 
     def _cut(self, crops: list[Crop]) -> Tensor:
         """(N, C + 1, h, w) int16 HU, in pinned memory where it goes to a GPU."""
-        cut = torch.from_numpy(np.array([[*self._images(crop)] for crop in crops], np.int16))
+        images = [
+            [image.T if crop.transposed else image for image in self._images(crop)]
+            for crop in crops
+        ]
+        cut = torch.from_numpy(np.array(images, np.int16))
         return cut.pin_memory() if self._device.type == "cuda" else cut
 
     def _images(self, crop: Crop) -> Iterator[Image]:

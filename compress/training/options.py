@@ -19,7 +19,7 @@ class TrainOptions:
         "rewind": Renamed("lr_rewind"),
         "graph": Renamed("cuda_graph"),
     }
-    ADDED: ClassVar[tuple[str, ...]] = ("lr_until",)
+    ADDED: ClassVar[tuple[str, ...]] = ("lr_until", "transposes")
 
     epochs: int
     """Passes; each draws `slices_per_epoch` random crops."""
@@ -29,6 +29,9 @@ class TrainOptions:
     """Side of the random square crops in pixels; null takes whole slices."""
     slices_per_epoch: int = 256
     """Crops drawn per epoch, rounded up to whole batches."""
+    transposes: bool = False
+    """Transpose every second crop, at random, besides the mirror images that are always drawn: all
+    eight symmetries of a square instead of four."""
     lr: float = 1e-3
     """Learning rate at the start."""
     lr_final: float = 0.01

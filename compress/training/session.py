@@ -157,6 +157,7 @@ class Session:
             batch=options.batch,
             crop=options.crop,
             seed=(self.work.seed, zlib.crc32(self.work.stage.name.encode()), epoch),
+            transposes=options.transposes,
         )
         own = self.world.share(options.batch)
         left = islice(drawn, self.step % options.steps_per_epoch, None)

@@ -4,7 +4,7 @@
     python tests/bench/pruners.py --out OUT --held-out B
     python tests/bench/pruners.py --out OUT --part criteria      # five seeds, 5 minutes
     python tests/bench/pruners.py --out OUT --part others        # RED-CNN and BasicUNet at half
-    python tests/bench/pruners.py --out OUT --part noise         # fixed and fresh noise
+    python tests/bench/pruners.py --out OUT --part training      # fresh noise, transposes, rate
     python tests/bench/pruners.py --out OUT --tiny --device cpu  # does it run? 1 minute
 
 Pareto: DDnet dense; our plans by MACs and by milliseconds; Torch-Pruning's MagnitudePruner;

@@ -143,7 +143,8 @@ def _whole(arm: Arm, settings: Settings) -> int:
 def _stem(arm: Arm, settings: Settings) -> Model:
     """The network before the cut: trained densely once for all arms of these kernels and seed."""
     kernels = "".join(map(str, arm.kernels))
-    name = f"{arm.network}-{kernels}-{arm.realisations}-{arm.seed}"
+    other = "".join(f"-{option}-{value}" for option, value in arm.train)
+    name = f"{arm.network}-{kernels}-{arm.realisations}{other}-{arm.seed}"
     folder = settings.out / "stems" / name
     folder.mkdir(parents=True, exist_ok=True)
     while True:

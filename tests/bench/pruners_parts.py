@@ -83,13 +83,19 @@ def others(seeds: Sequence[int]) -> list[Arm]:
     return found
 
 
-def noise(seeds: Sequence[int]) -> list[Arm]:
-    """DDnet dense and pruned, with fixed and with fresh noise."""
+def training(seeds: Sequence[int]) -> list[Arm]:
+    """DDnet dense and pruned, trained in several ways."""
+    ways: Mapping[str, dict[str, Any]] = {
+        "plain": {},
+        "noise": {"realisations": FRESH},
+        "transposes": {"train": (("transposes", True),)},
+        "lr2": {"train": (("lr", 2e-3),)},
+    }
     return [
-        Arm(name=f"{name}-noise{count}-{seed}", how=how, removed=b, realisations=count, seed=seed)
+        Arm(name=f"{name}-{way}-{seed}", how=how, removed=removed, seed=seed, **options)
         for seed in seeds
-        for name, how, b in (("dense", "none", 0.0), ("macs-60", "ours", 0.6))
-        for count in (1, FRESH)
+        for way, options in ways.items()
+        for name, how, removed in (("dense", "none", 0.0), ("macs60", "ours", 0.6))
     ]
 
 
@@ -100,5 +106,5 @@ PARTS: Mapping[str, Part] = {
         others, "0,1,2", 60,
         ("redcnn-dense", "redcnn-random", "basicunet-dense", "basicunet-random"),
     ),
-    "noise": Part(noise, "0,1", 40, ("dense-noise1", "macs-60-noise1")),
+    "training": Part(training, "0,1", 30, ("dense-plain", "macs60-plain")),
 }  # fmt: skip

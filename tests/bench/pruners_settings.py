@@ -60,6 +60,8 @@ class Arm:
     network: str = "ddnet"
     realisations: int = 1
     """Low-dose versions of a training slice."""
+    train: tuple[tuple[str, Any], ...] = ()
+    """Options of its training that differ from the others'."""
     seed: int = 0
     """Of initial weights, crops and the random criterion."""
 
@@ -96,10 +98,12 @@ class Settings:
         """A training of an arm's network."""
         network = NETWORKS[arm.network]
         slices = network.slices_per_epoch or self.slices_per_epoch
-        return Train(
-            epochs=epochs, batch=network.batch, crop=None if self.tiny else network.crop,
-            lr=network.lr, slices_per_epoch=4 if self.tiny else slices, **options,
-        )  # fmt: skip
+        values: dict[str, Any] = {
+            "epochs": epochs, "batch": network.batch, "lr": network.lr,
+            "crop": None if self.tiny else network.crop,
+            "slices_per_epoch": 4 if self.tiny else slices,
+        }  # fmt: skip
+        return Train(**{**values, **options, **dict(arm.train)})
 
     def origin(self, arm: Arm) -> ModelOptions:
         """How the dense network of an arm is built."""
