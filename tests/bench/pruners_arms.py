@@ -43,7 +43,8 @@ def run(arm: Arm, settings: Settings) -> dict[str, Any]:
     folder.mkdir(parents=True, exist_ok=True)
     started = time.time()
     kernels = " ".join(map(str, arm.kernels)) if arm.network == "ddnet" else ""
-    row: dict[str, Any] = {**asdict(arm), "kernels": kernels}
+    options = " ".join(f"{name}={value}" for name, value in arm.train)
+    row: dict[str, Any] = {**asdict(arm), "kernels": kernels, "train": options}
     row |= {"epochs": settings.epochs}
     if started > settings.until:
         return row | {"status": "not begun", "reason": "the time was up"}
