@@ -97,7 +97,7 @@ def fastnas(
         The network found, on the CPU, and the multiple of its channels.
 
     Raises:
-        ImportError: torchprofile, with which ModelOpt counts, is missing.
+        ImportError: torchprofile 0.0.4, with which ModelOpt counts, is missing.
         UsageError: no multiple of channels reaches the budget; says what FastNAS says.
     """
     said = []
@@ -113,11 +113,24 @@ def fastnas(
     raise UsageError(f"FastNAS reaches no {budget:,} MACs; {'; '.join(said)}")
 
 
+def _can_count() -> None:
+    try:
+        from torchprofile import profile
+    except ImportError as error:
+        raise ImportError(COUNTS) from error
+    if not hasattr(profile, "handlers"):  # gone in 0.1.0, see findings/fastnas_torchprofile.sh
+        raise ImportError(COUNTS)
+
+
+COUNTS = "FastNAS counts with torchprofile: pip install torchprofile==0.0.4"
+
+
 def _searched(
     net: nn.Module, budget: int, train: Pairs, device: torch.device, align: int
 ) -> nn.Module:
     import modelopt.torch.prune as mtp
 
+    _can_count()
     scored = [*samples(train, SCORED, 1, device)]
     calibrated = [low for low, _ in samples(train, CALIBRATED, 2, device)]
     silent = io.StringIO()  # it prints its progress, and warns while it looks for what can go
