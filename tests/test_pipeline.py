@@ -2,9 +2,11 @@
 
 from pathlib import Path
 
+import pytest
 import torch
 from pairs import data
 
+from compress.base.errors import UsageError
 from compress.recipe import load
 from compress.run import pipeline
 from compress.run.resume import drop_stale
@@ -25,6 +27,19 @@ def test_simulating_the_data_does_not_change_the_number_of_threads(tmp_path: Pat
     assert pipeline.run(load(tmp_path / "r.yaml"), out=out, device="cpu") == out
     assert torch.get_num_threads() == before != 3
     assert (out / "00-evaluate" / "facts.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("option", "said"),
+    [
+        ("{realisations: 3}", "data: realisations needs simulated low dose; source folder has its"),
+        ("{train_patients: [A]}", "data: train_patients is for source demo, got it with folder"),
+    ],
+)
+def test_a_folder_instead_of_data_whose_options_need_another_source(option, said, tmp_path: Path):
+    (tmp_path / "r.yaml").write_text(f"{RECIPE}data: {option}\n")
+    with pytest.raises(UsageError, match=f"^{said}"):
+        pipeline.run(load(tmp_path / "r.yaml"), out=tmp_path / "out", data=tmp_path, device="cpu")
 
 
 def test_every_steps_folder_is_known_as_a_stage(tmp_path: Path) -> None:

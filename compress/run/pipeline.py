@@ -13,6 +13,7 @@ from torch import nn
 
 from compress import checkpoint
 from compress.base import devices
+from compress.base.errors import UsageError
 from compress.base.files import remove_partial
 from compress.base.signals import interruptible
 from compress.base.torchrun import joined
@@ -118,11 +119,15 @@ def slices(recipe: Recipe, folder: Path | None = None, *, fallback: bool = True)
     """The data of a recipe, or the pairs in `folder` instead.
 
     Raises:
-        UsageError: they are not usable, or cannot be fetched and there is no fallback.
+        UsageError: they are not usable, cannot be fetched and there is no fallback, or the recipe
+            has options that a folder does not have.
     """
     options = recipe.data
     if folder is not None:
-        options = replace(options, source="folder", path=str(folder.resolve()))
+        try:
+            options = replace(options, source="folder", path=str(folder.resolve()))
+        except ValueError as error:  # options that another source alone has
+            raise UsageError(f"data: {error}") from error
     return load(options, seed=recipe.seed, fallback=fallback)
 
 
