@@ -190,6 +190,19 @@ def test_slices_of_a_folder_are_refused_before_training(sides, override, said, t
     assert (tmp_path / "run" / "05-report").is_dir(), "a refused recipe removed an older stage"
 
 
+def test_slices_that_cannot_be_transposed_are_refused_before_the_first_training(tmp_path) -> None:
+    text = RECIPE + "  - retrain: {epochs: 1, batch: 2, crop: null, transposes: true}\n"
+    (tmp_path / "r.yaml").write_text(text)
+    found = data(side=64)
+    wide = tuple(image[:32] for image in found.train.full)
+    train = Pairs(low=wide, full=wide, names=found.train.names, patients=found.train.patients)
+    loaded = type(found)(train=train, test=found.test, source="test", fingerprint="0")
+    said = r"^steps\[2\].retrain.crop: transposes needs square crops, got 32 x 64$"
+    with pytest.raises(UsageError, match=said):
+        pipeline.run(load(tmp_path / "r.yaml"), out=tmp_path / "run", device="cpu", loaded=loaded)
+    assert not (tmp_path / "run" / "00-train").exists()
+
+
 def test_held_out_slices_that_cannot_be_measured_are_refused_before_training(tmp_path) -> None:
     chosen = recipe(tmp_path)
     found = data(side=32)

@@ -100,6 +100,8 @@ def _check_crop(
     if "ms_ssim" in step.loss and min(shape) < MS_SSIM_SIDE:
         need = f"loss {step.loss} needs sides of at least {MS_SSIM_SIDE} pixels"
         raise UsageError(f"{where}: {need}, got {_times(shape)}; enlarge crop")
+    if step.transposes and shape[0] != shape[1]:
+        raise UsageError(f"{where}: transposes needs square crops, got {_times(shape)}")
     refuse_sides(net, shape, where, most)
 
 
