@@ -16,8 +16,8 @@ Criteria: 60 % of the MACs by each criterion, five seeds, with the paired t-test
 
 Several processes share the GPU. Rows are in OUT/rows.json and rows.csv as soon as an arm has ended,
 networks in WORK/arms. The same command goes on with what is missing, then times all again, for
-example with --batches 16. FastNAS needs
-`pip install torchprofile==0.0.4`, BasicUNet `pip install monai`; Torch-Pruning is in the extra `test`.
+example with --batches 16. FastNAS needs `pip install torchprofile==0.0.4`, BasicUNet
+`pip install monai`; Torch-Pruning is in the extra `test`.
 """
 
 import csv
