@@ -235,7 +235,10 @@ def test_a_folder_without_locks_is_refused(tmp_path: Path, monkeypatch) -> None:
         ("slurm", "--cluster slurm: there is no Slurm here (no srun)"),
     ],
 )
-def test_engines_that_are_not_there(address: str, sentence: str, tmp_path: Path) -> None:
+def test_engines_that_are_not_there(
+    address: str, sentence: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))  # the machine of the tests may submit jobs
     with pytest.raises(UsageError) as caught:
         engines.engine(Cluster(address=address), tmp_path, None)
     assert sentence in str(caught.value)
