@@ -307,7 +307,8 @@ def test_a_stopped_sweep_goes_on(tmp_path: Path) -> None:
     with ending([process]):
         wait_for(retraining(out, "reseed=0"), process)
         (first,) = running("reseed=0", process.pid)
-        os.kill(parent(first), signal.SIGUSR2)  # as Slurm before the limit
+        for one in (first, parent(first)):  # Slurm tells all processes before the limit
+            os.kill(one, signal.SIGUSR2)
         log = out / "cluster" / "reseed=0.log"
         wait_for(lambda: "02-retrain: resuming from step" in log.read_text(), process)
         (task,) = running("reseed=0", process.pid)
@@ -316,6 +317,7 @@ def test_a_stopped_sweep_goes_on(tmp_path: Path) -> None:
     assert process.returncode == 75, said
     assert "stopped: 0 of 2 tasks are done; run again to go on with the other 2" in said
     assert "was lost" not in said
+    assert "SIGTERM: finishing the step, then saving" in log.read_text().partition("resuming")[0]
     assert task != first
     assert not Path(f"/proc/{task}").exists()
     assert not (out / "cluster" / "reseed=1.log").exists()
