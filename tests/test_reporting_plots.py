@@ -5,10 +5,12 @@ from pathlib import Path
 
 import pytest
 import runs
+from click.testing import CliRunner
 from PIL import Image
 
 from compress import reporting
 from compress.base.errors import UsageError
+from compress.cli import main
 from compress.recipe import load
 from compress.reporting import charts, histograms, plots
 from compress.run import preview
@@ -46,6 +48,15 @@ def test_check_says_and_draws_what_would_go(tmp_path: Path, criterion: str) -> N
         with Image.open(file) as picture:
             assert picture.size[0] > 1000
     preview.render(found)
+
+
+def test_check_names_its_pictures(tmp_path: Path) -> None:
+    (tmp_path / "r.yaml").write_text(RECIPE.replace("CRITERION", "gaussian"))
+    words = ["check", str(tmp_path / "r.yaml"), "--json", "--plot", str(tmp_path / "s.png")]
+    result = CliRunner().invoke(main.main, words)
+    assert result.exit_code == 0, result.output
+    assert result.stderr.splitlines()[-2:] == [f"{tmp_path}/s.png", f"{tmp_path}/s-2.png"]
+    json.loads(result.stdout)
 
 
 def test_a_plot_that_cannot_be(tmp_path: Path) -> None:

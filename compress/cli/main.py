@@ -164,9 +164,10 @@ def check(recipe: Path, overrides: tuple[str, ...], as_json: bool, plot: Path | 
     from compress.run import preview
 
     found = preview.check(load(recipe, overrides))
-    if plot is not None:
-        preview.draw(found, plot)
+    pictures = preview.draw(found, plot) if plot is not None else []
     show(found, as_json, preview.render)
+    for picture in pictures:
+        click.echo(picture, err=True)
 
 
 @main.command(short_help="Run a recipe at every point of a grid.")
