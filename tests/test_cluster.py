@@ -2,6 +2,7 @@
 
 import errno
 import fcntl
+import logging
 import os
 import signal
 import subprocess
@@ -242,6 +243,20 @@ def test_engines_that_are_not_there(
     with pytest.raises(UsageError) as caught:
         engines.engine(Cluster(address=address), tmp_path, None)
     assert sentence in str(caught.value)
+
+
+@pytest.mark.parametrize("silent", [True, False])
+def test_slurm_without_accounts_is_told(
+    silent: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    said = "Slurm accounting storage is disabled"
+    for name, script in (("srun", ""), ("sacct", f"echo {said} >&2; exit 1" if silent else "")):
+        (tmp_path / name).write_text(f"#!/bin/sh\n{script}\n")
+        (tmp_path / name).chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    monkeypatch.setattr(logging.getLogger("compress"), "propagate", True)
+    engines.engine(Cluster(address="slurm"), tmp_path, "cpu").close()
+    assert (f"keeps no accounts here (sacct: {said})" in caplog.text) == silent
 
 
 @pytest.mark.parametrize(

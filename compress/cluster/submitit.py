@@ -1,7 +1,9 @@
 """Tasks of Slurm, or processes of this machine, through submitit."""
 
+import logging
 import os
 import signal
+import subprocess
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,8 @@ from compress.base.reasons import reason
 from compress.cluster.node import Command
 from compress.cluster.task import Cluster, Outcome, Running, Task
 
+log = logging.getLogger(__name__)
+
 NOTICE = 120
 """Seconds before the limit in which Slurm tells a task, so that it saves."""
 SAVING = 90.0
@@ -21,6 +25,8 @@ HOURS = 12
 """Limit of a task where SBATCH_TIMELIMIT says nothing; then it is queued again, and goes on."""
 REQUEUES = 100
 """How often a task may reach its limit."""
+SACCT = 30
+"""Seconds in which Slurm must say whether it keeps accounts."""
 FOREVER = 60 * 24 * 365
 """Minutes of a task on this machine, where nothing limits it."""
 
@@ -113,6 +119,8 @@ class Slurm:
             signal_delay_s=NOTICE,
         )
         self.executor = executor
+        if why := _no_accounts():
+            log.warning("Slurm keeps no accounts here (sacct: %s); a lost job is waited for", why)
 
     def submit(self, task: Task) -> Running:
         """Queue a task."""
@@ -125,6 +133,17 @@ class Slurm:
 
     def close(self) -> None:
         """Nothing to let go of."""
+
+
+def _no_accounts() -> str:
+    """Why sacct, which alone tells of a lost job, does not answer; empty where it does."""
+    try:
+        asked = ["sacct", "--noheader", "--allocations", "--jobs=1"]
+        done = subprocess.run(asked, capture_output=True, text=True, timeout=SACCT)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return reason(error)
+    said = done.stderr.strip().splitlines() or [f"exit status {done.returncode}"]
+    return said[-1] if done.returncode else ""
 
 
 class Local:
