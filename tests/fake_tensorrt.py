@@ -55,7 +55,8 @@ class Fake:
 
     def __init__(self) -> None:
         self.log: list[tuple[int, str]] = []
-        self.info, self.runtime, self.engines, self.error = "{}", True, 1, ""
+        self.info, self.runtime, self.engines = "{}", True, 1
+        self.error: str | None = None  # "": an assertion fails without a word
         self.generation: type[From2_13] = Until2_12
         self.given: dict = {}
         self.settings: dict = {}
@@ -69,8 +70,8 @@ class Fake:
             warnings.warn("`use_python_runtime` has no effect", DeprecationWarning, stacklevel=2)
         for level, line in self.log:
             logging.getLogger(LOGGER).log(level, line)
-        if self.error:
-            raise RuntimeError(self.error)
+        if self.error is not None:
+            raise RuntimeError(self.error) if self.error else AssertionError
         return torch.nn.ModuleList(Engine(exported_program, self.info) for _ in range(self.engines))
 
     def save(self, compiled, path: str, *, arg_inputs, retrace: bool) -> None:

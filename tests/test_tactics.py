@@ -179,6 +179,19 @@ def test_what_makes_no_single_engine_is_not_built(fake, tmp_path) -> None:
     fake.error = "no converter\nand more"
     with pytest.raises(NotBuilt, match=r"^Torch-TensorRT gave up: no converter$"):
         TorchTensorRT().build(subject, shape, tmp_path / "x.engine", CPU)
+    # As TensorRT-RTX 1.7.1 says it on an H200; the exception behind it has no words.
+    fake.error, gpu = "", "The engine cannot run on this GPU, which has compute capability 9.0"
+    fake.log = [
+        (logging.WARNING, "weights are shared"),
+        (logging.ERROR, "IRuntime::deserializeCudaEngine: Error Code 6: API Usage Error "
+         f"({gpu}. In throwUnlessComputeCapSupported at /_src/runtime/runtime.cpp:84)"),
+        (logging.ERROR, "and so on"),
+    ]  # fmt: skip
+    with pytest.raises(NotBuilt, match=rf"^Torch-TensorRT gave up: {gpu}$"):
+        TorchTensorRT().build(subject, shape, tmp_path / "x.engine", CPU)
+    fake.log = []
+    with pytest.raises(NotBuilt, match=r"^Torch-TensorRT gave up: AssertionError$"):
+        TorchTensorRT().build(subject, shape, tmp_path / "x.engine", CPU)
     assert not list(tmp_path.iterdir())
 
 

@@ -1,6 +1,6 @@
 """What an engine format is, and what all of them share."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,14 +36,20 @@ class NotBuilt(Exception):
 
 
 @contextmanager
-def giving_up(who: str) -> Iterator[None]:
-    """Turn what a compiler raises into the reason why there is no engine: its own line."""
+def giving_up(who: str, logged: Sequence[str] = ()) -> Iterator[None]:
+    """Turn what a compiler raises into the reason why there is no engine: its own line.
+
+    Args:
+        who: the compiler.
+        logged: the errors in its log by then; the first one says more than an exception behind it.
+    """
     try:
         yield
     except NotBuilt:
         raise
     except Exception as error:  # compilers raise whatever they like
-        raise NotBuilt(f"{who} gave up: {reason(cause(error))}") from error
+        first = RuntimeError(logged[0]) if logged else cause(error)
+        raise NotBuilt(f"{who} gave up: {reason(first)}") from error
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -24,6 +24,7 @@ _PICKED = re.compile(
     r"\(Sparsity\) (?:TRT inference plan picked sparse implementation for layers:"
     r"|Chose (?P<count>\d+) layer\(s\) using sparse tactics:?)(?P<names>.*)"
 )
+_WRONG = re.compile(r"Error Code \d+: [^(]*\((?P<why>.+?)(?: In \S+ at \S+?)?\)\s*$", re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,12 @@ class Layers:
             return None
         wanted = {name for names in found for name in names}
         return [name for name in known if name in wanted]
+
+
+def wrong(message: str) -> str:
+    """What an error in the log says, without the places in TensorRT's source."""
+    found = _WRONG.search(message)
+    return (found["why"] if found else message).strip().rstrip(".")
 
 
 def from_log(text: str) -> tuple[Layers | None, Layers | None]:

@@ -73,7 +73,7 @@ class TorchTensorRT(Format):
         import torch_tensorrt
 
         example = (shape.example(device),)
-        with _listening() as said, giving_up("Torch-TensorRT"):
+        with _listening() as (said, wrong), giving_up("Torch-TensorRT", wrong):
             program = torch.export.export(
                 subject.to(device), example, dynamic_shapes=shape.dynamic_shapes()
             )
@@ -143,14 +143,19 @@ def _layers(engine: Any) -> str:
 
 
 @contextmanager
-def _listening() -> Iterator[list[str]]:
-    """Collect what TensorRT says of sparsity while it builds, and pass on nothing but warnings."""
-    said: list[str] = []
+def _listening() -> Iterator[tuple[list[str], list[str]]]:
+    """Collect what TensorRT says of sparsity while it builds, and its errors.
+
+    Nothing but warnings is passed on.
+    """
+    said, wrong = list[str](), list[str]()
 
     def sift(record: logging.LogRecord) -> bool:
         message = record.getMessage()
         if tensorrt_log.MARK in message:
             said.append(message)
+        if record.levelno >= logging.ERROR:
+            wrong.append(tensorrt_log.wrong(message))
         return record.levelno >= logging.WARNING
 
     logger = logging.getLogger(LOGGER)
@@ -158,7 +163,7 @@ def _listening() -> Iterator[list[str]]:
     logger.setLevel(logging.DEBUG)  # from TensorRT 8.6 on the lines are among the verbose ones
     logger.addFilter(sift)
     try:
-        yield said
+        yield said, wrong
     finally:
         logger.removeFilter(sift)
         logger.setLevel(before)
