@@ -22,13 +22,14 @@ if TYPE_CHECKING:
         hold_sparsity,
         load,
         prune,
+        quantize,
         sparsify,
     )
 
 __version__ = "0.2.0"
 __all__ = [
     "Cost", "Engine", "Neighbouring", "Quality", "cost", "enhance", "evaluate", "export",
-    "hold_sparsity", "load", "prune", "sparsify",
+    "hold_sparsity", "load", "prune", "quantize", "sparsify",
 ]  # fmt: skip
 
 

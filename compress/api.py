@@ -18,16 +18,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 from torch import nn
 
 from compress import checkpoint
 from compress.base import devices
-from compress.base.around import around
 from compress.base.errors import CompressError, UsageError
-from compress.base.hu import to_hu, to_network
 from compress.checkpoint import Model, ModelOptions
 from compress.context import Work
 from compress.data import Data, DataOptions, Pairs
@@ -37,18 +34,20 @@ from compress.data.pairs import from_arrays
 from compress.engines import sidecar
 from compress.engines.formats import FormatName
 from compress.graph.cost import Cost, cost
-from compress.graph.padding import AnySize, multiple
+from compress.graph.padding import AnySize
 from compress.graph.slices import Neighbouring, neighbours
+from compress.imaging.arrays import enhance
 from compress.quantization.quantisers import unmeasured
 from compress.sparsity.masks import Holder, present
 from compress.steps.evaluate import Evaluate
 from compress.steps.export import Export
 from compress.steps.prune import Prune
+from compress.steps.quantize import Quantize
 from compress.steps.sparsify import Sparsify
 
 __all__ = [
     "Cost", "Engine", "Neighbouring", "Quality", "cost", "enhance", "evaluate", "export",
-    "hold_sparsity", "load", "prune", "sparsify",
+    "hold_sparsity", "load", "prune", "quantize", "sparsify",
 ]  # fmt: skip
 
 
@@ -169,6 +168,36 @@ def hold_sparsity(net: nn.Module, optimizer: torch.optim.Optimizer) -> list[str]
     return list(masks)
 
 
+def quantize(net: nn.Module, low: ArrayLike, **options: Any) -> nn.Module:
+    """A copy of `net` that rounds inputs and weights of layers to INT8, where that costs few HU.
+
+    Train it further as any network (quantisation-aware training); ranges stay. It computes in
+    float32 with rounded values; `export` to ONNX makes INT8 of it.
+
+    Args:
+        net: the network, after `prune` and `sparsify` if at all.
+        low: (N, H, W) low-dose slices in HU, from crops of which ranges of inputs are measured; a
+            volume in order where the network sees neighbours.
+        options: of the recipe step `quantize`, such as `budget=0.5`, in HU.
+
+    Raises:
+        UsageError: it is quantised already, no layer can be INT8, or `low` is no (N, H, W).
+        QualityError: every layer alone costs more than the budget.
+
+    >>> import numpy as np
+    >>> import torch
+    >>> import compress
+    >>> from compress.models.ddnet import DDnet
+    >>> net = DDnet(trunk=16, bottleneck=32, decoder=32).eval()
+    >>> low = np.random.default_rng(0).normal(0, 100, (1, 32, 32))
+    >>> int8 = compress.quantize(net, low, calibrate=4, budget=20)
+    >>> x = torch.rand(1, 1, 32, 32)
+    >>> torch.equal(int8(x), net(x))
+    False
+    """
+    return _stepped(Quantize(**options), net, from_arrays(low, low, neighbours(net)))
+
+
 def export(
     net: nn.Module,
     folder: str | Path,
@@ -250,42 +279,9 @@ def evaluate(
     return Quality(input=means["input"], enhanced=means["dense"], slices=work.facts["slices"])
 
 
-def enhance(net: nn.Module, image: ArrayLike, *, device: str | None = None) -> NDArray[np.float32]:
-    """Enhance CT slices of any size; `compress enhance` does it with DICOM series.
-
-    Args:
-        net: the network or a loaded engine.
-        image: (H, W) or (N, H, W) in HU; a volume in order where the network sees neighbours.
-        device: cpu, cuda or cuda:N; the GPU where there is one.
-
-    Returns:
-        The same shape, float32 HU.
-
-    Raises:
-        UsageError: another number of dimensions.
-
-    >>> import numpy as np
-    >>> import torch
-    >>> import compress
-    >>> compress.enhance(torch.nn.Identity(), np.zeros((20, 30))).shape
-    (20, 30)
-    """
-    hu = np.asarray(image, dtype=np.float32)
-    if hu.ndim not in (2, 3):
-        raise UsageError(f"image must be (H, W) or (N, H, W), got {hu.shape}")
-    target = devices.choose(device)
-    module = net if isinstance(net, AnySize) else AnySize(net.to(target), multiple=multiple(net))
-    volume = to_network(torch.from_numpy(hu.reshape(-1, *hu.shape[-2:])).to(target))
-    beside = [around(range(len(volume)), k, module.neighbours) for k in range(len(volume))]
-    with torch.inference_mode():
-        y = torch.cat([module(volume[list(own)][None]) for own in beside])
-    enhanced: NDArray[np.float32] = to_hu(y.clamp(0, 1)).cpu().numpy().reshape(hu.shape)
-    return enhanced
-
-
-def _stepped(step: Prune | Sparsify, net: nn.Module) -> nn.Module:
+def _stepped(step: Prune | Sparsify | Quantize, net: nn.Module, train: Pairs = NONE) -> nn.Module:
     """What a step makes of a network, on the CPU and in eval mode."""
-    return step.run(_model(net), _work(torch.device("cpu"), NONE)).net
+    return step.run(_model(net), _work(torch.device("cpu"), NONE, train)).net
 
 
 def _model(net: nn.Module) -> Model:
@@ -293,7 +289,7 @@ def _model(net: nn.Module) -> Model:
     return Model(net=copy.deepcopy(net).eval(), origin=ModelOptions(), quantised=unmeasured(net))
 
 
-def _work(device: torch.device, test: Pairs, stage: Path = Path()) -> Work:
-    """The context of a step; `stage` is where it writes files, if it does."""
-    data = Data(train=NONE, test=test, source="folder", fingerprint="")
-    return Work(stage=stage, device=device, data=data, seed=0)
+def _work(device: torch.device, test: Pairs, train: Pairs = NONE) -> Work:
+    """The context of a step that writes no files."""
+    data = Data(train=train, test=test, source="folder", fingerprint="")
+    return Work(stage=Path(), device=device, data=data, seed=0)

@@ -1,5 +1,6 @@
 """The Python entry: its examples run, it leaves networks as they are, and it is light at import."""
 
+import copy
 import doctest
 import inspect
 import subprocess
@@ -16,7 +17,9 @@ from compress import api, checkpoint
 from compress.base.errors import CompressError, UsageError
 from compress.checkpoint import Model, ModelOptions
 from compress.graph.cost import cost
+from compress.imaging import arrays
 from compress.models.ddnet import DDnet
+from compress.quantization import quantisers
 from compress.sparsity import pattern
 
 SMALL = {"residual": True, "trunk": 16, "bottleneck": 32, "decoder": 32}
@@ -29,9 +32,10 @@ def net() -> nn.Module:
 
 
 def test_examples_run() -> None:
-    found = doctest.testmod(api, optionflags=doctest.NORMALIZE_WHITESPACE)
-    assert found.attempted > 20
-    assert not found.failed
+    for module, least in ((api, 20), (arrays, 3)):
+        found = doctest.testmod(module, optionflags=doctest.NORMALIZE_WHITESPACE)
+        assert found.attempted > least
+        assert not found.failed
 
 
 def test_the_package_imports_no_torch_until_it_is_used() -> None:
@@ -51,7 +55,7 @@ def test_every_name_is_that_of_the_entry() -> None:
 def test_functions_have_types_and_examples() -> None:
     for name in compress.__all__:
         function = getattr(api, name)
-        if inspect.isfunction(function) and function.__module__ == "compress.api":
+        if inspect.isfunction(function) and function.__module__ in (api.__name__, arrays.__name__):
             assert ">>>" in (function.__doc__ or ""), name
             assert "return" in function.__annotations__, name
 
@@ -73,6 +77,26 @@ def test_prune_does_what_the_step_does(net: nn.Module) -> None:
         compress.prune(net, amount=0.999)
     with pytest.raises(ValueError, match="amount"):
         compress.prune(net, amount=2)
+
+
+def test_quantize_does_what_the_step_does(net: nn.Module, tmp_path: Path) -> None:
+    low = np.random.default_rng(0).normal(0, 200, (2, 48, 32))
+    net = copy.deepcopy(net)
+    nn.init.normal_(net.decoders[-1].narrow.conv.weight, std=0.1)  # a layer of zeros has no range
+    sparse = compress.sparsify(net)
+    int8 = compress.quantize(sparse, low, calibrate=4, keep=("stem.conv",))
+    able = {name for name, layer in sparse.named_modules() if isinstance(layer, nn.Conv2d)}
+    assert {*quantisers.quantised(int8)} == able - {"stem.conv"}
+    x = torch.rand(1, 1, 32, 32)
+    assert not torch.equal(int8(x), sparse(x))
+    engine = compress.export(int8, tmp_path, size=32)
+    assert engine.max_hu < 10
+    with pytest.raises(UsageError, match="quantised already"):
+        compress.quantize(int8, low)
+    with pytest.raises(UsageError, match=r"must be \(N, H, W\)"):
+        compress.quantize(net, low[0])
+    with pytest.raises(ValueError, match="budget must be positive"):
+        compress.quantize(net, low, budget=0)
 
 
 def test_zeros_hold_under_training_of_the_user_s_own(net: nn.Module) -> None:

@@ -17,8 +17,10 @@ output.py      whether OUT can take results
 manifest.py    what became of every file
 clock.py       where the time went
 simulate.py    low-dose partners of a series
+arrays.py      slices as NumPy arrays, for `compress.enhance`
 
-Only inference.py and simulate.py need torch: `enhance` starts its workers before it imports it.
+Only inference.py, simulate.py and arrays.py need torch: `enhance` starts its workers before it
+imports it.
 """
 
 STOPPED = "enhance: stopped; run again with --skip-existing to go on"
