@@ -129,18 +129,16 @@ FIRST = ("dense", "macs", "latency", "k3")
 
 def _engine(folder: Path, batch: int, seconds: float) -> Call:
     """The engine of a checkpoint, tuned; a call replays its CUDA graph."""
-    from compress.engines import fused as engine
-    from compress.engines.kernels import remembered
+    from fused import tuned  # type: ignore[import-not-found]
+
     from compress.engines.kernels.plan import compiled
     from compress.engines.kernels.session import Session
-    from compress.engines.kernels.tune import tune
 
     model = checkpoint.load(folder).rewritten("deconv_to_conv")
     plan, tensors = compiled(model.net.cuda())
     shape = (batch, SIDE, SIDE)
-    with remembered.tilings(engine.gpu(torch.device("cuda"))) as known:
-        found: Any = tune(Session(plan, tensors, shape), seconds, known)
-    session = Session(plan, tensors, shape, choices=getattr(found, "choices", found))
+    choices = tuned(Session(plan, tensors, shape), seconds).choices
+    session = Session(plan, tensors, shape, choices=choices)
     session.image.uniform_()
     session.capture()
     return lambda: session.graph.replay()
