@@ -9,6 +9,7 @@ import pytest
 import torch
 from click.testing import CliRunner
 
+from compress.bench import command
 from compress.data import Data
 from compress.training.update import Update
 
@@ -156,3 +157,10 @@ def test_a_part_that_hangs_is_ended_and_says_where_it_was(tmp_path: Path, monkey
     found = engines.part(engines.arguments(), "onnx", "dense", "1")
     assert found["part"] == "onnx dense 1"
     assert found["failed"] == "no end in 0.01 s"
+
+
+def test_memory_is_unknown_where_another_program_let_some_go() -> None:
+    assert command._taken(10, 7) == 3
+    assert command._taken(7, 7) == 0
+    assert command._taken(7, 10) is None
+    assert command._taken(None, None) is None

@@ -27,7 +27,7 @@ from compress.checkpoint import Model, ModelOptions
 from compress.context import Work
 from compress.engines import fused
 from compress.engines.base import NotBuilt
-from compress.engines.kernels import plain, remembered, tune
+from compress.engines.kernels import launch, plain, remembered, tune
 from compress.engines.kernels.cuda.moves import Move
 from compress.engines.kernels.cuda.window import Window
 from compress.engines.kernels.packing import (
@@ -366,10 +366,10 @@ def tuned(monkeypatch, ms, seconds: float = 60.0, known=None) -> Choices:
     """Choices for the flagship in 32 x 32, every call taking `ms` of its kind and tiling."""
     plan, tensors = compiled(network("flagship"))
     session = Session(plan, tensors, (1, 32, 32), kernels=False)
-    monkeypatch.setattr(tune.launch, "conv", lambda *a: ("conv", *a))
-    monkeypatch.setattr(tune.launch, "chain", lambda *a: ("chain", *a))
-    monkeypatch.setattr(tune.launch, "pool", lambda *a: ("pool", *a, Tiling()))
-    monkeypatch.setattr(tune.launch, "upsample", lambda *a: ("upsample", *a, Tiling()))
+    monkeypatch.setattr(launch, "conv", lambda *a: ("conv", *a))
+    monkeypatch.setattr(launch, "chain", lambda *a: ("chain", *a))
+    monkeypatch.setattr(launch, "pool", lambda *a: ("pool", *a, Tiling()))
+    monkeypatch.setattr(launch, "upsample", lambda *a: ("upsample", *a, Tiling()))
 
     def milliseconds(make, _device: torch.device) -> float:
         kind, op, buffers, *_, cut = make()

@@ -375,6 +375,33 @@ def test_the_stem_pools_where_one_kernel_measures_faster_than_two(
     assert session.units[:2] == [unit for unit, _, _ in found.units[:2]]
 
 
+@pytest.mark.parametrize("index", [0, 1])
+def test_2to4_kernels_that_are_faster_alone_go_where_the_whole_network_is_slower(
+    as_on_hopper, monkeypatch, index
+):
+    """And what is remembered for the next build are the kernels that the engine has."""
+    monkeypatch.setattr(compiler, "ahead", lambda *_: None)
+    monkeypatch.setattr(
+        tune, "_measured", lambda _, cut, *__: 1.0 if getattr(cut, "kind", "") == "mma.sp" else 2.0
+    )
+    asked = []
+    monkeypatch.setattr(tune, "fastest", lambda _, ways: asked.append(ways) or index)
+    plan, tensors = compiled(halved(network(bottleneck=16, decoder=16)))
+    known: dict = {}
+    found = tune.tune(Session(plan, tensors, (1, 32, 16)), 60.0, known)
+    ((sparse, dense),) = asked
+    kinds = [_kinds(one) for one in (sparse, dense)]
+    assert "mma.sp" in kinds[0]
+    assert "mma.sp" not in kinds[1]
+    assert found.choices == (sparse, dense)[index]
+    assert {getattr(cut, "kind", "") for cut in known.values()} >= kinds[index] - {""}
+    assert ("mma.sp" in {getattr(cut, "kind", "") for cut in known.values()}) == (index == 0)
+
+
+def _kinds(choices: Choices) -> set[str]:
+    return {getattr(cut, "kind", "") for cut in (*choices.conv.values(), *choices.layer.values())}
+
+
 TASKS = {
     "16-16": Task(inside=16, out=16, x=16, y=80),
     "64-16": Task(inside=64, out=16, x=64, y=80),

@@ -154,18 +154,36 @@ def _measure(
         _wake(device)
     for artefact in able:
         x = shape.example(artefact.device)
-        before = _free(artefact.device)
+        before = _emptied(artefact.device)
         try:
             call, facts = artefact.call(x)
             call()
         except RuntimeError as error:  # a compiler's too, and memory that runs out
             said = f"{artefact.name} does not run as {artefact.how}"
             raise CompressError(f"{said}: {reason(error)}") from error
-        taken = None if before is None else before - (_free(artefact.device) or 0)
+        taken = _taken(before, _free(artefact.device))
         about.append({"device": str(artefact.device), "memory_bytes": taken, **facts})
         clock = timing.clock(artefact.device)
         cases.append(Case(call=call, batch=shape.batch, clock=clock))
     return timing.rounds(cases, budget), about
+
+
+def _taken(before: int | None, after: int | None) -> int | None:
+    """Bytes of GPU memory taken; None where that is not known, as another program let some go."""
+    if before is None or after is None or after > before:
+        return None
+    return before - after
+
+
+def _emptied(device: torch.device) -> int | None:
+    """Free GPU memory in bytes without PyTorch's cache; None for the CPU.
+
+    cuDNN's search empties the cache: what artefacts before left there would count as given back.
+    """
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+        torch.cuda.empty_cache()
+    return _free(device)
 
 
 def _free(device: torch.device) -> int | None:

@@ -139,7 +139,8 @@ class Fused(Format):
             NotBuilt: no DDnet, the side is no multiple of 16, or a layer has no tiling here.
             CompressError: the GPU failed while tilings were measured.
         """
-        from compress.engines.kernels.tune import LOST, tune
+        from compress.engines.kernels.timed import LOST
+        from compress.engines.kernels.tune import tune
 
         try:
             plan, tensors = compiled(getattr(subject, "net", subject))

@@ -22,6 +22,7 @@ example with --batches 16. FastNAS needs `pip install torchprofile==0.0.4`, Basi
 
 import csv
 import json
+import os
 import subprocess
 import sys
 import threading
@@ -45,6 +46,7 @@ from compress.base.files import read_json, write_json
 from compress.models.ddnet import KERNELS
 from compress.run import manifest
 
+CORES = len(os.sched_getaffinity(0))
 COMPILED = 200.0
 """Seconds before the end after which torch.compile is given no network more."""
 PYTORCH = 60.0
@@ -170,6 +172,9 @@ def write(settings: Settings, times: dict[str, Any] | None = None) -> None:
 def main(out: Path, part: str, **given: Any) -> None:
     """Run a comparison, or go on with it."""
     started = time.time()
+    # Processes that share the cores: without, pruning took most of an arm's time.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, CORES // given["jobs"])))
     work = (given["work"] or out / "work").resolve()
     for folder in (out, work):
         folder.mkdir(parents=True, exist_ok=True)

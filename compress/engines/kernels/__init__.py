@@ -12,6 +12,7 @@ launch.py       from operations and buffers to the arguments of kernels         
 session.py      a plan bound to one shape: buffers, chosen tilings, one CUDA graph
 jobs.py         what is to be cut: each shape of a convolution or chain once
 tune.py         which tiling is fastest, measured
+timed.py        times of a kernel, and of ways through a whole network in turns
 single.py       single convolutions, tuned and timed
 ahead.py        kernels compiled by worker processes before they are measured
 remembered.py   tilings of earlier builds

@@ -83,7 +83,8 @@ def milliseconds(
         UsageError: as for `session`.
         NotBuilt: nothing runs.
     """
-    from compress.engines.kernels.tune import NEVER, tune
+    from compress.engines.kernels.timed import NEVER
+    from compress.engines.kernels.tune import tune
 
     made = session(points, device)
     with remembered.tilings(torch.cuda.get_device_name(device)) as known:

@@ -7,36 +7,29 @@ step needs can be compiled by several processes before it is measured by this on
 
 import logging
 import time
-from collections.abc import Callable, Mapping, MutableMapping, Sequence
+from collections.abc import Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from compress.base.cuda_graph import capture
 from compress.engines.base import NotBuilt
-from compress.engines.kernels import ahead, launch
+from compress.engines.kernels import ahead
 from compress.engines.kernels.cuda import compiler
 from compress.engines.kernels.cuda.moves import Move
-from compress.engines.kernels.cuda.window import Window, strips
+from compress.engines.kernels.cuda.window import Kind, Window, strips
 from compress.engines.kernels.jobs import Job, jobs
 from compress.engines.kernels.plan import Chain
 from compress.engines.kernels.route import Layer, Unit, cheapest
 from compress.engines.kernels.session import Choices, Cut, Key, Session
 from compress.engines.kernels.tiling import Tiling, variations
+from compress.engines.kernels.timed import NEVER, fastest, milliseconds
 
 log = logging.getLogger(__name__)
-CALLS, REPEATS = 10, 5
-"""Calls in a graph, and how often it is replayed; the least time counts."""
 STEPS = 3
 """Of the search in tiling.py."""
-LOST: Any = getattr(torch, "AcceleratorError", ())
-"""Raised where memory was touched that is not there; nothing runs in this process after it."""
 CLOSE = 1e-2
 """How far a tiling's result may be from PyTorch's, in units of its largest value."""
-NEVER = float("inf")
-"""The time of what does not run."""
 FAR = 1.2
 """A Triton kernel this many times slower than the other one before its search is not searched."""
 WINDOWS = 2
@@ -105,6 +98,21 @@ class Search:
         ran = [c for c, ms in self.times.items() if isinstance(c, kinds) and ms < NEVER]
         return min(ran, key=self.times.__getitem__, default=None)
 
+    def without(self, kind: Kind) -> "Search":
+        """The same without an instruction, where anything else ran; itself where it is not best.
+
+        A layer that is fastest alone, its data in the caches, need not be so in the network.
+        """
+        if not isinstance(self.best, Window) or self.best.kind != kind:
+            return self
+        rest = {c: ms for c, ms in self.times.items() if not _is(c, kind)}
+        known = None if _is(self.known, kind) else self.known
+        return (
+            replace(self, times=rest, known=known)
+            if min(rest.values(), default=NEVER) < NEVER
+            else self
+        )
+
     def measure(self, cuts: Sequence[Cut], until: float) -> None:
         """Measure some cuts and keep their times; buffers must hold more than zeros.
 
@@ -135,33 +143,8 @@ class Search:
             one.copy_(value)  # the next layer reads it
 
 
-def milliseconds(make: Callable[[], launch.Call], device: torch.device) -> float:
-    """The time of a call on the GPU; infinity where this GPU cannot run it.
-
-    Args:
-        make: makes the call.
-        device: the GPU.
-    """
-    try:
-        call = make()
-        call()  # compiles
-        torch.cuda.synchronize(device)
-        graph = capture(lambda: [call() for _ in range(CALLS)], device, warm=0)
-        return min(_replayed(graph) for _ in range(REPEATS)) / CALLS
-    except LOST:
-        raise
-    except Exception as error:  # out of shared memory or registers: Triton has types of its own
-        log.debug("a cut does not run: %s", error)
-        return NEVER
-
-
-def _replayed(graph: torch.cuda.CUDAGraph) -> float:
-    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
-    start.record()
-    graph.replay()
-    end.record()
-    end.synchronize()
-    return float(start.elapsed_time(end))
+def _is(cut: Cut | None, kind: Kind) -> bool:
+    return isinstance(cut, Window) and cut.kind == kind
 
 
 def _measured(job: Job, cut: Cut, expected: Sequence[Tensor], least: float) -> float:
@@ -221,11 +204,21 @@ def tune(session: Session, seconds: float, known: Known | None = None) -> Found:
             begun = time.monotonic()
             _compile_windows(searches, cuts, session.image.device)
             until += time.monotonic() - begun  # once on a machine: the kernels are kept
-            compiled({key: _tilings(some) for key, some in cuts.items()}, until)
+            tilings = {key: _tilings(some) for key, some in cuts.items()}
+            for key, one in searches.items():  # before Triton compiles: they are ready
+                one.measure([cut for cut in cuts[key] if cut not in tilings[key]], until)
+            compiled(tilings, until)
             for key, one in searches.items():
-                one.measure(cuts[key], until)
+                one.measure(tilings[key], until)
+    found = _found(session, searches)
+    dense = {key: one.without("mma.sp") for key, one in searches.items()}
+    if dense != searches:
+        other = _found(session, dense)
+        if fastest(session, (found.choices, other.choices)):
+            log.info("fused: the network is faster without 2:4 kernels")
+            searches, found = dense, other
     known.update(_whole(searches))
-    return _found(session, searches)
+    return found
 
 
 def _compile_windows(
