@@ -10,6 +10,7 @@ parameters.py    which parameter a tensor is
 rules.py         what PyTorch's operators do with channels; also joins, layer_rules, layout_rules
 resize.py        a network rebuilt with other numbers of channels
 rewrite.py       stride-1 transposed convolutions as convolutions, exactly
+flow.py          how values flow from module to module
 joins.py         how the channels of several operands combine
 layer_rules.py   channels of convolutions and matrix products
 layout_rules.py  channels of slices, reshapes, concatenations

@@ -8,7 +8,9 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, nn
+
+from compress.graph import flow
 
 
 def deconv_to_conv(net: nn.Module) -> nn.Module:
@@ -97,13 +99,8 @@ def _as_conv(module: nn.ConvTranspose2d) -> nn.Conv2d:
 
 def _neighbours(net: nn.Module) -> Iterator[tuple[str, str, bool]]:
     """Names of BatchNorm layers, of the one layer behind (True) or before them (False)."""
-    try:
-        # On a copy: what its code stores in itself would be proxies.
-        nodes = list(fx.symbolic_trace(copy.deepcopy(net)).graph.nodes)
-    except Exception:  # the network's own code runs on proxies and may raise anything
-        return
-    calls = Counter(str(node.target) for node in nodes if node.op == "call_module")
-    kinds = {name: module for name, module in net.named_modules() if calls[name] == 1}
+    nodes = flow.nodes(net)
+    kinds = flow.called_once(net, nodes)
     for node in nodes:
         name = str(node.target)
         if node.op != "call_module" or not isinstance(kinds.get(name), nn.BatchNorm2d):

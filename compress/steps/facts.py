@@ -214,6 +214,8 @@ class QuantizeFacts(TypedDict):
     """Root mean square in HU that the output changes by where every layer that can be is INT8."""
     error_hu: float
     """The same for the layers that are."""
+    equalised: int
+    """Of those, how many read channels that were scaled to one range."""
     layers: list[QuantisedLayer]
     """Every layer."""
 

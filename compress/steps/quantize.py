@@ -14,7 +14,7 @@ from compress.base.errors import QualityError, UsageError
 from compress.checkpoint import Model
 from compress.context import Kind, Use, Work
 from compress.graph import cost
-from compress.quantization import error, layers, quantisers
+from compress.quantization import equalise, error, layers, quantisers
 from compress.quantization.quantisers import Method
 from compress.quantization.records import QuantisedLayer
 from compress.sparsity import pattern
@@ -48,6 +48,9 @@ class Quantize:
     calibrate: int = 16
     """Training crops that ranges are taken from, rounded up to fours; the first four tell what a
     layer costs."""
+    equalise: bool = True
+    """Whether channels of an input are scaled to one range first, where the layer before can undo
+    it, so that the function stays and is rounded less."""
     method: Method = "max"
     """Range of an input: its largest magnitude, the range of the least squared error of its
     values (mse), or one that 99.99 % of them lie in (percentile). Weights always have max."""
@@ -78,10 +81,14 @@ class Quantize:
         net = copy.deepcopy(model.net).to(work.device).eval()
         names = {name for name, why in reasons.items() if not why}
         with Precision(name="fp32", device=work.device, why="measuring").switches():
+            equal = tuple[str, ...]()
+            if self.equalise:
+                net, equal = equalise.equalised(net, names, inputs)
             found, left = quantisers.calibrated(net, names, inputs, self.method)
             reasons |= left
             errors, facts = self._chosen(found, sorted(names - left.keys()), reasons, inputs[0])
         facts["layers"] = _rows(net, reasons, errors)
+        facts["equalised"] = sum(not reasons[name] for name in equal)
         work.facts.update(facts)
         self._say(facts)
         int8 = {name: errors[name] for name, why in reasons.items() if not why}
@@ -137,6 +144,7 @@ class Quantize:
             "budget_hu": self.budget if self.keep == "auto" else None,
             "error_all_hu": everything,
             "error_hu": left,
+            "equalised": 0,
             "layers": [],
         }
 
