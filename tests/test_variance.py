@@ -14,6 +14,8 @@ from hypothesis import strategies as st
 from networks import Plain, Shape, UNet, randomise, strided_unet
 from pairs import data
 from torch import Tensor, nn
+from zoo.blocks import Chain
+from zoo.reference import distinct
 
 from compress.base.errors import UsageError
 from compress.checkpoint import Model, ModelOptions
@@ -193,6 +195,21 @@ def test_worth_of_two_layers_by_hand() -> None:
         net[2].weight.copy_(torch.tensor([3.0, -8.0]).reshape(1, 2, 1, 1))
     # The reader's inputs vary by 2^2 and 1^2: 4 * 3^2 = 36 and 1 * 8^2 = 64 of 100.
     assert variance.importance(net)["0"].tolist() == pytest.approx([0.36, 0.64])
+
+
+@pytest.mark.parametrize("block", ["gate", "halves", "channel shuffle", "every second", "added"])
+def test_every_channel_has_the_worth_of_its_member(block: str) -> None:
+    """Where a member has several channels, or a layer makes several groups, order is not place."""
+    net = distinct(Chain([block], 16), 1)
+    found, worth = groups(net), variance.importance(net, slices)
+    for group in found:
+        members = torch.zeros(group.width, dtype=torch.float64)
+        for part in group.producers:
+            own = worth[part.module][list(part.channels)]
+            members[list(part.members)] = own
+            assert torch.equal(own, members[list(part.members)])
+    asked = PruneOptions(amount=0.2, round_to=1, criterion="variance")
+    assert pruning.plan(net, asked, importance=worth).removed["macs"] >= 0.2
 
 
 def test_a_reader_of_nothing_shares_evenly() -> None:

@@ -49,11 +49,20 @@ def importance(
     if samples is not None and missing:
         known = {**input_variances(net, samples(), missing, device), **known}
     worth = _propagated(net, found, known)
-    return {
-        part.module: worth[group.name][torch.tensor(part.members)].clone()
-        for group in found
-        for part in group.producers
-    }
+    return _of_channels(net, found, worth)
+
+
+def _of_channels(
+    net: nn.Module, found: Sequence[Group], worth: Mapping[str, Tensor]
+) -> dict[str, Tensor]:
+    """(out,) float64 worth of what every layer makes, channel by channel."""
+    state, channels = net.state_dict(), dict[str, Tensor]()
+    for group in found:
+        for part in group.producers:
+            width = state[part.tensor].shape[part.dim]
+            own = channels.setdefault(part.module, torch.zeros(width, dtype=torch.float64))
+            own[list(part.channels)] = worth[group.name][list(part.members)]
+    return channels
 
 
 def unscaled(found: Sequence[Group], known: Mapping[str, Tensor]) -> set[str]:
