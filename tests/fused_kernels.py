@@ -47,10 +47,12 @@ def test_5x5_from_parts_of_any_width(shape, gy, gx, table):
 
 
 @pytest.mark.parametrize("shape", ODD)
-@pytest.mark.parametrize(("gy", "gx"), [(1, 8), (2, 8), (1, 16)])
+@pytest.mark.parametrize(
+    ("size", "gy", "gx"), [(7, 1, 8), (7, 2, 8), (7, 1, 16), (5, 1, 8), (5, 2, 4), (5, 1, 1)]
+)
 @pytest.mark.parametrize("table", [False, True])
-def test_the_stem_reads_one_channel(shape, gy, gx, table):
-    op, case = conv_case(7, (1,), 16, shape, table=table)
+def test_the_stem_reads_one_channel(shape, size, gy, gx, table):
+    op, case = conv_case(size, (1,), 16, shape, table=table)
     cut = Tiling(gy=gy, gx=gx, by=4, bx=4, bk=64)
     call = launch.conv(op, case.buffers, case.tensors, case.image, cut)
     assert error(op, case, call) < LIMITS[torch.float32]

@@ -82,6 +82,55 @@ class Plain(nn.Module):
         return out
 
 
+SMALLER = {
+    "wide": 2, "five": 1, "down": 1, "dilated": 1, "depth": 1, "mirrored": 1, "same": 1, "up": 1,
+}  # fmt: skip
+"""Rings that the kernels of `Kernels` can lose while 3x3 is left."""
+LARGER = {
+    "bare": "it pads by 0 pixels, so a smaller kernel would read other pixels",
+    "flat": "its kernel is 3x5, not square and odd",
+    "even": "its kernel is 4x4, not square and odd",
+    "computed": "its weight is computed while it runs",
+    "shared": "other layers have the same weight",
+    "alike": "other layers have the same weight",
+}
+"""Why its others can lose none."""
+
+
+class Kernels(nn.Module):
+    """Kernels of many sides and kinds."""
+
+    def __init__(self, width: int = 8) -> None:
+        super().__init__()
+        w = width
+        self.wide = nn.Conv2d(1, w, 7, padding=3)
+        self.five = nn.Conv2d(w, w, 5, padding=2)
+        self.down = nn.Conv2d(w, w, 5, stride=2, padding=2)
+        self.dilated = nn.Conv2d(w, w, 5, dilation=2, padding=4)
+        self.depth = nn.Conv2d(w, w, 5, padding=2, groups=w)
+        self.mirrored = nn.Conv2d(w, w, 5, padding=2, padding_mode="reflect")
+        self.same = nn.Conv2d(w, w, 5, padding="same")
+        self.bare = nn.Conv2d(w, w, 5)
+        self.flat = nn.Conv2d(w, w, (3, 5), padding=(1, 2))
+        self.even = nn.Conv2d(w, w, 4, padding=2)
+        self.computed = nn.utils.parametrizations.weight_norm(nn.Conv2d(w, w, 5, padding=2))
+        self.shared, self.alike = nn.Conv2d(w, w, 5, padding=2), nn.Conv2d(w, w, 5, padding=2)
+        self.alike.weight = self.shared.weight
+        self.up = nn.ConvTranspose2d(w, w, 5, stride=2, padding=2, output_padding=1)
+        self.small, self.last = nn.Conv2d(w, w, 3, padding=1), nn.Conv2d(w, 1, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = _activate(self.five(_activate(self.wide(x))))
+        y = _activate(self.dilated(_activate(self.down(y))))
+        y = _activate(self.mirrored(_activate(self.depth(y))))
+        y = y + self.same(y)
+        y = _activate(self.bare(nn.functional.pad(y, (2, 2, 2, 2))))
+        y = _activate(self.even(self.flat(y)))[..., 1:, 1:]
+        y = _activate(self.alike(_activate(self.shared(self.computed(y)))))
+        out: Tensor = self.last(_activate(self.small(self.up(y))))
+        return out
+
+
 def randomise(net: nn.Module, seed: int) -> nn.Module:
     """Weights and BatchNorm statistics as after training: nothing zero, nothing one; float64."""
     generator = torch.Generator().manual_seed(seed)

@@ -43,6 +43,7 @@ from compress.engines.kernels.plan import Chain, Pool, Upsample, compiled
 from compress.engines.kernels.plan_json import from_json
 from compress.engines.kernels.session import Choices, Session
 from compress.engines.kernels.tiling import Tiling, default, variations
+from compress.graph import kernels
 from compress.graph.rewrite import deconv_to_conv
 from compress.models.redcnn import RedCNN
 from compress.pruning import plan as pruning
@@ -116,6 +117,23 @@ def test_a_pruned_and_2to4_network_has_a_plan():
         expected = net(x)
     session = Session(plan, tensors, (1, 32, 32), kernels=False, dtype=torch.float64)
     assert relative(session(x), expected) < 1e-12
+
+
+def test_kernels_of_any_layer_may_be_smaller():
+    """As pruning leaves them: 5x5 and 3x3 side by side, a stem of 5x5 and one of 3x3."""
+    net = fused_cases.network(residual=True, bottleneck=16, decoder=16)
+    net = deconv_to_conv(net).eval()
+    every = kernels.cuttable(net, 3)[0]
+    for gone in (every, dict.fromkeys([*every][::2], 1)):
+        small = kernels.cut(net, gone)
+        plan, tensors = compiled(small)
+        sizes = {conv.name: conv.size for conv in plan.convs()}
+        assert sizes["blocks.0.0.growth"] == 5 - 2 * gone.get("blocks.0.0.growth.conv", 0)
+        x = slices(1, 32, 48)
+        with torch.no_grad():
+            expected = small(x)
+        session = Session(plan, tensors, (1, 32, 48), kernels=False, dtype=torch.float64)
+        assert relative(session(x), expected) < 1e-12
 
 
 @pytest.mark.parametrize("size", [1, 3, 5, 7])

@@ -9,6 +9,7 @@ import pytest
 import torch
 from networks import Plain
 
+from compress import checkpoint
 from compress.base.errors import UsageError
 from compress.graph import cost
 from compress.graph.rewrite import deconv_to_conv
@@ -79,6 +80,22 @@ def test_the_same_channels_go_as_without_modelopt(modelopt) -> None:
     options = {"amount": 0.5, "round_to": 4, "criterion": "l1"}
     theirs = mto.apply_mode(network(0), [("compress_channels", options)])
     assert equal(ours, theirs)
+
+
+@pytest.mark.parametrize("word", ["weigh", "cut"])
+def test_smaller_kernels_are_restored(modelopt, word: str, tmp_path: Path) -> None:
+    mto, mts = modelopt
+    options = {"amount": 0.75, "criterion": "variance", "kernels": word}
+    net = mto.apply_mode(network(0), [("compress_channels", options)])
+    sides = checkpoint.kernels(net)
+    assert [3, 3] in sides.values()
+    sparse = mts.sparsify(net, "sparse_magnitude")
+    mto.save(sparse, tmp_path / "sparse.pth")
+    again = mto.restore(network(1), tmp_path / "sparse.pth")
+    assert checkpoint.kernels(again) == sides
+    x = torch.rand(1, 1, 64, 64)
+    with torch.no_grad():
+        assert torch.equal(again.eval()(x), sparse.eval()(x))
 
 
 def test_training_mode_stays(modelopt) -> None:

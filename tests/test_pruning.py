@@ -16,6 +16,7 @@ from compress.graph.rewrite import deconv_to_conv
 from compress.models.ddnet import DDnet, widths
 from compress.models.redcnn import RedCNN
 from compress.pruning import plan as pruning
+from compress.pruning import selection
 from compress.pruning.options import PruneOptions
 
 calm = settings(
@@ -107,7 +108,7 @@ def test_overshoot_is_below_one_aligned_group(
     ranks = torch.cat([g.rank for g in plan.groups if not g.fixed]).unique()
     lower = ranks[ranks < plan.selection.threshold]
     if len(lower):
-        kept = pruning.selection.select(plan.groups, float(lower[-1]), align)
+        kept = selection.select(plan.groups, float(lower[-1]), align)
         counts = {name: len(channels) for name, channels in kept.items()}
         assert ledger.removed(counts)["macs"] < 0.5
         for group in plan.groups:

@@ -16,6 +16,7 @@ from compress.checkpoint.model import (
     Model,
     channels,
     fingerprint,
+    kernels,
     load,
     save,
 )
@@ -29,6 +30,7 @@ __all__ = [
     "code_of",
     "fingerprint",
     "identity",
+    "kernels",
     "load",
     "save",
     "weights_hash",

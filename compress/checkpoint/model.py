@@ -2,9 +2,9 @@
 
 A checkpoint is a folder with `model.safetensors` (plain tensors in pruned shapes, masks applied and
 stored as bits beside the weights) and `model.json` (how the dense network is built, rewrites,
-channel table, pattern of the masks, INT8 layers, HU range, hash of the tensors). Loading builds the
-dense network, applies the rewrites, gives the layers the shapes of the table, fills in the tensors
-and puts quantisers where they were. Never a pickle.
+tables of channels and kernels, pattern of the masks, INT8 layers, HU range, hash of the tensors).
+Loading builds the dense network, applies the rewrites, gives the layers the shapes of the tensors,
+fills these in and puts quantisers where they were. Never a pickle.
 """
 
 import hashlib
@@ -24,7 +24,7 @@ from compress.base.tensors import to_bytes
 from compress.checkpoint.files import BITS, REMEDY, SCHEMA, TABLE, WEIGHTS, from_bits, read, to_bits
 from compress.checkpoint.hashes import of_import, warn_of_other_code
 from compress.checkpoint.options import ModelOptions
-from compress.graph.cost import CONVOLUTIONS
+from compress.graph.cost import CONVOLUTIONS, convolutions
 from compress.graph.resize import resize
 from compress.graph.rewrite import REWRITES
 from compress.quantization.quantisers import SCALE, restored
@@ -67,6 +67,11 @@ def channels(net: nn.Module) -> dict[str, list[int]]:
     return table
 
 
+def kernels(net: nn.Module) -> dict[str, list[int]]:
+    """The table of kernels: height and width of every convolution's by module name."""
+    return {name: [*module.kernel_size] for name, module in convolutions(net).items()}
+
+
 def save(model: Model, folder: Path) -> None:
     """Write the checkpoint of `model` into an existing folder; each file is replaced atomically.
 
@@ -89,6 +94,7 @@ def save(model: Model, folder: Path) -> None:
         },
         "rewrites": list(model.rewrites),
         "channels": channels(model.net),
+        "kernels": kernels(model.net),
         "pattern": model.pattern if model.masks else None,
         **({"int8": dict(model.quantised)} if model.quantised else {}),
         "normalisation": {"hu_min": HU_MIN, "hu_max": HU_MAX},

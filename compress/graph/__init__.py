@@ -8,7 +8,8 @@ trace.py         one run of a network, operator by operator: how channels hang t
 labels.py        which entries of which tensors belong to which channel
 parameters.py    which parameter a tensor is
 rules.py         what PyTorch's operators do with channels; also joins, layer_rules, layout_rules
-resize.py        a network rebuilt with other numbers of channels
+resize.py        a network rebuilt with other numbers of channels, and with smaller kernels
+kernels.py       kernels that can lose their outer ring
 rewrite.py       stride-1 transposed convolutions as convolutions, exactly
 flow.py          how values flow from module to module
 joins.py         how the channels of several operands combine

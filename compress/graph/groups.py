@@ -13,6 +13,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from compress.graph.kernels import Rings, middle
 from compress.graph.labels import Axis, Sets
 from compress.graph.resize import resize
 from compress.graph.rules import follow
@@ -85,14 +86,18 @@ def groups(net: nn.Module, size: tuple[int, int] = EXAMPLE) -> tuple[Group, ...]
 
 
 def remove(
-    net: nn.Module, found: Iterable[Group], pruned: Mapping[str, tuple[int, ...]]
+    net: nn.Module,
+    found: Iterable[Group],
+    pruned: Mapping[str, tuple[int, ...]],
+    rings: Rings | None = None,
 ) -> nn.Module:
-    """A copy of `net` on the CPU, in eval mode, without the given channels.
+    """A copy of `net` on the CPU, in eval mode, without the given channels and rings of kernels.
 
     Args:
         net: the network that `groups` was asked about.
         found: its groups.
         pruned: member indices to cut, by group name.
+        rings: that kernels lose, by module name; see `kernels.cuttable`.
     """
     net = copy.deepcopy(net).cpu().eval().requires_grad_(True)
     state = net.state_dict()
@@ -100,6 +105,8 @@ def remove(
     for (name, dim), gone in cuts(found, pruned).items():
         kept = [index for index in range(state[name].shape[dim]) if index not in gone]
         small[name] = small[name].index_select(dim, torch.tensor(kept))
+    for module, count in (rings or {}).items():
+        small[f"{module}.weight"] = middle(small[f"{module}.weight"], count).contiguous()
     names = {id(tensor): name for name, tensor in reversed(net.state_dict(keep_vars=True).items())}
     same = {n: small[names[id(t)]] for n, t in net.state_dict(keep_vars=True).items()}
     resize(net, same)

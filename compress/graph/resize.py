@@ -1,13 +1,21 @@
-"""A network rebuilt with other numbers of channels."""
+"""A network rebuilt with other numbers of channels, and with smaller kernels."""
 
 from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
 
+from compress.graph.kernels import set_sides
+
 
 def resize(net: nn.Module, tensors: Mapping[str, Tensor]) -> None:
-    """Give the layers of `net`, in place, the shapes that `tensors` have, and channel counts."""
+    """Give the layers of `net`, in place, the shapes that `tensors` have, and channel counts.
+
+    A smaller kernel is the middle of the one before, and is padded by so much less.
+
+    Raises:
+        ValueError: a kernel is not the middle of the one before.
+    """
     state = net.state_dict(keep_vars=True)
     owners: dict[int, list[str]] = {}
     for path, tensor in state.items():
@@ -41,6 +49,7 @@ def _count(module: nn.Module, attribute: str, shape: torch.Size) -> None:
     elif attribute != "weight":
         return
     elif isinstance(module, nn.modules.conv._ConvNd):
+        set_sides(module, tuple(shape[2:]))
         transposed = isinstance(module, nn.modules.conv._ConvTransposeNd)
         if 1 < module.groups == module.in_channels:  # depthwise: a filter for each channel
             per = module.out_channels // module.groups

@@ -1,6 +1,10 @@
 """Structured pruning: which channels are removed, and their removal.
 
 plan.py           the plan: groups of channels, kept counts, cost after pruning
+network.py        what is known of a network before that
+solving.py        which channels and kernels stay at a threshold, given or solved
+rings.py          which kernels lose rings beside the channels that go
+worth.py          what channels and rings are worth in one currency
 ranking.py        ranks of channels, and the groups that stay whole
 selection.py      scores, the Gaussian threshold, rounding to a multiple
 taylor.py         first-order Taylor scores

@@ -7,12 +7,13 @@ width of what it reads.
 import math
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from torch import nn
 
 from compress.graph import cost
+from compress.graph.kernels import smaller_padding
 
 MOST_COUNTS = 64
 """Counts of one side of a family that are measured at most."""
@@ -55,6 +56,12 @@ class Family:
             else (0, 0),
             grid=grid,
         )
+
+    def without(self, rings: int) -> "Family":
+        """The same with kernels that have lost rings, see `graph/kernels.py`."""
+        kernel = tuple(side - 2 * rings for side in self.kernel)
+        padding = smaller_padding(self.padding, self.dilation, self.kernel, kernel)
+        return replace(self, kernel=kernel, padding=padding)
 
     @property
     def name(self) -> str:

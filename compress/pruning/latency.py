@@ -13,7 +13,7 @@ pruning via latency-saliency knapsack", NeurIPS 2022. What runs in between costs
 
 import math
 from bisect import bisect_left
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
 from pathlib import Path
@@ -24,6 +24,7 @@ from torch import nn
 from compress.base.errors import UsageError
 from compress.base.files import digest, read_json
 from compress.graph import cost
+from compress.graph.kernels import Rings
 from compress.pruning.families import Family, Knots
 
 FORMAT, SCHEMA = "compress-latency", 1
@@ -177,30 +178,55 @@ class Predictor:
         net: the network.
         table: times of its layers.
         size: height and width of the slice that it is timed for.
+        rings: that its convolutions may lose.
 
     Raises:
         UsageError: the table lacks a layer of it.
     """
 
-    def __init__(self, net: nn.Module, table: Table, size: tuple[int, int]) -> None:
+    def __init__(
+        self, net: nn.Module, table: Table, size: tuple[int, int], rings: Rings | None = None
+    ) -> None:
         self.table = table
+        self.rings: dict[str, int] = dict(rings or {})
+        """Those of `rings` that the table has times for."""
+        self.lacking: dict[str, str] = {}
+        """Why others are missing, by module name."""
         names = {id(p): name for name, p in net.named_parameters()}
-        looks: dict[str, Lookup] = {}
-        self._calls: list[tuple[str, Family, Lookup]] = []
+        self._looks: dict[str, Lookup] = {}
+        self._calls: list[tuple[str, Family, Looks]] = []
         self._whole: dict[str, Sequence[int]] = {}
         for one in cost.calls(net, size):
             module = net.get_submodule(one.name)
             family = Family.of(module, one.grid)
-            times = table.families.get(family.name)
-            if times is None:
+            if (look := self._look(family)) is None:
                 raise UsageError(
                     f"the latency table has no times of {one.name}, a {family.name}; measure a "
                     "table for this network and latency_size"
                 )
-            look = looks.setdefault(family.name, Lookup(family.name, times))
+            looks = {family.kernel: look, **self._smaller(one.name, family)}
             weight = names.get(id(module.weight), f"{one.name}.weight")
-            self._calls.append((weight, family, look))
+            self._calls.append((weight, family, looks))
             self._whole[weight] = one.shape
+        self.rings = {name: count for name, count in self.rings.items() if count}
+
+    def _look(self, family: Family) -> Lookup | None:
+        times = self.table.families.get(family.name)
+        if times is None:
+            return None
+        return self._looks.setdefault(family.name, Lookup(family.name, times))
+
+    def _smaller(self, name: str, family: Family) -> "Looks":
+        """The times of a layer with smaller kernels, by the sides of those."""
+        looks: Looks = {}
+        for count in range(1, self.rings.get(name, 0) + 1):
+            less = family.without(count)
+            if (look := self._look(less)) is None:
+                self.lacking[name] = f"the latency table has no times of a {less.name}"
+                self.rings[name] = count - 1
+                break
+            looks[less.kernel] = look
+        return looks
 
     def ms(self, shapes: Mapping[str, Sequence[int]] | None = None) -> float:
         """Milliseconds for one slice.
@@ -209,7 +235,34 @@ class Predictor:
             shapes: of the weights, by name; None: as the network has them.
         """
         shapes = self._whole if shapes is None else shapes
-        return sum(look(*of.counts(shapes[name])) for name, of, look in self._calls) / 1000
+        return sum(look(*counts) for _, look, counts in self._looked(shapes)) / 1000
+
+    def narrow(self, shapes: Mapping[str, Sequence[int]]) -> set[str]:
+        """Weights with smaller kernels, and fewer channels than those have kernels of `fused` for.
+
+        Args:
+            shapes: as for `ms`.
+        """
+        if self.table.engine != "fused":
+            return set()
+        return {
+            name
+            for name, look, (ins, outs) in self._looked(shapes)
+            if tuple(shapes[name][2:]) != tuple(self._whole[name][2:])
+            and (ins < look.knots.ins[0] or outs < look.knots.outs[0])
+        }
+
+    def _looked(
+        self, shapes: Mapping[str, Sequence[int]]
+    ) -> Iterator[tuple[str, Lookup, tuple[int, int]]]:
+        """The weight of every call, what knows its time, and its channels."""
+        for name, family, looks in self._calls:
+            shape = shapes[name]
+            yield name, looks[tuple(shape[2:])], family.counts(shape)
+
+
+Looks = dict[tuple[int, ...], Lookup]
+"""By the sides of a kernel."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,5 +1,6 @@
-"""What a network costs as a function of how many channels its groups keep."""
+"""What a network costs as a function of the channels and taps that are kept."""
 
+import copy
 import math
 from collections.abc import Mapping, Sequence
 from typing import Literal
@@ -8,6 +9,7 @@ from torch import nn
 
 from compress.graph.cost import layers
 from compress.graph.groups import Group
+from compress.graph.kernels import Rings
 from compress.pruning.latency import Predictor
 
 Share = Literal["macs", "params", "channels", "latency"]
@@ -40,16 +42,32 @@ class Ledger:
             transposed = isinstance(module, nn.ConvTranspose2d) and module.groups == 1
             self._out[name] = int(transposed)
         self._groups = tuple(found)
+        self._rings: Rings = {}
         self._whole = self._count({group.name: group.width for group in found})
+
+    def cut(self, rings: Rings) -> "Ledger":
+        """The same network with smaller kernels; shares removed stay those of the whole one."""
+        other = copy.copy(self)
+        other._rings = {f"{module}.weight": count for module, count in rings.items()}
+        return other
 
     def removed(self, kept: Mapping[str, int]) -> dict[Share, float]:
         """Kept counts by group name -> share removed of each quantity, in [0, 1)."""
         rest = self._count(kept)
         return {share: 1 - rest[share] / whole for share, whole in self._whole.items()}
 
+    def narrow(self, kept: Mapping[str, int]) -> set[str]:
+        """Convolutions whose smaller kernels no time is known for, as too few channels are left."""
+        if self.predictor is None:
+            return set()
+        weights = self.predictor.narrow(self.shapes(kept))
+        return {name.rpartition(".")[0] for name in weights}
+
     def shapes(self, kept: Mapping[str, int]) -> dict[str, list[int]]:
         """Kept counts by group name -> the shapes of all parameters."""
         shapes = {name: [*shape] for name, shape in self._shapes.items()}
+        for name, rings in self._rings.items():
+            shapes[name][2:] = [side - 2 * rings for side in shapes[name][2:]]
         for group in self._groups:
             gone = group.width - kept[group.name]
             for part in group.parts if gone else ():

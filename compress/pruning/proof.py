@@ -1,20 +1,24 @@
-"""Whether a pruned network equals the dense one with the pruned channels masked, by trying.
+"""Whether a pruned network equals the dense one with what was pruned masked, by trying.
 
 Both run on one random slice in float64, with random weights and normalisation statistics: a last
 layer that starts at zero would hide everything. The reference is the dense network itself, whose
-consumers get zeros where they read pruned channels.
+consumers get zeros where they read pruned channels, and whose kernels have zeros in the rings that
+go.
 """
 
 import copy
+import functools
 import math
 import time
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from compress.base.reasons import reason
 from compress.graph.groups import Group, cuts, reads, remove
+from compress.graph.kernels import Rings, middle
 from compress.graph.slices import channels
 
 SAME = {torch.float64: 1e-9, torch.float32: 1e-4}
@@ -27,6 +31,43 @@ DRAWS = ((1.0, 1), (1.0, 2), (1.0, 3), (0.1, 4), (0.0, 5))
 """How far weights are moved, and the seed, until the output is finite and not constant."""
 
 Pruned = Mapping[str, tuple[int, ...]]
+
+
+class Cut(NamedTuple):
+    """What goes from a network."""
+
+    pruned: Pruned
+    """Members by group name."""
+    rings: Rings
+    """Of kernels, by module name."""
+
+    @property
+    def parts(self) -> list["Cut"]:
+        """One of each group and kernel."""
+        groups = [Cut({name: gone}, {}) for name, gone in self.pruned.items() if gone]
+        return groups + [Cut({}, {name: count}) for name, count in self.rings.items() if count]
+
+    def joined(self, other: "Cut") -> "Cut":
+        """Both."""
+        return Cut({**self.pruned, **other.pruned}, {**self.rings, **other.rings})
+
+
+NOTHING = Cut({}, {})
+
+
+class Failing(NamedTuple):
+    """What must stay, with the reason."""
+
+    groups: Mapping[str, str]
+    """By group name."""
+    kernels: Mapping[str, str]
+    """By module name."""
+
+    def __bool__(self) -> bool:
+        return bool(self.groups or self.kernels)
+
+    def __or__(self, other: "Failing") -> "Failing":
+        return Failing({**self.groups, **other.groups}, {**self.kernels, **other.kernels})
 
 
 class Proof:
@@ -60,53 +101,60 @@ class Proof:
             self._net = _telling(net, x.float())
         self._slice = x.to(self.dtype)
 
-    def failing(self, pruned: Pruned) -> dict[str, str]:
-        """The groups that must stay whole, with the reason; empty where the plan is right.
+    def failing(self, pruned: Pruned, rings: Rings | None = None) -> Failing:
+        """The groups and kernels that must stay whole; nothing where the plan is right.
 
         Args:
             pruned: members that go, by group name.
+            rings: that go, by module name of a convolution.
         """
-        names = [name for name, members in pruned.items() if members]
-        return self._failing(pruned, names)
+        return self._failing(Cut(pruned, rings or {}).parts)
 
-    def difference(self, pruned: Pruned) -> float:
+    def difference(self, pruned: Pruned, rings: Rings | None = None) -> float:
         """Largest difference between pruned and masked network, as a share of the largest output.
 
         Raises:
             Exception: whatever the pruned network raises.
         """
-        expected = _run(_masked(self._net, self._found, pruned), self._slice)
-        got = _run(remove(self._net, self._found, pruned), self._slice)
+        expected = _run(_masked(self._net, self._found, pruned, rings or {}), self._slice)
+        got = _run(remove(self._net, self._found, pruned, rings), self._slice)
         if got.shape != expected.shape:
             return float("inf")
         self.measured = float((got - expected).abs().max() / expected.abs().max().clamp_min(1e-300))
         return self.measured
 
-    def _failing(self, pruned: Pruned, names: Sequence[str]) -> dict[str, str]:
-        """Those among `names`; halved until each is alone."""
-        part = {name: pruned[name] for name in names}
-        why = self._reason(part)
+    def _failing(self, parts: Sequence[Cut]) -> Failing:
+        """Those among `parts`; halved until each is alone."""
+        why = self._reason(functools.reduce(Cut.joined, parts, NOTHING))
         if not why:
-            return {}
-        if len(names) == 1:
-            return {names[0]: why}
+            return Failing({}, {})
+        if len(parts) == 1:
+            return _all(parts, why)
         if time.thread_time() > self._end:
-            return dict.fromkeys(names, "there was no time to find out whether they can go")
-        half = len(names) // 2
-        one = self._failing(pruned, names[:half])
-        other = self._failing(pruned, names[half:])
+            return _all(parts, "there was no time to find out whether they can go")
+        half = len(parts) // 2
+        one = self._failing(parts[:half])
+        other = self._failing(parts[half:])
         # Right by themselves and wrong together: a half of them stays.
-        return one | other or dict.fromkeys(names[half:], why)
+        return one | other or _all(parts[half:], why)
 
-    def _reason(self, pruned: Pruned) -> str:
+    def _reason(self, gone: Cut) -> str:
         """Why this cannot be pruned; empty where it can."""
+        what, rest = ("some of them", "the others change")
+        if not gone.pruned:
+            what, rest = ("the outer ring of taps", "it computes something else")
         try:
-            difference = self.difference(pruned)
+            difference = self.difference(gone.pruned, gone.rings)
         except Exception as error:  # the network's own code meets sizes that it was not written for
-            return f"the network does not run without some of them: {reason(error)}"
+            return f"the network does not run without {what}: {reason(error)}"
         if difference <= SAME[self.dtype]:
             return ""
-        return f"without some of them the others change (by {difference:.2g} of the output)"
+        return f"without {what} {rest} (by {difference:.2g} of the output)"
+
+
+def _all(parts: Sequence[Cut], why: str) -> Failing:
+    whole = functools.reduce(Cut.joined, parts, NOTHING)
+    return Failing(dict.fromkeys(whole.pruned, why), dict.fromkeys(whole.rings, why))
 
 
 def _telling(net: nn.Module, x: Tensor) -> nn.Module:
@@ -134,13 +182,17 @@ def _randomised(net: nn.Module, strength: float, seed: int, dtype: torch.dtype) 
     return net
 
 
-def _masked(net: nn.Module, found: Sequence[Group], pruned: Pruned) -> nn.Module:
-    """The dense network with zeros in the weights that read pruned channels."""
+def _masked(net: nn.Module, found: Sequence[Group], pruned: Pruned, rings: Rings) -> nn.Module:
+    """The dense network with zeros in the weights that read pruned channels, and in rings."""
     net = copy.deepcopy(net)
     state, read = net.state_dict(), reads(net)
     for (name, dim), gone in cuts(found, pruned).items():
         if (name, dim) in read:
             state[name].index_fill_(dim, torch.tensor(sorted(gone)), 0.0)
+    for name, count in rings.items():
+        weight = state[f"{name}.weight"]
+        inside = middle(weight, count).clone()
+        middle(weight.zero_(), count).copy_(inside)
     return net
 
 

@@ -12,9 +12,11 @@ from compress.base.errors import UsageError
 from compress.base.words import matched
 from compress.graph.cost import CONVOLUTIONS
 from compress.graph.groups import Group, Part
+from compress.graph.kernels import Rings
 from compress.pruning import selection, variance
 from compress.pruning.options import PruneOptions
 from compress.pruning.selection import Criterion, Ranked
+from compress.pruning.worth import Worth
 
 
 def ranks(
@@ -80,8 +82,9 @@ def values(
     options: PruneOptions,
     seed: int,
     size: tuple[int, int],
-) -> dict[str, Tensor]:
-    """Scores of every channel by producer."""
+    rings: Rings,
+) -> Worth:
+    """Scores of every channel by producer, and for variance of the rings of kernels."""
     if options.criterion not in get_args(Criterion):
         raise UsageError(f"criterion {options.criterion} removes no channels")
     if options.criterion == "variance":
@@ -90,11 +93,11 @@ def values(
                 f"criterion variance needs slices where no BatchNorm scales what a layer reads, as "
                 f"in {min(missing)}; prune by a recipe"
             )
-        return variance.importance(net)
+        return variance.worth(net, rings=rings)
     criterion = cast(Criterion, options.criterion)
     modules = dict(net.named_modules())
     parts = [part for group in found for part in group.producers]
-    return {p.module: _scores(modules[p.module], p, criterion, seed) for p in parts}
+    return Worth(channels={p.module: _scores(modules[p.module], p, criterion, seed) for p in parts})
 
 
 def _scores(module: nn.Module, part: Part, criterion: Criterion, seed: int) -> Tensor:
@@ -110,11 +113,15 @@ def _scores(module: nn.Module, part: Part, criterion: Criterion, seed: int) -> T
     return selection.scores(weight, vector, criterion, own)
 
 
-def ignored(net: nn.Module, found: Sequence[Group], ignore: Sequence[str]) -> dict[str, str]:
-    """Why groups stay that a pattern names a layer of, by the group's name."""
+def protected(net: nn.Module, ignore: Sequence[str]) -> dict[str, str]:
+    """Why layers stay as they are that a pattern names, by module name."""
     names = [n for n, m in net.named_modules() if isinstance(m, (*CONVOLUTIONS, nn.Linear))]
     patterns = matched(names, ignore, "ignore: no convolution")
-    layers = {name: f"protected by {pattern!r}" for name, pattern in patterns.items()}
+    return {name: f"protected by {pattern!r}" for name, pattern in patterns.items()}
+
+
+def ignored(found: Sequence[Group], layers: Mapping[str, str]) -> dict[str, str]:
+    """Why groups stay that make the channels of protected layers, by the group's name."""
     held = {}
     for group in found:
         if reason := next(filter(None, (layers.get(p.module) for p in group.producers)), ""):

@@ -2,7 +2,8 @@
 
 Molchanov, Mallya, Tyree, Frosio, Kautz, "Importance estimation for neural network pruning", CVPR
 2019: the squared change of the loss when a weight w with gradient g is set to zero is (g w)^2 to
-first order; a channel is worth the sum over its weights and bias, averaged over batches.
+first order; a channel is worth the sum over its weights and bias, averaged over batches, and a ring
+of a kernel the sum over the weights in it.
 """
 
 import copy
@@ -13,6 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from compress.graph.groups import LAYERS
+from compress.graph.kernels import Rings, ring_sums
+from compress.pruning.worth import Worth
 
 
 def importance(
@@ -29,9 +32,20 @@ def importance(
         (out,) float64 on the CPU, at least 0, for every convolution and linear layer; 0 where the
         loss does not depend on the layer, as behind a last layer that is still all zeros.
     """
+    return worth(net, samples, device).channels
+
+
+def worth(
+    net: nn.Module,
+    samples: Iterable[tuple[Tensor, Tensor]],
+    device: torch.device,
+    rings: Rings | None = None,
+) -> Worth:
+    """As `importance`, with the worth of the rings that kernels can lose, by module name."""
     net = copy.deepcopy(net).to(device).eval().requires_grad_(True)
     layers = {n: m for n, m in net.named_modules() if isinstance(m, LAYERS)}
-    total: dict[str, Tensor] = {}
+    channels: dict[str, Tensor] = {}
+    taps: dict[str, Tensor] = {}
     count = 0
     for low, full in samples:
         net.zero_grad(set_to_none=True)
@@ -39,16 +53,25 @@ def importance(
             F.mse_loss(net(low), full).backward()  # type: ignore[no-untyped-call]
         count += 1
         for name, layer in layers.items():
-            total[name] = _worth(layer) + total.get(name, 0.0)
-    return {name: (value / count).cpu() for name, value in total.items()}
+            channels[name] = _worth(layer) + channels.get(name, 0.0)
+        for name, most in (rings or {}).items():
+            change = _change(net.get_submodule(name).weight).sum((0, 1))  # type: ignore[arg-type]
+            taps[name] = ring_sums(change, most) + taps.get(name, 0.0)
+    means = ({n: (value / count).cpu() for n, value in one.items()} for one in (channels, taps))
+    return Worth(channels=next(means), rings=next(means))
+
+
+def _change(parameter: Tensor) -> Tensor:
+    """(g w)^2 of every entry, float64."""
+    gradient = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+    return (parameter.detach().double() * gradient.double()).square()
 
 
 def _worth(layer: nn.Module) -> Tensor:
     """(out,) float64: the sum of (g w)^2 over each output channel's weights and bias."""
     worth = []
     for name, parameter in layer.named_parameters(recurse=False):
-        gradient = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
-        change = (parameter.detach().double() * gradient.double()).square()
+        change = _change(parameter)
         if name == "weight" and isinstance(layer, nn.ConvTranspose2d) and layer.groups == 1:
             change = change.transpose(0, 1)  # (in, out, ...) -> (out, in, ...)
         worth.append(change.reshape(len(change), -1).sum(1))

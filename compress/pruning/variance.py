@@ -8,6 +8,10 @@ over c is the channel's share of o. Shares are followed from the network's outpu
 as importance is in Yu et al., "NISP: pruning networks using neuron importance score propagation",
 CVPR 2018: an output channel is worth 1, and a layer hands on to its inputs what its outputs are
 worth, so that channels of all layers compare.
+
+A ring of a kernel is counted alike: of what its layer's outputs are worth, it has the share that
+its taps have of their variance, were neighbouring pixels independent. All inputs of a depthwise
+convolution's group share its worth, so its rings count the whole of it.
 """
 
 import copy
@@ -22,8 +26,10 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from compress.graph.cost import layers
 from compress.graph.groups import LAYERS, Group, Part, groups
+from compress.graph.kernels import Rings, ring_sums
 from compress.graph.slices import channels
 from compress.graph.trial import slice_size
+from compress.pruning.worth import Worth
 
 Samples = Callable[[], Iterable[Tensor]]
 """Gives slices, (N, 1, H, W) in network range."""
@@ -43,13 +49,28 @@ def importance(
     Returns:
         (out,) float64 at least 0, the group's worth, for every layer that makes channels.
     """
+    return worth(net, samples, device).channels
+
+
+def worth(
+    net: nn.Module,
+    samples: Samples | None = None,
+    device: torch.device | None = None,
+    rings: Rings | None = None,
+) -> Worth:
+    """As `importance`, with the worth of the rings that kernels can lose, by module name."""
     size = slice_size(net)
     found, known = groups(net, size), from_batchnorm(net, size)
     missing = unscaled(found, known)
     if samples is not None and missing:
         known = {**input_variances(net, samples(), missing, device), **known}
-    worth = _propagated(net, found, known)
-    return _of_channels(net, found, worth)
+    worth, made = _propagated(net, found, known)
+    channels = _of_channels(net, found, worth)
+    of_rings = {
+        name: _of_rings(name, net.get_submodule(name), made.get(name, channels.get(name)), known, n)
+        for name, n in (rings or {}).items()
+    }
+    return Worth(channels=channels, rings=of_rings)
 
 
 def _of_channels(
@@ -63,6 +84,31 @@ def _of_channels(
             own = channels.setdefault(part.module, torch.zeros(width, dtype=torch.float64))
             own[list(part.channels)] = worth[group.name][list(part.members)]
     return channels
+
+
+def _of_rings(
+    name: str,
+    module: nn.Module,
+    made: Tensor | None,
+    variances: Mapping[str, Tensor],
+    rings: int,
+) -> Tensor:
+    """(rings,) float64 worth of a layer's outermost rings.
+
+    Args:
+        name: of the layer.
+        module: the layer.
+        made: (out,) what its outputs are worth; None where nothing reads them.
+        variances: of what layers read.
+        rings: how many.
+    """
+    weight = _by_output(module)
+    variance = _variance(name, weight, variances).double()
+    taps = weight.detach().double().cpu().square() * variance.view(1, -1, 1, 1)
+    taps = taps.sum(1)  # (out, k, k)
+    whole = taps.sum((1, 2), keepdim=True)
+    parts = ring_sums(_ratio(taps, whole, torch.tensor(float(taps[0].numel()))), rings)
+    return torch.zeros(rings).double() if made is None else made.double() @ parts
 
 
 def unscaled(found: Sequence[Group], known: Mapping[str, Tensor]) -> set[str]:
@@ -160,11 +206,17 @@ def _mean(found: Sequence[Tensor | None]) -> Tensor | None:
 
 def _propagated(
     net: nn.Module, found: Sequence[Group], variances: Mapping[str, Tensor]
-) -> dict[str, Tensor]:
-    """(width,) float64 worth of the members of every group, from the output back."""
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """What is worth how much, from the output back.
+
+    Returns:
+        (width,) float64 worth of the members of every group by its name, and (out,) float64 worth
+        of what every layer makes by its own; of grouped convolutions, see `_split`, none.
+    """
     readers: dict[str, list[tuple[Group, Part]]] = defaultdict(list)
     makers: dict[str, list[tuple[Group, Part, Tensor]]] = defaultdict(list)
     worth: dict[str, Tensor] = {}
+    made: dict[str, Tensor] = {}
     for group in found:
         end = bool(group.fixed) or not group.consumers
         worth[group.name] = torch.full((group.width,), float(end), dtype=torch.float64)
@@ -172,16 +224,19 @@ def _propagated(
             readers[part.module].append((group, part))
         for part, split in _split(net, group, variances):
             makers[part.module].append((group, part, split))
-    for name in reversed([name for name in layers(net) if name in readers]):
+    known = readers.keys() | makers.keys()
+    for name in reversed([name for name in layers(net) if name in known]):
         weight = _by_output(net.get_submodule(name))
-        made = torch.zeros(len(weight), dtype=torch.float64)  # what its outputs are worth
+        outputs = torch.zeros(len(weight), dtype=torch.float64)
         for group, part, split in makers[name]:
-            made[list(part.channels)] = worth[group.name][list(part.members)] * split
-        passed = made @ shares(weight, _variance(name, weight, variances))
+            outputs[list(part.channels)] = worth[group.name][list(part.members)] * split
+        if makers[name]:
+            made[name] = outputs
+        passed = outputs @ shares(weight, _variance(name, weight, variances))
         for group, part in readers[name]:
             index = torch.tensor(part.members)
             worth[group.name].index_add_(0, index, passed[list(part.channels)])
-    return worth
+    return worth, made
 
 
 def _split(

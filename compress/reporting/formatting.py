@@ -119,6 +119,7 @@ FILTERS: Mapping[str, Callable[..., str]] = {
     "change": change,
     "yes": yes,
     "product": lambda sizes: str(math.prod(sizes)) if sizes else "",
+    "smaller": lambda kernels: str(sum(one["after"] < one["before"] for one in kernels)),
     "kind": lambda value, kind: KINDS[kind](value),
     "cell": lambda value: " ".join(str(value).split()).replace("|", "\\|"),  # of a Markdown table
 }

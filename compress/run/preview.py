@@ -156,8 +156,9 @@ def _widths(rows: list[PlannedLayer]) -> Any:
 
 
 def _reasons(plan: Plan) -> Iterator[str]:
-    """Why groups of channels stay whole and why layers cannot be 2:4, a sentence each."""
+    """What becomes of kernels, and why groups of channels and layers stay, a sentence each."""
     for pruning in plan["pruning"]:
+        yield from _kernels(pruning)
         for group in pruning["groups"]:
             if group["fixed"]:
                 yield f"{pruning['where']}: {group['name']} stays whole: {group['fixed']}"
@@ -166,6 +167,20 @@ def _reasons(plan: Plan) -> Iterator[str]:
     for row in plan["layers"]:
         if not row["eligible"]:
             yield f"{row['name']}: not for 2:4: {row['reason']}"
+
+
+def _kernels(pruning: PlannedPrune) -> Iterator[str]:
+    """Which kernels get smaller, and why others do not."""
+    sizes: dict[str, list[str]] = {}
+    for kernel in pruning.get("kernels", []):
+        before, after = (f"{side}x{side}" for side in (kernel["before"], kernel["after"]))
+        if kernel["kept"]:
+            yield f"{pruning['where']}: the kernel of {kernel['name']} stays: {kernel['kept']}"
+        else:
+            change = f"stay {before}" if before == after else f"{before} -> {after}"
+            sizes.setdefault(change, []).append(kernel["name"])
+    for change, names in sorted(sizes.items()):
+        yield f"{pruning['where']}: {len(names)} kernels {change}: {', '.join(names)}"
 
 
 def _scores(pruning: PlannedPrune) -> Any:

@@ -39,6 +39,21 @@ class PruneGroup(TypedDict):
     """Why all must stay; empty where they may go."""
 
 
+class PruneKernel(TypedDict):
+    """A convolution whose kernel was larger than the smallest that was asked for."""
+
+    name: str
+    """Name of the module."""
+    before: int
+    """Side of its kernel before, pixels; the longer one."""
+    after: int
+    """Side after, pixels."""
+    worth: float | None
+    """Of the rings that it could lose, in the unit of `scores`; None where not weighed."""
+    kept: str
+    """Why it could lose none; empty where it could."""
+
+
 class Proof(TypedDict):
     """How the pruned network was compared with the masked one."""
 
@@ -117,6 +132,8 @@ class PruneFacts(PruneHead):
     """How the plan was tried; absent where single weights were masked."""
     latency: NotRequired[LatencyFacts]
     """For target latency."""
+    kernels: NotRequired[list[PruneKernel]]
+    """Larger kernels, in the network's order; absent where kernels were to be kept."""
 
 
 class SparseLayer(TypedDict):

@@ -1,9 +1,9 @@
-"""prune: remove whole channels; the network gets smaller and stays dense."""
+"""prune: remove whole channels and rings of kernels; the network gets smaller and stays dense."""
 
 import copy
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import ClassVar, Literal, cast
 
@@ -13,12 +13,13 @@ from torch import Tensor, nn
 from compress.base.errors import UsageError
 from compress.checkpoint import Model
 from compress.context import Kind, Use, Work
-from compress.graph import cost
+from compress.graph import cost, kernels
 from compress.pruning import latency, taylor, unstructured, variance
 from compress.pruning import plan as pruning
 from compress.pruning.ledger import Share
 from compress.pruning.options import PruneOptions
 from compress.pruning.selection import Ranked, score_at
+from compress.pruning.worth import Worth
 from compress.sparsity import masks
 from compress.steps import latency as timed
 from compress.steps.facts import PruneFacts, PruneGroup, PruneHead
@@ -46,6 +47,9 @@ class Prune(PruneOptions):
     With target latency the cost of a channel is the milliseconds that it takes (after HALP: Shen et
     al., NeurIPS 2022): each shape of a layer is timed once on the device, and channels that cost
     nothing, because the kernels compute as many anyway, stay.
+    Kernels may get smaller besides: a 5x5 becomes the 3x3 in its middle, with a pixel less of
+    padding. With kernels weigh a ring of taps is worth the share of its layer's variance, or what
+    the loss would lose to first order, and goes where that is less for what it saves.
     """
 
     kind: ClassVar[Kind] = "compressing"
@@ -78,10 +82,17 @@ class Prune(PruneOptions):
         for name in ("rounds", "batches"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        if self.target == "latency" and self.criterion in unstructured.KINDS:
-            raise ValueError(f"{self.criterion} removes no channels, so target cannot be latency")
+        if self.criterion in unstructured.KINDS:
+            self._check_weights()
         if self.recalibrate < 0:
             raise ValueError(f"recalibrate must not be negative, got {self.recalibrate}")
+
+    def _check_weights(self) -> None:
+        """Refuse what single weights that are zero cannot do."""
+        if self.target == "latency":
+            raise ValueError(f"{self.criterion} removes no channels, so target cannot be latency")
+        if self.kernels != "keep":
+            raise ValueError(f"{self.criterion} removes no taps, so kernels must be keep")
 
     def uses(self, device: torch.device) -> Use:
         """Channel groups of the traced network; every plan is tried before it is used."""
@@ -93,7 +104,7 @@ class Prune(PruneOptions):
         self,
         model: Model,
         seed: int,
-        importance: Mapping[str, Tensor] | None = None,
+        importance: Mapping[str, Tensor] | Worth | None = None,
         device: torch.device = CPU,
     ) -> tuple[Model, pruning.Plan]:
         """The rewritten model that would be cut, and what would go.
@@ -102,7 +113,8 @@ class Prune(PruneOptions):
             model: what came in.
             seed: for the random criterion.
             importance: the scores of the taylor and variance criteria; without, l2 stands in for
-                taylor, and inputs that no BatchNorm scales count as varying by 1 for variance.
+                taylor, or variance where kernels are weighed, and inputs that no BatchNorm scales
+                count as varying by 1 for variance.
             device: where layers are timed for target latency.
         """
         if model.masks:
@@ -114,9 +126,9 @@ class Prune(PruneOptions):
         model = model.rewritten("deconv_to_conv")
         options = self
         if self.criterion == "taylor" and importance is None:
-            options = replace(self, criterion="l2")
-        if self.criterion == "variance" and importance is None:
-            importance = variance.importance(model.net)
+            options = replace(self, criterion="variance" if self.kernels == "weigh" else "l2")
+        if options.criterion == "variance" and importance is None:
+            importance = variance.worth(model.net, rings=self._rings(model.net))
         times = self._times(model, device)
         base = self._base(model, times)
         plan = pruning.plan(
@@ -134,19 +146,26 @@ class Prune(PruneOptions):
         pruned = replace(model, net=recalibrated(plan.apply(model.net), self.recalibrate, work))
         work.facts.update(self.describe(model, pruned, plan))
         log.info("removed %.1f %% of MACs", 100 * plan.removed["macs"])
+        if self.kernels != "keep":
+            log.info("%d of %d kernels got smaller", len(plan.rings), len(plan.kernels))
         for name, reason in plan.failing.items():
             log.warning("%s stays whole: %s", name, reason)
         return pruned
 
-    def _importance(self, model: Model, work: Work) -> dict[str, Tensor] | None:
+    def _rings(self, net: nn.Module) -> dict[str, int]:
+        """The rings whose worth is wanted."""
+        return kernels.cuttable(net, self.min_kernel)[0] if self.kernels == "weigh" else {}
+
+    def _importance(self, model: Model, work: Work) -> Worth | None:
         """Scores of the criteria that look at slices; None for those that look at weights."""
         if self.criterion not in ("taylor", "variance"):
             return None
         net = model.rewritten("deconv_to_conv").net
         drawn = partial(samples, work.data.train, self.batches, work.seed, work.device)
+        rings = self._rings(net)
         if self.criterion == "taylor":
-            return taylor.importance(net, drawn(), work.device)
-        return variance.importance(net, lambda: (low for low, _ in drawn()), work.device)
+            return taylor.worth(net, drawn(), work.device, rings)
+        return variance.worth(net, lambda: (low for low, _ in drawn()), work.device, rings)
 
     def describe(self, before: Model, after: Model, plan: pruning.Plan) -> PruneFacts:
         """The facts of a plan: shares removed, the threshold, and each group with its fit."""
@@ -163,6 +182,8 @@ class Prune(PruneOptions):
                 "failing": dict(plan.failing),
             },
         }
+        if self.kernels != "keep":
+            facts["kernels"] = [asdict(kernel) for kernel in plan.kernels]
         if plan.times is not None:
             facts["latency"] = timed.facts(self, plan.times)
         return cast("PruneFacts", facts)

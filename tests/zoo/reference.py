@@ -38,11 +38,11 @@ def telling(net: nn.Module, side: int) -> nn.Module:
 
 
 def kept(dense: Tensor, small: Tensor) -> list[list[int]]:
-    """The indices along the first two dimensions of a weight that are left in a pruned one."""
+    """The indices along the dimensions of a weight that are left in a pruned one."""
     places = {value: place for place, value in enumerate(dense.flatten().tolist())}
     assert len(places) == dense.numel()
     flat = torch.tensor([places[value] for value in small.flatten().tolist()])
-    index = torch.stack(torch.unravel_index(flat, dense.shape))[:2]
+    index = torch.stack(torch.unravel_index(flat, dense.shape))
     return [sorted({*row.tolist()}) for row in index]
 
 
@@ -54,11 +54,11 @@ def masked(net: nn.Module, small: nn.Module) -> nn.Module:
         weight = state.get(f"{name}.weight")
         if isinstance(module, LAYERS) and weight is not None and weight.dim() > 1:
             into = 0 if isinstance(module, nn.modules.conv._ConvTransposeNd) else 1
-            if getattr(module, "groups", 1) > 1 or weight.shape[into] == 1:
-                continue
-            stay = kept(weight, left[f"{name}.weight"])[into]
-            gone = sorted({*range(weight.shape[into])} - {*stay})
-            weight.index_fill_(into, torch.tensor(gone, dtype=torch.long), 0.0)
+            grouped = getattr(module, "groups", 1) > 1
+            stay = kept(weight, left[f"{name}.weight"])
+            for dim in (*[into] * (not grouped), *range(2, weight.dim())):  # what is read, and taps
+                gone = sorted({*range(weight.shape[dim])} - {*stay[dim]})
+                weight.index_fill_(dim, torch.tensor(gone, dtype=torch.long), 0.0)
     return net
 
 

@@ -54,6 +54,16 @@ HELD = {
 }
 """Blocks of which some channels stay whole, and what the reason says."""
 
+STAY = {
+    "standardised": "it pads by 0 pixels, so a smaller kernel would read other pixels",
+    "parametrized": "its weight is computed while it runs",
+    "depthwise": "its kernel is 2x2, not square and odd",
+    "multiplied": "its kernel is 2x2, not square and odd",
+    "grouped up": "its kernel is 2x2, not square and odd",
+    "padded": "it pads by 0 pixels, so a smaller kernel would read other pixels",
+}
+"""Blocks of which some kernels stay, and what the reason says."""
+
 
 def counts(net: nn.Module) -> tuple[int, int]:
     found = cost.cost(net)
@@ -83,6 +93,23 @@ def test_every_block(block: str) -> None:
         assert any(HELD[block] in reason for reason in reasons)
     if block != "attention":  # its width is written into a reshape, and all else is joined to it
         assert plan.removed["macs"] > 0.2
+
+
+@pytest.mark.parametrize("block", BLOCKS)
+def test_every_block_with_the_smallest_kernels(block: str) -> None:
+    net = distinct(Chain([block], raw=True), seed=1)
+    options = PruneOptions(threshold=-0.5, round_to=2, kernels="cut", min_kernel=1)
+    plan = pruning.plan(net, options, size=(SIDE, SIDE))
+    small = said_is_real(net, plan)
+    assert difference(net, small, SIDE) < 1e-9
+    assert {"first", "last"} <= plan.rings.keys()
+    for kernel in plan.kernels:
+        assert bool(kernel.kept) == (kernel.after > 1), kernel
+    kept = {kernel.kept for kernel in plan.kernels if kernel.kept}
+    if block in STAY:
+        assert any(STAY[block] in reason for reason in kept)
+    else:
+        assert not kept
 
 
 @pytest.mark.parametrize("block", ["gate", "glu", "maxout", "shuffle", "channel shuffle"])
