@@ -143,3 +143,15 @@ def cut(net: nn.Module, rings: Rings) -> nn.Module:
         module.weight = nn.Parameter(small, requires_grad=module.weight.requires_grad)
         set_sides(module, tuple(small.shape[2:]))
     return net
+
+
+def smaller(net: nn.Module, least: int) -> list[nn.Module]:
+    """Copies of `net` with one ring less of each kernel, two less, and so on.
+
+    Args:
+        net: the network.
+        least: the smallest side, odd.
+    """
+    most = cuttable(net, least)[0]
+    levels = range(1, max(most.values(), default=0) + 1)
+    return [cut(net, {name: min(count, level) for name, count in most.items()}) for level in levels]

@@ -7,6 +7,8 @@ import torch
 from torch import nn
 
 from compress.engines import layer_times
+from compress.engines.kernels import single
+from compress.graph import kernels
 from compress.pruning import latency
 from compress.pruning.families import wanted
 from compress.pruning.options import PruneOptions
@@ -17,11 +19,11 @@ STEP = 16
 
 
 def table(options: PruneOptions, nets: Sequence[nn.Module], device: torch.device) -> latency.Table:
-    """Times of all layers that some networks have, and of narrower ones.
+    """Times of all layers that some networks have, of narrower ones and of those with less taps.
 
     Args:
         options: of the step.
-        nets: the networks.
+        nets: the networks, the one that is to be pruned first.
         device: where layers are timed, unless a file has their times.
 
     Raises:
@@ -30,8 +32,12 @@ def table(options: PruneOptions, nets: Sequence[nn.Module], device: torch.device
     if options.latency_table is not None:
         return latency.read(Path(options.latency_table))
     how, size = options.latency_from, (options.latency_size, options.latency_size)
-    most = layer_times.LIMITS[how].shapes
-    shapes = wanted(nets, size, options.round_to or STEP, most)
+    step, most = options.round_to or STEP, layer_times.LIMITS[how].shapes
+    shapes = wanted(nets, size, step, most)
+    if options.kernels != "keep":
+        own, others = shapes, kernels.smaller(nets[0], options.min_kernel)
+        shapes = wanted([*nets, *others], size, step, most)
+        shapes = single.served(shapes, own) if how == "fused" else shapes
     return layer_times.measured(shapes, how, device)
 
 

@@ -4,7 +4,8 @@ Every convolution gets buffers as a plan of a network has them, and the search o
 an engine computes two layers in one kernel, it takes less time than both have here.
 """
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -12,9 +13,18 @@ from torch import Tensor, nn
 from compress.base.errors import UsageError
 from compress.engines.kernels import remembered
 from compress.engines.kernels.packing import border, folded
-from compress.engines.kernels.plan import IMAGE, OUTPUT, SIZES, Buffer, Conv, Plan, Slice
+from compress.engines.kernels.plan import (
+    IMAGE,
+    LEAST_3X3,
+    OUTPUT,
+    SIZES,
+    Buffer,
+    Conv,
+    Plan,
+    Slice,
+)
 from compress.engines.kernels.session import Session
-from compress.pruning.families import Family, Point
+from compress.pruning.families import Family, Knots, Point
 
 DEEPEST = 8
 """Levels of resolution below the largest image."""
@@ -35,6 +45,30 @@ def refuse(family: Family) -> None:
             f"latency_from fused: its kernels compute convolutions of {SIZES} with stride 1 and "
             f"padding of half their side, not {family.name}; take latency_from eager"
         )
+
+
+def served(shapes: Mapping[Family, Knots], own: Mapping[Family, Knots]) -> dict[Family, Knots]:
+    """Those shapes of layers with smaller kernels that the kernels here compute.
+
+    Args:
+        shapes: what is wanted of a network, and of the network with smaller kernels.
+        own: what is wanted of the network; all that stays, so that it is refused where it must be.
+
+    Returns:
+        Without other families, and of smaller kernels without counts below `LEAST_3X3`.
+    """
+    found = {}
+    for family, knots in shapes.items():
+        given = own.get(family, Knots(ins=(), outs=()))
+        ins = tuple(n for n in knots.ins if n >= LEAST_3X3 or n in given.ins)
+        outs = tuple(n for n in knots.outs if n >= LEAST_3X3 or n in given.outs)
+        if family in own:
+            found[family] = Knots(ins=ins, outs=outs)
+        elif ins and outs:
+            with contextlib.suppress(UsageError):
+                refuse(family)
+                found[family] = Knots(ins=ins, outs=outs)
+    return found
 
 
 def session(points: Sequence[Point], device: torch.device, *, kernels: bool = True) -> Session:
