@@ -42,15 +42,21 @@ def test_every_kind_of_arm_is_trained_and_timed_and_a_second_run_has_nothing_to_
     tmp_path: Path,
 ) -> None:
     words = ["--jobs", "1", "--no-compile", "--batches", "1", "--latency-from", "eager"]
-    words += ["--arms", "dense,macs-60,latency-60,torch_pruning-60,k3-75"]
+    words += [
+        "--arms",
+        "dense,macs-60,latency-60,latency-free-60,latency-3x3-60,torch_pruning-60,k3-75",
+    ]
     rows = {row["name"]: row for row in run(tmp_path, *words)}
-    assert [row["status"] for row in rows.values()] == ["done"] * 5
+    assert [row["status"] for row in rows.values()] == ["done"] * 7
     assert all(row["eager_b1_ms"] > 0 for row in rows.values())
     assert rows["dense"]["macs_removed"] == 0
     for name, least in {"macs-60": 0.6, "torch_pruning-60": 0.6, "k3-75": 0.75}.items():
         assert least <= rows[name]["macs_removed"] < least + 0.06, name
-    budget, by_macs = rows["latency-60"]["budget_ms"], rows["macs-60"]["predicted_ms"]
-    assert rows["latency-60"]["predicted_ms"] <= budget == pytest.approx(by_macs)
+    for name in ("latency-60", "latency-free-60", "latency-3x3-60"):
+        budget, by_macs = rows[name]["budget_ms"], rows["macs-60"]["predicted_ms"]
+        assert rows[name]["predicted_ms"] <= budget == pytest.approx(by_macs)
+    assert rows["latency-60"]["kernels_cut"] == 0
+    assert rows["latency-3x3-60"]["kernels_cut"] == 21
     before = {p: p.stat().st_mtime_ns for p in tmp_path.glob("work/arms/*/row.json")}
     run(tmp_path, *words)
     assert before == {p: p.stat().st_mtime_ns for p in tmp_path.glob("work/arms/*/row.json")}

@@ -181,6 +181,7 @@ def _latency(arm: Arm, model: Model, settings: Settings) -> tuple[Model, dict[st
     step = Prune(
         criterion=arm.criterion, amount=1 - after / before, round_to=None, target="latency",
         latency_table=str(settings.out / TABLE), latency_size=settings.latency_size,
+        kernels=arm.smaller,
     )  # type: ignore[arg-type]  # fmt: skip
     small, facts = _step(step, arm, model, settings)
     return small, facts | {"budget_ms": after}
@@ -195,7 +196,9 @@ def predicted(net: nn.Module, settings: Settings) -> float:
 def _step(step: Prune, arm: Arm, model: Model, settings: Settings) -> tuple[Model, dict[str, Any]]:
     with _work(arm, settings) as work:
         small = step.run(model, work)
-        return small, {"align": work.facts["align"]}
+        found = work.facts.get("kernels", [])
+        cut = sum(kernel["after"] < kernel["before"] for kernel in found)
+        return small, {"align": work.facts["align"], "kernels_cut": cut}
 
 
 def _others(prune: Callable[..., tuple[nn.Module, int]]) -> Callable[..., Any]:

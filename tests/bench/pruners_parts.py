@@ -31,7 +31,10 @@ class Part(NamedTuple):
 
 
 def pareto(seeds: Sequence[int]) -> list[Arm]:
-    """Our plans, other programs' and smaller kernels, at two budgets."""
+    """Our plans, other programs' and smaller kernels, at two budgets.
+
+    latency-free: by milliseconds, which kernels get smaller is weighed; latency-3x3: all do.
+    """
     kinds: Sequence[tuple[str, float, dict[str, Any]]] = (
         ("dense", 0.0, {"how": "none"}),
         ("macs", 0.6, {}),
@@ -41,6 +44,10 @@ def pareto(seeds: Sequence[int]) -> list[Arm]:
         ("fastnas", 0.6, {"how": "fastnas"}),
         ("macs", 0.75, {}),
         ("latency", 0.75, {"how": "latency"}),
+        ("latency-free", 0.6, {"how": "latency", "smaller": "weigh"}),
+        ("latency-free", 0.75, {"how": "latency", "smaller": "weigh"}),
+        ("latency-3x3", 0.6, {"how": "latency", "smaller": "cut"}),
+        ("latency-3x3", 0.75, {"how": "latency", "smaller": "cut"}),
         ("k3", 0.6, {"how": "none", "kernels": K3}),
         ("torch_pruning", 0.75, {"how": "torch_pruning"}),
         ("fastnas", 0.75, {"how": "fastnas"}),

@@ -7,6 +7,7 @@ from typing import Any
 
 from compress.checkpoint import ModelOptions
 from compress.models.ddnet import KERNELS
+from compress.pruning.options import Kernels
 from compress.steps.train import Train
 
 TABLE, ROW = "latency.json", "row.json"
@@ -57,6 +58,9 @@ class Arm:
     criterion: str = "variance"
     solver: str = "auto"
     kernels: tuple[int, ...] = KERNELS
+    """Of the dense network."""
+    smaller: Kernels = "keep"
+    """For latency: whether the plan makes kernels smaller, as the option `kernels` of prune."""
     network: str = "ddnet"
     realisations: int = 1
     """Low-dose versions of a training slice."""
