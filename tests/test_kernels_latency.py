@@ -20,12 +20,14 @@ from compress.base.errors import UsageError
 from compress.base.files import write_json
 from compress.engines.kernels import single
 from compress.graph import cost, kernels
+from compress.graph.groups import groups
 from compress.graph.rewrite import deconv_to_conv
 from compress.models.ddnet import DDnet
 from compress.pruning import latency, taylor, variance
 from compress.pruning import plan as pruning
 from compress.pruning.families import Family, Knots, wanted
 from compress.pruning.latency import Table, Times
+from compress.pruning.ledger import Ledger
 from compress.pruning.options import PruneOptions
 from compress.recipe import load
 from compress.run import pipeline, preview
@@ -212,6 +214,19 @@ def test_narrow_layers_with_their_own_kernels_are_not_narrow() -> None:
     assert predictor.narrow(one) == {"blocks.0.0.growth.conv.weight"}
     one["blocks.0.0.growth.conv.weight"] = [16, 32, 3, 3]
     assert not predictor.narrow(one)
+
+
+@pytest.mark.parametrize("target", ["macs", "params", "channels", "latency"])
+def test_what_one_group_saves_is_found_from_its_own_tensors(target: str) -> None:
+    for net in (ddnet(), randomise(Kernels(), 5)):
+        found, rings = groups(net, SIZE), kernels.cuttable(net, 3)[0]
+        table = tabled(both(net), lambda f, i, o: 1.0 + math.prod(f.kernel) * i * o)
+        ledger = Ledger(net, found, latency.Predictor(net, table, SIZE, rings)).cut(rings)
+        whole = {group.name: group.width for group in found}
+        for group in found[::3]:
+            counts = range(1, group.width + 1)
+            expected = [ledger.removed({**whole, group.name: n})[target] for n in counts]
+            assert ledger.alone(group, target) == pytest.approx(expected, abs=1e-12)
 
 
 RECIPE = """schema: 1

@@ -109,7 +109,7 @@ def test_check_says_which_kernels(run: Path) -> None:
     done = CliRunner().invoke(main, ["check", str(run.parent / "r.yaml")])
     assert done.exit_code == 0, done.output
     said = done.output.replace("\n", " ")
-    assert "kernels 5x5 -> 3x3: " in said
+    assert "kernels 5x5 -> 3x3 (" in said
 
 
 def test_pruned_again_the_share_is_of_the_dense_network(tmp_path: Path) -> None:

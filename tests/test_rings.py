@@ -21,7 +21,7 @@ from compress.models.redcnn import RedCNN
 from compress.pruning import plan as pruning
 from compress.pruning import taylor, variance
 from compress.pruning.options import PruneOptions
-from compress.pruning.rings import Search
+from compress.pruning.rings import Search, sets
 
 calm = settings(max_examples=12, deadline=None, suppress_health_check=list(HealthCheck))
 costs = st.lists(st.tuples(st.floats(0.01, 1), st.floats(0.01, 1)), min_size=1, max_size=3)
@@ -112,6 +112,23 @@ def test_inner_rings_wait_for_outer_ones_and_single_ones_are_put_back() -> None:
     assert tried[:4] == [{}, {"b": 1}, {"b": 1, "c": 1}, {"a": 1, "b": 1, "c": 1}]
     assert best.rings == {"b": 1, "c": 1}
     assert len(tried) == len({tuple(sorted(gone.items())) for gone in tried})
+
+
+@pytest.mark.parametrize("most", [20, 400])
+def test_the_work_is_bounded_whatever_the_network(most: int) -> None:
+    rings = {str(index): [(1.0 + index % 7, 1.0)] for index in range(150)}
+    toy = Toy(rings, [(3.0, 1.0)] * 200, 0.8)
+    tried: list[dict[str, int]] = []
+
+    def solve(gone: dict[str, int]) -> Lost:
+        tried.append(gone)
+        return toy.solve(gone)
+
+    best = Search({n: [w for w, _ in r] for n, r in rings.items()}, solve, toy.saved, most).best()
+    assert len(tried) <= most
+    assert best.lost < toy.solve({}).lost
+    assert sets(45) == 98
+    assert (sets(1), sets(1000)) == (400, 20)
 
 
 def lost(plan: pruning.Plan, worths: dict[str, torch.Tensor]) -> float:

@@ -47,11 +47,9 @@ def curve_prices(found: Sequence[Group], ledger: Ledger, target: Share) -> dict[
 
     The other groups are whole. The first channel counts as dear as the second: one always stays.
     """
-    whole = {group.name: group.width for group in found}
     prices: dict[str, list[float]] = {}
     for group in found:
-        counts = range(1, group.width + 1)
-        gone = [ledger.removed({**whole, group.name: count})[target] for count in counts]
+        gone = ledger.alone(group, target)
         steps = [max(0.0, less - more) for less, more in pairwise(gone)]
         prices[group.name] = [steps[0] if steps else 0.0, *steps]
     return prices

@@ -232,7 +232,7 @@ class Predictor:
         """Milliseconds for one slice.
 
         Args:
-            shapes: of the weights, by name; None: as the network has them.
+            shapes: of the weights, by name; others take no time. None: as the network has them.
         """
         shapes = self._whole if shapes is None else shapes
         return sum(look(*counts) for _, look, counts in self._looked(shapes)) / 1000
@@ -255,10 +255,11 @@ class Predictor:
     def _looked(
         self, shapes: Mapping[str, Sequence[int]]
     ) -> Iterator[tuple[str, Lookup, tuple[int, int]]]:
-        """The weight of every call, what knows its time, and its channels."""
+        """The weight of every call that is given, what knows its time, and its channels."""
         for name, family, looks in self._calls:
-            shape = shapes[name]
-            yield name, looks[tuple(shape[2:])], family.counts(shape)
+            if name in shapes:
+                shape = shapes[name]
+                yield name, looks[tuple(shape[2:])], family.counts(shape)
 
 
 Looks = dict[tuple[int, ...], Lookup]

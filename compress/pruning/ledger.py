@@ -56,6 +56,17 @@ class Ledger:
         rest = self._count(kept)
         return {share: 1 - rest[share] / whole for share, whole in self._whole.items()}
 
+    def alone(self, group: Group, target: Share) -> list[float]:
+        """Share removed of a quantity where a group keeps 1, 2, ... channels and the others all.
+
+        As `removed`, of the tensors that the group is in alone: in little time.
+        """
+        whole = self.shapes({one.name: one.width for one in self._groups})
+        own = {part.tensor: whole[part.tensor] for part in group.parts if part.tensor in whole}
+        rest = self._of(whole, target) - self._of(own, target)
+        counts = [self._of(_kept(own, group, n), target) for n in range(1, group.width + 1)]
+        return [1 - (rest + count) / self._whole[target] for count in counts]
+
     def narrow(self, kept: Mapping[str, int]) -> set[str]:
         """Convolutions whose smaller kernels no time is known for, as too few channels are left."""
         if self.predictor is None:
@@ -69,20 +80,38 @@ class Ledger:
         for name, rings in self._rings.items():
             shapes[name][2:] = [side - 2 * rings for side in shapes[name][2:]]
         for group in self._groups:
-            gone = group.width - kept[group.name]
-            for part in group.parts if gone else ():
-                if part.tensor in shapes:  # buffers are no parameters
-                    shapes[part.tensor][part.dim] -= len(part.channels) * gone // group.width
+            if kept[group.name] < group.width:
+                shapes |= _kept(shapes, group, kept[group.name])
         return shapes
 
     def _count(self, kept: Mapping[str, int]) -> dict[Share, float]:
         shapes = self.shapes(kept)
-        sizes = {name: math.prod(shape) for name, shape in shapes.items()}
-        counts: dict[Share, float] = {
-            "macs": sum(sizes[name] * times for name, times in self._positions.items()),
-            "params": sum(sizes[name] for name in self._parameters),
-            "channels": sum(shapes[name][dim] for name, dim in self._out.items()),
-        }
-        if self.predictor is not None:
-            counts["latency"] = self.predictor.ms(shapes)
-        return counts
+        return {share: self._of(shapes, share) for share in self._known}
+
+    def _of(self, shapes: Mapping[str, Sequence[int]], share: Share) -> float:
+        """A quantity of the tensors that are given."""
+        if share == "latency":
+            assert self.predictor is not None
+            return self.predictor.ms(shapes)
+        if share == "macs":
+            used = [(name, times) for name, times in self._positions.items() if name in shapes]
+            return sum(math.prod(shapes[name]) * times for name, times in used)
+        if share == "params":
+            return sum(math.prod(shapes[name]) for name in self._parameters if name in shapes)
+        return sum(shapes[name][dim] for name, dim in self._out.items() if name in shapes)
+
+    @property
+    def _known(self) -> tuple[Share, ...]:
+        """The quantities that it knows."""
+        return ("macs", "params", "channels", *(("latency",) if self.predictor else ()))
+
+
+def _kept(shapes: Mapping[str, Sequence[int]], group: Group, count: int) -> dict[str, list[int]]:
+    """The shapes of a group's tensors with so many of its channels."""
+    gone = group.width - count
+    own: dict[str, list[int]] = {}
+    for part in group.parts:
+        if part.tensor in shapes:  # buffers are no parameters
+            shape = own.setdefault(part.tensor, [*shapes[part.tensor]])
+            shape[part.dim] -= len(part.channels) * gone // group.width
+    return own

@@ -19,8 +19,14 @@ from compress.graph.kernels import Rings
 
 TURNS = 2
 """Times that rings are sorted anew."""
-MOST = 400
-"""Sets that are tried at most."""
+WORK, LEAST, MOST = 200_000, 20, 400
+"""Sets that are tried at most: work over the square of the groups of channels, within bounds. So a
+plan takes about a minute of one core at most, and the same on any machine."""
+
+
+def sets(groups: int) -> int:
+    """Sets that are tried at most where so many groups of channels are chosen beside them."""
+    return max(LEAST, min(MOST, WORK // max(1, groups) ** 2))
 
 
 class Tried(Protocol):
@@ -55,6 +61,7 @@ class Search(Generic[T]):
         worth: of the rings that kernels can lose, by module name, the outermost first.
         solve: rings that go -> the plan with them.
         saved: rings that go, and a plan -> what is saved beside the plan's channels.
+        most: sets that are tried at most.
     """
 
     def __init__(
@@ -62,13 +69,14 @@ class Search(Generic[T]):
         worth: Mapping[str, Sequence[float]],
         solve: Callable[[Rings], T],
         saved: Callable[[Rings, T], float],
+        most: int = MOST,
     ) -> None:
         self._units = [
             Unit(name, place, one)
             for name, rings in worth.items()
             for place, one in enumerate(rings)
         ]
-        self._solve, self._saved = solve, saved
+        self._solve, self._saved, self._most = solve, saved, most
         self._known: dict[tuple[tuple[str, int], ...], T] = {}
 
     def best(self) -> T:
@@ -76,7 +84,7 @@ class Search(Generic[T]):
         best = self._tried({})
         for _ in range(TURNS):
             before = best
-            for rings in _prefixes(self._sorted(best)):
+            for rings in _prefixes(self._sorted(best), self._most // (TURNS + 1)):
                 best = self._better(best, rings)
             if best is before:
                 break
@@ -110,16 +118,16 @@ class Search(Generic[T]):
     def _tried(self, rings: Rings) -> T:
         key = tuple(sorted((name, count) for name, count in rings.items() if count))
         if key not in self._known:
-            if len(self._known) >= MOST:
+            if len(self._known) >= self._most:
                 return self._known[()]
             self._known[key] = self._solve(dict(key))
         return self._known[key]
 
 
-def _prefixes(units: Sequence[Unit]) -> Iterator[Rings]:
-    """The first ring, the first two, and so on; at most a hundred sets, evenly."""
+def _prefixes(units: Sequence[Unit], most: int) -> Iterator[Rings]:
+    """The first ring, the first two, and so on; so many sets at most, evenly."""
     rings: dict[str, int] = {}
-    step = -(-len(units) // 100)
+    step = -(-len(units) // most)
     for number, unit in enumerate(units, start=1):
         rings[unit.name] = unit.place + 1
         if number % step == 0 or number == len(units):

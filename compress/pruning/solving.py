@@ -9,7 +9,7 @@ from compress.pruning import knapsack, selection
 from compress.pruning.ledger import Ledger
 from compress.pruning.network import Network
 from compress.pruning.options import PruneOptions
-from compress.pruning.rings import Search
+from compress.pruning.rings import Search, sets
 from compress.pruning.selection import Ranked, Removed, Selection, Unreachable
 
 ALIGNMENTS = (16, 8, 4, 2, 1)
@@ -66,7 +66,8 @@ class Solver:
         if options.kernels != "weigh":
             return self._at(align, self.most)
         worths = {n: self._known.worths[n][:count].tolist() for n, count in self.most.items()}
-        best = Search(worths, lambda rings: self._weighed(align, rings), self._saved).best()
+        most = sets(len(self._ranked))
+        best = Search(worths, lambda rings: self._weighed(align, rings), self._saved, most).best()
         return self._at(align, self.most) if math.isinf(best.lost) else best  # says what can be
 
     @property

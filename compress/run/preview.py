@@ -177,10 +177,10 @@ def _kernels(pruning: PlannedPrune) -> Iterator[str]:
         if kernel["kept"]:
             yield f"{pruning['where']}: the kernel of {kernel['name']} stays: {kernel['kept']}"
         else:
-            change = f"stay {before}" if before == after else f"{before} -> {after}"
+            change = f"that stay {before}" if before == after else f"{before} -> {after}"
             sizes.setdefault(change, []).append(kernel["name"])
     for change, names in sorted(sizes.items()):
-        yield f"{pruning['where']}: {len(names)} kernels {change}: {', '.join(names)}"
+        yield f"{pruning['where']}: kernels {change} ({len(names)}): {', '.join(names)}"
 
 
 def _scores(pruning: PlannedPrune) -> Any:
