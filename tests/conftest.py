@@ -1,5 +1,8 @@
 """What every test needs: few threads, quiet vendors, no clock where examples are drawn."""
 
+from functools import partial
+
+import pytest
 import torch
 from hypothesis import HealthCheck, settings
 
@@ -7,3 +10,29 @@ torch.set_num_threads(1)
 # One example that waits for other work on the machine says nothing about the code.
 settings.register_profile("calm", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("calm")
+
+
+@pytest.fixture
+def emulator(monkeypatch):
+    """Kernels in CUDA C++ run in the emulator."""
+    import emulated
+
+    from compress.engines.kernels.cuda import compiler
+
+    monkeypatch.setattr(compiler, "loaded", emulated.loaded)
+
+
+@pytest.fixture
+def as_on_hopper(emulator, monkeypatch):
+    """All kernels in CUDA C++ emulated, PyTorch in the place of Triton's."""
+    from compress.engines.kernels import jobs, plain, session
+    from compress.engines.kernels.cuda import compiler
+
+    kinds = frozenset({"mma", "mma.sp", "wgmma", "stem", "int8", "int8.sp"})
+    monkeypatch.setattr(jobs, "_cuda", lambda one: one.kernels)
+    monkeypatch.setattr(compiler, "kinds", lambda _: kinds)
+    monkeypatch.setattr(compiler, "room", lambda _: compiler.SHARED[90])
+    as_conv = lambda *given: partial(plain.conv, *given[:-1])  # noqa: E731
+    monkeypatch.setattr(session.launch, "conv", as_conv)
+    for move in ("pool", "upsample"):
+        monkeypatch.setattr(session.launch, move, partial(partial, getattr(plain, move)))

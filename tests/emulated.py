@@ -4,13 +4,16 @@ import ctypes
 import functools
 import subprocess
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 
+from compress.engines.kernels.cuda import compiler
 from compress.engines.kernels.cuda.compiler import Source
 
 FOLDER = Path(__file__).parent / "emulator"
@@ -56,3 +59,20 @@ def loaded(kernel: Source, threads: int, shared: int, device: torch.device) -> E
         command = [*COMMAND, f"-I{folder}", "-o", folder / "k.so", folder / "kernel.cpp"]
         subprocess.run(command, check=True)
         return Emulated(ctypes.CDLL(str(folder / "k.so")), threads, shared)
+
+
+@contextmanager
+def broken(monkeypatch: pytest.MonkeyPatch, right: str, wrong: str) -> Iterator[None]:
+    """Kernels that are made inside have `wrong` in the place of `right`, headers included."""
+
+    class Broken(compiler.Source):
+        def texts(self) -> tuple[str, dict[str, str]]:
+            text, headers = super().texts()
+            found = {name: one.replace(right, wrong) for name, one in headers.items()}
+            assert (text.replace(right, wrong), found) != (text, headers)
+            return text.replace(right, wrong), found
+
+    whole = compiler.source
+    with monkeypatch.context() as patch:
+        patch.setattr(compiler, "source", lambda *given: Broken(**vars(whole(*given))))
+        yield

@@ -11,10 +11,12 @@ from torch import Tensor, nn
 
 from compress.engines.kernels import plain
 from compress.engines.kernels.memory import Framed, framed
-from compress.engines.kernels.packing import border, folded, padded
+from compress.engines.kernels.packing import border, folded, padded, rounded
 from compress.engines.kernels.plan import IMAGE, OUTPUT, Chain, Conv, Pool, Slice, Upsample
 from compress.engines.kernels.route import Layer
+from compress.graph.rewrite import deconv_to_conv
 from compress.models.ddnet import DDnet
+from compress.quantization.quantisers import Integers
 
 BEFORE = 8
 """Channels of another tensor in front of every target: they must survive."""
@@ -82,14 +84,32 @@ def two_of_four(weight: Tensor) -> Tensor:
     return (groups * kept).flatten(-2).movedim(-1, 1).contiguous()
 
 
+def halved(net: nn.Module) -> nn.Module:
+    """2:4 weights wherever input channels come in fours."""
+    net = deconv_to_conv(net)
+    with torch.no_grad():
+        for module in net.modules():
+            if isinstance(module, nn.Conv2d) and module.in_channels % 4 == 0:
+                module.weight.copy_(two_of_four(module.weight))
+    return net
+
+
 def tensors(
     name: str, inside: int, out: int, size: int, seed: int, table: bool = False,
-    sparse: bool = False,
+    sparse: bool = False, int8: bool = False,
 ) -> dict[str, Tensor]:  # fmt: skip
-    """Weights and biases; without `table` the border, too; weights 2:4 if `sparse`."""
+    """Weights and biases; without `table` the border, too; weights 2:4 if `sparse`.
+
+    With `int8` as whole numbers, and inputs of more than three deviations are clipped.
+    """
     norm, conv = unit(inside, out, size, seed)
     if sparse:
         conv.weight.data = two_of_four(conv.weight.data)
+    if int8:
+        largest = conv.weight.data.abs().amax((1, 2, 3))
+        whole = (conv.weight.data * 127 / largest.view(-1, 1, 1, 1)).round().to(torch.int8)
+        found = Integers(whole, (largest / 127).float(), 3 / 127)
+        return {f"{name}.{key}": one for key, one in rounded(norm, conv, found).items()}
     weight, biases = folded(norm, conv)
     around = None if table or size == 1 else border(norm, conv)
     found = {f"{name}.weight": weight, f"{name}.bias": biases}
@@ -141,10 +161,12 @@ def conv_case(
     residual: bool = False,
     table: bool = False,
     sparse: bool = False,
+    int8: bool = False,
 ) -> tuple[Conv, Case]:
     """A convolution; `then` output channels of a 1x1 behind it; `residual` writes the output.
 
-    With `table` borders are seen to by the bias, else by the frame; with `sparse` it is 2:4.
+    With `table` borders are seen to by the bias, else by the frame; with `sparse` it is 2:4. With
+    `int8` it is in INT8, and its frame is NaN, which nobody may use.
     """
     name = IMAGE if size == 7 else "x"
     source = Slice(buffer=name, slots=slots)
@@ -159,19 +181,29 @@ def conv_case(
         then_activate=not residual,
         residual=residual,
         table=table,
+        int8=int8,
     )
-    made = tensors("c", sum(slots), out, size, 1, table, sparse)
+    made = tensors("c", sum(slots), out, size, 1, table, sparse, int8)
     if then:
         made |= tensors("n", out, then, 1, 2)
     batch, height, width = shape
     image = torch.rand(batch, 1, height, width, generator=generator(3))
     buffers = {name: filled(name, shape, source, dtype, made.get("c.border"))}
+    if int8:
+        unframed(buffers[name])
     if residual:
         flat = torch.full((batch, height, width, 1), float("nan"))
         buffers[OUTPUT] = Framed(flat, 0, 0, height, width)
     else:
         buffers["y"] = empty(shape, padded(then or out), dtype)
     return op, Case(buffers, made, image)
+
+
+def unframed(buffer: Framed) -> None:
+    """The frame of a buffer, NaN from now on."""
+    inside = buffer.inside.clone()
+    buffer.whole.fill_(float("nan"))
+    buffer.inside.copy_(inside)
 
 
 def chain_case(
@@ -201,17 +233,17 @@ def chain_case(
 
 def layer_case(
     slots: tuple[int, ...], middle: int, new: int, shape: tuple[int, int, int], *,
-    sparse: bool = False, size: int = 5,
+    sparse: bool = False, size: int = 5, int8: bool = False,
 ) -> tuple[Conv, Conv, Case]:  # fmt: skip
     """A 1x1 of `slots` to `middle` channels, and the 5x5 that reads it and adds `new` channels."""
     whole, between = Slice(buffer="x", slots=slots), Slice(buffer="middle", slots=(middle,))
     first = Conv(name="b", size=1, source=whole, target=between, out=middle)
-    second = Conv(name="c", size=size, source=between, target=target(new), out=new)
+    second = Conv(name="c", size=size, source=between, target=target(new), out=new, int8=int8)
     made = tensors("b", sum(slots), middle, 1, 5)
-    made |= tensors("c", middle, new, size, 4, sparse=sparse)
+    made |= tensors("c", middle, new, size, 4, sparse=sparse, int8=int8)
     buffers = {
         "x": filled("x", shape, whole, torch.float16),
-        "middle": filled("middle", shape, between, torch.float16, made["c.border"]),
+        "middle": filled("middle", shape, between, torch.float16, made.get("c.border")),
         "y": empty(shape, padded(new), torch.float16),
     }
     return first, second, Case(buffers, made, torch.zeros(0))
@@ -219,7 +251,7 @@ def layer_case(
 
 def mixed_case(
     slots: tuple[int, int], out: int, shape: tuple[int, int, int], *, then: int = 0,
-    residual: bool = False, sparse: bool = False, size: int = 5,
+    residual: bool = False, sparse: bool = False, size: int = 5, int8: bool = False,
 ) -> tuple[Upsample, Conv, Case]:  # fmt: skip
     """A decoder's 5x5, and the bilinear x2 that makes the first part of its input.
 
@@ -231,16 +263,15 @@ def mixed_case(
         residual: whether the image is added.
         sparse: whether the 5x5 is 2:4.
         size: its taps in a row.
+        int8: whether it is in INT8.
     """
     batch, height, width = shape
     large = (batch, 2 * height, 2 * width)
-    more = {"then": then, "residual": residual, "sparse": sparse, "dtype": torch.float16}
-    op, case = conv_case(size, slots, out, large, **more)
+    more = {"then": then, "residual": residual, "sparse": sparse, "int8": int8}
+    op, case = conv_case(size, slots, out, large, dtype=torch.float16, **more)
     low = Slice(buffer="low", start=16, slots=slots[:1])
     case.buffers["low"] = filled("low", shape, low, torch.float16)
-    inside = case.buffers["low"].inside.clone()
-    case.buffers["low"].whole.fill_(float("nan"))
-    case.buffers["low"].inside.copy_(inside)
+    unframed(case.buffers["low"])
     return Upsample(source=low, target=Slice(buffer="x", slots=slots[:1])), op, case
 
 

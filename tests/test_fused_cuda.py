@@ -8,17 +8,17 @@ import math
 import random
 import re
 import shutil
-from contextlib import contextmanager
 from dataclasses import replace
-from functools import partial
 
 import emulated
 import pytest
 import torch
+from emulated import broken
 from fused_cases import (
     BEFORE,
     conv_case,
     error,
+    halved,
     layer_case,
     mixed_case,
     move_case,
@@ -31,31 +31,24 @@ from fused_cases import (
 )
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import nn
 
 from compress.base.errors import UsageError
 from compress.engines import fused
 from compress.engines.kernels import jobs as jobs_of
 from compress.engines.kernels import plain, remembered, report, tune
-from compress.engines.kernels import session as session_of
 from compress.engines.kernels import two_of_four as stored
 from compress.engines.kernels.cuda import compiler, fragments, launch, moves, window
-from compress.engines.kernels.cuda.window import Kind, Task, candidates, shared, strips
+from compress.engines.kernels.cuda.products import Kind
+from compress.engines.kernels.cuda.window import Task, candidates, shared, strips
 from compress.engines.kernels.plan import Pool, Upsample, compiled
 from compress.engines.kernels.route import Layer, cheapest, merges, route, singles
 from compress.engines.kernels.session import Choices, Session
-from compress.graph.rewrite import deconv_to_conv
 
 ROOM = 227 * 1024
 KINDS: list[Kind] = ["mma", "mma.sp", "wgmma"]
 LIMIT = 2e-3
 needs_compiler = pytest.mark.skipif(shutil.which("g++") is None, reason="needs g++")
 needs_nvrtc = pytest.mark.skipif(not compiler.available(), reason="needs NVIDIA's NVRTC")
-
-
-@pytest.fixture
-def emulator(monkeypatch):
-    monkeypatch.setattr(compiler, "loaded", emulated.loaded)
 
 
 def cut(task: Task | None, kind: Kind, at: int):
@@ -193,23 +186,6 @@ def test_the_emulator_sees_a_wait_or_a_barrier_that_is_missing(
         launch.call(op, None, *given)()
 
 
-@contextmanager
-def broken(monkeypatch, right, wrong):
-    """Kernels that are made inside have `wrong` in the place of `right`."""
-
-    class Broken(compiler.Source):
-        def texts(self):
-            text, headers = super().texts()
-            found = text.replace(right, wrong)
-            assert found != text
-            return found, headers
-
-    whole = compiler.source
-    with monkeypatch.context() as patch:
-        patch.setattr(compiler, "source", lambda *given: Broken(**vars(whole(*given))))
-        yield
-
-
 @needs_compiler
 @pytest.mark.parametrize("channels", [16, 5])
 @pytest.mark.parametrize("shape", [(1, 1, 1), (2, 3, 5), (1, 11, 19)])
@@ -284,28 +260,6 @@ def test_the_emulator_sees_a_row_that_is_mixed_too_early(emulator, monkeypatch, 
     plain.upsample(up, case.buffers)
     with broken(monkeypatch, right, wrong), pytest.raises(emulated.Race):
         mixed_call(up, op, case, kind, 1)()
-
-
-def halved(net: nn.Module) -> nn.Module:
-    """2:4 weights wherever input channels come in fours."""
-    net = deconv_to_conv(net)
-    with torch.no_grad():
-        for module in net.modules():
-            if isinstance(module, nn.Conv2d) and module.in_channels % 4 == 0:
-                module.weight.copy_(two_of_four(module.weight))
-    return net
-
-
-@pytest.fixture
-def as_on_hopper(emulator, monkeypatch):
-    """All kernels in CUDA C++ emulated, PyTorch in the place of Triton's."""
-    monkeypatch.setattr(jobs_of, "_cuda", lambda session: session.kernels)
-    monkeypatch.setattr(compiler, "kinds", lambda _: frozenset([*KINDS, "stem"]))
-    monkeypatch.setattr(compiler, "room", lambda _: ROOM)
-    as_conv = lambda *given: partial(plain.conv, *given[:-1])  # noqa: E731
-    monkeypatch.setattr(session_of.launch, "conv", as_conv)
-    for move in ("pool", "upsample"):
-        monkeypatch.setattr(session_of.launch, move, partial(partial, getattr(plain, move)))
 
 
 @needs_compiler
@@ -501,9 +455,9 @@ def test_cuts_fit_their_gpu():
 def test_an_a100s_instructions_can_be_asked_for(monkeypatch):
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (9, 0))
     device = torch.device("cuda")
-    assert compiler.kinds(device) == {"mma", "mma.sp", "stem", "wgmma"}
+    assert compiler.kinds(device) == {"mma", "mma.sp", "int8", "int8.sp", "stem", "wgmma"}
     monkeypatch.setenv("COMPRESS_FUSED_ARCH", "80")
-    assert compiler.kinds(device) == {"mma", "mma.sp", "stem"}
+    assert compiler.kinds(device) == {"mma", "mma.sp", "int8", "int8.sp", "stem"}
     assert compiler.only_a100()
     monkeypatch.setenv("COMPRESS_FUSED_ARCH", "ampere")
     with pytest.raises(UsageError, match="COMPRESS_FUSED_ARCH is 80 or 90, not 'ampere'"):

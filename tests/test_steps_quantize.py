@@ -224,6 +224,19 @@ def test_what_is_named_is_kept(sparse: Model, tmp_path: Path) -> None:
         Quantize(keep=("stem.con",)).run(sparse, place)
 
 
+@pytest.mark.parametrize("keep", ["auto", (), ("decoders.*",)])
+def test_only_what_is_named_becomes_int8(sparse: Model, tmp_path: Path, keep) -> None:
+    place = work(tmp_path)
+    step = Quantize(keep=keep, only=("*.growth.conv", "*.wide.conv"), budget=1e3, calibrate=4)
+    model = step.run(sparse, place)
+    assert len(model.quantised) == (16 if keep == ("decoders.*",) else 20)
+    assert all(name.endswith(("growth.conv", "wide.conv")) for name in model.quantised)
+    reasons = {row["name"]: row["reason"] for row in place.facts["layers"]}
+    assert reasons["stem.conv"] == "not among `only`"
+    with pytest.raises(UsageError, match=r"only: no layer is named 'stem\.con'"):
+        Quantize(only=("stem.con",)).run(sparse, place)
+
+
 @pytest.mark.parametrize("method", ["mse", "percentile"])
 def test_other_ranges_are_no_larger(method: str, tmp_path: Path) -> None:
     model = own(nn.Conv2d(1, 4, 3, padding=1), nn.Softplus(10), nn.Conv2d(4, 1, 1))
@@ -436,7 +449,7 @@ def test_polygraphy_finds_2to4_behind_the_rounding(small: tuple[Model, Work], tm
     assert polygraphy(tmp_path / "q.onnx")["sparse"] == {f"net.{n}.weight" for n in model.masks}
 
 
-@pytest.mark.parametrize("name", ["torch_tensorrt", "aot_inductor", "fused"])
+@pytest.mark.parametrize("name", ["torch_tensorrt", "aot_inductor"])
 def test_other_formats_refuse_it_in_one_sentence(
     name: str, small: tuple[Model, Work], tmp_path: Path, monkeypatch
 ) -> None:
@@ -450,6 +463,18 @@ def test_other_formats_refuse_it_in_one_sentence(
     assert row["reason"] == (
         "it takes no quantised network yet; onnx does, for TensorRT and ONNX Runtime"
     )
+
+
+def test_fused_names_the_layers_that_it_has_no_int8_kernel_for(
+    small: tuple[Model, Work], tmp_path: Path, monkeypatch
+) -> None:
+    monkeypatch.setattr(type(formats()["fused"]), "missing", lambda *_: None)
+    place = work(tmp_path)
+    Export(formats=("fused",), image_size=32).run(small[0], place)
+    (row,) = place.facts["engines"]
+    assert row["precision"] == "fp16"
+    assert row["reason"].startswith("fused: stem.conv, blocks.0.0.bottleneck.conv, ")
+    assert "cannot be INT8" in row["reason"]
 
 
 def test_half_precision_beside_int8_is_left_to_the_engine(

@@ -93,8 +93,8 @@ class Format(Protocol):
     """What it can compute in."""
     casts: bool = False
     """Whether it rounds to half precision itself, and so is given a network in float32."""
-    quantised: bool = False
-    """Whether it takes networks with INT8 layers; in float32, what those are not in."""
+    quantised: Precision | None = None
+    """Precision between the INT8 layers of a quantised network; None where it takes none such."""
     requires: tuple[str, ...] = ()
     """Names of the parts that building it takes, as `compress doctor` lists them."""
     needs_same: tuple[str, ...] = ()

@@ -102,13 +102,14 @@ class Job:
         return stage / name, {**built[chosen], "deconvolutions_ms": ms}
 
     def _check_quantised(self, format_: Format) -> None:
-        """Raise NotBuilt where the format takes no network with INT8 layers."""
-        if not format_.quantised:
+        """Raise NotBuilt where the format takes no INT8 layers, or none in this precision."""
+        wanted = format_.quantised
+        if not wanted:
             why = "it takes no quantised network yet; onnx does, for TensorRT and ONNX Runtime"
             raise NotBuilt(why, "--format onnx --precision fp32")
-        if self.precision != "fp32":
-            why = f"a quantised network is written in fp32 beside INT8, not in {self.precision}"
-            raise NotBuilt(why, "--precision fp32")
+        if self.precision != wanted:
+            why = f"a quantised network is written in {wanted} beside INT8, not in {self.precision}"
+            raise NotBuilt(why, f"--precision {wanted}")
 
     def _choices(self) -> tuple[str, ...]:
         """Ways to compile the deconvolutions; two where measuring shall decide."""

@@ -29,6 +29,7 @@ from compress.base.machine import Package
 from compress.base.tensors import to_bytes
 from compress.engines.base import Format, NotBuilt, Runner, Shape
 from compress.engines.kernels import remembered, report, two_of_four
+from compress.engines.kernels.cuda import compiler
 from compress.engines.kernels.plan import Plan, compiled
 from compress.engines.kernels.plan_json import from_json
 from compress.engines.kernels.session import Choices, Session
@@ -37,9 +38,9 @@ from compress.engines.records import Built
 
 log = logging.getLogger(__name__)
 CUDA_PACKAGES = "pip install cuda-bindings nvidia-cuda-nvrtc"
-SCHEMA = "4"
-READ = ("3", SCHEMA)
-"""Schemas that are read; 3 is of version 0.1, before there were CUDA kernels."""
+SCHEMA = "5"
+READ = ("3", "4", SCHEMA)
+"""Schemas that are read: 3 is of version 0.1, before there were CUDA kernels; 4 knows no INT8."""
 SESSIONS = 4
 """Shapes that an engine keeps buffers for; the one that waited longest goes."""
 LEVELS = 4
@@ -113,6 +114,7 @@ class Fused(Format):
     suffix = ".safetensors"
     precisions: tuple[Precision, ...] = ("fp16",)
     casts = True
+    quantised: Precision | None = "fp16"
     requires = ("triton", machine.GPU)
     needs_same = ("device",)  # any GPU: its kernels are compiled where it is loaded
 
@@ -136,7 +138,8 @@ class Fused(Format):
         """Fold, plan, measure tilings for the shape, write.
 
         Raises:
-            NotBuilt: no DDnet, the side is no multiple of 16, or a layer has no tiling here.
+            NotBuilt: no DDnet, the side is no multiple of 16, a layer has no tiling here, or is in
+                INT8 and there is no kernel for that.
             CompressError: the GPU failed while tilings were measured.
         """
         from compress.engines.kernels.timed import LOST
@@ -144,6 +147,8 @@ class Fused(Format):
 
         try:
             plan, tensors = compiled(getattr(subject, "net", subject))
+            if any(op.int8 for op in plan.convs()) and not compiler.available():
+                raise NotBuilt("INT8 layers need NVIDIA's packages for CUDA C++", CUDA_PACKAGES)
             engine = Engine(plan, _on(tensors, device), {}, kernels=True)
             session = engine.session(shape.batch, shape.size, shape.size)
         except UsageError as error:
@@ -205,7 +210,7 @@ def load(path: Path, device: torch.device | str, *, kernels: bool = True) -> Eng
         raise UsageError(f"{path} is no fused engine of schema {' or '.join(READ)}")
     if header.pop("sha256", None) != _hash(header, tensors):
         raise UsageError(f"{path} was altered: its hash is not the one in its header")
-    measured = json.loads(header["tilings"]) if header["schema"] == SCHEMA else {}
+    measured = json.loads(header["tilings"]) if header["schema"] != READ[0] else {}
     tilings = {name: _choices(one) for name, one in measured.items()}
     plan = from_json(json.loads(header["plan"]))
     return Engine(plan, _on(_restored(tensors), torch.device(device)), tilings, kernels=kernels)
@@ -217,9 +222,11 @@ def _choices(value: Mapping[str, Any]) -> Choices:
 
 
 def _compressed(plan: Plan, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """2:4 weights as values and places."""
+    """2:4 weights as values and places, those of INT8 layers as int8."""
     found = {name: one.contiguous() for name, one in tensors.items()}
     for op in plan.convs():
+        if op.int8:
+            found[f"{op.name}.weight"] = found[f"{op.name}.weight"].to(torch.int8)
         if op.sparse:
             pair = two_of_four.compressed(found.pop(f"{op.name}.weight"))
             found[op.name + VALUES], found[op.name + INDEX] = pair

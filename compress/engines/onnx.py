@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from compress.base.machine import Package
 from compress.engines.base import Format, NotBuilt, Runner, Served, Shape, giving_up, placed
+from compress.engines.precision import Precision
 from compress.engines.records import Built
 from compress.quantization.quantisers import quantised
 from compress.sparsity.pattern import is_2to4
@@ -35,7 +36,7 @@ class Onnx(Format):
     """`.onnx` files; the weights lie inside."""
 
     suffix = ".onnx"
-    quantised = True
+    quantised: Precision | None = "fp32"
     requires = PACKAGES
     served = Served("onnxruntime", "model.onnx")
 

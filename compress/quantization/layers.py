@@ -36,6 +36,17 @@ def zero(module: nn.Module) -> str:
     return "" if weight.detach().any() else "all its weights are zero"
 
 
+def others(net: nn.Module, only: Sequence[str]) -> dict[str, str]:
+    """Why layers stay in half precision that none of the patterns in `only` names.
+
+    Raises:
+        UsageError: a pattern names no layer.
+    """
+    names = list(candidates(net))
+    found = matched(names, only, "quantize: only: no layer")
+    return {name: "not among `only`" for name in names if name not in found}
+
+
 def asked(net: nn.Module, keep: Sequence[str]) -> dict[str, str]:
     """Why layers stay in half precision that one of the patterns in `keep` names.
 

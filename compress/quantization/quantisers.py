@@ -10,6 +10,7 @@ import copy
 import io
 import warnings
 from collections.abc import Collection, Iterable, Iterator, Mapping, Set
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
@@ -26,6 +27,8 @@ AXES = {"input": None, "weight": 0}
 """The dimension that has a range for each of its channels."""
 SCALE = "_quantizer._amax"
 """Ending of the name of every range in the state of a network."""
+LARGEST = 127.0
+"""Steps in a range."""
 TINY = 2.0**-24
 """Ranges up to here count as zero, as ModelOpt has it."""
 NEVER_RAN = "calibration never ran it, so its input has no range"
@@ -130,6 +133,34 @@ def only(net: nn.Module, names: Collection[str]) -> None:
     for name, pair in pairs(net).items():
         for quantiser in pair:
             quantiser.enable() if name in names else quantiser.disable()
+
+
+@dataclass(frozen=True)
+class Integers:
+    """What the weights and the input of a quantised layer are rounded to."""
+
+    weight: Tensor
+    """(out, in, kH, kW) int8."""
+    steps: Tensor
+    """(out,) float32: what 1 stands for, by output channel."""
+    step: float
+    """The same of an input, which is clipped to -128 .. 127 steps."""
+
+
+def integers(layer: nn.Module) -> Integers | None:
+    """The integers that a convolution computes with; None where it is not quantised."""
+    pair = pairs(layer).get("")
+    if pair is None or not pair[0].is_enabled:
+        return None
+    weight = layer.weight
+    assert isinstance(weight, Tensor)
+    inputs, ranges_ = (one.amax.detach().float() for one in pair)
+    known = ranges_.flatten().expand(len(weight))
+    per_unit = torch.where(known > TINY, LARGEST / known, 0.0)
+    whole = (weight.detach().float() * per_unit.view(-1, 1, 1, 1)).round()
+    steps = torch.where(per_unit > 0, 1 / per_unit, 1.0)
+    int8 = whole.clamp(-LARGEST - 1, LARGEST).to(torch.int8)
+    return Integers(int8, steps, float(1 / (LARGEST / inputs)))
 
 
 def settled(net: nn.Module) -> nn.Module:

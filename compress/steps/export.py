@@ -108,7 +108,7 @@ class Export:
         return [
             Job(
                 name=name,
-                precision=self._precision(model, work.device),
+                precision=self._precision(name, model, work.device),
                 shape=shape,
                 deconvolutions=self.deconvolutions,
                 model=model,
@@ -119,10 +119,12 @@ class Export:
             for shape in self._shapes(channels(model.net))
         ]
 
-    def _precision(self, model: Model, device: torch.device) -> Precision:
-        if self.precision == "auto":
-            return "fp16" if device.type == "cuda" and not model.quantised else "fp32"
-        return self.precision
+    def _precision(self, name: FormatName, model: Model, device: torch.device) -> Precision:
+        if self.precision != "auto":
+            return self.precision
+        if model.quantised:
+            return formats()[name].quantised or "fp32"
+        return "fp16" if device.type == "cuda" else "fp32"
 
     def _shapes(self, seen: int) -> list[Shape]:
         size, most = self.image_size, max(self.batch)

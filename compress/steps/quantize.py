@@ -43,6 +43,9 @@ class Quantize:
     keep: Literal["auto"] | tuple[str, ...] = "auto"
     """Layers that stay in half precision: names or patterns such as "*.narrow.conv"; auto: those
     whose error is too large for `budget`, first those that buy most with the fewest MACs."""
+    only: tuple[str, ...] = ()
+    """Layers that may be INT8, named likewise; all where it is empty. The fused engine computes
+    ["*.growth.conv", "*.wide.conv"] in INT8, and no others."""
     budget: float = 1.0
     """Root mean square in HU that auto lets INT8 change the output by, on calibration crops."""
     calibrate: int = 16
@@ -70,8 +73,8 @@ class Quantize:
         """Calibrate, measure what each layer costs, and say of every layer whether it is INT8.
 
         Raises:
-            UsageError: the network is quantised already, has no layer that can be, or `keep` names
-                none.
+            UsageError: the network is quantised already, has no layer that can be, or `keep` or
+                `only` names none.
             QualityError: every layer alone costs more than the budget.
         """
         self._refuse(model)
@@ -107,7 +110,9 @@ class Quantize:
         """Why layers stay in half precision, as far as the network tells; empty for the others."""
         able = layers.candidates(net).items()
         found = {name: layers.refusal(layer) or layers.zero(layer) for name, layer in able}
-        asked = {} if self.keep == "auto" else layers.asked(net, self.keep)
+        asked = layers.others(net, self.only) if self.only else {}
+        if self.keep != "auto":
+            asked |= layers.asked(net, self.keep)
         return {name: asked.get(name) or why for name, why in found.items()}
 
     def _inputs(self, work: Work) -> list[Tensor]:

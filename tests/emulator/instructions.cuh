@@ -256,6 +256,13 @@ inline void store_shared(u32 address, u32 value, bool wanted) {
 inline void store_shared(u32 address, const Quad& value, bool wanted) {
   if (wanted) memcpy(emulator::written(address, 16), &value, 16);
 }
+inline void store_shared(u32 address, u16 value, bool wanted) {
+  if (wanted) memcpy(emulator::written(address, 2), &value, 2);
+}
+inline void store_shared_pair(u32 address, u32 low, u32 high) {
+  const u32 both[2] = {low, high};
+  memcpy(emulator::written(address, 8), both, 8);
+}
 inline u32 either(bool first, u32 a, u32 b) { return first ? a : b; }
 inline float product(float a, float b) { return a * b; }
 inline u32 transposed(u32 value) {
@@ -301,6 +308,13 @@ inline u32 halves(float low, float high) {
 }
 inline float low_half(u32 pair) { return emulator::low(pair); }
 inline float high_half(u32 pair) { return emulator::high(pair); }
+inline float as_float(u32 bits) {
+  float found;
+  memcpy(&found, &bits, 4);
+  return found;
+}
+inline u32 nearest(float v) { return (u32)(int)nearbyintf(fminf(fmaxf(v, -128), 127)); }
+inline u32 low_bytes(u32 a, u32 b, u32 c, u32 d) { return (a & 255) | (b & 255) << 8 | (c & 255) << 16 | d << 24; }
 inline u32 leaky_halves(u32 v, u32 slope) {
   auto one = [&](float f) { return f > 0 ? f : (float)(_Float16)(f * low_half(slope)); };
   return halves(one(low_half(v)), one(high_half(v)));
@@ -361,6 +375,45 @@ inline void mma_columns(float (&d)[4], const u32 (&a)[4], const u32* b, const fl
 template <int SELECT> void mma_sparse(float (&d)[4], const u32 (&a)[4], const u32* b, u32 metadata) {
   mma(d, a, b, 32, true, metadata, SELECT);
 }
+
+// Of int8: four neighbouring columns of a row, or rows of a column, in a word. Of a 2:4 matrix 32 of 64 columns are stored; a
+// lane's metadata are of one row, g or g + 8, and of 32 columns (lane 4 g: row g, columns 0 .. 31; 4 g + 1: row g + 8; 4 g + 2
+// and 4 g + 3: columns 32 .. 63).
+inline void mma_int8(int* d, const u32* a, const u32* b, bool sparse, u32 metadata) {
+  const int lane = emulator::self() & 31;
+  emulator::Meeting& w = emulator::warp();
+  w.in[lane][0] = a, w.in[lane][1] = b, w.in[lane][2] = &metadata, w.out[lane] = d;
+  emulator::meet(w, 32, [&] {
+    static int A[16][64], B[64][8];
+    memset(A, 0, sizeof A);
+    auto byte = [](u32 word, int i) { return (int)(int8_t)(word >> 8 * i); };
+    for (int l = 0; l < 32; ++l) {
+      const int g = l >> 2, t = l & 3;
+      const u32 *ar = (const u32*)w.in[l][0], *br = (const u32*)w.in[l][1];
+      for (int n = 0; n < (sparse ? 4 : 2); ++n)
+        for (int i = 0; i < 4; ++i) B[16 * n + 4 * t + i][g] = byte(br[n], i);
+      for (int n = 0; n < 4; ++n)
+        for (int i = 0; i < 4; ++i) {
+          const int row = g + 8 * (n & 1), stored = 4 * t + 16 * (n >> 1) + i;
+          int column = stored;
+          if (sparse) {
+            const int group = stored / 2;  // of four columns
+            const u32 word = *(const u32*)w.in[4 * g + 2 * (group / 8) + (n & 1)][2], bits = word >> 4 * (group % 8) & 15;
+            if ((bits & 3) >= bits >> 2) emulator::fail("metadata is not ordered");
+            column = 4 * group + (stored % 2 ? bits >> 2 : bits & 3);
+          }
+          A[row][column] = byte(ar[n], i);
+        }
+    }
+    for (int l = 0; l < 32; ++l)
+      for (int i = 0; i < 4; ++i) {
+        const int row = (l >> 2) + (i >> 1) * 8, column = 2 * (l & 3) + (i & 1);
+        for (int k = 0; k < (sparse ? 64 : 32); ++k) ((int*)w.out[l])[i] += A[row][k] * B[k][column];
+      }
+  });
+}
+inline void mma_int8(int (&d)[4], const u32 (&a)[4], const u32* b) { mma_int8(d, a, b, false, 0); }
+inline void mma_int8_sparse(int (&d)[4], const u32 (&a)[4], const u32* b, u32 metadata) { mma_int8(d, a, b, true, metadata); }
 
 inline void fence_async() {}
 inline void wgmma_arrived(float&) {}

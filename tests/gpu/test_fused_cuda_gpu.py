@@ -12,16 +12,15 @@ import torch
 from fused_cases import (
     conv_case,
     error,
+    halved,
     layer_case,
     mixed_case,
     move_case,
     network,
     stem_case,
     stem_error,
-    two_of_four,
     unwritten,
 )
-from torch import nn
 
 from compress.engines import fused
 from compress.engines.base import Shape
@@ -31,7 +30,6 @@ from compress.engines.kernels.cuda.window import Task, Window, candidates
 from compress.engines.kernels.jobs import jobs
 from compress.engines.kernels.plan import Chain, Pool, Upsample, compiled
 from compress.engines.kernels.session import Choices, Session
-from compress.graph.rewrite import deconv_to_conv
 
 pytest.importorskip("cuda.bindings", reason="needs NVIDIA's Python packages")
 CUDA = torch.device("cuda")
@@ -200,16 +198,6 @@ def test_moves(channels, strip):
 
 def relative(y: torch.Tensor, expected: torch.Tensor) -> float:
     return float((y - expected).abs().max() / expected.abs().max())
-
-
-def halved(net: nn.Module) -> nn.Module:
-    """The same network with 2:4 weights wherever input channels come in fours."""
-    net = deconv_to_conv(net)
-    with torch.no_grad():
-        for module in net.modules():
-            if isinstance(module, nn.Conv2d) and module.in_channels % 4 == 0:
-                module.weight.copy_(two_of_four(module.weight))
-    return net
 
 
 def drawn(session: Session, draw: random.Random) -> Choices:

@@ -1,6 +1,7 @@
 """Kernels of our own for DDnet at its channel counts, and what drives them.
 
 plan.py         a network as a list of operations on a few buffers; what an engine file stores
+served.py       which convolutions the kernels compute
 packing.py      weights as the kernels read them, BatchNorm folded with exact borders
 tiling.py       how a convolution is cut into programs, and which cuts are tried
 memory.py       buffers with a frame around each slice, made once per shape

@@ -14,6 +14,7 @@ from torch import Tensor
 from compress.engines.kernels import launch, plain
 from compress.engines.kernels.cuda import compiler, moves
 from compress.engines.kernels.cuda import launch as cuda
+from compress.engines.kernels.cuda.products import SPARSE
 from compress.engines.kernels.cuda.window import Task, Window, candidates
 from compress.engines.kernels.plan import Chain, Conv, Pool, Slice, Upsample
 from compress.engines.kernels.route import Layer, Unit, merges, singles
@@ -74,11 +75,12 @@ def _job(session: Session, op: Unit) -> Job:
 def _conv(session: Session, op: Conv) -> Job:
     at = session.buffers[op.source.buffer]
     cuts, source = _windows(session, op, None)
+    none = op.int8 or (bool(cuts) and compiler.only_a100())  # then Triton computes no 5x5
     first = default(op.size, op.source.channels, op.out, at.height, len(at.whole))
     return Job(
         make=partial(_either, session, op, cuda.Packed(op, None, session.tensors)),
         plain=_plain(session, op),
-        first=None if cuts and compiler.only_a100() else first,
+        first=None if none else first,
         size=op.size,
         out=op.out,
         results=(_written(session, op.target),),
@@ -128,7 +130,7 @@ def _windows(
     if task is None or not _cuda(session):
         return (), lambda _: None
     device, at = session.image.device, session.buffers[op.source.buffer]
-    kinds = compiler.kinds(device) - (frozenset() if op.sparse else {"mma.sp"})
+    kinds = compiler.kinds(device) - (frozenset() if op.sparse else SPARSE)
     cuts = candidates(task, at.height, at.width, kinds, compiler.room(device))
     return tuple(cuts), partial(_source, task)
 

@@ -16,6 +16,8 @@ them, and the matrix has their channels side by side: wide enough for tensor cor
 import torch
 from torch import Tensor, nn
 
+from compress.quantization.quantisers import Integers
+
 ALIGN = 8
 """Channels in memory are padded to a multiple of this: 16 bytes of float16, the widest load."""
 DOT = 16
@@ -58,6 +60,34 @@ def folded(norm: nn.Module, conv: nn.Conv2d) -> tuple[Tensor, Tensor]:
     seen = present(weight.shape[-1]).to(taps)
     table = torch.einsum("yk,xl,okl->yxo", seen, seen, taps) + bias
     return weight * scale[None, :, None, None], table
+
+
+def rounded(norm: nn.Module, conv: nn.Conv2d, found: Integers) -> dict[str, Tensor]:
+    """A convolution in INT8, and the BatchNorm before it, which stays before the rounding.
+
+    Args:
+        norm: as for `folded`.
+        conv: likewise.
+        found: its weights and steps.
+
+    Returns:
+        By name, float64: weight (out, in, k, k) whole numbers; bias (1, 1, out); steps (out,), what
+        a sum of products of whole numbers is multiplied by; affine (in, 2): scale and shift of
+        an input in units of its step, before it is rounded to a whole number in -128 .. 127.
+    """
+    weight = found.weight.double()
+    bias = weight.new_zeros(1, 1, len(weight))
+    if conv.bias is not None:
+        bias += conv.bias.detach().double()
+    scale, shift = weight.new_ones(weight.shape[1]), weight.new_zeros(weight.shape[1])
+    if isinstance(norm, nn.BatchNorm2d):
+        scale, shift = _affine(norm)
+    return {
+        "weight": weight,
+        "bias": bias,
+        "steps": found.steps.double() * found.step,
+        "affine": torch.stack([scale, shift], dim=1) / found.step,
+    }
 
 
 def border(norm: nn.Module, conv: nn.Conv2d) -> Tensor | None:

@@ -49,10 +49,20 @@ def upsample(op: Upsample, buffers: Mapping[str, Framed]) -> None:
 
 def _unit(x: Tensor, tensors: Mapping[str, Tensor], name: str, slope: float) -> Tensor:
     weight, table = tensors[f"{name}.weight"].to(x), tensors[f"{name}.bias"].to(x)
+    if f"{name}.steps" in tensors:
+        return F.leaky_relu(_int8(x, weight, tensors, name) + table.view(-1, 1, 1), slope)
     pad = weight.shape[-1] // 2
     rows, columns = (classes(side, pad, x.device) for side in x.shape[2:])
     bias = table[rows][:, columns].permute(2, 0, 1)  # (out, H, W)
     return F.leaky_relu(F.conv2d(x, weight, padding=pad) + bias, slope)
+
+
+def _int8(x: Tensor, weight: Tensor, tensors: Mapping[str, Tensor], name: str) -> Tensor:
+    """A convolution in INT8: whole numbers times whole numbers, times the steps."""
+    scale, shift = tensors[f"{name}.affine"].to(x).unbind(1)
+    whole = (x * scale.view(-1, 1, 1) + shift.view(-1, 1, 1)).round().clamp(-128, 127)
+    y = F.conv2d(whole, weight, padding=weight.shape[-1] // 2)
+    return y * tensors[f"{name}.steps"].to(x).view(-1, 1, 1)
 
 
 def _read(buffer: Framed, at: Slice) -> Tensor:

@@ -9,21 +9,17 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from compress.base.errors import UsageError
-from compress.engines.kernels.packing import border, folded, padded, positions
+from compress.engines.kernels import served
+from compress.engines.kernels.packing import border, folded, padded, positions, rounded
 from compress.engines.kernels.two_of_four import is_two_of_four
 from compress.graph.rewrite import deconv_to_conv
 from compress.models.ddnet import SLOPE, STAGES, DDnet, Unit
+from compress.quantization.quantisers import integers
 
 IMAGE, OUTPUT = "image", "output"
-SIZES = (1, 3, 5, 7)
-"""Sides of the convolutions that the kernels compute."""
-LEAST_3X3 = 16
-"""Channels of a 3x3 in memory, at least: measuring 8 made a GPU fail, see docs/fused.md."""
-FEW = f"3x3 from or to fewer than {LEAST_3X3} channels has no kernel"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,7 +55,8 @@ class Conv:
     """A unit of DDnet: convolution with everything folded, LeakyReLU; perhaps a 1x1 unit behind."""
 
     name: str
-    """Tensors <name>.weight (out, in, k, k), .bias (P, P, out), .border (in,): see packing.py."""
+    """Tensors <name>.weight (out, in, k, k), .bias (P, P, out), .border (in,): see packing.py; in
+    INT8 .weight, .bias (1, 1, out), .steps (out,) and .affine (in, 2)."""
     size: int
     """k."""
     source: Slice
@@ -80,6 +77,8 @@ class Conv:
     """Why PyTorch computes it and not a kernel; empty where a kernel does."""
     sparse: bool = False
     """Whether the weight of the k x k convolution is 2:4 along its input channels, in memory."""
+    int8: bool = False
+    """Whether its input, behind BatchNorm, is rounded to INT8, and its weights are."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,8 +105,10 @@ class Chain:
         """Why one kernel cannot compute both; empty where it can."""
         if not isinstance(self.first, Conv):
             return self.second.plain
-        few = self.first.size == 3 and self.second.target.channels < LEAST_3X3
-        return self.first.plain or self.second.plain or (FEW if few else "")
+        if self.first.int8:
+            return "Triton computes nothing in INT8"
+        few = self.first.size == 3 and self.second.target.channels < served.LEAST_3X3
+        return self.first.plain or self.second.plain or (served.FEW if few else "")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -167,6 +168,7 @@ class _Compiler:
         self.buffers: dict[str, Buffer] = {}
         self.operations: list[Operation] = []
         self.tensors: dict[str, Tensor] = {}
+        self.refused = list[str]()  # layers in INT8 that no kernel computes so
 
     def buffer(self, name: str, level: int, slots: tuple[int, ...]) -> tuple[Slice, ...]:
         """A new buffer and its parts."""
@@ -181,19 +183,24 @@ class _Compiler:
         """The operation of a unit; its tensors are folded and kept."""
         name = self.tensor(unit)
         weight = self.tensors[f"{name}.weight"]
-        size = weight.shape[-1]
-        return Conv(
+        size, int8 = weight.shape[-1], f"{name}.steps" in self.tensors
+        made = Conv(
             name=name,
             size=size,
             source=source,
             target=target,
             out=len(weight),
             activate=unit.activate,
-            table=size > 1 and f"{name}.border" not in self.tensors,
-            plain=_unserved(name, size, self.tensors, target.channels),
+            table=size > 1 and not int8 and f"{name}.border" not in self.tensors,
+            plain=served.unserved(weight, target.channels),
             sparse=size > 1 and source.dense and is_two_of_four(weight),
+            int8=int8,
             **more,
         )
+        outs = (padded(made.out), target.channels) if made.then else (target.channels, 0)
+        if int8 and not (unit.activate and served.int8(size, source.channels, *outs)):
+            self.refused += [f"{name}.conv"]
+        return made
 
     def tensor(self, unit: Unit) -> str:
         """Fold a unit's tensors; its name."""
@@ -201,6 +208,10 @@ class _Compiler:
         conv = unit.conv
         if not isinstance(conv, nn.Conv2d) or set(conv.stride) != {1} or conv.groups != 1:
             raise UsageError(f"fused: {name} is no plain convolution")
+        if found := integers(conv):
+            for key, one in rounded(unit.norm, conv, found).items():
+                self.tensors[f"{name}.{key}"] = one.contiguous()
+            return name
         weight, table = folded(unit.norm, conv)
         self.tensors[f"{name}.weight"] = weight.contiguous()
         self.tensors[f"{name}.bias"] = table.contiguous()
@@ -236,6 +247,8 @@ class _Compiler:
         self.operations.append(Upsample(source=low, target=into))
         wide, narrow = module.wide, module.narrow
         then = self.tensor(narrow)
+        if f"{then}.steps" in self.tensors:
+            self.refused.append(f"{then}.conv")
         conv = self.conv(
             wide,
             Slice(buffer=name, slots=slots),
@@ -254,8 +267,8 @@ def compiled(net: nn.Module) -> tuple[Plan, dict[str, Tensor]]:
         net: in eval mode; dense, pruned to any widths, with or without zeros.
 
     Raises:
-        UsageError: not a DDnet, one with a `forward` or `body` of its own, or a layer of it is no
-            plain convolution.
+        UsageError: not a DDnet, one with a `forward` or `body` of its own, a layer of it is no
+            plain convolution, or one is in INT8 that no kernel computes so.
     """
     same = isinstance(net, DDnet) and all(
         getattr(type(net), name) is getattr(DDnet, name) for name in ("forward", "body")
@@ -282,18 +295,6 @@ def compiled(net: nn.Module) -> tuple[Plan, dict[str, Tensor]]:
     targets = [*low[1:], Slice(buffer=OUTPUT, slots=(1,))]
     for number in range(STAGES):
         work.decoder(number, low[number], targets[number], pairs[number])
+    if work.refused:
+        raise UsageError(served.refusal(work.refused))
     return Plan(buffers=work.buffers, operations=tuple(work.operations)), work.tensors
-
-
-def _unserved(name: str, size: int, tensors: Mapping[str, Tensor], stored: int) -> str:
-    """Why no kernel computes a convolution that stores so many channels; empty where one does."""
-    if size not in SIZES:
-        return f"{size}x{size} is not among the kernels' {SIZES}"
-    weight = tensors[f"{name}.weight"]
-    few = min(padded(one) for one in (*weight.shape[:2], stored if stored > 1 else LEAST_3X3))
-    if size == 3 and few < LEAST_3X3:
-        return FEW
-    largest = float(weight.abs().max())
-    if not largest < torch.finfo(torch.float16).max:
-        return f"a folded weight is {largest:.3g}, beyond float16"
-    return ""

@@ -23,7 +23,7 @@ from compress.engines.kernels.tiling import Tiling
 
 log = logging.getLogger(__name__)
 KERNELS = ("conv.py", "chain.py", "launch.py", "packing.py", "memory.py", "moves.py", "tiling.py")
-CUDA = ("*.cu", "*.cuh", "window.py", "launch.py", "moves.py")
+CUDA = ("*.cu", "*.cuh", "window.py", "products.py", "launch.py", "moves.py")
 """Files that decide what a cut costs, those of folder cuda by pattern."""
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from compress.engines.kernels.cuda import launch
 from compress.engines.kernels.cuda.moves import Move
+from compress.engines.kernels.cuda.products import SPARSE
 from compress.engines.kernels.cuda.window import Window
 from compress.engines.kernels.memory import Framed
 from compress.engines.kernels.plan import Chain, Conv, Pool, Upsample
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from compress.engines.kernels.tune import Found
 
 BYTES_A_SECOND, FLOPS = 3e12, 800e12
-"""Memory, and dense float16 tensor cores."""
+"""Memory, and dense float16 tensor cores, which are half as fast as INT8 ones."""
 
 
 def facts(session: Session, found: "Found") -> Built:
@@ -60,7 +61,7 @@ def _rows(
 ) -> Iterator[tuple[str, EngineColumns]]:
     """What is said of each layer of a unit; time and floor belong to the first one."""
     convs = [op for op in parts(unit) if isinstance(op, Conv)]
-    sparse = isinstance(cut, Window) and cut.kind == "mma.sp"
+    sparse = isinstance(cut, Window) and cut.kind in SPARSE
     names = [(op.name, sparse and op.size > 1) for op in convs]
     names += [(op.then, False) for op in convs if op.then]
     floor = sum(floor_us(session, op) for op in parts(unit))
@@ -88,7 +89,10 @@ def kernel(unit: Unit, cut: Cut | None) -> str:
         return "CUDA"
     if not isinstance(cut, Window):
         return "PyTorch" if isinstance(unit, Conv) and unit.plain else "Triton"
-    words = {"mma.sp": "mma.sp (2:4)", "stem": "mma"}
+    words = {
+        "mma.sp": "mma.sp (2:4)", "stem": "mma", "int8": "mma (INT8)",
+        "int8.sp": "mma.sp (INT8, 2:4)",
+    }  # fmt: skip
     layer = unit if isinstance(unit, Layer) else None
     mixed = "bilinear x2 + " if layer and isinstance(layer.first, Upsample) else ""
     pooled = " + max-pool" if layer and layer.pool else ""
@@ -103,7 +107,8 @@ def parts(unit: Unit) -> list[Single]:
 def floor_us(session: Session, op: Single) -> float:
     """The least time of an operation for one slice, in microseconds on an H100."""
     moved, flops = work(op, session.buffers[op.source.buffer], session.buffers[op.target.buffer])
-    return max(moved / BYTES_A_SECOND, flops / FLOPS) * 1e6
+    rate = 2 * FLOPS if isinstance(op, Conv) and op.int8 else FLOPS
+    return max(moved / BYTES_A_SECOND, flops / rate) * 1e6
 
 
 def work(op: Single, x: Framed, y: Framed) -> tuple[int, int]:

@@ -11,7 +11,7 @@ from compress.base.cuda_graph import capture
 from compress.engines.kernels import launch, plain
 from compress.engines.kernels.cuda import compiler, moves
 from compress.engines.kernels.cuda import launch as cuda
-from compress.engines.kernels.cuda.window import Window
+from compress.engines.kernels.cuda.window import Window, candidates
 from compress.engines.kernels.memory import Framed, framed
 from compress.engines.kernels.plan import (
     IMAGE,
@@ -64,7 +64,7 @@ def key(op: Unit, batch: int, height: int, width: int) -> Key:
             first = first.replace(" 2:4", "")
         return f"{first.rsplit(' ', 2)[0]} + {second}"
     behind = f"-{op.target.channels}" if op.then else ""
-    marks = " table" * op.table + " 2:4" * op.sparse
+    marks = " table" * op.table + " int8" * op.int8 + " 2:4" * op.sparse
     widths = f"{op.source.channels}-{op.out}{behind}{marks}"
     return f"{op.size}x{op.size} {widths} {height}x{width} b{batch}"
 
@@ -158,14 +158,25 @@ class Session:
     def _conv(self, op: Conv) -> launch.Call:
         if not self.kernels or op.plain:
             return functools.partial(plain.conv, op, self.buffers, self.tensors, self.image)
-        at = self.buffers[op.source.buffer]
-        cut = self.choices.conv.get(self.key(op)) or default(
-            op.size, op.source.channels, op.out, at.height, len(at.whole)
-        )
+        cut = self.choices.conv.get(self.key(op)) or self._default(op)
         assert not isinstance(cut, moves.Move)
+        if cut is None:
+            return functools.partial(plain.conv, op, self.buffers, self.tensors, self.image)
         if isinstance(cut, Window):
             return cuda.call(op, None, self.buffers, self.tensors, self.image, cut)
         return launch.conv(op, self.buffers, self.tensors, self.image, cut)
+
+    def _default(self, op: Conv) -> Cut | None:
+        """The cut of a convolution that nobody measured; None where no kernel computes it here."""
+        at = self.buffers[op.source.buffer]
+        if not op.int8:
+            return default(op.size, op.source.channels, op.out, at.height, len(at.whole))
+        if not (self.image.is_cuda and compiler.available()):
+            return None
+        device, task = self.image.device, cuda.task(op, None, cuda.channels_of(self.plan))
+        assert task is not None
+        kinds = compiler.kinds(device) & ({"int8.sp"} if op.sparse else {"int8"})
+        return candidates(task, at.height, at.width, kinds, compiler.room(device))[0]
 
     def run(self) -> None:
         """Compute `output` from `image`, call by call."""

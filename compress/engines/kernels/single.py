@@ -13,16 +13,8 @@ from torch import Tensor, nn
 from compress.base.errors import UsageError
 from compress.engines.kernels import remembered
 from compress.engines.kernels.packing import border, folded
-from compress.engines.kernels.plan import (
-    IMAGE,
-    LEAST_3X3,
-    OUTPUT,
-    SIZES,
-    Buffer,
-    Conv,
-    Plan,
-    Slice,
-)
+from compress.engines.kernels.plan import IMAGE, OUTPUT, Buffer, Conv, Plan, Slice
+from compress.engines.kernels.served import LEAST_3X3, SIZES
 from compress.engines.kernels.session import Session
 from compress.pruning.families import Family, Knots, Point
 

@@ -1,9 +1,11 @@
-"""5x5 and 3x3 convolutions of 16 to 64 channels in CUDA C++, dense and 2:4.
+"""5x5 and 3x3 convolutions of 16 to 64 channels in CUDA C++: dense, 2:4, INT8.
 
 They are compiled when an engine is built.
 
 window_mma.cu      by mma.sync or mma.sp, compute capability 8.0 and newer
 mma_*.cuh          its parts: rows copied, the 1x1 before, products, what follows
+window_int8.cu     by mma.sync or mma.sp of INT8, 8.0 and newer; parts of the above are in it
+int8_*.cuh         its own parts: rows rounded, products
 window_wgmma.cu    by wgmma, 9.0 only
 wgmma_store.cuh    its part: what follows
 upsample.cuh       bilinear x2 of a part of the input of either
@@ -14,6 +16,7 @@ instructions.cuh   the PTX instructions of both, one function each
 arguments.cuh      what both are given; which strip of the image a block computes
 wgmma.py      wgmma for a number of columns, as C++
 window.py     what a kernel computes, how it is cut, which cuts are tried
+products.py   kinds of kernels; how those in INT8 share taps out
 fragments.py  weights as the kernels read them, 2:4 ones with their metadata
 compiler.py   NVRTC, a cache on disk, and the loaded kernel
 launch.py     from operations and buffers to a call

@@ -1,4 +1,4 @@
-// What both kernels are given; launch.py has the same structure.
+// What the kernels are given; launch.py has the same structure.
 #pragma once
 struct Arguments {
   const u16* x;                     // float16; channel 0 of pixel (0, 0) of slice 0; X values a pixel, a frame around
@@ -16,16 +16,20 @@ struct Arguments {
   int x_row, y_row;                 // and from row to row
   int height, width;
   int strip;                        // rows that a block computes
-#if UPSAMPLED || POOL               // a longer structure is other code, even where nobody reads the rest
+#if UPSAMPLED || POOL || INT8       // a longer structure is other code, even where nobody reads the rest
   const u16* low;                   // what is upsampled: channel 0 of pixel (0, 0) of slice 0; LOW values a pixel
   long long low_slice;              // values from slice to slice
   int low_row, low_height, low_width;
   float ratio_y, ratio_x;           // its rows per row of x, its columns per column of x
 #endif
-#if POOL
+#if POOL || INT8
   void* pooled;                     // where the stem's results are pooled, too: as y, POOL_PIXEL values a pixel
   long long pooled_slice;
   int pooled_row;
+#endif
+#if INT8
+  const float* steps;               // (COUT,): step of the input times step of the weights
+  const float* affine;              // (CIN, 2): scale and shift of an input in units of its step
 #endif
 };
 

@@ -21,10 +21,10 @@ import torch
 from compress.base.errors import UsageError
 from compress.base.files import cache_folder, write_atomic
 from compress.engines.kernels.cuda import wgmma
+from compress.engines.kernels.cuda.products import Kind
 from compress.engines.kernels.cuda.window import (
     SHARED,
     SHARED_LEAST,
-    Kind,
     Task,
     Window,
     constants,
@@ -62,7 +62,7 @@ def kinds(device: torch.device) -> frozenset[Kind]:
     if wanted not in ("80", "90"):
         raise UsageError(f"{ARCHITECTURE} is 80 or 90, not {wanted!r}")
     hopper = _capability(device) == HOPPER and wanted == "90"
-    everywhere: frozenset[Kind] = frozenset({"mma", "mma.sp", "stem"})
+    everywhere: frozenset[Kind] = frozenset({"mma", "mma.sp", "stem", "int8", "int8.sp"})
     return everywhere | {"wgmma"} if hopper else everywhere
 
 
@@ -103,7 +103,7 @@ class Source:
 
 TWICE = int.from_bytes(struct.pack("<ee", SLOPE, SLOPE), "little")
 """LeakyReLU's slope as float16, twice in a word."""
-SWITCHES = {"POOL", "UPSAMPLED"}
+SWITCHES = {"POOL", "UPSAMPLED", "INT8"}
 """Constants that choose between kernels of one file."""
 
 
@@ -115,7 +115,8 @@ def source(task: Task, cut: Window) -> Source:
     if cut.kind == "wgmma":
         columns = (task.side * task.out, task.inside)
         return Source("window_wgmma.cu", "window_wgmma", values, columns)
-    return Source("window_mma.cu", "window_mma", values)
+    name = "window_int8" if task.int8 else "window_mma"
+    return Source(f"{name}.cu", name, values)
 
 
 def compile_cubin(kernel: Source, architecture: str) -> tuple[bytes, str]:

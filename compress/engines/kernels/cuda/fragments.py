@@ -9,10 +9,20 @@ for each group of four columns the places of its two values, four bits, eight gr
 
     thread 4 g + 2 s        groups 0 .. 3 of row g | of row g + 8    s: which of two products that
     thread 4 g + 2 s + 1    groups 4 .. 7 of row g | of row g + 8    share one word the bits are of
+
+In INT8 a fragment of mma.m16n8k32 has four words of four values for each thread, of the same rows
+and of columns 4 t .. 4 t + 3, and those 16 behind them. Of a 2:4 matrix of 16 x 64, mma.sp.m16n8k64
+takes the 16 x 32 values that are kept as such a fragment, and a word of metadata from every thread,
+eight groups of one row:
+
+    thread 4 g + 2 h        groups 8 h .. 8 h + 7 of row g
+    thread 4 g + 2 h + 1    the same of row g + 8
 """
 
 import torch
 from torch import Tensor
+
+from compress.engines.kernels.cuda.products import Kind, products
 
 _LANE = torch.arange(32)
 _ROWS = (_LANE // 4)[:, None] + torch.tensor([0, 8, 0, 8])
@@ -33,15 +43,23 @@ def sparse(matrices: Tensor) -> tuple[Tensor, Tensor]:
     Raises:
         ValueError: more than two of four columns hold something.
     """
-    groups = torch.unflatten(matrices, -1, (8, 4))
+    values, bits = kept(matrices)
+    return dense(values), (bits << 4 * torch.arange(8)).sum(-1)
+
+
+def kept(matrices: Tensor) -> tuple[Tensor, Tensor]:
+    """What 2:4 matrices (..., 16, K) keep, (..., 16, K / 2), and four bits of each group of four.
+
+    Raises:
+        ValueError: more than two of four columns hold something.
+    """
+    groups = torch.unflatten(matrices, -1, (-1, 4))
     if bool(((groups != 0).sum(-1) > 2).any()):
         raise ValueError("the weight is not 2:4")
-    kept = (
+    places = (
         (groups != 0).byte().argsort(dim=-1, descending=True, stable=True)[..., :2].sort(-1).values
     )
-    values = groups.gather(-1, kept).flatten(-2)
-    bits = kept[..., 0] | kept[..., 1] << 2
-    return dense(values), (bits << 4 * torch.arange(8)).sum(-1)
+    return groups.gather(-1, places).flatten(-2), places[..., 0] | places[..., 1] << 2
 
 
 def metadata(rows: Tensor) -> Tensor:
@@ -72,6 +90,54 @@ def window_mma_sparse(weight: Tensor) -> tuple[Tensor, Tensor]:
     return values.contiguous(), metadata(even.flatten(0, 1))
 
 
+def dense_int8(matrices: Tensor) -> Tensor:
+    """Fragments of (..., 16, 32) matrices of int8: (..., 32, 4, 4)."""
+    columns = 4 * (_LANE % 4)[:, None] + torch.tensor([0, 0, 16, 16])
+    return matrices[..., _ROWS[..., None], columns[..., None] + torch.arange(4)]
+
+
+def window_int8(weight: Tensor, kind: Kind) -> tuple[Tensor, ...]:
+    """Weights (out, in, k, k) int8 for window_int8.cu; of 2:4 weights their metadata, too.
+
+    Fragments lie by shift, step, dy, 16 out; those of the last column of taps behind them.
+
+    Raises:
+        ValueError: the kind is for 2:4 weights, and these are not.
+    """
+    matrices = _int8_products(weight, kind)
+    if kind == "int8":
+        return (dense_int8(matrices).contiguous(),)
+    values, bits = kept(matrices)
+    words = torch.unflatten(bits, -1, (2, 8)) << 4 * torch.arange(8)  # (..., row, half, group)
+    by_thread = torch.unflatten(words.sum(-1), -2, (2, 8)).permute(0, 2, 3, 1)  # (.., g, half, r)
+    return dense_int8(values).contiguous(), _int32(by_thread.flatten(1))
+
+
+def _int8_products(weight: Tensor, kind: Kind) -> Tensor:
+    """The matrices (products, 16, K) of a convolution, in order; see `window.products`."""
+    side, inside = weight.shape[-1], weight.shape[1]
+    shared = products(side, inside, kind)
+    parts = torch.unflatten(weight, 0, (-1, 16))[:, _CHANNELS]  # (16 out, 16, in, dy, dx)
+    none = torch.zeros_like(parts[..., 0, 0])
+
+    def tap(dy: int, dx: int) -> Tensor:
+        return parts[..., dy, dx] if dy in range(side) and dx in range(side) else none
+
+    found = list[Tensor]()
+    for across in range(shared.across):
+        row = range(across * shared.taps, (across + 1) * shared.taps)
+        for step in range(shared.steps):
+            channels = slice(step * shared.k, (step + 1) * shared.k)
+            for dy in range(side):
+                found += torch.cat([tap(dy, dx) for dx in row], -1)[..., channels]
+    for down in range(shared.down):
+        last = min((down + 1) * shared.taps - 1, side - 1)
+        first = down * shared.taps  # before that, other products have them
+        column = range(last - shared.taps + 1, last + 1)
+        found += torch.cat([tap(dy, side - 1) if dy >= first else none for dy in column], -1)
+    return torch.stack(found)
+
+
 def stem(weight: Tensor) -> Tensor:
     """Weights (16, 1, 7, 7) for stem.cu: rows 0 1 | 2 3 | 4 5 | 1 2 | 3 4 | 5 6 of eight taps each.
 
@@ -82,10 +148,21 @@ def stem(weight: Tensor) -> Tensor:
     return dense(pairs).contiguous()
 
 
-def bottleneck_mma(weight: Tensor) -> Tensor:
-    """Weights (out, in) of the 1x1 before it: fragments by 16 out, step of 16."""
-    parts = torch.unflatten(torch.unflatten(weight, 0, (-1, 16))[:, _CHANNELS], -1, (-1, 16))
-    return dense(parts.transpose(1, 2)).contiguous()
+def bottleneck_mma(weight: Tensor, fours: bool = False) -> Tensor:
+    """Weights (out, in) of the 1x1 before it: fragments by 16 out, step of 16.
+
+    Args:
+        weight: for each channel in memory.
+        fours: whether rows g and g + 8 of two products are four neighbours, and not two of one.
+    """
+    parts = torch.unflatten(weight, 0, (-1, 16))[:, _CHANNELS]
+    if fours:
+        rows = torch.arange(16)
+        pairs = 4 * (rows % 8) + rows // 8  # of the first product; 2 more are the second's
+        parts = torch.unflatten(weight, 0, (-1, 32))[:, torch.stack([pairs, pairs + 2])].flatten(
+            0, 1
+        )
+    return dense(torch.unflatten(parts, -1, (-1, 16)).transpose(1, 2)).contiguous()
 
 
 def then_mma(weight: Tensor) -> Tensor:

@@ -78,6 +78,12 @@ DEV void store_shared(u32 address, const Quad& value, bool wanted) {  // predica
 DEV void store_shared(u32 address, u32 value, bool wanted) {
   asm volatile("{.reg .pred p; setp.ne.b32 p, %2, 0; @p st.shared.u32 [%0], %1;}\n" ::"r"(address), "r"(value), "r"((int)wanted) : "memory");
 }
+DEV void store_shared(u32 address, u16 value, bool wanted) {
+  asm volatile("{.reg .pred p; setp.ne.b32 p, %2, 0; @p st.shared.u16 [%0], %1;}\n" ::"r"(address), "h"(value), "r"((int)wanted) : "memory");
+}
+DEV void store_shared_pair(u32 address, u32 low, u32 high) {
+  asm volatile("st.shared.v2.u32 [%0], {%1, %2};\n" ::"r"(address), "r"(low), "r"(high) : "memory");
+}
 DEV void store_shared(u32 address, u32 value) {
   asm volatile("st.shared.u32 [%0], %1;\n" ::"r"(address), "r"(value) : "memory");
 }
@@ -115,6 +121,19 @@ DEV float low_half(u32 pair) {
 DEV float high_half(u32 pair) {
   float found;
   asm("{.reg .f16 l, h; mov.b32 {l, h}, %1; cvt.f32.f16 %0, h;}\n" : "=f"(found) : "r"(pair));
+  return found;
+}
+DEV float as_float(u32 bits) { return __uint_as_float(bits); }
+// The nearest integer in -128 .. 127, the even one of two, in the low byte: where 2^23 3/2 is added, one is the unit.
+DEV u32 nearest(float v) {
+  u32 found;
+  asm("{.reg .f32 t; max.f32 t, %1, 0fC3000000; min.f32 t, t, 0f42FE0000; add.rn.f32 t, t, 0f4B400000; mov.b32 %0, t;}\n" : "=r"(found) : "f"(v));
+  return found;
+}
+// The low bytes of four words, the first one lowest.
+DEV u32 low_bytes(u32 a, u32 b, u32 c, u32 d) {
+  u32 found;
+  asm("{.reg .b32 l, h; prmt.b32 l, %1, %2, 0x0040; prmt.b32 h, %3, %4, 0x0040; prmt.b32 %0, l, h, 0x5410;}\n" : "=r"(found) : "r"(a), "r"(b), "r"(c), "r"(d));
   return found;
 }
 // v where it is positive, else v times `slope` (twice the same float16), of both halves.
@@ -158,6 +177,18 @@ template <int SELECT> DEV void mma_sparse(float (&d)[4], const u32 (&a)[4], cons
       "{%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9, %10, %11}, {%0, %1, %2, %3}, %12, %13;\n"
       : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]), "r"(b[2]), "r"(b[3]), "r"(metadata), "n"(SELECT));
+}
+// Likewise of int8, four in a u32: d (16 x 8) += a (16 x 32) b (32 x 8), exact.
+DEV void mma_int8(int (&d)[4], const u32 (&a)[4], const u32* b) {
+  asm("mma.sync.aligned.m16n8k32.row.col.s32.s8.s8.s32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};\n"
+      : "+r"(d[0]), "+r"(d[1]), "+r"(d[2]), "+r"(d[3]) : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+}
+// d (16 x 8) += a (16 x 64, two of four, 16 x 32 stored) b (64 x 8); metadata of all lanes.
+DEV void mma_int8_sparse(int (&d)[4], const u32 (&a)[4], const u32* b, u32 metadata) {
+  asm("mma.sp::ordered_metadata.sync.aligned.m16n8k64.row.col.s32.s8.s8.s32 "
+      "{%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9, %10, %11}, {%0, %1, %2, %3}, %12, 0;\n"
+      : "+r"(d[0]), "+r"(d[1]), "+r"(d[2]), "+r"(d[3])
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]), "r"(b[2]), "r"(b[3]), "r"(metadata));
 }
 
 // What ordinary stores and copies left in shared memory becomes visible to wgmma.

@@ -8,10 +8,12 @@ import torch
 from torch import Tensor
 
 from compress.engines.kernels.cuda import compiler, fragments, moves
-from compress.engines.kernels.cuda.window import Kind, Task, Window, shared
+from compress.engines.kernels.cuda.products import Kind
+from compress.engines.kernels.cuda.window import Task, Window, shared
 from compress.engines.kernels.memory import Framed
 from compress.engines.kernels.packing import padded, spread
 from compress.engines.kernels.plan import OUTPUT, Conv, Plan, Pool, Slice, Upsample
+from compress.engines.kernels.served import INSIDE, OUT, SIDES
 
 Buffers = Mapping[str, Framed]
 Tensors = Mapping[str, Tensor]
@@ -19,7 +21,7 @@ POINTERS = (
     "x", "y", "weights", "metadata", "bias", "bottleneck_weights", "bottleneck_bias",
     "bottleneck_border", "then_weights", "then_bias", "image",
 )  # fmt: skip
-WIDTHS = {(side, inside) for side in (3, 5) for inside in (16, 32, 64)} | {(7, 1)}
+WIDTHS = {(side, inside) for side in SIDES for inside in INSIDE} | {(7, 1)}
 """Side of the convolution and input channels in memory, of those that there are kernels for."""
 NUMBERS = ("x_row", "y_row", "height", "width", "strip")
 UPSAMPLED = (8, 16, 32)
@@ -40,6 +42,8 @@ class Arguments(ctypes.Structure):
         ("pooled", ctypes.c_void_p),
         ("pooled_slice", ctypes.c_longlong),
         ("pooled_row", ctypes.c_int),
+        ("steps", ctypes.c_void_p),
+        ("affine", ctypes.c_void_p),
     ]
 
 
@@ -60,7 +64,7 @@ def task(
     out, then = _outputs(op)
     if (op.size, op.source.channels) not in WIDTHS or then not in (0, 1, 16):
         return None
-    if out not in (16, 32) or (op.size == 7 and (out, then) != (16, 0)):
+    if out not in OUT or (op.size == 7 and (out, then) != (16, 0)):
         return None
     if isinstance(before, Conv) and (then or not _served(before)):
         return None
@@ -74,7 +78,7 @@ def task(
         bottleneck=before.source.channels if isinstance(before, Conv) else 0,
         upsampled=low.target.channels if low else 0, low=channels(low.source.buffer) if low else 0,
         residual=op.residual, x=channels(_read(op, before).buffer), y=channels(op.target.buffer),
-        pool=channels(pool.target.buffer) if pool else 0,
+        pool=channels(pool.target.buffer) if pool else 0, int8=op.int8,
     )  # fmt: skip
 
 
@@ -190,6 +194,8 @@ def _mixed(before: Upsample, op: Conv) -> bool:
 
 
 def _window(op: Conv, about: Task, tensors: Tensors, kind: Kind) -> dict[str, Tensor]:
+    if op.int8:
+        return _window_int8(op, about, tensors, kind)
     weight = _half(tensors[f"{op.name}.weight"], op.source.positions, about.inside, about.out)
     bias = _bias(tensors, op.name, about.out)
     if kind == "mma.sp":
@@ -200,16 +206,35 @@ def _window(op: Conv, about: Task, tensors: Tensors, kind: Kind) -> dict[str, Te
     return {"weights": _on(made(weight), bias), "bias": bias}
 
 
+def _window_int8(op: Conv, about: Task, tensors: Tensors, kind: Kind) -> dict[str, Tensor]:
+    whole = tensors[f"{op.name}.weight"].cpu()
+    weight = spread(whole, op.source.positions, about.inside, about.out).to(torch.int8)
+    bias, steps = _bias(tensors, op.name, about.out), tensors[f"{op.name}.steps"].float()
+    affine = bias.new_zeros(about.inside, 2)
+    affine[op.source.positions] = tensors[f"{op.name}.affine"].to(affine)
+    values, *words = fragments.window_int8(weight, kind)
+    return {
+        "weights": _on(values, bias),
+        **({"metadata": _on(words[0], bias)} if words else {}),
+        "bias": bias,
+        "steps": torch.nn.functional.pad(steps, (0, about.out - len(steps))).contiguous(),
+        "affine": affine,
+    }
+
+
 def _bottleneck(before: Conv, op: Conv, tensors: Tensors, kind: Kind) -> dict[str, Tensor]:
     inside, out = before.source.channels, op.source.channels
     weight = _half(tensors[f"{before.name}.weight"], before.source.positions, inside, out)
     bias = _bias(tensors, before.name, out)
+    if op.int8:
+        made = fragments.bottleneck_mma(weight[:, :, 0, 0], fours=out > 16)
+        return {"bottleneck_weights": _on(made, bias), "bottleneck_bias": bias}
     border = bias.new_zeros(out, dtype=torch.float16)
     border[op.source.positions] = tensors[f"{op.name}.border"].to(border)
     wgmma = kind == "wgmma"
-    made = fragments.bottleneck_wgmma if wgmma else fragments.bottleneck_mma
+    order = fragments.bottleneck_wgmma if wgmma else fragments.bottleneck_mma
     return {
-        "bottleneck_weights": _on(made(weight[:, :, 0, 0]), bias),
+        "bottleneck_weights": _on(order(weight[:, :, 0, 0]), bias),
         "bottleneck_bias": bias,
         "bottleneck_border": border,
     }

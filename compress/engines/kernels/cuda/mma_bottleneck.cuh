@@ -1,8 +1,11 @@
-// The 1x1 before a 5x5 or 3x3: a row at a time, from the ring to `middle`, for window_mma.cu.
+// The 1x1 before a 5x5 or 3x3: a row at a time, from the ring to `middle`, for window_mma.cu; its sums for window_int8.cu, too.
 #pragma once
-// COUNT blocks of 8 pixels from `first` on, of one row: 1x1, LeakyReLU, float16; the border outside of the image.
-template <int COUNT> DEV void bottleneck_blocks(const Arguments& a, const Strip& s, const u32 (&border)[BEFORE_MS], u32 base, u32 from, u32 to, int first, int y) {
-  const int lane = threadIdx.x & 31, g = lane >> 2, t = lane & 3;
+// The first of two neighbouring channels that a thread has of product m; with FOURS it has four neighbours of two products.
+DEV int bottleneck_channel(int m, int g) { return FOURS ? m / 2 * 32 + 4 * g + m % 2 * 2 : m * 16 + 2 * g; }
+
+// COUNT blocks of 8 pixels from `first` on, of the row at `from`: the 1x1 and its bias.
+template <int COUNT> DEV void bottleneck_sums(float (&d)[BEFORE_MS][COUNT][4], u32 base, u32 from, int first) {
+  const int lane = threadIdx.x & 31, g = lane >> 2;
   u32 b[BEFORE_KS][COUNT][2];
 #pragma unroll
   for (int k = 0; k < BEFORE_KS; ++k) {
@@ -16,11 +19,10 @@ template <int COUNT> DEV void bottleneck_blocks(const Arguments& a, const Strip&
         b[k][block][0] = r[0], b[k][block][1] = r[1], b[k][block + 1][0] = r[2], b[k][block + 1][1] = r[3];
       }
   }
-  float d[BEFORE_MS][COUNT][4];
 #pragma unroll
   for (int m = 0; m < BEFORE_MS; ++m) {
     float bias[2];
-    load_shared(bias, base + BIAS_AT + m * 64 + g * 8);
+    load_shared(bias, base + BIAS_AT + bottleneck_channel(m, g) * 4);
 #pragma unroll
     for (int k = 0; k < BEFORE_KS; ++k) {
       u32 w[4];
@@ -31,6 +33,13 @@ template <int COUNT> DEV void bottleneck_blocks(const Arguments& a, const Strip&
         else mma_dense(d[m][block], w, b[k][block]);
     }
   }
+}
+
+// The same, LeakyReLU, float16; the border outside of the image.
+template <int COUNT> DEV void bottleneck_blocks(const Arguments& a, const Strip& s, const u32 (&border)[BEFORE_MS], u32 base, u32 from, u32 to, int first, int y) {
+  const int lane = threadIdx.x & 31, g = lane >> 2, t = lane & 3;
+  float d[BEFORE_MS][COUNT][4];
+  bottleneck_sums<COUNT>(d, base, from, first);
   const bool known = (u32)y < (u32)a.height;  // stores come last: the compiler moves no load across them
 #pragma unroll
   for (int block = 0; block < COUNT; ++block)

@@ -1,5 +1,13 @@
-// From global to shared memory: the input rows of a step, for window_mma.cu.
+// From global to shared memory: the input rows of a step, for window_mma.cu and window_int8.cu.
 #pragma once
+template <bool B> struct Bool {
+  static constexpr bool value = B;
+};
+
+DEV void copy_region(u32 to, const void* from, int bytes) {
+  for (int at = threadIdx.x * 16; at < bytes; at += THREADS * 16) copy16(to + at, (const char*)from + at, 16, true);
+}
+
 // What a thread copies of each input row: eight channels of some pixels.
 struct Loader {
   const u16* from;  // its first piece of the next row

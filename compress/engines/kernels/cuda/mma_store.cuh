@@ -1,5 +1,22 @@
-// What follows a 5x5 or 3x3: LeakyReLU, perhaps a 1x1 and the image, and the store, for window_mma.cu.
+// What follows a 5x5 or 3x3: LeakyReLU, perhaps a 1x1 and the image, and the store, for window_mma.cu and window_int8.cu.
 #pragma once
+struct Then {
+  float weights[MS][2], bias[2];  // of channels 2 g and the next; the weights where there is one output channel
+};
+DEV Then load_then(const Arguments& a) {
+  const int g = (threadIdx.x & 31) >> 2;
+  Then then = {};
+  if constexpr (THEN == 16) then.bias[0] = a.then_bias[2 * g], then.bias[1] = a.then_bias[2 * g + 1];
+  if constexpr (THEN == 1) {
+    then.bias[0] = a.then_bias[0];
+#pragma unroll
+    for (int m = 0; m < MS; ++m)
+#pragma unroll
+      for (int i = 0; i < 2; ++i) then.weights[m][i] = ((const float*)a.then_weights)[m * 16 + 2 * g + i];
+  }
+  return then;
+}
+
 // Two channels of a pixel: d[0], d[2] of column 2 t; d[1], d[3] of the next.
 DEV void store_pixels(u16* row, int x, int width, const float (&d)[4], bool activate) {
 #pragma unroll

@@ -1,9 +1,9 @@
 """What a kernel of a 5x5 or 3x3 computes, how it is cut, and which cuts are worth measuring."""
 
 from dataclasses import dataclass, replace
-from typing import Literal
 
-Kind = Literal["mma", "mma.sp", "wgmma", "stem"]
+from compress.engines.kernels.cuda.products import SPARSE, Kind, products
+
 SHARED = {80: 163 * 1024, 90: 227 * 1024}
 """Compute capability -> bytes of shared memory that a block may have."""
 SHARED_LEAST = 99 * 1024
@@ -35,6 +35,8 @@ class Task:
     """Whether the image is added; with `then` 1."""
     pool: int = 0
     """Values a pixel where the max-pool behind the stem writes; 0 for none."""
+    int8: bool = False
+    """Whether its input and its weights are INT8."""
     x: int
     """Values a pixel where it reads."""
     y: int
@@ -46,7 +48,8 @@ class Window:
     """One cut: a block computes a strip of `strip` rows and `tile` columns, row by row."""
 
     kind: Kind
-    """The instruction: dense mma.sync, 2:4 mma.sp, dense wgmma; the stem's kernel has mma.sync."""
+    """The instruction: dense mma.sync, 2:4 mma.sp, dense wgmma; mma.sync for the stem; int8 is
+    mma.sync of INT8, int8.sp mma.sp of INT8."""
     strip: int
     """Rows of a strip."""
     warps: int = 4
@@ -92,7 +95,9 @@ def constants(task: Task, cut: Window) -> dict[str, int]:
     if cut.kind == "stem":
         more |= {"POOL": int(bool(task.pool)), "POOL_PIXEL": task.pool, "WIDE": int(cut.wide)}
         return {**found, **more}
-    sparse = int(cut.kind == "mma.sp")
+    if task.int8:
+        more["INT8"] = 1
+    sparse = int(cut.kind in SPARSE)
     return {**found, **more, "SPARSE": sparse, "IN_REGISTERS": int(cut.registers)}
 
 
@@ -111,12 +116,19 @@ def shared(task: Task, cut: Window) -> int:
         row, middle, rows = 2 * source + 16, 2 * task.inside + 16, cut.rows
         behind = 32 * task.out if task.then == 16 else 0
     stored = 2 * rows * pixels * middle if task.bottleneck else 0
+    if task.int8:
+        pitch = task.inside + 16 * (task.inside > 16)
+        stored = 2 * rows * (pixels + products(task.side, task.inside, cut.kind).spare) * pitch
+        before += 8 * task.inside if task.bottleneck else 0
     low = (cut.stages * rows // 2 + 2) * (pixels // 2 + 2) * 2 * task.upsampled
     return weights + before + behind + cut.stages * rows * pixels * row + stored + low
 
 
 def _fragments(task: Task, cut: Window) -> int:
     """Bytes of weights and metadata as fragments of mma."""
+    if task.int8:
+        count = products(task.side, task.inside, cut.kind).count * task.out // 16
+        return count * (512 + 128 * (cut.kind == "int8.sp"))
     parts = task.inside // (32 if cut.kind == "mma.sp" else 16) * task.out // 16
     words = task.side * -(-task.side * parts // 2) if cut.kind == "mma.sp" else 0
     return task.side**2 * parts * 512 + words * 128
@@ -153,7 +165,7 @@ def _cuts(task: Task) -> list[Window]:
     if task.inside == 1:
         cuts = [_cut("stem", *one) for one in _STEM]
         return [replace(cut, wide=wide) for wide in (False, True) for cut in cuts]
-    cuts = [*_mma(task), *_wgmma(task)]
+    cuts = _int8(task) if task.int8 else [*_mma(task), *_wgmma(task)]
     return [cut for cut in cuts if (task.side - 1) % cut.rows == 0]
 
 
@@ -181,6 +193,47 @@ def _mma(task: Task) -> list[Window]:
 
 
 _PLAIN: tuple[Kind, ...] = ("mma", "mma.sp")
+
+
+def _int8(task: Task) -> list[Window]:
+    """As `_mma`; nothing of it was measured yet."""
+    kinds: tuple[Kind, ...] = ("int8", "int8.sp")
+    if task.out == 16 and task.inside == 16:
+        shapes = [
+            (4, 2, 1, 3, 3),
+            (4, 2, 1, 4, 2),
+            (4, 2, 2, 3, 2),
+            (4, 4, 1, 3, 2),
+            (8, 2, 1, 4, 1),
+        ]
+        return [_cut(kind, *one, registers=True) for kind in kinds for one in shapes]
+    if task.out == 32:
+        shapes = [
+            (2, 2, 2, 2, 4),
+            (4, 2, 2, 2, 2),
+            (8, 2, 2, 2, 1),
+            (4, 2, 1, 3, 2),
+            (4, 2, 1, 2, 3),
+        ]
+    else:
+        shapes = [
+            (2, 2, 2, 2, 4),
+            (4, 2, 2, 2, 2),
+            (4, 2, 2, 2, 3),
+            (8, 2, 2, 2, 1),
+            (2, 4, 2, 2, 2),
+        ]
+        shapes += [
+            (4, 2, 1, 3, 3),
+            (4, 4, 1, 2, 2),
+            (4, 4, 1, 3, 2),
+            (4, 4, 2, 2, 1),
+            (4, 2, 4, 2, 1),
+        ]
+    found = [_cut(kind, *one) for kind in kinds for one in shapes]
+    if task.out == 16 and task.inside == 32:
+        found += [_cut("int8.sp", 4, 2, 1, stages, 2, registers=True) for stages in (3, 4)]
+    return found
 
 
 def _wgmma(task: Task) -> list[Window]:

@@ -28,6 +28,7 @@ constexpr int STAGE = ROWS * PIXELS * SOURCE_PITCH, MIDDLE = ROWS * PIXELS * PIT
 constexpr int METADATA_AT = IN_REGISTERS ? 0 : FRAGMENTS * 512;
 constexpr int BEFORE_AT = METADATA_AT + (IN_REGISTERS ? 0 : WORDS * 128);
 constexpr int BEFORE_KS = SOURCE / 16, BEFORE_MS = CIN / 16;
+constexpr bool FOURS = false;
 constexpr int BIAS_AT = BEFORE_AT + (BOTTLENECK ? BEFORE_KS * BEFORE_MS * 512 : 0);
 constexpr int THEN_AT = BIAS_AT + (BOTTLENECK ? CIN * 4 : 0);
 constexpr int RING_AT = THEN_AT + (THEN == 16 ? MS * 512 : 0), MIDDLE_AT = RING_AT + STAGES * STAGE;
@@ -53,10 +54,6 @@ struct Window {
   u32 before[BLOCKS][2];                // PAIRED: fragments of the last dx of the row before
 };
 
-struct Then {
-  float weights[MS][2], bias[2];  // of channels 2 g and the next; the weights where there is one output channel
-};
-
 DEV void multiply(float (&d)[4], const u32 (&w)[4], const u32* b, u32 metadata, int select) {
   if constexpr (!SPARSE) mma_dense(d, w, b);
   else if (select) mma_sparse<1>(d, w, b, metadata);
@@ -67,14 +64,6 @@ DEV void multiply(float (&d)[4], const u32 (&w)[4], const u32* b, u32 metadata, 
 #include <mma_bottleneck.cuh>
 #include <mma_products.cuh>
 #include <mma_store.cuh>
-
-template <bool B> struct Bool {
-  static constexpr bool value = B;
-};
-
-DEV void copy_region(u32 to, const void* from, int bytes) {
-  for (int at = threadIdx.x * 16; at < bytes; at += THREADS * 16) copy16(to + at, (const char*)from + at, 16, true);
-}
 
 KERNEL(window_mma, THREADS, RESIDENT)(const Arguments a) {
   SHARED_BASE(base);
@@ -125,15 +114,7 @@ KERNEL(window_mma, THREADS, RESIDENT)(const Arguments a) {
   Window w;
 #pragma unroll
   for (int m = 0; m < MS; ++m) w.bias[m][0] = a.bias[m * 16 + 2 * g], w.bias[m][1] = a.bias[m * 16 + 2 * g + 1];
-  Then then = {};
-  if constexpr (THEN == 16) then.bias[0] = a.then_bias[2 * g], then.bias[1] = a.then_bias[2 * g + 1];
-  if constexpr (THEN == 1) {
-    then.bias[0] = a.then_bias[0];
-#pragma unroll
-    for (int m = 0; m < MS; ++m)
-#pragma unroll
-      for (int i = 0; i < 2; ++i) then.weights[m][i] = ((const float*)a.then_weights)[m * 16 + 2 * g + i];
-  }
+  const Then then = load_then(a);
 #pragma unroll
   for (int block = 0; block < BLOCKS; ++block) {
     w.before[block][0] = w.before[block][1] = 0;
