@@ -3,6 +3,7 @@
 import copy
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -91,6 +92,35 @@ def halved(net: nn.Module) -> nn.Module:
         for module in net.modules():
             if isinstance(module, nn.Conv2d) and module.in_channels % 4 == 0:
                 module.weight.copy_(two_of_four(module.weight))
+    return net
+
+
+FIVES = ("growth.conv", "wide.conv")
+"""Ends of the names of the layers that the fused engine computes in INT8."""
+
+
+def ranged(net: nn.Module, x: Tensor) -> nn.Module:
+    """A copy without transposed convolutions whose layers FIVES are INT8, with ranges from `x`.
+
+    What stands for their quantisers has all that a plan reads of ModelOpt's, which is not needed.
+    """
+    net = deconv_to_conv(net)
+    largest = dict[nn.Module, Tensor]()
+
+    def watch(module: nn.Module, given: tuple[Tensor, ...]) -> None:
+        largest[module] = given[0].abs().max()
+
+    chosen = [one for name, one in net.named_modules() if name.endswith(FIVES)]
+    hooks = [one.register_forward_pre_hook(watch) for one in chosen]
+    with torch.no_grad():
+        net(x)
+    for hook in hooks:
+        hook.remove()
+    for one in chosen:
+        weight: Any = one.weight
+        ranges = weight.detach().abs().amax((1, 2, 3), keepdim=True)
+        one.input_quantizer = SimpleNamespace(is_enabled=True, amax=largest[one].float())
+        one.weight_quantizer = SimpleNamespace(is_enabled=True, amax=ranges.float())
     return net
 
 
@@ -204,6 +234,22 @@ def unframed(buffer: Framed) -> None:
     inside = buffer.inside.clone()
     buffer.whole.fill_(float("nan"))
     buffer.inside.copy_(inside)
+
+
+def whole_numbers(channels: int, shape: tuple[int, int, int], *, sparse: bool) -> tuple[Conv, Case]:
+    """A 5x5 in INT8 whose steps are 1; its inputs are whole, halves, or too large for int8."""
+    draw = generator(channels)
+    op, case = conv_case(5, (channels,), 16, shape, dtype=torch.float16, int8=True, sparse=sparse)
+    weight = torch.randint(-1, 2, case.tensors["c.weight"].shape, generator=draw).double()
+    weight *= torch.rand(weight.shape, generator=draw) < 16 / channels
+    case.tensors["c.weight"] = two_of_four(weight) if sparse else weight
+    case.tensors["c.steps"] = torch.ones(16).double()
+    case.tensors["c.bias"] = torch.zeros(1, 1, 16).double()
+    case.tensors["c.affine"] = torch.tensor([[1.0, 0.0]] * channels).double()
+    values = torch.randint(-8, 9, case.buffers["x"].inside.shape, generator=draw) / 2
+    values[0, 3, 5], values[0, 4, 7] = 200.0, -300.5
+    case.buffers["x"].inside.copy_(values)
+    return op, case
 
 
 def chain_case(
@@ -368,6 +414,17 @@ def exact(op: Conv | Chain | Pool | Upsample, case: Case) -> Tensor:
         plain.upsample(op, wide)
     at = op.target
     return wide[at.buffer].nchw(at.start, at.channels)
+
+
+def exact_layer(before: Conv, op: Conv, case: Case) -> Tensor:
+    """Both operations in float64, nothing rounded between them but what the second one rounds."""
+    wide = {
+        name: Framed(one.whole.double(), one.top, one.left, one.height, one.width)
+        for name, one in case.buffers.items()
+    }
+    for one in (before, op):
+        plain.conv(one, wide, case.tensors, case.image.double())
+    return wide["y"].nchw(op.target.start, op.target.channels)
 
 
 def untouched(buffer: Framed) -> bool:

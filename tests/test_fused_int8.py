@@ -10,17 +10,21 @@ import pytest
 import torch
 from emulated import broken
 from fused_cases import (
+    FIVES,
     Case,
     conv_case,
     error,
     exact,
+    exact_layer,
     halved,
     layer_case,
     mixed_case,
     network,
+    ranged,
     two_of_four,
     untouched,
     unwritten,
+    whole_numbers,
 )
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -35,7 +39,6 @@ from compress.engines.kernels import plain, report, tune
 from compress.engines.kernels.cuda import compiler, fragments, launch
 from compress.engines.kernels.cuda.products import Kind, products
 from compress.engines.kernels.cuda.window import Task, Window, candidates, shared
-from compress.engines.kernels.memory import Framed
 from compress.engines.kernels.plan import Chain, Conv, compiled
 from compress.engines.kernels.plan_json import from_json
 from compress.engines.kernels.route import merges
@@ -98,28 +101,12 @@ def test_small_images_and_odd_widths(emulator, kind, size, slots, out, then, res
         assert error(op, case, launch.call(op, None, *of(case), one)) < limit, (shape, one)
 
 
-def whole_numbers(kind: Kind, channels: int) -> tuple[Conv, Case]:
-    """A 5x5 whose steps are 1, and inputs that are whole, halves, or too large for int8."""
-    draw = torch.Generator().manual_seed(channels)
-    op, case = conv_case(5, (channels,), 16, (1, 12, 40), dtype=torch.float16, int8=True)
-    weight = torch.randint(-1, 2, case.tensors["c.weight"].shape, generator=draw).double()
-    weight *= torch.rand(weight.shape, generator=draw) < 16 / channels
-    case.tensors["c.weight"] = two_of_four(weight) if kind == "int8.sp" else weight
-    case.tensors["c.steps"] = torch.ones(16).double()
-    case.tensors["c.bias"] = torch.zeros(1, 1, 16).double()
-    case.tensors["c.affine"] = torch.tensor([[1.0, 0.0]] * channels).double()
-    values = torch.randint(-8, 9, case.buffers["x"].inside.shape, generator=draw) / 2
-    values[0, 3, 5], values[0, 4, 7] = 200.0, -300.5
-    case.buffers["x"].inside.copy_(values)
-    return op, case
-
-
 @needs_compiler
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("channels", [16, 32, 64])
 def test_sums_of_whole_numbers_are_exact(emulator, kind, channels):
     """Halves go to the even neighbour, larger values to 127 and -128; all as float16 holds them."""
-    op, case = whole_numbers(kind, channels)
+    op, case = whole_numbers(channels, (1, 12, 40), sparse=kind == "int8.sp")
     expected = exact(op, case)
     assert expected.abs().max() < 2048
     for one in cuts(op, None, case, kind)[::3]:
@@ -129,17 +116,6 @@ def test_sums_of_whole_numbers_are_exact(emulator, kind, channels):
         assert positive.double().mean() > 0.3
         assert torch.equal(got[positive], expected[positive])
         assert (got - expected).abs().max() < 2e-3 * expected.abs().max()
-
-
-def exact_layer(before: Conv, op: Conv, case: Case) -> torch.Tensor:
-    """Both operations in float64, nothing rounded between them but what the second one rounds."""
-    wide = {
-        name: Framed(one.whole.double(), one.top, one.left, one.height, one.width)
-        for name, one in case.buffers.items()
-    }
-    for one in (before, op):
-        plain.conv(one, wide, case.tensors, case.image.double())
-    return wide["y"].nchw(op.target.start, op.target.channels)
 
 
 @needs_compiler
@@ -324,10 +300,6 @@ def test_cuts_fit_their_gpu():
         assert not candidates(replace(task, int8=False), 256, 256, frozenset(KINDS), ROOM)
 
 
-FIVES = ("growth.conv", "wide.conv")
-"""Ends of the names of the layers that the engine computes in INT8."""
-
-
 def quantised(net: nn.Module, *ends: str, sparse: bool = True) -> nn.Module:
     """A network with 2:4 weights and ModelOpt's quantisers in the layers with these ends."""
     net = (halved(net) if sparse else deconv_to_conv(net)).float().eval()
@@ -361,6 +333,15 @@ def test_the_plan_computes_what_the_checkpoint_says(options):
     assert relative(rounded_less, expected) > 1e-3  # or the test would see nothing
     half = Session(plan, tensors, (1, 32, 16), kernels=False)
     assert relative(half(x), expected) < relative(rounded_less, expected)
+
+
+def test_the_tests_on_a_gpu_have_the_quantisers_that_modelopt_makes():
+    net, x = halved(network(bottleneck=16, decoder=16)).float(), image()
+    names = {name for name, _ in net.named_modules() if name.endswith(FIVES)}
+    plan, tensors = compiled(quantisers.calibrated(net, names, [x], "max")[0])
+    alike, others = compiled(ranged(net, x))
+    assert alike == plan
+    assert all(torch.equal(tensors[name], others[name]) for name in tensors)
 
 
 def test_a_layer_without_an_int8_kernel_is_refused_and_the_way_out_is_said():

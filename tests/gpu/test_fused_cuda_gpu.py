@@ -12,20 +12,25 @@ import torch
 from fused_cases import (
     conv_case,
     error,
+    exact,
+    exact_layer,
     halved,
     layer_case,
     mixed_case,
     move_case,
     network,
+    ranged,
     stem_case,
     stem_error,
     unwritten,
+    whole_numbers,
 )
 
 from compress.engines import fused
 from compress.engines.base import Shape
 from compress.engines.kernels import plain, tune
 from compress.engines.kernels.cuda import compiler, launch, moves
+from compress.engines.kernels.cuda.products import SPARSE
 from compress.engines.kernels.cuda.window import Task, Window, candidates
 from compress.engines.kernels.jobs import jobs
 from compress.engines.kernels.plan import Chain, Pool, Upsample, compiled
@@ -52,9 +57,13 @@ MIXED = [*CONVS[3:], ((16, 16), 16, 16, False), ((8, 24), 16, 0, False), ((32, 3
 """The same, where the first part is upsampled."""
 
 
+INT8 = [((16,), 16, 0, False), ((64,), 16, 0, False), *CONVS[2:], ((32,), 32, 16, False)]
+"""As CONVS."""
+
+
 def cuts(task: Task | None, shape: tuple[int, int, int], sparse: bool) -> list[Window]:
     assert task is not None
-    kinds = compiler.kinds(CUDA) - (frozenset() if sparse else {"mma.sp"})
+    kinds = compiler.kinds(CUDA) - (frozenset() if sparse else SPARSE)
     found = candidates(task, *shape[1:], kinds, compiler.room(CUDA))
     compiler.ahead([compiler.source(task, cut) for cut in found], CUDA)
     return [replace(cut, strip=draw) for cut, draw in zip(found, _strips(len(found)), strict=True)]
@@ -87,6 +96,39 @@ def test_a_convolution_in_every_cut(size, slots, out, then, residual, sparse):
         for cut in cuts(task, shape, sparse):
             call = launch.call(op, None, case.buffers, case.tensors, case.image, cut)
             assert error(op, case, call) < tight(shape), (shape, cut)
+
+
+@pytest.mark.parametrize(("slots", "out", "then", "residual"), INT8)
+@pytest.mark.parametrize("sparse", [False, True])
+@pytest.mark.parametrize("size", [5, 3])
+def test_a_convolution_in_int8_in_every_cut(size, slots, out, then, residual, sparse):
+    for shape in SHAPES:
+        if sparse and sum(slots) % 16:
+            continue
+        more = {"then": then, "residual": residual, "sparse": sparse, "dtype": torch.float16}
+        op, case = conv_case(size, slots, out, shape, int8=True, **more)
+        case = case.to("cuda")
+        task = launch.task(op, None, lambda name, case=case: case.buffers[name].strides[2])
+        for cut in cuts(task, shape, sparse):
+            call = launch.call(op, None, case.buffers, case.tensors, case.image, cut)
+            assert error(op, case, call) < tight(shape), (shape, cut)
+
+
+@pytest.mark.parametrize("channels", [16, 32, 64])
+@pytest.mark.parametrize("sparse", [False, True])
+def test_int8_sums_of_whole_numbers_are_exact(channels, sparse):
+    """Also what fragments and metadata are proven by: each weight meets its own input."""
+    op, case = whole_numbers(channels, (2, 37, 150), sparse=sparse)
+    case = case.to("cuda")
+    expected = exact(op, case)
+    assert expected.abs().max() < 2048
+    task = launch.task(op, None, lambda name: case.buffers[name].strides[2])
+    for cut in cuts(task, (2, 37, 150), sparse):
+        case.buffers["y"].inside[..., 8:-8] = float("nan")
+        launch.call(op, None, case.buffers, case.tensors, case.image, cut)()
+        got = case.buffers["y"].nchw(op.target.start, 16).double()
+        assert torch.equal(got[expected >= 0], expected[expected >= 0]), cut
+        assert (got - expected).abs().max() < 2e-3 * expected.abs().max(), cut
 
 
 def test_the_stem_in_every_cut():
@@ -126,17 +168,37 @@ def test_a_bottleneck_inside_a_convolution(size, slots, middle, sparse):
             assert error(op, case, call) < tight(shape), (shape, cut)
 
 
+@pytest.mark.parametrize(("slots", "middle"), [((16,), 64), ((16,) * 3, 32), ((16,) * 3, 16)])
+@pytest.mark.parametrize("sparse", [False, True])
+@pytest.mark.parametrize("size", [5, 3])
+def test_a_bottleneck_inside_a_convolution_in_int8(size, slots, middle, sparse):
+    for shape in SHAPES:
+        more = {"sparse": sparse, "size": size, "int8": True}
+        before, op, case = layer_case(slots, middle, 16, shape, **more)
+        case = case.to("cuda")
+        expected = exact_layer(before, op, case)
+        task = launch.task(op, before, lambda name, case=case: case.buffers[name].strides[2])
+        for cut in cuts(task, shape, sparse):
+            case.buffers["y"].inside[..., 8:-8] = float("nan")
+            launch.call(op, before, case.buffers, case.tensors, case.image, cut)()
+            got = case.buffers["y"].nchw(op.target.start, op.target.channels).double()
+            off = float((got - expected).abs().max() / expected.abs().max())
+            # The weights of the 1x1 in float16 alone move values over edges of the rounding.
+            assert off < 2 * tight(shape), (shape, cut)
+
+
 @pytest.mark.parametrize(("slots", "out", "then", "residual"), MIXED)
 @pytest.mark.parametrize("sparse", [False, True])
 @pytest.mark.parametrize("size", [5, 3])
+@pytest.mark.parametrize("int8", [False, True])
 def test_an_upsampling_inside_a_convolution_has_the_bits_of_two_kernels(
-    size, slots, out, then, residual, sparse
+    int8, size, slots, out, then, residual, sparse
 ):
     for shape in [(1, 1, 1), (5, 2, 65), (2, 19, 35), (1, 75, 20)]:
         if sparse and sum(slots) % 16:
             continue
         more = {"then": then, "residual": residual, "sparse": sparse, "size": size}
-        up, op, case = mixed_case(slots, out, shape, **more)
+        up, op, case = mixed_case(slots, out, shape, int8=int8, **more)
         compare_mixed(up, op, case.to("cuda"), sparse)
 
 
@@ -165,24 +227,28 @@ def compare_mixed(up, op, case, sparse, step=1):
 
 @pytest.mark.parametrize("size", [5, 3])
 @pytest.mark.parametrize("sparse", [False, True])
-def test_a_few_blocks_of_an_upsampling_inside_to_be_sanitized(sparse, size):
+@pytest.mark.parametrize("int8", [False, True])
+def test_a_few_blocks_of_an_upsampling_inside_to_be_sanitized(int8, sparse, size):
     """Small enough for `compute-sanitizer --tool racecheck`."""
-    up, op, case = mixed_case((16, 16), 16, (1, 6, 35), then=16, sparse=sparse, size=size)
+    more = {"sparse": sparse, "size": size, "int8": int8}
+    up, op, case = mixed_case((16, 16), 16, (1, 6, 35), then=16, **more)
     compare_mixed(up, op, case.to("cuda"), sparse, step=3)
 
 
 @pytest.mark.parametrize("size", [5, 3])
 @pytest.mark.parametrize("sparse", [False, True])
-def test_a_few_blocks_of_every_kind_to_be_sanitized(sparse, size):
+@pytest.mark.parametrize("int8", [False, True])
+def test_a_few_blocks_of_every_kind_to_be_sanitized(int8, sparse, size):
     """Small enough for `compute-sanitizer --tool racecheck`."""
-    before, op, case = layer_case((16, 16), 64, 16, (1, 12, 70), sparse=sparse, size=size)
+    more = {"sparse": sparse, "size": size, "int8": int8}
+    before, op, case = layer_case((16, 16), 64, 16, (1, 12, 70), **more)
     case = case.to("cuda")
     plain.conv(before, case.buffers, case.tensors, case.image)
     for first in (before, None):
         task = launch.task(op, first, lambda name: case.buffers[name].strides[2])
         for cut in cuts(task, (1, 12, 70), sparse)[::3]:
             call = launch.call(op, first, case.buffers, case.tensors, case.image, cut)
-            assert error(op, case, call) < LIMIT
+            assert error(op, case, call) < (3 if int8 else 1) * LIMIT
 
 
 @pytest.mark.parametrize("channels", [16, 5, 40])
@@ -233,6 +299,48 @@ def test_whole_networks_of_these_kernels(options, sparse):
         rounded = relative(Session(plan, tensors, shape, kernels=False)(x), expected)
         off = relative(session(x), expected)
         assert off < max(2e-4, 2 * rounded), (off, rounded, shape, choices)
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"bottleneck": 16, "decoder": 16}, {"kernels": [3, 3, 5, 3, 3]}]
+)
+@pytest.mark.parametrize("sparse", [False, True])
+def test_whole_networks_in_int8_of_these_kernels(options, sparse):
+    """Beside the plan in float64, which test_fused_int8.py compares with ModelOpt's network."""
+    net = network(residual=True, **options)
+    net = (halved(net) if sparse else net).cuda()
+    net = ranged(net, torch.rand(2, 1, 64, 64).double().cuda())
+    plan, tensors = compiled(net)
+    for shape in [(1, 512, 512), (2, 176, 368), (16, 64, 64), (32, 32, 16)]:
+        choices = drawn(Session(plan, tensors, shape), random.Random(shape[0]))
+        assert sum("int8" in key for key in choices.conv) >= 10
+        session = Session(plan, tensors, shape, choices=choices, poison=True)
+        x = torch.rand(shape[0], 1, *shape[1:]).cuda()
+        exactly = {"dtype": torch.float64, "kernels": False}
+        expected = Session(plan, tensors, shape, **exactly)(x)
+        # Rounding to float16 between layers moves values over edges of the rounding to INT8.
+        rounded = relative(Session(plan, tensors, shape, kernels=False)(x), expected)
+        off = relative(session(x), expected)
+        assert off < max(1e-3, 2 * rounded), (off, rounded, shape, choices)
+
+
+def test_an_int8_engine_is_built_and_says_so(tmp_path, monkeypatch):
+    monkeypatch.setattr(fused, "SECONDS", 15.0)
+    net = halved(network(bottleneck=16, decoder=16, residual=True)).float().cuda()
+    net, path = ranged(net, torch.rand(2, 1, 64, 64).cuda()), tmp_path / "e.safetensors"
+    built = fused.Fused().build(net, Shape(batch=4, size=256), path, CUDA)
+    assert built["sparsity"]["eligible"] == 20
+    growths = [row["kernel"] for name, row in built["kernels"].items() if "growth" in name]
+    own = [said for said in growths if not said.startswith("in that of")]
+    assert own
+    assert all("INT8" in said for said in own)
+    engine, plan = fused.load(path, CUDA), compiled(net)
+    x = torch.rand(4, 1, 256, 256).cuda()
+    expected = Session(*plan, (4, 256, 256), dtype=torch.float64, kernels=False)(x)
+    half = relative(Session(*plan, (4, 256, 256), kernels=False)(x), expected)
+    assert relative(engine(x), expected) < max(1e-3, 2 * half)
+    other = engine(torch.rand(1, 1, 64, 32).cuda())  # a shape that nobody measured
+    assert other.isfinite().all()
 
 
 def test_an_engine_says_which_kernels_it_has_and_runs_in_a_fresh_process(tmp_path, monkeypatch):
