@@ -25,7 +25,7 @@ import fused  # type: ignore[import-not-found]
 import turns  # type: ignore[import-not-found]
 from fused_cases import ranged
 
-from compress.engines.kernels import tune
+from compress.engines.kernels import timed
 from compress.engines.kernels.cuda import compiler
 from compress.engines.kernels.cuda.window import Window, strips
 from compress.engines.kernels.jobs import Job, jobs
@@ -60,8 +60,8 @@ def fastest(job: Job, height: int, device: torch.device) -> dict[str, tuple[floa
     for cut in job.cuda:
         assert isinstance(cut, Window)
         for one in (replace(cut, strip=rows) for rows in strips(height)):
-            ms = tune.milliseconds(partial(job.make, one), device)
-            if ms < found.get(one.kind, (tune.NEVER, one))[0]:
+            ms = timed.milliseconds(partial(job.make, one), device)
+            if ms < found.get(one.kind, (timed.NEVER, one))[0]:
                 found[one.kind] = ms, one
     return found
 

@@ -17,7 +17,8 @@ from compress.engines.base import NotBuilt
 from compress.engines.kernels import ahead
 from compress.engines.kernels.cuda import compiler
 from compress.engines.kernels.cuda.moves import Move
-from compress.engines.kernels.cuda.window import Kind, Window, strips
+from compress.engines.kernels.cuda.products import Kind
+from compress.engines.kernels.cuda.window import Window, strips
 from compress.engines.kernels.jobs import Job, jobs
 from compress.engines.kernels.plan import Chain
 from compress.engines.kernels.route import Layer, Unit, cheapest
