@@ -63,9 +63,11 @@ def known(
     rings, kept = _kernels(net, options, protected)
     predictor = _predictor(net, options, times, rings)
     if predictor is not None:
-        rings, kept = _timed(predictor, rings), {**kept, **predictor.lacking}
-    worth = _worth(importance) or ranking.values(net, found, options, seed, size, rings)
-    if options.kernels == "weigh" and rings.keys() - worth.rings.keys():
+        rings = _timed(predictor, rings)
+        kept |= {name: why for name, why in predictor.lacking.items() if name not in rings}
+    weighed = rings if options.kernels == "weigh" else {}
+    worth = _worth(importance) or ranking.values(net, found, options, seed, size, weighed)
+    if weighed.keys() - worth.rings.keys():
         raise UsageError("kernels weigh needs what rings are worth, too: prune by a recipe")
     if not worth.channels:
         raise UsageError(f"{type(net).__name__} has no convolution or linear layer to prune")
@@ -75,7 +77,7 @@ def known(
         ranks=ranking.ranks(found, worth.channels, options),
         held=ranking.ignored(found, protected),
         rings=rings,
-        worths=worth.rings,
+        worths={name: worth.rings[name] for name in weighed},
         sides=_sides(net, (*rings, *kept)),
         kept_kernels=kept,
         ledger=Ledger(net, found, predictor),

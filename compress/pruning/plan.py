@@ -137,21 +137,19 @@ def _tried(known: Network, options: PruneOptions) -> Plan:
         failing=failing.groups,
         times=_prediction(known, options, ledger, solved),
         rings=solved.rings,
-        kernels=_about_kernels(known, failing.kernels, solved),
+        kernels=_about_kernels(known, {**solver.kept_kernels(solved), **failing.kernels}, solved),
     )
 
 
-def _about_kernels(
-    known: Network, failing: Mapping[str, str], solved: Solved
-) -> tuple[Kernel, ...]:
-    """What became of the larger kernels."""
+def _about_kernels(known: Network, stuck: Mapping[str, str], solved: Solved) -> tuple[Kernel, ...]:
+    """What became of the larger kernels; `stuck` says why some stay."""
     return tuple(
         Kernel(
             name=name,
             before=side,
             after=side - 2 * solved.rings.get(name, 0),
             worth=float(known.worths[name].sum()) if name in known.worths else None,
-            kept=failing.get(name, known.kept_kernels.get(name, "")),
+            kept=stuck.get(name, known.kept_kernels.get(name, "")),
         )
         for name, side in known.sides.items()
     )

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from compress.graph.kernels import Rings
 from compress.pruning import knapsack, selection
@@ -25,7 +25,8 @@ class Solved:
     picked: Selection
     rings: Rings
     lost: float = 0.0
-    """Worth of the channels and rings that go; infinite where the amount is out of reach."""
+    """Worth of the channels and rings that go, where kernels are weighed; infinite where the amount
+    is out of reach."""
 
     @property
     def counts(self) -> dict[str, int]:
@@ -37,7 +38,7 @@ class Solver:
     """Solves for one network.
 
     Args:
-        known: of it.
+        known: what is known of it.
         ranked: its groups, those that must stay fixed.
         stuck: kernels that must stay.
         options: what is asked for.
@@ -137,16 +138,20 @@ class Solver:
         except Unreachable:
             whole = {group.name: tuple(range(group.width)) for group in self._ranked}
             picked = Selection(0.0, whole, 0.0)
-            return Solved(
-                align=align, groups=self._ranked, picked=picked, rings=rings, lost=math.inf
-            )
+            none = Solved(align=align, groups=self._ranked, picked=picked, rings=rings)
+            return replace(none, lost=math.inf)
         lost = sum(_gone(group, found.picked) for group in found.groups)
         lost += sum(
             float(self._known.worths[name][:count].sum()) for name, count in found.rings.items()
         )
-        return Solved(
-            align=align, groups=found.groups, picked=found.picked, rings=found.rings, lost=lost
-        )
+        return replace(found, lost=lost)
+
+    def kept_kernels(self, solved: Solved) -> dict[str, str]:
+        """Why kernels stay that `cut` would have cut, by module name."""
+        if self._options.kernels != "cut":
+            return {}
+        why = "the engine has no smaller kernel for the channels that are left"
+        return dict.fromkeys(self.most.keys() - solved.rings.keys(), why)
 
     def _saved(self, rings: Rings, beside: Solved) -> float:
         """The share that rings save beside the channels of a plan."""
