@@ -237,7 +237,7 @@ def unframed(buffer: Framed) -> None:
 
 
 def whole_numbers(channels: int, shape: tuple[int, int, int], *, sparse: bool) -> tuple[Conv, Case]:
-    """A 5x5 in INT8 whose steps are 1; its inputs are whole, halves, or too large for int8."""
+    """A 5x5 in INT8 whose steps are 1; its inputs are quarters, no halves, or too large."""
     draw = generator(channels)
     op, case = conv_case(5, (channels,), 16, shape, dtype=torch.float16, int8=True, sparse=sparse)
     weight = torch.randint(-1, 2, case.tensors["c.weight"].shape, generator=draw).double()
@@ -246,7 +246,8 @@ def whole_numbers(channels: int, shape: tuple[int, int, int], *, sparse: bool) -
     case.tensors["c.steps"] = torch.ones(16).double()
     case.tensors["c.bias"] = torch.zeros(1, 1, 16).double()
     case.tensors["c.affine"] = torch.tensor([[1.0, 0.0]] * channels).double()
-    values = torch.randint(-8, 9, case.buffers["x"].inside.shape, generator=draw) / 2
+    values = torch.randint(-8, 9, case.buffers["x"].inside.shape, generator=draw) / 4
+    values += (values % 1 == 0.5) / 8
     values[0, 3, 5], values[0, 4, 7] = 200.0, -300.5
     case.buffers["x"].inside.copy_(values)
     return op, case

@@ -105,11 +105,11 @@ def test_small_images_and_odd_widths(emulator, kind, size, slots, out, then, res
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("channels", [16, 32, 64])
 def test_sums_of_whole_numbers_are_exact(emulator, kind, channels):
-    """Halves go to the even neighbour, larger values to 127 and -128; all as float16 holds them."""
+    """Values go to the nearest, 127 and -128 at most; all as float16 holds them."""
     op, case = whole_numbers(channels, (1, 12, 40), sparse=kind == "int8.sp")
     expected = exact(op, case)
     assert expected.abs().max() < 2048
-    for one in cuts(op, None, case, kind)[::3]:
+    for one in cuts(op, None, case, kind)[::6]:
         launch.call(op, None, *of(case), one)()
         got = case.buffers["y"].nchw(op.target.start, 16).double()
         positive = expected >= 0
@@ -128,7 +128,7 @@ def test_a_bottleneck_inside_is_rounded_and_never_stored(emulator, kind, slots, 
         more = {"sparse": kind == "int8.sp", "size": size, "int8": True}
         before, op, case = layer_case(slots, middle, 16, shape, **more)
         expected = exact_layer(before, op, case)
-        for one in cuts(op, before, case, kind)[:: 3 if shape[0] == 1 else 9]:
+        for one in cuts(op, before, case, kind)[:: 6 if shape[0] == 1 else 9]:
             case.buffers["y"].inside[..., 8:-8] = float("nan")
             case.buffers["middle"].inside.fill_(float("nan"))
             launch.call(op, before, *of(case), one)()
@@ -152,7 +152,7 @@ def test_an_upsampling_inside_has_the_bits_of_two_kernels(
         more = {"then": then, "residual": residual, "sparse": kind == "int8.sp", "size": size}
         up, op, case = mixed_case(slots, out, shape, int8=True, **more)
         result = case.buffers[op.target.buffer].nchw(op.target.start, op.target.channels)
-        for one in cuts(op, up, case, kind)[::4]:
+        for one in cuts(op, up, case, kind)[1::7]:
             plain.upsample(up, case.buffers)
             limit = LIMIT * (4 if min(shape) < 3 else 1)
             assert error(op, case, launch.call(op, None, *of(case), one)) < limit
@@ -170,7 +170,7 @@ def test_an_upsampling_inside_has_the_bits_of_two_kernels(
     ("kind", "right", "wrong"),
     [("int8", "copy_wait<STAGES - 2>()", "copy_wait<STAGES - 1>()"),
      ("int8.sp", "__syncthreads();", ""),
-     ("int8.sp", "(arrived & 1) * MIDDLE", "0"),
+     ("int8.sp", "(arrived & 1) * MIDDLE", "0"), ("int8.sp", "(step & 1) * MIDDLE", "0"),
      ("int8", "slot == 0 ? STAGES - 1 : slot - 1", "slot")],
 )  # fmt: skip
 def test_the_emulator_sees_a_wait_or_a_barrier_that_is_missing(
@@ -405,11 +405,9 @@ def test_a_whole_2to4_network_of_these_kernels(as_on_hopper, options):
     plan, tensors = compiled(net)
     shape, draw = (1, 32, 16), random.Random(0)
     found = jobs_of.jobs(Session(plan, tensors, shape))
-    sparse = {
-        key: [cut for cut in job.cuda if not isinstance(cut, Window) or cut.kind != "int8"]
-        for key, job in found.items()
-        if job.cuda
-    }
+    sparse = {key: list(job.cuda) for key, job in found.items() if job.cuda}
+    kinds = {one.kind for key, some in sparse.items() if "int8" in key for one in some}
+    assert kinds == {"int8.sp"}
     assert sum("int8" in key for key in sparse) > 20
     merged = {key for key in sparse if found[key].merged and draw.random() < 0.4}
     choices = Choices(

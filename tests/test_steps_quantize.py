@@ -23,9 +23,11 @@ from compress.base.files import sha256
 from compress.base.hu import DATA_RANGE
 from compress.checkpoint import Model, ModelOptions
 from compress.context import Work
-from compress.engines import inspection
+from compress.engines import fused, inspection
 from compress.engines.base import Shape
 from compress.engines.formats import formats
+from compress.engines.kernels import tune
+from compress.engines.kernels.session import Choices
 from compress.engines.onnx import Onnx
 from compress.engines.onnx import weights as onnx_weights
 from compress.engines.subject import prepared
@@ -475,6 +477,30 @@ def test_fused_names_the_layers_that_it_has_no_int8_kernel_for(
     assert row["precision"] == "fp16"
     assert row["reason"].startswith("fused: stem.conv, blocks.0.0.bottleneck.conv, ")
     assert "cannot be INT8" in row["reason"]
+
+
+def test_a_fused_engine_of_int8_layers_passes_the_comparison(tmp_path: Path, monkeypatch) -> None:
+    """PyTorch in the place of the kernels, in the build as in the fresh process."""
+
+    class Plain(fused.Engine):
+        def __init__(self, *given, **_) -> None:
+            super().__init__(*given, kernels=False)
+
+    monkeypatch.setattr(fused.Fused, "missing", lambda *_: None)
+    monkeypatch.setattr(fused.compiler, "available", lambda: True)
+    monkeypatch.setattr(tune, "tune", lambda *_: tune.Found(choices=Choices(), units=[]))
+    monkeypatch.setattr(fused, "Engine", Plain)
+    origin, place = ModelOptions(name="ddnet", options=NARROW), work(tmp_path)
+    net = randomise(origin.build(), 1).float().eval()
+    step = Quantize(keep=(), only=("*.growth.conv", "*.wide.conv"), calibrate=4)
+    model = step.run(Model(net=net, origin=origin), place)
+    Export(formats=("fused",), image_size=32).run(model, place)
+    (row,) = place.facts["engines"]
+    assert (row["status"], row["precision"]) == ("built", "fp16")
+    assert row["parity"]["ok"]
+    assert row["parity"]["max_hu"] > 0
+    held = load_file(tmp_path / "00-step" / row["file"])
+    assert held["decoders.3.wide.weight"].dtype == torch.int8
 
 
 def test_half_precision_beside_int8_is_left_to_the_engine(

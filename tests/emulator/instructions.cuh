@@ -313,7 +313,10 @@ inline float as_float(u32 bits) {
   memcpy(&found, &bits, 4);
   return found;
 }
-inline u32 nearest(float v) { return (u32)(int)nearbyintf(fminf(fmaxf(v, -128), 127)); }
+inline u32 nearest(float v, float scale, float shift) {
+  const float part = fminf(fmaxf(fmaf(v, scale, shift), 0), 1);
+  return (u32)((int)nearbyint((double)part * 255) - 128);
+}
 inline u32 low_bytes(u32 a, u32 b, u32 c, u32 d) { return (a & 255) | (b & 255) << 8 | (c & 255) << 16 | d << 24; }
 inline u32 leaky_halves(u32 v, u32 slope) {
   auto one = [&](float f) { return f > 0 ? f : (float)(_Float16)(f * low_half(slope)); };

@@ -30,7 +30,7 @@ from compress.engines import fused
 from compress.engines.base import Shape
 from compress.engines.kernels import plain, tune
 from compress.engines.kernels.cuda import compiler, launch, moves
-from compress.engines.kernels.cuda.products import SPARSE
+from compress.engines.kernels.cuda.products import DENSE_INT8, SPARSE
 from compress.engines.kernels.cuda.window import Task, Window, candidates
 from compress.engines.kernels.jobs import jobs
 from compress.engines.kernels.plan import Chain, Pool, Upsample, compiled
@@ -63,7 +63,7 @@ INT8 = [((16,), 16, 0, False), ((64,), 16, 0, False), *CONVS[2:], ((32,), 32, 16
 
 def cuts(task: Task | None, shape: tuple[int, int, int], sparse: bool) -> list[Window]:
     assert task is not None
-    kinds = compiler.kinds(CUDA) - (frozenset() if sparse else SPARSE)
+    kinds = compiler.kinds(CUDA) - (DENSE_INT8 if sparse else SPARSE)
     found = candidates(task, *shape[1:], kinds, compiler.room(CUDA))
     compiler.ahead([compiler.source(task, cut) for cut in found], CUDA)
     return [replace(cut, strip=draw) for cut, draw in zip(found, _strips(len(found)), strict=True)]

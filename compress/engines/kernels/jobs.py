@@ -14,13 +14,16 @@ from torch import Tensor
 from compress.engines.kernels import launch, plain
 from compress.engines.kernels.cuda import compiler, moves
 from compress.engines.kernels.cuda import launch as cuda
-from compress.engines.kernels.cuda.products import SPARSE
+from compress.engines.kernels.cuda.products import DENSE_INT8, SPARSE
 from compress.engines.kernels.cuda.window import Task, Window, candidates
 from compress.engines.kernels.plan import Chain, Conv, Pool, Slice, Upsample
 from compress.engines.kernels.route import Layer, Unit, merges, singles
 from compress.engines.kernels.session import Cut, Key, Session
 from compress.engines.kernels.tiling import Tiling, default
 
+CLOSE, CLOSE_INT8 = 1e-2, 5e-2
+"""How far a kernel may be from PyTorch, see `Job.close`; in INT8 a value between two steps may be
+rounded the other way, and a wrong kernel is off by far more."""
 Make = Callable[[Cut], launch.Call]
 """A cut -> the call to be timed."""
 
@@ -50,6 +53,8 @@ class Job:
     """Cuts of kernels in CUDA C++; those of a 5x5 with strips of one height."""
     source: Callable[[Cut], compiler.Source | None] = lambda _: None
     """What has to be compiled for one of them."""
+    close: float = CLOSE
+    """How far a result may be from PyTorch's, in units of its largest value."""
 
 
 def jobs(session: Session) -> dict[Key, Job]:
@@ -88,6 +93,7 @@ def _conv(session: Session, op: Conv) -> Job:
         kernel=_kernel(session, op, op.source, op.target),
         cuda=cuts,
         source=source,
+        close=CLOSE_INT8 if op.int8 else CLOSE,
     )
 
 
@@ -113,6 +119,7 @@ def _layer(session: Session, op: Layer) -> Job:
         merged=True,
         cuda=cuts,
         source=source,
+        close=other.close,
     )
 
 
@@ -130,7 +137,7 @@ def _windows(
     if task is None or not _cuda(session):
         return (), lambda _: None
     device, at = session.image.device, session.buffers[op.source.buffer]
-    kinds = compiler.kinds(device) - (frozenset() if op.sparse else SPARSE)
+    kinds = compiler.kinds(device) - (DENSE_INT8 if op.sparse else SPARSE)
     cuts = candidates(task, at.height, at.width, kinds, compiler.room(device))
     return tuple(cuts), partial(_source, task)
 

@@ -11,6 +11,7 @@ from compress.base.cuda_graph import capture
 from compress.engines.kernels import launch, plain
 from compress.engines.kernels.cuda import compiler, moves
 from compress.engines.kernels.cuda import launch as cuda
+from compress.engines.kernels.cuda.products import DENSE_INT8, SPARSE
 from compress.engines.kernels.cuda.window import Window, candidates
 from compress.engines.kernels.memory import Framed, framed
 from compress.engines.kernels.plan import (
@@ -175,7 +176,7 @@ class Session:
             return None
         device, task = self.image.device, cuda.task(op, None, cuda.channels_of(self.plan))
         assert task is not None
-        kinds = compiler.kinds(device) & ({"int8.sp"} if op.sparse else {"int8"})
+        kinds = compiler.kinds(device) - (DENSE_INT8 if op.sparse else SPARSE)
         return candidates(task, at.height, at.width, kinds, compiler.room(device))[0]
 
     def run(self) -> None:

@@ -29,8 +29,6 @@ from compress.engines.kernels.timed import NEVER, fastest, milliseconds
 log = logging.getLogger(__name__)
 STEPS = 3
 """Of the search in tiling.py."""
-CLOSE = 1e-2
-"""How far a tiling's result may be from PyTorch's, in units of its largest value."""
 FAR = 1.2
 """A Triton kernel this many times slower than the other one before its search is not searched."""
 WINDOWS = 2
@@ -156,7 +154,7 @@ def _measured(job: Job, cut: Cut, expected: Sequence[Tensor], least: float) -> f
     if ms >= least:
         return ms
     off = max(_off(one, value) for one, value in zip(job.results, expected, strict=True))
-    if off <= CLOSE:
+    if off <= job.close:
         return ms
     log.warning("fused: a kernel is off by %.2g and is left out: %s", off, cut)
     return NEVER

@@ -29,7 +29,8 @@ struct Arguments {
 #endif
 #if INT8
   const float* steps;               // (COUT,): step of the input times step of the weights
-  const float* affine;              // (CIN, 2): scale and shift of an input in units of its step
+  const float* affine;              // (CIN, 2): scale and shift of an input, -128 .. 127 steps to 0 .. 1; (CIN, 4) with BOTTLENECK:
+                                    // scales of its output v and of |v|, shift, 0, likewise
 #endif
 };
 

@@ -124,10 +124,12 @@ DEV float high_half(u32 pair) {
   return found;
 }
 DEV float as_float(u32 bits) { return __uint_as_float(bits); }
-// The nearest integer in -128 .. 127, the even one of two, in the low byte: where 2^23 3/2 is added, one is the unit.
-DEV u32 nearest(float v) {
+// v scale + shift, 0 and 1 where it would be less and more, in units of 1 / 255: the nearest one, minus 128, in the low byte. The
+// unit in the last place of 2^23 3/2 is 1. Where two integers are as near, rounding before decides.
+DEV u32 nearest(float v, float scale, float shift) {
   u32 found;
-  asm("{.reg .f32 t; max.f32 t, %1, 0fC3000000; min.f32 t, t, 0f42FE0000; add.rn.f32 t, t, 0f4B400000; mov.b32 %0, t;}\n" : "=r"(found) : "f"(v));
+  asm("{.reg .f32 t; fma.rn.sat.f32 t, %1, %2, %3; fma.rn.f32 t, t, 0f437F0000, 0f4B3FFF80; mov.b32 %0, t;}\n"
+      : "=r"(found) : "f"(v), "f"(scale), "f"(shift));
   return found;
 }
 // The low bytes of four words, the first one lowest.

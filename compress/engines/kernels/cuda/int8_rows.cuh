@@ -3,7 +3,7 @@
 constexpr int EIGHTS = CIN / 8, ROUNDED_APART = THREADS / EIGHTS;  // pieces of eight channels of a pixel; pixels that all threads round at once
 static_assert(THREADS % EIGHTS == 0 && 32 % EIGHTS == 0, "");
 
-// BatchNorm over the step of the input, of the eight channels that a thread rounds.
+// BatchNorm over the step of the input, from -128 .. 127 to 0 .. 1, of the eight channels that a thread rounds.
 struct Rounding {
   float scale[BOTTLENECK ? 1 : 8], shift[BOTTLENECK ? 1 : 8];
 };
@@ -30,8 +30,8 @@ DEV void round_rows(const Arguments& a, const Strip& s, const Rounding& r, u32 f
       load_shared(v, from + (i * PIXELS + pixel) * SOURCE_PITCH + eight * 16);
 #pragma unroll
       for (int j = 0; j < 4; ++j) {
-        q[2 * j] = nearest(fmaf(low_half(v[j]), r.scale[2 * j], r.shift[2 * j]));
-        q[2 * j + 1] = nearest(fmaf(high_half(v[j]), r.scale[2 * j + 1], r.shift[2 * j + 1]));
+        q[2 * j] = nearest(low_half(v[j]), r.scale[2 * j], r.shift[2 * j]);
+        q[2 * j + 1] = nearest(high_half(v[j]), r.scale[2 * j + 1], r.shift[2 * j + 1]);
       }
       const bool inside = known && (u32)(s.x0 - PAD + pixel) < (u32)a.width;
       const u32 low = inside ? low_bytes(q[0], q[1], q[2], q[3]) : 0, high = inside ? low_bytes(q[4], q[5], q[6], q[7]) : 0;
@@ -49,14 +49,18 @@ template <int COUNT> DEV void bottleneck_int8_blocks(const Arguments& a, const S
   u32 q[COUNT][2][BEFORE_MS][2];  // block, pixel, product, channel
 #pragma unroll
   for (int m = 0; m < BEFORE_MS; ++m) {
-    u32 affine[4];  // scale and shift of two channels
-    load_shared(affine, base + AFFINE_AT + bottleneck_channel(m, g) * 8);
 #pragma unroll
-    for (int block = 0; block < COUNT; ++block)
+    for (int c = 0; c < 2; ++c) {
+      u32 affine[4];  // the scale of v and of |v|, which make LeakyReLU and BatchNorm, and the shift
+      load_shared(affine, base + AFFINE_AT + (bottleneck_channel(m, g) + c) * 16);
 #pragma unroll
-      for (int i = 0; i < 2; ++i)
+      for (int block = 0; block < COUNT; ++block)
 #pragma unroll
-        for (int c = 0; c < 2; ++c) q[block][i][m][c] = nearest(fmaf(leaky(d[m][block][2 * c + i]), as_float(affine[2 * c]), as_float(affine[2 * c + 1])));
+        for (int i = 0; i < 2; ++i) {
+          const float v = d[m][block][2 * c + i];
+          q[block][i][m][c] = nearest(fabsf(v), as_float(affine[1]), fmaf(v, as_float(affine[0]), as_float(affine[2])));
+        }
+    }
   }
 #pragma unroll
   for (int block = 0; block < COUNT; ++block)

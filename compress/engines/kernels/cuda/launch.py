@@ -14,6 +14,7 @@ from compress.engines.kernels.memory import Framed
 from compress.engines.kernels.packing import padded, spread
 from compress.engines.kernels.plan import OUTPUT, Conv, Plan, Pool, Slice, Upsample
 from compress.engines.kernels.served import INSIDE, OUT, SIDES
+from compress.models.ddnet import SLOPE
 
 Buffers = Mapping[str, Framed]
 Tensors = Mapping[str, Tensor]
@@ -211,7 +212,7 @@ def _window_int8(op: Conv, about: Task, tensors: Tensors, kind: Kind) -> dict[st
     weight = spread(whole, op.source.positions, about.inside, about.out).to(torch.int8)
     bias, steps = _bias(tensors, op.name, about.out), tensors[f"{op.name}.steps"].float()
     affine = bias.new_zeros(about.inside, 2)
-    affine[op.source.positions] = tensors[f"{op.name}.affine"].to(affine)
+    affine[op.source.positions] = _affine(op, tensors).to(affine)
     values, *words = fragments.window_int8(weight, kind)
     return {
         "weights": _on(values, bias),
@@ -222,13 +223,25 @@ def _window_int8(op: Conv, about: Task, tensors: Tensors, kind: Kind) -> dict[st
     }
 
 
+def _affine(op: Conv, tensors: Tensors) -> Tensor:
+    """Scale and shift (in, 2) that take an input from -128 .. 127 steps to 0 .. 1."""
+    scale, shift = tensors[f"{op.name}.affine"].double().unbind(1)
+    return torch.stack([scale / 255, (shift + 128) / 255], dim=1)
+
+
 def _bottleneck(before: Conv, op: Conv, tensors: Tensors, kind: Kind) -> dict[str, Tensor]:
     inside, out = before.source.channels, op.source.channels
     weight = _half(tensors[f"{before.name}.weight"], before.source.positions, inside, out)
     bias = _bias(tensors, before.name, out)
     if op.int8:
         made = fragments.bottleneck_mma(weight[:, :, 0, 0], fours=out > 16)
-        return {"bottleneck_weights": _on(made, bias), "bottleneck_bias": bias}
+        scale, shift = _affine(op, tensors).unbind(1)
+        leaky = torch.stack([(1 + SLOPE) / 2 * scale, (1 - SLOPE) / 2 * scale, shift], 1)
+        affine = bias.new_zeros(out, 4)
+        affine[op.source.positions, :3] = leaky.to(bias)
+        return {
+            "bottleneck_weights": _on(made, bias), "bottleneck_bias": bias, "affine": affine,
+        }  # fmt: skip
     border = bias.new_zeros(out, dtype=torch.float16)
     border[op.source.positions] = tensors[f"{op.name}.border"].to(border)
     wgmma = kind == "wgmma"

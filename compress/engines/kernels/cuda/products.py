@@ -6,6 +6,8 @@ from typing import Literal
 Kind = Literal["mma", "mma.sp", "wgmma", "stem", "int8", "int8.sp"]
 SPARSE: frozenset[Kind] = frozenset({"mma.sp", "int8.sp"})
 """Kinds for 2:4 weights."""
+DENSE_INT8: frozenset[Kind] = frozenset({"int8"})
+"""Not measured for 2:4 weights: twice the products, and all else is the same."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -64,6 +64,8 @@ class Window:
     """Blocks of a multiprocessor that the compiler must leave registers for."""
     registers: bool = False
     """Whether the weights stay in registers."""
+    late: bool = False
+    """Whether in INT8 every second warp rounds the next rows behind its products, not before."""
     wide: bool = False
     """Whether the stem's threads store 16 bytes, half of them a neighbouring lane's, and not 8."""
 
@@ -96,7 +98,7 @@ def constants(task: Task, cut: Window) -> dict[str, int]:
         more |= {"POOL": int(bool(task.pool)), "POOL_PIXEL": task.pool, "WIDE": int(cut.wide)}
         return {**found, **more}
     if task.int8:
-        more["INT8"] = 1
+        more |= {"INT8": 1, "LATE": int(cut.late)}
     sparse = int(cut.kind in SPARSE)
     return {**found, **more, "SPARSE": sparse, "IN_REGISTERS": int(cut.registers)}
 
@@ -119,7 +121,8 @@ def shared(task: Task, cut: Window) -> int:
     if task.int8:
         pitch = task.inside + 16 * (task.inside > 16)
         stored = 2 * rows * (pixels + products(task.side, task.inside, cut.kind).spare) * pitch
-        before += 8 * task.inside if task.bottleneck else 0
+        before += 16 * task.inside if task.bottleneck else 0
+        row -= 0 if task.bottleneck or task.upsampled else 16
     low = (cut.stages * rows // 2 + 2) * (pixels // 2 + 2) * 2 * task.upsampled
     return weights + before + behind + cut.stages * rows * pixels * row + stored + low
 
@@ -197,8 +200,7 @@ _PLAIN: tuple[Kind, ...] = ("mma", "mma.sp")
 
 def _int8(task: Task) -> list[Window]:
     """As `_mma`; nothing of it was measured yet."""
-    kinds: tuple[Kind, ...] = ("int8", "int8.sp")
-    if task.out == 16 and task.inside == 16:
+    if task.inside == task.out == 16:
         shapes = [
             (4, 2, 1, 3, 3),
             (4, 2, 1, 4, 2),
@@ -206,19 +208,10 @@ def _int8(task: Task) -> list[Window]:
             (4, 4, 1, 3, 2),
             (8, 2, 1, 4, 1),
         ]
-        return [_cut(kind, *one, registers=True) for kind in kinds for one in shapes]
-    if task.out == 32:
+    elif task.out == 16:
         shapes = [
-            (2, 2, 2, 2, 4),
             (4, 2, 2, 2, 2),
-            (8, 2, 2, 2, 1),
-            (4, 2, 1, 3, 2),
-            (4, 2, 1, 2, 3),
-        ]
-    else:
-        shapes = [
             (2, 2, 2, 2, 4),
-            (4, 2, 2, 2, 2),
             (4, 2, 2, 2, 3),
             (8, 2, 2, 2, 1),
             (2, 4, 2, 2, 2),
@@ -230,10 +223,19 @@ def _int8(task: Task) -> list[Window]:
             (4, 4, 2, 2, 1),
             (4, 2, 4, 2, 1),
         ]
-    found = [_cut(kind, *one) for kind in kinds for one in shapes]
+    else:
+        shapes = [
+            (4, 2, 2, 2, 2),
+            (2, 2, 2, 2, 4),
+            (8, 2, 2, 2, 1),
+            (4, 2, 1, 3, 2),
+            (4, 2, 4, 2, 1),
+        ]
+    few = task.inside == task.out == 16
+    found = [_cut(kind, *one, registers=few) for kind in ("int8", "int8.sp") for one in shapes]
     if task.out == 16 and task.inside == 32:
         found += [_cut("int8.sp", 4, 2, 1, stages, 2, registers=True) for stages in (3, 4)]
-    return found
+    return found + [replace(cut, late=True) for cut in found if cut.resident <= 2]
 
 
 def _wgmma(task: Task) -> list[Window]:

@@ -8,7 +8,7 @@
 //   product: (16 output channels x K bytes) (K bytes x 8 pixels); K = 32, or 64 if 2:4: K channels of one tap, or
 //            2 or 4 taps of 16 or 32 channels
 //   shared memory: | weights | metadata | 1x1 before | its bias | scale, shift | 1x1 behind | ring | middle |
-//   ring: as in window_mma.cu, float16
+//   ring: as in window_mma.cu, float16; no 16 bytes more for a pixel where no matrix is read and nothing mixed
 //   middle: the same rows in int8, twice: one step is written while the other is read. A pixel takes an odd number of 16
 //           bytes, so that ldmatrix, of 16 channels of 8 pixels a matrix, meets each bank once
 #include <parameters.cuh>
@@ -24,14 +24,14 @@ constexpr int ACROSS = LAST ? MORE / TAPS : (SIDE + TAPS - 1) / TAPS, DOWN = LAS
 constexpr int SPARE = LAST || TAPS == 1 ? 0 : ACROSS * TAPS - SIDE;  // pixels to the right that are read and multiplied by zeros
 constexpr int FRAGMENTS = (ACROSS * KS * SIDE + DOWN) * MS;
 constexpr int PITCH = CIN + (PIECES_IN % 2 == 0 ? 16 : 0), MIDDLE_ROW = (PIXELS + SPARE) * PITCH, MIDDLE = ROWS * MIDDLE_ROW;
-constexpr int SOURCE = BOTTLENECK ? BOTTLENECK : CIN, SOURCE_PITCH = 2 * SOURCE + 16;
+constexpr int SOURCE = BOTTLENECK ? BOTTLENECK : CIN, SOURCE_PITCH = 2 * SOURCE + (BOTTLENECK || UPSAMPLED ? 16 : 0);
 constexpr int STAGE = ROWS * PIXELS * SOURCE_PITCH;
 constexpr int METADATA_AT = IN_REGISTERS ? 0 : FRAGMENTS * 512;
 constexpr int BEFORE_AT = METADATA_AT + (IN_REGISTERS || !SPARSE ? 0 : FRAGMENTS * 128);
 constexpr int BEFORE_KS = SOURCE / 16, BEFORE_MS = CIN / 16;
 constexpr bool FOURS = CIN > 16;
 constexpr int BIAS_AT = BEFORE_AT + (BOTTLENECK ? BEFORE_KS * BEFORE_MS * 512 : 0);
-constexpr int AFFINE_AT = BIAS_AT + (BOTTLENECK ? CIN * 4 : 0), THEN_AT = AFFINE_AT + (BOTTLENECK ? CIN * 8 : 0);
+constexpr int AFFINE_AT = BIAS_AT + (BOTTLENECK ? CIN * 4 : 0), THEN_AT = AFFINE_AT + (BOTTLENECK ? CIN * 16 : 0);
 constexpr int RING_AT = THEN_AT + (THEN == 16 ? MS * 512 : 0), MIDDLE_AT = RING_AT + STAGES * STAGE;
 #if UPSAMPLED
 constexpr int LOW_AT = MIDDLE_AT + 2 * MIDDLE;
@@ -70,7 +70,7 @@ KERNEL(window_int8, THREADS, RESIDENT)(const Arguments a) {
   if constexpr (BOTTLENECK) {
     copy_region(base + BEFORE_AT, a.bottleneck_weights, BEFORE_KS * BEFORE_MS * 512);
     copy_region(base + BIAS_AT, a.bottleneck_bias, CIN * 4);
-    copy_region(base + AFFINE_AT, a.affine, CIN * 8);
+    copy_region(base + AFFINE_AT, a.affine, CIN * 16);
   }
   if constexpr (THEN == 16) copy_region(base + THEN_AT, a.then_weights, MS * 512);
   Loader rows_of = loader(a, s);
@@ -112,8 +112,9 @@ KERNEL(window_int8, THREADS, RESIDENT)(const Arguments a) {
   Window w = {};
   const u32 mine = (warp * BLOCKS * 8 + pixel_of_row(lane)) * PITCH + piece_of_row(lane) * 16;
   const u32 mine_last = (warp * BLOCKS * 8 + pixel_of_last(lane) + MORE) * PITCH + piece_of_last(lane) * 16;
+  const bool late = LATE && (warp & 1);  // rounds behind its products, when the tensor cores are another warp's
   int step = 0, arrived = 0, slot = 0;
-  auto arrive = [&] {  // the rows of step `arrived` are there and are rounded; the fetch of later ones begins
+  auto arrive = [&] {  // the rows of step `arrived` are there; the fetch of later ones begins
     copy_wait<STAGES - 2>();
     __syncthreads();
     const int later = arrived + STAGES - 1, free_slot = slot == 0 ? STAGES - 1 : slot - 1;
@@ -125,11 +126,15 @@ KERNEL(window_int8, THREADS, RESIDENT)(const Arguments a) {
 #if UPSAMPLED
     if (arrived + 1 < steps) upsample(arrived + 1, slot == STAGES - 1 ? 0 : slot + 1);
 #endif
+  };
+  auto round = [&] {  // them, for the next step's products
     if (arrived < steps) {
       const u32 from = base + RING_AT + slot * STAGE, to = base + MIDDLE_AT + (arrived & 1) * MIDDLE;
       if constexpr (BOTTLENECK) bottleneck_int8(a, s, base, from, to, s.y0 - PAD + arrived * ROWS);
       else round_rows(a, s, rounding, from, to, arrived);
     }
+  };
+  auto leave = [&] {
     slot = slot == STAGES - 1 ? 0 : slot + 1;
     ++arrived;
   };
@@ -144,6 +149,7 @@ KERNEL(window_int8, THREADS, RESIDENT)(const Arguments a) {
       }
     }
     arrive();
+    if (!late) round();
     products<ALL>(w, weights, base, base + MIDDLE_AT + (step & 1) * MIDDLE, mine, mine_last, low, high);
 #pragma unroll
     for (int i = 0; i < ROWS; ++i) {
@@ -166,6 +172,8 @@ KERNEL(window_int8, THREADS, RESIDENT)(const Arguments a) {
         for (int m = 0; m < MS; ++m)
 #pragma unroll
           for (int i = 0; i < 4; ++i) w.sums[e][block][m][i] = w.sums[e + ROWS][block][m][i];
+    if (late) round();
+    leave();
     ++step;
   };
 #if UPSAMPLED
@@ -173,7 +181,7 @@ KERNEL(window_int8, THREADS, RESIDENT)(const Arguments a) {
   __syncthreads();
   upsample(0, 0);
 #endif
-  arrive();
+  arrive(), round(), leave();
   // The first and the last steps of a strip leave out the products of rows above and below it.
   const int full = (s.rows + ROWS - 1) / ROWS, last = full + MORE / ROWS;
   auto part = [&] { body(Bool<false>{}, max(MORE - step * ROWS, 0), min(ROWS + MORE - 1, (last - step) * ROWS - 1)); };
