@@ -3,22 +3,12 @@
 constexpr int EIGHTS = CIN / 8, ROUNDED_APART = THREADS / EIGHTS;  // pieces of eight channels of a pixel; pixels that all threads round at once
 static_assert(THREADS % EIGHTS == 0 && 32 % EIGHTS == 0, "");
 
-// BatchNorm over the step of the input, from -128 .. 127 to 0 .. 1, of the eight channels that a thread rounds.
-struct Rounding {
-  float scale[BOTTLENECK ? 1 : 8], shift[BOTTLENECK ? 1 : 8];
-};
-DEV Rounding load_rounding(const Arguments& a) {
-  Rounding r = {};
-  if constexpr (!BOTTLENECK) {
-#pragma unroll
-    for (int i = 0; i < 8; ++i) r.scale[i] = a.affine[2 * (threadIdx.x % EIGHTS * 8 + i)], r.shift[i] = a.affine[2 * (threadIdx.x % EIGHTS * 8 + i) + 1];
-  }
-  return r;
-}
-
 // The rows of a step, as they lie in the ring; zeros outside of the image. The warps take turns with what is to the right.
-DEV void round_rows(const Arguments& a, const Strip& s, const Rounding& r, u32 from, u32 to, int step) {
+DEV void round_rows(const Arguments& a, const Strip& s, u32 base, u32 from, u32 to, int step) {
   const int at = (threadIdx.x + THREADS - 32 * (step % WARPS)) % THREADS, eight = at % EIGHTS;
+  u32 affine[4][4];  // scale and shift of two channels each: read again in each step, or the products had fewer registers
+#pragma unroll
+  for (int j = 0; j < 4; ++j) load_shared(affine[j], base + AFFINE_AT + (j * EIGHTS + eight) * 16);
 #pragma unroll
   for (int i = 0; i < ROWS; ++i) {
     const bool known = (u32)(s.y0 - PAD + step * ROWS + i) < (u32)a.height;
@@ -30,8 +20,8 @@ DEV void round_rows(const Arguments& a, const Strip& s, const Rounding& r, u32 f
       load_shared(v, from + (i * PIXELS + pixel) * SOURCE_PITCH + eight * 16);
 #pragma unroll
       for (int j = 0; j < 4; ++j) {
-        q[2 * j] = nearest(low_half(v[j]), r.scale[2 * j], r.shift[2 * j]);
-        q[2 * j + 1] = nearest(high_half(v[j]), r.scale[2 * j + 1], r.shift[2 * j + 1]);
+        q[2 * j] = nearest(low_half(v[j]), as_float(affine[j][0]), as_float(affine[j][1]));
+        q[2 * j + 1] = nearest(high_half(v[j]), as_float(affine[j][2]), as_float(affine[j][3]));
       }
       const bool inside = known && (u32)(s.x0 - PAD + pixel) < (u32)a.width;
       const u32 low = inside ? low_bytes(q[0], q[1], q[2], q[3]) : 0, high = inside ? low_bytes(q[4], q[5], q[6], q[7]) : 0;

@@ -219,7 +219,8 @@ def _window_int8(op: Conv, about: Task, tensors: Tensors, kind: Kind) -> dict[st
         **({"metadata": _on(words[0], bias)} if words else {}),
         "bias": bias,
         "steps": torch.nn.functional.pad(steps, (0, about.out - len(steps))).contiguous(),
-        "affine": affine,
+        # of each piece of eight channels the first two, then of each the next two, ...
+        "affine": torch.unflatten(affine, 0, (-1, 4, 2)).transpose(0, 1).contiguous(),
     }
 
 

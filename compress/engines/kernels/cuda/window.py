@@ -121,7 +121,7 @@ def shared(task: Task, cut: Window) -> int:
     if task.int8:
         pitch = task.inside + 16 * (task.inside > 16)
         stored = 2 * rows * (pixels + products(task.side, task.inside, cut.kind).spare) * pitch
-        before += 16 * task.inside if task.bottleneck else 0
+        before += (16 if task.bottleneck else 8) * task.inside
         row -= 0 if task.bottleneck or task.upsampled else 16
     low = (cut.stages * rows // 2 + 2) * (pixels // 2 + 2) * 2 * task.upsampled
     return weights + before + behind + cut.stages * rows * pixels * row + stored + low
@@ -199,8 +199,9 @@ _PLAIN: tuple[Kind, ...] = ("mma", "mma.sp")
 
 
 def _int8(task: Task) -> list[Window]:
-    """As `_mma`; nothing of it was measured yet."""
-    if task.inside == task.out == 16:
+    """As `_mma`; those with four resident blocks or with `late` were not measured yet."""
+    few = task.inside == task.out == 16
+    if few:
         shapes = [
             (4, 2, 1, 3, 3),
             (4, 2, 1, 4, 2),
@@ -223,17 +224,20 @@ def _int8(task: Task) -> list[Window]:
             (4, 4, 2, 2, 1),
             (4, 2, 4, 2, 1),
         ]
+        shapes += [] if task.upsampled else [(4, 2, 1, 2, 4)]
     else:
         shapes = [
             (4, 2, 2, 2, 2),
             (2, 2, 2, 2, 4),
             (8, 2, 2, 2, 1),
             (4, 2, 1, 3, 2),
-            (4, 2, 4, 2, 1),
+            (4, 2, 1, 2, 3),
         ]
-    few = task.inside == task.out == 16
+        shapes += [] if task.upsampled else [(4, 2, 2, 2, 3), (4, 2, 4, 2, 1)]
     found = [_cut(kind, *one, registers=few) for kind in ("int8", "int8.sp") for one in shapes]
-    if task.out == 16 and task.inside == 32:
+    if few:  # dense weights take more registers
+        found += [_cut("int8.sp", 4, 2, 1, stages, 4, registers=True) for stages in (3, 4)]
+    elif task.out == 16 and task.inside == 32:
         found += [_cut("int8.sp", 4, 2, 1, stages, 2, registers=True) for stages in (3, 4)]
     return found + [replace(cut, late=True) for cut in found if cut.resident <= 2]
 

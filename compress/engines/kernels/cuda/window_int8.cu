@@ -31,7 +31,7 @@ constexpr int BEFORE_AT = METADATA_AT + (IN_REGISTERS || !SPARSE ? 0 : FRAGMENTS
 constexpr int BEFORE_KS = SOURCE / 16, BEFORE_MS = CIN / 16;
 constexpr bool FOURS = CIN > 16;
 constexpr int BIAS_AT = BEFORE_AT + (BOTTLENECK ? BEFORE_KS * BEFORE_MS * 512 : 0);
-constexpr int AFFINE_AT = BIAS_AT + (BOTTLENECK ? CIN * 4 : 0), THEN_AT = AFFINE_AT + (BOTTLENECK ? CIN * 16 : 0);
+constexpr int AFFINE_AT = BIAS_AT + (BOTTLENECK ? CIN * 4 : 0), THEN_AT = AFFINE_AT + CIN * (BOTTLENECK ? 16 : 8);
 constexpr int RING_AT = THEN_AT + (THEN == 16 ? MS * 512 : 0), MIDDLE_AT = RING_AT + STAGES * STAGE;
 #if UPSAMPLED
 constexpr int LOW_AT = MIDDLE_AT + 2 * MIDDLE;
@@ -70,8 +70,8 @@ KERNEL(window_int8, THREADS, RESIDENT)(const Arguments a) {
   if constexpr (BOTTLENECK) {
     copy_region(base + BEFORE_AT, a.bottleneck_weights, BEFORE_KS * BEFORE_MS * 512);
     copy_region(base + BIAS_AT, a.bottleneck_bias, CIN * 4);
-    copy_region(base + AFFINE_AT, a.affine, CIN * 16);
   }
+  copy_region(base + AFFINE_AT, a.affine, CIN * (BOTTLENECK ? 16 : 8));
   if constexpr (THEN == 16) copy_region(base + THEN_AT, a.then_weights, MS * 512);
   Loader rows_of = loader(a, s);
 #if UPSAMPLED
@@ -108,7 +108,6 @@ KERNEL(window_int8, THREADS, RESIDENT)(const Arguments a) {
 #pragma unroll
     for (int i = 0; i < 2; ++i) bias[m][i] = a.bias[m * 16 + 2 * g + i], steps_of[m][i] = a.steps[m * 16 + 2 * g + i];
   const Then then = load_then(a);
-  const Rounding rounding = load_rounding(a);
   Window w = {};
   const u32 mine = (warp * BLOCKS * 8 + pixel_of_row(lane)) * PITCH + piece_of_row(lane) * 16;
   const u32 mine_last = (warp * BLOCKS * 8 + pixel_of_last(lane) + MORE) * PITCH + piece_of_last(lane) * 16;
@@ -131,7 +130,7 @@ KERNEL(window_int8, THREADS, RESIDENT)(const Arguments a) {
     if (arrived < steps) {
       const u32 from = base + RING_AT + slot * STAGE, to = base + MIDDLE_AT + (arrived & 1) * MIDDLE;
       if constexpr (BOTTLENECK) bottleneck_int8(a, s, base, from, to, s.y0 - PAD + arrived * ROWS);
-      else round_rows(a, s, rounding, from, to, arrived);
+      else round_rows(a, s, base, from, to, arrived);
     }
   };
   auto leave = [&] {
