@@ -211,6 +211,7 @@ def quantised(_: int) -> dict[str, Any]:
         "budget_hu": 1.0,
         "error_all_hu": 4.71,
         "error_hu": 0.93,
+        "equalised": 43,
         "layers": table,
     }
 

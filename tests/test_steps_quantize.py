@@ -32,6 +32,7 @@ from compress.engines.onnx import Onnx
 from compress.engines.onnx import weights as onnx_weights
 from compress.engines.subject import prepared
 from compress.graph import cost
+from compress.models.ddnet import Unit
 from compress.quantization import quantisers
 from compress.sparsity import masks
 from compress.steps.export import Export
@@ -97,9 +98,11 @@ def test_it_has_the_macs_that_it_had(sparse: Model, small: tuple[Model, Work]) -
 
 def test_channels_of_one_range_are_rounded_less(sparse: Model, tmp_path: Path) -> None:
     net = copy.deepcopy(sparse.net)
-    for module in net.modules():
-        if isinstance(module, nn.BatchNorm2d) and module.num_features > 1:
-            module.weight.data[::2] *= 16  # as where a skip meets an upsampled half
+    for unit in net.modules():  # the same function, as where a skip meets an upsampled half
+        if isinstance(unit, Unit) and unit.norm.num_features > 1:
+            unit.norm.weight.data[::2] *= 16
+            unit.norm.bias.data[::2] *= 16
+            unit.conv.weight.data[:, ::2] /= 16
     model, costs = replace(sparse, net=net), {}
     for way in (True, False):
         place = work(tmp_path, f"0{int(way)}-step")

@@ -563,6 +563,7 @@ def test_int8_is_told_with_what_each_layer_costs(tmp_path: Path) -> None:
     assert "int8" in page.ids
     for text in (html, markdown):
         assert "0.930 HU rms before any retraining, 1.000 HU were allowed" in text
+        assert "the channels that 43 of these layers read were scaled to one range" in text
         assert "alone it costs 4.6 HU, too much for the budget" in text
 
 
