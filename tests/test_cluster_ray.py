@@ -29,7 +29,8 @@ pytestmark = [
         not all(map(importlib.util.find_spec, ("ray", "grpc"))), reason="needs ray[client]"
     ),
 ]
-EPOCHS = 400
+EPOCHS = 1000
+"""So many that both points still train when the second one has begun."""
 TOKEN = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "0" * 64}
 """Whoever reaches a Ray may run code on it."""
 
