@@ -172,7 +172,7 @@ def quantize(net: nn.Module, low: ArrayLike, **options: Any) -> nn.Module:
     """A copy of `net` that rounds inputs and weights of layers to INT8, where that costs few HU.
 
     Train it further as any network (quantisation-aware training); ranges stay. It computes in
-    float32 with rounded values; `export` to ONNX makes INT8 of it.
+    float32 with rounded values; `export` to ONNX or fused makes INT8 of it.
 
     Args:
         net: the network, after `prune` and `sparsify` if at all.

@@ -108,7 +108,7 @@ def training(seeds: Sequence[int]) -> list[Arm]:
 
 PARTS: Mapping[str, Part] = {
     "pareto": Part(pareto, "0", 24),
-    "criteria": Part(criteria, "0,1,2,3,4", 10, ("random", "random-knapsack")),
+    "criteria": Part(criteria, "0,1,2,3,4", 10, ("random", "random-knapsack", "gaussian", "l1")),
     "others": Part(
         others, "0,1,2", 60,
         ("redcnn-dense", "redcnn-random", "basicunet-dense", "basicunet-random"),

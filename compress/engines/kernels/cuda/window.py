@@ -198,42 +198,22 @@ def _mma(task: Task) -> list[Window]:
 _PLAIN: tuple[Kind, ...] = ("mma", "mma.sp")
 
 
+_INT8_FEW = [(4, 2, 1, 3, 3), (4, 2, 1, 4, 2), (4, 2, 2, 3, 2), (4, 4, 1, 3, 2), (8, 2, 1, 4, 1)]
+_INT8_16 = [
+    (4, 2, 2, 2, 2), (2, 2, 2, 2, 4), (4, 2, 2, 2, 3), (8, 2, 2, 2, 1), (2, 4, 2, 2, 2),
+    (4, 2, 1, 3, 3), (4, 4, 1, 2, 2), (4, 4, 1, 3, 2), (4, 4, 2, 2, 1), (4, 2, 4, 2, 1),
+]  # fmt: skip
+_INT8_32 = [(4, 2, 2, 2, 2), (2, 2, 2, 2, 4), (8, 2, 2, 2, 1), (4, 2, 1, 3, 2), (4, 2, 1, 2, 3)]
+"""Warps, blocks, rows, stages, resident: of 16 to 16 channels, of more to 16, and to 32."""
+
+
 def _int8(task: Task) -> list[Window]:
     """As `_mma`; those with four resident blocks or with `late` were not measured yet."""
     few = task.inside == task.out == 16
-    if few:
-        shapes = [
-            (4, 2, 1, 3, 3),
-            (4, 2, 1, 4, 2),
-            (4, 2, 2, 3, 2),
-            (4, 4, 1, 3, 2),
-            (8, 2, 1, 4, 1),
-        ]
-    elif task.out == 16:
-        shapes = [
-            (4, 2, 2, 2, 2),
-            (2, 2, 2, 2, 4),
-            (4, 2, 2, 2, 3),
-            (8, 2, 2, 2, 1),
-            (2, 4, 2, 2, 2),
-        ]
-        shapes += [
-            (4, 2, 1, 3, 3),
-            (4, 4, 1, 2, 2),
-            (4, 4, 1, 3, 2),
-            (4, 4, 2, 2, 1),
-            (4, 2, 4, 2, 1),
-        ]
-        shapes += [] if task.upsampled else [(4, 2, 1, 2, 4)]
-    else:
-        shapes = [
-            (4, 2, 2, 2, 2),
-            (2, 2, 2, 2, 4),
-            (8, 2, 2, 2, 1),
-            (4, 2, 1, 3, 2),
-            (4, 2, 1, 2, 3),
-        ]
-        shapes += [] if task.upsampled else [(4, 2, 2, 2, 3), (4, 2, 4, 2, 1)]
+    shapes = _INT8_FEW if few else _INT8_16 if task.out == 16 else _INT8_32
+    if not few and not task.upsampled:
+        more = [(4, 2, 1, 2, 4)] if task.out == 16 else [(4, 2, 2, 2, 3), (4, 2, 4, 2, 1)]
+        shapes = [*shapes, *more]
     found = [_cut(kind, *one, registers=few) for kind in ("int8", "int8.sp") for one in shapes]
     if few:  # dense weights take more registers
         found += [_cut("int8.sp", 4, 2, 1, stages, 4, registers=True) for stages in (3, 4)]
