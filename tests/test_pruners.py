@@ -1,6 +1,7 @@
 """The bench of pruning programs: its arms train alike, keep their budgets, and its figures hold."""
 
 import json
+import os
 import subprocess
 import sys
 from dataclasses import replace
@@ -74,6 +75,18 @@ def test_criteria_are_compared_seed_by_seed(tmp_path: Path) -> None:
     gain = sum(psnr[f"variance-{s}", s] - psnr[f"random-{s}", s] for s in (0, 1)) / 2
     assert found["random"]["variance"]["psnr"]["gain"] == pytest.approx(gain)
     assert found["random-knapsack"]["variance"]["psnr"]["p"] <= 1
+
+
+def test_a_process_that_trains_sees_one_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    assert pruners.visible("cuda") == ["0", "1"]
+    assert pruners.visible("cpu") == [""]
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,5")
+    assert pruners.visible("cuda") == ["3", "5"]
+    monkeypatch.syspath_prepend(BENCH.parent)  # the process imports what it runs
+    with pruners.workers(["5"]) as pool:
+        assert pool.submit(os.getenv, "CUDA_VISIBLE_DEVICES").result() == "5"
 
 
 def test_an_arm_that_cannot_be_pruned_has_a_row_with_the_reason(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Which pruning gives most dB for its milliseconds, and which criterion beats random: one GPU.
+"""Which pruning gives most dB for its milliseconds, and which criterion beats random: on GPUs.
 
     python tests/bench/pruners.py --out OUT                      # Pareto on patient C, 9 minutes
     python tests/bench/pruners.py --out OUT --held-out B
@@ -15,7 +15,8 @@ smaller kernels the table has up to 160 layers: --table-seconds 170 gives each a
 
 Criteria: 60 % of the MACs by each criterion, five seeds, with the paired t-test to random channels.
 
-Several processes share the GPU. Rows are in OUT/rows.json and rows.csv as soon as an arm has ended,
+Arms are trained on every GPU, in several processes each; networks are timed on the first GPU.
+Rows are in OUT/rows.json and rows.csv as soon as an arm has ended,
 networks in WORK/arms. The same command goes on with what is missing, then times all again, for
 example with --batches 16. FastNAS needs `pip install torchprofile==0.0.4`, BasicUNet
 `pip install monai`; Torch-Pruning is in the extra `test`.
@@ -31,6 +32,7 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from multiprocessing.queues import Queue
 from pathlib import Path
 from typing import Any
 
@@ -60,16 +62,38 @@ REAL = {"source": "demo", "train_slices": None, "test_slices": None}
 TINY = {"source": "phantom", "image_size": 64, "views": 90, "train_slices": 4, "test_slices": 2}
 
 
+def workers(gpus: Sequence[str]) -> ProcessPoolExecutor:
+    """Processes that train arms, one for each GPU that is named; it sees no other."""
+    own: Queue[str] = SPAWN.Queue()
+    for gpu in gpus:
+        own.put(gpu)
+    return ProcessPoolExecutor(len(gpus), SPAWN, _see, (own,))
+
+
+def visible(device: str) -> list[str]:
+    """The GPUs that this process may use, as CUDA_VISIBLE_DEVICES names them; "" for a CPU."""
+    named = os.environ.get("CUDA_VISIBLE_DEVICES", "")
+    if device != "cuda":
+        return [named]
+    count = torch.cuda.device_count()
+    return named.split(",")[:count] if named else [str(index) for index in range(count)]
+
+
+def _see(own: "Queue[str]") -> None:
+    os.environ["CUDA_VISIBLE_DEVICES"] = own.get()  # CUDA reads it when it starts
+
+
 def _prepare(
-    arms: Sequence[Arm], settings: Settings, pool: ProcessPoolExecutor, given: dict[str, Any]
-) -> None:
+    arms: Sequence[Arm], settings: Settings, pool: ProcessPoolExecutor, given: dict[str, Any],
+    processes: int,
+) -> None:  # fmt: skip
     """The table, if an arm plans by it, on the GPU, and low dose meanwhile on the CPU."""
     most = max(arm.realisations for arm in arms)
 
     def simulate() -> None:
         """Into the cache; then the other processes read it and import PyTorch."""
         arms_of.slices(settings, most)
-        for _ in range(given["jobs"]):
+        for _ in range(processes):
             pool.submit(arms_of.ready, settings)
 
     simulating = threading.Thread(target=simulate)
@@ -163,7 +187,7 @@ def write(settings: Settings, times: dict[str, Any] | None = None) -> None:
 @click.option("--at", default=0.15, help="Share of the epochs before the cut.")
 @click.option("--seeds", help="With commas; see PARTS.")
 @click.option("--arms", help="Only those whose names begin so, with commas.")
-@click.option("--jobs", default=4, help="Processes that share the GPU.")
+@click.option("--jobs", default=4, help="Processes that share a GPU.")
 @click.option("--device", default="cuda")
 @click.option("--latency-from", default="fused", help="What runs the layers of the table.")
 @click.option("--table-seconds", default=95.0, help="For measuring layers.")
@@ -177,7 +201,8 @@ def main(out: Path, part: str, **given: Any) -> None:
     started = time.time()
     # Processes that share the cores: without, pruning took most of an arm's time.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
-    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, CORES // given["jobs"])))
+    gpus = visible(given["device"]) * given["jobs"]
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, CORES // len(gpus))))
     work = (given["work"] or out / "work").resolve()
     for folder in (out, work):
         folder.mkdir(parents=True, exist_ok=True)
@@ -196,8 +221,8 @@ def main(out: Path, part: str, **given: Any) -> None:
         timer = Timer(settings.device, settings.latency_size, batches, given["compiles"])
     end = started + given["until"]
     if left := [arm for arm in chosen if not _done(arm, settings)]:
-        with ProcessPoolExecutor(given["jobs"], mp_context=SPAWN) as pool:
-            _prepare(left, settings, pool, given)
+        with workers(gpus) as pool:
+            _prepare(left, settings, pool, given, len(gpus))
             trained(left, settings, pool, timer, end - COMPILED)
     click.echo(f"trained: {time.time() - started:.0f} s", err=True)
     if timer:
