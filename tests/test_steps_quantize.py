@@ -2,6 +2,8 @@
 
 import copy
 import json
+import math
+from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
 
@@ -33,7 +35,7 @@ from compress.engines.onnx import weights as onnx_weights
 from compress.engines.subject import prepared
 from compress.graph import cost
 from compress.models.ddnet import Unit
-from compress.quantization import quantisers
+from compress.quantization import error, quantisers
 from compress.sparsity import masks
 from compress.steps.export import Export
 from compress.steps.prune import Prune
@@ -206,11 +208,29 @@ def test_auto_keeps_what_the_budget_does_not_bear(sparse: Model, tmp_path: Path)
     assert 0 < len(kept) < len(rows) == len(kept) + len(model.quantised)
     assert 0 < place.facts["error_hu"] <= budget < place.facts["error_all_hu"]
     assert all("too much for the budget" in row["reason"] for row in kept.values())
-    worth = [row["error_hu"] ** 2 / row["macs"] for row in rows if not row["int8"]]
-    rest = [row["error_hu"] ** 2 / row["macs"] for row in rows if row["int8"]]
-    assert min(worth) >= max(rest)  # the cheapest first
     left = {name.rsplit(".", 2)[0] for name in quantisers.ranges(model.net)}
     assert left == set(model.quantised)  # the others have no ranges in the checkpoint
+
+
+@given(st.lists(st.tuples(st.floats(0.01, 2), st.integers(1, 1000)), min_size=1, max_size=12))
+def test_auto_keeps_no_layer_that_the_budget_bears(layers: list[tuple[float, int]]) -> None:
+    errors = {str(i): one for i, (one, _) in enumerate(layers)}
+    macs = {str(i): one for i, (_, one) in enumerate(layers)}
+
+    def together(_net: object, names: Collection[str], *_: object) -> float:
+        return math.sqrt(sum(errors[name] ** 2 for name in names))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(error, "of", together)
+        kept, left = error.kept(nn.Module(), errors, macs, torch.ones(1), torch.ones(1), 1.0)
+    rest = errors.keys() - kept
+    assert left == pytest.approx(together(None, rest))
+    assert left <= 1
+    assert all(together(None, {*rest, name}) > 1 for name in kept)
+    cheapest = error.order(errors, macs)
+    while together(None, cheapest) > 1:
+        cheapest.pop(0)
+    assert rest >= set(cheapest)  # those that buy most with the fewest MACs go first
 
 
 def test_a_budget_that_no_layer_fits_is_one_sentence(sparse: Model, tmp_path: Path) -> None:

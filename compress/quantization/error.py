@@ -49,7 +49,8 @@ def kept(
     """Layers to keep in half precision so that the others cost at most `budget` HU together.
 
     Squares of errors are added for a first set, which then grows until the error that is measured
-    is within the budget.
+    is within the budget. A layer that comes late may buy so much that earlier ones were kept for
+    nothing: those go back to INT8 where the budget bears it, the ones with most MACs first.
 
     Args:
         net: what `quantisers.calibrated` returns; in the end the other layers are quantised.
@@ -69,4 +70,8 @@ def kept(
         left -= errors[found[-1]] ** 2
     while (error := of(net, waiting, x, exact)) > budget and waiting:
         found.append(waiting.pop(0))
-    return found, error
+    for name in sorted(found, key=lambda name: -macs[name]):
+        if errors[name] <= budget and (more := of(net, [*waiting, name], x, exact)) <= budget:
+            waiting, error = [*waiting, name], more
+    quantisers.only(net, waiting)
+    return [name for name in found if name not in waiting], error
