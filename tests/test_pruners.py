@@ -11,9 +11,11 @@ from typing import Any
 import pytest
 import torch
 
+from compress import checkpoint
 from compress.graph import cost
 from compress.graph.rewrite import deconv_to_conv
 from compress.models.ddnet import DDnet
+from compress.sparsity import pattern
 
 BENCH = Path(__file__).parent / "bench" / "pruners.py"
 sys.path.insert(0, str(BENCH.parent))
@@ -100,6 +102,27 @@ def test_an_arm_that_cannot_be_pruned_has_a_row_with_the_reason(tmp_path: Path) 
     assert json.loads((tmp_path / "arms" / "a" / "row.json").read_text()) == row
     late = replace(settings, until=0.0)
     assert pruners_arms.run(Arm(name="b"), late)["status"] == "not begun"
+
+
+def test_an_arm_may_be_2_to_4_and_int8(tmp_path: Path) -> None:
+    settings = Settings(
+        out=tmp_path, report=tmp_path, device="cpu", data=pruners.TINY, epochs=2, at=0.5,
+        slices_per_epoch=2, tiny=True, rounded=1,
+    )  # fmt: skip
+    row = pruners_arms.run(Arm(name="a", removed=0.6, sparse=True, int8="fused"), settings)
+    assert row["status"] == "done", row["reason"]
+    assert row["int8_layers"] == 20
+    assert 0 < row["error_hu"] <= 1
+    assert abs(row["psnr"] - row["half_psnr"]) < 0.5
+    assert abs(row["bias_hu_soft_tissue"]) <= row["change_rms_hu"] < 5
+    layers = json.loads((tmp_path / "arms" / "a" / "layers.json").read_text())
+    assert sum(layer["int8"] for layer in layers) == 20
+    net = checkpoint.load(tmp_path / "arms" / "a").net
+    names = {layer["name"] for layer in layers if layer["int8"]}
+    weights = [layer.weight for name, layer in net.named_modules() if name in names]
+    eligible = [one for one in weights if not (len(one) % 8 or one.shape[1] % 16)]
+    assert len(eligible) > 3
+    assert all(pattern.is_2to4(one) for one in eligible)
 
 
 def test_arms_have_names_of_their_own() -> None:

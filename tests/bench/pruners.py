@@ -5,6 +5,8 @@
     python tests/bench/pruners.py --out OUT --part criteria      # five seeds, 5 minutes
     python tests/bench/pruners.py --out OUT --part others        # RED-CNN and BasicUNet at half
     python tests/bench/pruners.py --out OUT --part training      # fresh noise, transposes, rate
+    python tests/bench/pruners.py --out OUT --part widths        # 60, 75, 90 %, 5x5 and 3x3, 2:4
+    python tests/bench/pruners.py --out OUT --part int8          # 60 %, 2:4, then INT8
     python tests/bench/pruners.py --out OUT --tiny --device cpu  # does it run? 1 minute
 
 Pareto: DDnet dense; our plans by MACs and by milliseconds, also with kernels that the cut makes
@@ -247,7 +249,7 @@ def _settings(work: Path, out: Path, part: str, started: float, given: dict[str,
         out=work, report=out, device=given["device"], epochs=epochs,
         data=TINY if tiny else REAL | patients,
         at=given["at"], slices_per_epoch=4 if tiny else 182 if held == "C" else 134,
-        tiny=tiny, latency_from=given["latency_from"],
+        rounded=1 if tiny else 4, tiny=tiny, latency_from=given["latency_from"],
         latency_size=64 if tiny else 512, one_shot=part == "criteria",
         until=started + given["begin_until"],
     )  # fmt: skip

@@ -16,6 +16,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import pruners_int8 as int8
 import pruners_others as others
 import torch
 from pruners_settings import ROW, TABLE, Arm, Settings
@@ -34,6 +35,7 @@ from compress.models.ddnet import KERNELS
 from compress.pruning import latency
 from compress.steps.evaluate import Evaluate
 from compress.steps.prune import Prune
+from compress.steps.sparsify import Sparsify
 from compress.steps.train import Train
 
 
@@ -65,6 +67,9 @@ def _row(arm: Arm, settings: Settings, folder: Path) -> dict[str, Any]:
         net = trained(_fresh(arm, settings), settings.train(arm, settings.epochs), arm, settings)
     else:
         net, facts = _pruned(arm, settings)
+    if arm.int8:
+        net, more = int8.quantised(net, arm, settings)
+        facts |= more
     checkpoint.save(net, folder)
     if (arm.network, arm.kernels) == ("ddnet", KERNELS) and (settings.out / TABLE).exists():
         facts |= {"predicted_ms": predicted(net.rewritten("deconv_to_conv").net, settings)}
@@ -79,6 +84,9 @@ def _pruned(arm: Arm, settings: Settings) -> tuple[Model, dict[str, Any]]:
     started = time.time()
     small, said = PRUNERS[arm.how](arm, dense, settings)
     facts |= said | {"prune_seconds": round(time.time() - started, 1)}
+    if arm.sparse:
+        with work(arm, settings) as place:
+            small = Sparsify().run(small, place)
     if settings.one_shot:
         shot = quality(small, arm, settings)
         facts |= {"one_shot_psnr": shot["psnr"], "one_shot_ssim": shot["ssim"]}
@@ -89,15 +97,15 @@ def _pruned(arm: Arm, settings: Settings) -> tuple[Model, dict[str, Any]]:
 
 def trained(model: Model, step: Train, arm: Arm, settings: Settings) -> Model:
     """A network after a training."""
-    with _work(arm, settings) as work:
-        return step.run(model, work)
+    with work(arm, settings) as place:
+        return step.run(model, place)
 
 
 def quality(model: Model, arm: Arm, settings: Settings) -> dict[str, Any]:
     """Means over the held-out slices: PSNR in dB, also its deviation; SSIM; RMSE in HU."""
-    with _work(arm, settings) as work:
-        Evaluate(batch=8, compare=False, pictures=0).measure(model, work)
-        (found,) = work.facts["summary"].values()
+    with work(arm, settings) as place:
+        Evaluate(batch=8, compare=False, pictures=0).measure(model, place)
+        (found,) = place.facts["summary"].values()
     names = {"psnr": "psnr", "ssim": "ssim", "rmse_hu": "rmse_hu"}
     means = {name: found[key]["mean"] for name, key in names.items()}
     return {**means, "psnr_sd": found["psnr"]["sd"]}
@@ -121,7 +129,7 @@ def ready(settings: Settings) -> None:
 
 
 @contextmanager
-def _work(arm: Arm, settings: Settings) -> Iterator[Work]:
+def work(arm: Arm, settings: Settings) -> Iterator[Work]:
     """Surroundings of a step; the name of its folder seeds the draws, the same for all arms."""
     with tempfile.TemporaryDirectory() as folder:
         stage = Path(folder) / "train"
@@ -168,14 +176,14 @@ def _share(arm: Arm, model: Model, settings: Settings) -> float:
 def _ours(arm: Arm, model: Model, settings: Settings) -> tuple[Model, dict[str, Any]]:
     step = Prune(
         criterion=arm.criterion, amount=_share(arm, model, settings), round_to=None,
-        solver=arm.solver,
+        solver=arm.solver, kernels=arm.smaller,
     )  # type: ignore[arg-type]  # fmt: skip
     return _step(step, arm, model, settings)
 
 
 def _latency(arm: Arm, model: Model, settings: Settings) -> tuple[Model, dict[str, Any]]:
     """Ours, with the predicted milliseconds of the plan by MACs as the budget."""
-    by_macs, _ = _ours(arm, model, settings)
+    by_macs, _ = _ours(replace(arm, smaller="keep"), model, settings)
     dense = model.rewritten("deconv_to_conv")
     before, after = (predicted(one.net, settings) for one in (dense, by_macs))
     step = Prune(
@@ -194,11 +202,11 @@ def predicted(net: nn.Module, settings: Settings) -> float:
 
 
 def _step(step: Prune, arm: Arm, model: Model, settings: Settings) -> tuple[Model, dict[str, Any]]:
-    with _work(arm, settings) as work:
-        small = step.run(model, work)
-        found = work.facts.get("kernels", [])
+    with work(arm, settings) as place:
+        small = step.run(model, place)
+        found = place.facts.get("kernels", [])
         cut = sum(kernel["after"] < kernel["before"] for kernel in found)
-        return small, {"align": work.facts["align"], "kernels_cut": cut}
+        return small, {"align": place.facts["align"], "kernels_cut": cut}
 
 
 def _others(prune: Callable[..., tuple[nn.Module, int]]) -> Callable[..., Any]:

@@ -106,6 +106,31 @@ def training(seeds: Sequence[int]) -> list[Arm]:
     ]
 
 
+def widths(seeds: Sequence[int]) -> list[Arm]:
+    """Three budgets of MACs, by channels alone and with 3x3 kernels; 2:4 at the first of them."""
+    kinds: Sequence[tuple[str, float, dict[str, Any]]] = (
+        ("dense", 0.0, {"how": "none"}),
+        *((f"{name}-{100 * removed:.0f}", removed, {"smaller": smaller})
+          for removed in (0.75, 0.6, 0.9) for name, smaller in (("3x3", "cut"), ("5x5", "keep"))),
+        ("3x3-60-2to4", 0.6, {"smaller": "cut", "sparse": True}),
+        ("5x5-60-2to4", 0.6, {"sparse": True}),
+    )  # fmt: skip
+    return [
+        Arm(name=f"{name}-{seed}", removed=removed, seed=seed, **options)
+        for seed in seeds
+        for name, removed, options in kinds
+    ]
+
+
+def int8(seeds: Sequence[int]) -> list[Arm]:
+    """60 % of the MACs, 2:4, then INT8: layers that the fused engine computes so, and all."""
+    return [
+        Arm(name=f"{which}-{seed}", removed=0.6, sparse=True, int8=which, seed=seed)
+        for seed in seeds
+        for which in ("fused", "all")
+    ]
+
+
 PARTS: Mapping[str, Part] = {
     "pareto": Part(pareto, "0", 24),
     "criteria": Part(criteria, "0,1,2,3,4", 10, ("random", "random-knapsack", "gaussian", "l1")),
@@ -113,5 +138,7 @@ PARTS: Mapping[str, Part] = {
         others, "0,1,2", 60,
         ("redcnn-dense", "redcnn-random", "basicunet-dense", "basicunet-random"),
     ),
+    "widths": Part(widths, "0,1,2", 30, ("dense",)),
+    "int8": Part(int8, "0,1,2", 20),
     "training": Part(training, "0,1", 30, ("dense-plain", "macs60-plain")),
 }  # fmt: skip

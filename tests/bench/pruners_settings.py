@@ -60,7 +60,12 @@ class Arm:
     kernels: tuple[int, ...] = KERNELS
     """Of the dense network."""
     smaller: Kernels = "keep"
-    """For latency: whether the plan makes kernels smaller, as the option `kernels` of prune."""
+    """For ours and latency: whether the plan makes kernels smaller, the option `kernels`."""
+    sparse: bool = False
+    """Whether it is 2:4 from the cut on."""
+    int8: str = ""
+    """After its training INT8, trained on with the rounding: fused, the layers that the engine
+    computes so, or all; those that cost more than 1 HU stay in half precision."""
     network: str = "ddnet"
     realisations: int = 1
     """Low-dose versions of a training slice."""
@@ -90,6 +95,8 @@ class Settings:
     latency_size: int = 512
     one_shot: bool = False
     """Measure the pruned network before it is trained, too."""
+    rounded: int = 4
+    """Epochs with the rounding to INT8, after the others."""
     until: float = float("inf")
     """When no arm is begun any more, on the clock of time.time."""
 

@@ -136,7 +136,11 @@ def test_a_layer_that_no_kernel_serves_runs_in_pytorch_inside_the_graph():
 
 
 def test_kernels_compiled_ahead_are_found(tmp_path):
-    """In a process of its own, where Triton's cache is another one."""
+    """In a process of its own, where Triton's cache is another one.
+
+    Max-pool and upsampling are left out: how much a program of theirs computes depends on the
+    batch, and workers compile for one slice.
+    """
     code = """
 import pathlib, time, torch
 from fused_cases import network
@@ -147,14 +151,14 @@ from compress.engines.kernels.session import Session
 
 if __name__ == "__main__":
     session = Session(*compiled(network(bottleneck=16, decoder=16).cuda()), (2, 256, 256))
-    cuts = {key: [job.first] for key, job in jobs(session).items() if job.first}
+    found = {key: job for key, job in jobs(session).items() if job.first and job.size}
+    cuts = {key: [job.first] for key, job in found.items()}
     with ahead.compilers(session, workers=4) as compiled_:
         assert compiled_(cuts, time.monotonic() + 300) > 5
     files = lambda: sorted(pathlib.Path(CACHE).rglob("*.cubin"))
     before = files()
-    for job in jobs(session).values():
-        if job.first:
-            job.make(job.first)()
+    for job in found.values():
+        job.make(job.first)()
     torch.cuda.synchronize()
     assert before and files() == before
     choices = tune.tune(session, 60.0)
