@@ -24,6 +24,7 @@ try:
     import pruners_arms
     import pruners_others
     import pruners_parts
+    import pruners_plot
     from pruners_settings import Arm, Settings
     from pruners_stats import paired
 finally:
@@ -129,6 +130,24 @@ def test_arms_have_names_of_their_own() -> None:
     for part in pruners_parts.PARTS.values():
         arms = part.arms([0, 1, 2])
         assert len({arm.name for arm in arms}) == len(arms)
+
+
+def test_the_plot_has_means_over_seeds_and_the_front(tmp_path: Path) -> None:
+    rows = [
+        {"name": name, "seed": seed, "status": "done", "psnr": psnr, "fused_b1_ms": ms}
+        for name, seed, psnr, ms in [
+            ("dense-0", 0, 45.0, 0.2), ("dense-1", 1, 46.0, 0.4), ("macs-60-0", 0, 44.0, 0.1),
+            ("macs-75-0", 0, 43.0, 0.2),
+        ]
+    ]  # fmt: skip
+    found = pruners_plot.points([*rows, {"name": "a", "status": "failed"}], "fused_b1_ms")
+    assert found["dense"] == [pytest.approx((0.3, 45.5, 0.5**0.5))]
+    assert found["macs"] == [(0.1, 44.0, 0.0), (0.2, 43.0, 0.0)]
+    best = pruners_plot.front([*found["dense"], *found["macs"]])
+    assert [point.psnr for point in best] == [44.0, 45.5]
+    assert pruners_plot.plot(rows, tmp_path / "a.png") == ["fused_b1_ms"]
+    assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
+    assert pruners_plot.plot([], tmp_path / "b.png") == []
 
 
 def test_torch_pruning_keeps_the_budget_and_the_image() -> None:

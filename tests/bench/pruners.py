@@ -18,13 +18,14 @@ smaller kernels the table has up to 160 layers: --table-seconds 170 gives each a
 Criteria: 60 % of the MACs by each criterion, five seeds, with the paired t-test to random channels.
 
 Arms are trained on every GPU, in several processes each; networks are timed on the first GPU.
-Rows are in OUT/rows.json and rows.csv as soon as an arm has ended,
-networks in WORK/arms. The same command goes on with what is missing, then times all again, for
-example with --batches 16. FastNAS needs `pip install torchprofile==0.0.4`, BasicUNet
+Rows are in OUT/rows.json and rows.csv as soon as an arm has ended, PSNR over milliseconds in
+OUT/pareto.png, networks in WORK/arms. The same command goes on with what is missing, then times all
+again, for example with --batches 16. FastNAS needs `pip install torchprofile==0.0.4`, BasicUNet
 `pip install monai`; Torch-Pruning is in the extra `test`.
 """
 
 import csv
+import importlib.util
 import json
 import os
 import subprocess
@@ -42,6 +43,7 @@ import click
 import pruners_arms as arms_of
 import torch
 from pruners_parts import PARTS
+from pruners_plot import plot
 from pruners_settings import ROW, Arm, Settings
 from pruners_stats import paired
 from pruners_table import SPAWN, table
@@ -178,6 +180,8 @@ def write(settings: Settings, times: dict[str, Any] | None = None) -> None:
         writer = csv.DictWriter(file, columns)
         writer.writeheader()
         writer.writerows(rows)
+    if importlib.util.find_spec("matplotlib"):
+        plot(rows, settings.report / "pareto.png")
 
 
 @click.command()
