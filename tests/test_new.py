@@ -80,6 +80,23 @@ def test_a_narrow_network_is_asked_for_less(place):
     assert call("check", "narrow.yaml").exit_code == 0
 
 
+def test_the_end_of_the_file_name_may_be_written(place):
+    assert call("new", "mine.yaml").exit_code == 0
+    assert sorted(path.name for path in place.glob("mine*")) == ["mine.yaml"]
+
+
+def test_a_pair_without_partner_is_seen_at_once(place):
+    for side, names in (("low", ("a", "b")), ("full", ("a",))):
+        (place / "pairs" / side).mkdir(parents=True)
+        for name in names:
+            np.save(place / "pairs" / side / f"{name}.npy", np.zeros((64, 64), np.int16))
+    done = call("new", "x", "--data", "pairs")
+    assert done.exit_code == 2
+    assert "b" in done.output
+    assert done.output.count("\n") == 1
+    assert not (place / "x.yaml").exists()
+
+
 def test_a_file_that_exists_is_left_as_it_is(place):
     Path("mine.yaml").write_text("mine")
     done = call("new", "mine")
@@ -92,7 +109,8 @@ def test_a_file_that_exists_is_left_as_it_is(place):
     ("words", "why"),
     [
         (["../up"], "letters, digits"),
-        (["x", "--network", "unet"], "there is no network 'unet'"),
+        (["x", "--network", "unet"], "--network unet: there is no such network; write ddnet or "),
+        (["x", "--network", "a/nets.py"], "or nets:CLASS for a network of your own"),
         (["x", "--network", "no_nets:MyNet"], "no_nets"),
         (["x", "--network", "new_nets:Other"], "Other"),
         (["x", "--network", "new_nets:Nothing"], "no convolution or linear layer"),

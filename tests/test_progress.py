@@ -19,6 +19,14 @@ def test_a_line_now_and_then(monkeypatch, caplog) -> None:
     assert said[3:] == ["reading: 0 done", "reading: 1 done", "reading: 0 of 1 done"]
 
 
+def test_what_an_earlier_run_did_counts(monkeypatch, caplog) -> None:
+    monkeypatch.setattr(progress, "SELDOM", -1.0)
+    with caplog.at_level(logging.INFO, logger="compress"):
+        assert list(progress.track(range(2), "00-train", before=12)) == [0, 1]
+    said = [record.getMessage() for record in caplog.records]
+    assert said == ["00-train: 12 of 14 done", "00-train: 13 of 14 done"]
+
+
 def test_what_is_soon_done_says_nothing(caplog) -> None:
     with caplog.at_level(logging.INFO, logger="compress"):
         assert list(progress.track("ab", "looking")) == ["a", "b"]

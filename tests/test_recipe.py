@@ -245,6 +245,7 @@ def test_a_wrong_value_is_refused_in_one_sentence(write, options, sentence):
         ("[" * 5000, "lists and mappings are nested too deeply"),
         ("? [a]\n: 1", "line 1: a list or mapping cannot be the name of an option"),
         ("stpes: []", "unknown section 'stpes'; did you mean 'steps'?"),
+        ("prune: {amount: 0.5}", "unknown section 'prune'; did you mean 'steps.prune'?"),
         ("schema: 1\nmodel: {}", "steps is missing; write for example `steps: [evaluate]`"),
         (
             "schema: 2\nmodel: {}\nsteps: []",

@@ -76,6 +76,12 @@ def test_an_epoch_as_long_as_the_usual_one_brings_the_end_nearer(took):
         assert found.seconds < before
 
 
+def test_the_rest_of_an_epoch_that_was_stopped_counts_as_the_share_that_it_is():
+    found = remaining()
+    found.done(15.0, share=0.25)
+    assert found.seconds == 9 * 60.0
+
+
 def test_work_counts_pixels():
     assert work(OPTIONS, PAIRS) == 10 * 2 * 4 * 16 * 16
     whole = Train(epochs=1, batch=1, crop=None, slices_per_epoch=1)
@@ -87,7 +93,8 @@ def test_a_run_says_what_all_of_its_training_will_take(tmp_path, monkeypatch, ca
     seen: list[tuple[int, float]] = []
     done = Remaining.done
 
-    def noted(self, seconds):
+    def noted(self, seconds, share):
+        assert share == 1
         done(self, 1.0)
         seen.append((self.epochs, self.seconds))
 

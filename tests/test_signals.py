@@ -81,7 +81,7 @@ def test_a_stopped_run_goes_on_to_the_same_bits(tmp_path: Path) -> None:
     process.send_signal(signal.SIGUSR1)
     said = finish(process, 75)
     assert "SIGUSR1: finishing the step, then saving" in said
-    assert said.endswith("Error: 00-train: stopped and saved; run again to go on\n")
+    assert said.endswith("\n00-train: stopped and saved; run again to go on\n")
     assert "resuming from step" in finish(start(parts), 0)
     assert weights(parts) == weights(whole)
     losses = [(f / "out" / "00-train" / "log.csv").read_text() for f in (whole, parts)]

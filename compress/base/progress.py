@@ -23,6 +23,7 @@ def track(
     description: str,
     total: int | None = None,
     note: Callable[[], str] = _nothing,
+    before: int = 0,
 ) -> Iterator[T]:
     """Yield `items` under a progress bar on standard error, or with a line in the log each minute.
 
@@ -31,17 +32,18 @@ def track(
         description: what is being done, for the person who waits.
         total: number of items, where `items` has no length.
         note: what to add after each item, such as the time left; the first one is said at once.
+        before: how many were done earlier, by a run that was stopped; they count.
     """
     from rich.console import Console
 
     console = Console(stderr=True)
     if total is None and isinstance(items, Sized):
-        total = len(items)
-    yield from (_drawn if console.is_terminal else _told)(items, description, total, note)
+        total = before + len(items)
+    yield from (_drawn if console.is_terminal else _told)(items, description, total, note, before)
 
 
 def _drawn(
-    items: Iterable[T], description: str, total: int | None, note: Callable[[], str]
+    items: Iterable[T], description: str, total: int | None, note: Callable[[], str], before: int
 ) -> Iterator[T]:
     from rich.console import Console
     from rich.progress import (
@@ -55,18 +57,18 @@ def _drawn(
     left = TimeRemainingColumn() if note is _nothing else TextColumn("{task.fields[note]}")
     columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), left)
     with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
-        bar = progress.add_task(description, total=total, note="")
+        bar = progress.add_task(description, total=total, completed=before, note="")
         for item in items:
             yield item
             progress.update(bar, advance=1, note=note())
 
 
 def _told(
-    items: Iterable[T], description: str, total: int | None, note: Callable[[], str]
+    items: Iterable[T], description: str, total: int | None, note: Callable[[], str], before: int
 ) -> Iterator[T]:
     first = True
     of, said = "" if total is None else f" of {total}", time.perf_counter()
-    for done, item in enumerate(items):
+    for done, item in enumerate(items, before):
         added = note()
         if time.perf_counter() - said > SELDOM or (added and first):
             said, first = time.perf_counter(), first and not added

@@ -11,7 +11,7 @@ import click
 
 from compress import __version__
 from compress.base import ending, openmp
-from compress.base.errors import CompressError
+from compress.base.errors import CompressError, Stopped
 from compress.cli import engines, images, reports
 from compress.cli.clusters import cluster, on_a_cluster
 from compress.cli.engines import JSON, show
@@ -57,7 +57,8 @@ class _Commands(click.Group):
             raise
         except (CompressError, OSError) as error:
             log.debug("the place of the error:", exc_info=True)
-            click.echo(f"Error: {_sentence(error)}", err=True)
+            said = _sentence(error)
+            click.echo(said if isinstance(error, Stopped) else f"Error: {said}", err=True)
             ctx.exit(getattr(error, "exit_code", 1))
 
 

@@ -64,12 +64,15 @@ def held_out(root: Path, neighbours: int = 0) -> Pairs:
 def shape(root: Path) -> tuple[int, int]:
     """Height and width in pixels of the first slice to train with; no other is read.
 
+    That every slice has its partner is seen from the names.
+
     Raises:
         UsageError: as `load`, as far as that slice goes.
     """
     there = _existing(root)
-    _, full = _sides(there / "train" if (there / "train").is_dir() else there)
+    low, full = _sides(there / "train" if (there / "train").is_dir() else there)
     files = listed(full)
+    match(low, full, listed(low), files)
     if not files:
         raise UsageError(f"{full} holds no npy, TIFF or DICOM file")
     image, _ = read(files[min(files)])

@@ -117,7 +117,8 @@ def _recipe(tree: dict[str, Tree], path: Path, text: str, steps: Steps) -> Recip
     known = ("schema", "name", "model", "data", "seed", "reseed", "epochs_total", "steps")
     for key in tree:
         if key not in known:
-            raise UsageError(f"unknown section {key!r}; {suggestion(key, known)}")
+            meant = f"did you mean 'steps.{key}'?" if key in steps else suggestion(key, known)
+            raise UsageError(f"unknown section {key!r}; {meant}")
     if missing := next((key for key in ("schema", "model", "steps") if key not in tree), None):
         example = {"schema": "1", "model": "{name: ddnet}", "steps": "[evaluate]"}[missing]
         raise UsageError(f"{missing} is missing; write for example `{missing}: {example}`")

@@ -127,7 +127,9 @@ def render(content: Evaluated) -> None:
     from compress.reporting.formatting import figure
 
     heads = [f"{METRICS[name].label} {METRICS[name].unit}".strip() for name in WINDOWED]
-    table = Table("network", "window", *heads)
+    patients, slices = len(content["by_patient"]), content["slices"]
+    count = f"{slices} slice{'s' * (slices != 1)} of {patients} patient{'s' * (patients != 1)}"
+    table = Table("network", "window", *heads, caption=count)
     for name, found in content["summary"].items():
         for window in content["windows"]:
             values = found[window]

@@ -8,6 +8,7 @@ from string import Template
 from torch import nn
 
 from compress.base.errors import CompressError, UsageError
+from compress.checkpoint import NETWORKS
 from compress.data import folder
 from compress.graph.padding import multiple, up
 from compress.recipe import Recipe, load
@@ -68,7 +69,7 @@ def write(name: str, network: str, data: Path | None) -> Path:
     """Write NAME.yaml into the working folder, a recipe that `compress check` accepts.
 
     Args:
-        name: of the recipe; letters, digits, `.`, `_` and `-`.
+        name: of the recipe; letters, digits, `.`, `_` and `-`. A `.yaml` behind it is left out.
         network: ddnet, redcnn, or `module:Class` of the user's own.
         data: folder of pairs; None takes the demo set.
 
@@ -78,10 +79,17 @@ def write(name: str, network: str, data: Path | None) -> Path:
     Raises:
         UsageError: the file exists, the name cannot be one, or network or data cannot be used.
     """
+    name = name.removesuffix(".yaml")
     try:
         check_name(name)
     except ValueError as error:
         raise UsageError(str(error)) from error
+    if ":" not in network and network not in NETWORKS:
+        own = f"{Path(network).stem}:CLASS" if network.endswith(".py") else "MODULE:CLASS"
+        raise UsageError(
+            f"--network {network}: there is no such network; write {' or '.join(NETWORKS)}, or "
+            f"{own} for a network of your own"
+        )
     path, side = Path(f"{name}.yaml"), 512 if data is None else min(folder.shape(data))
     try:
         file = path.open("x", encoding="utf-8")

@@ -89,7 +89,7 @@ def render(plan: Plan) -> None:
     console.print(_widths(plan["layers"]))
     for sentence in _reasons(plan):
         console.print(sentence, soft_wrap=True, highlight=False, markup=False)
-    guess = " (estimated: widths follow the weights)" if plan["estimated"] else ""
+    guess = " (an estimate: these weights are not trained yet)" if plan["estimated"] else ""
     for name in ("macs", "params"):
         before, after = plan["dense"][name], plan["pruned"][name]
         console.print(f"{name}: {before:,} -> {after:,}, {plan['removed'][name]:.1%} less{guess}")
@@ -186,9 +186,9 @@ def _kernels(pruning: PlannedPrune) -> Iterator[str]:
 def _scores(pruning: PlannedPrune) -> Any:
     from rich.table import Column, Table
 
-    threshold = f"{pruning['criterion']}, threshold {pruning['threshold']:.3f}"
-    title = f"{pruning['where']}: {threshold}, align {pruning['align']}"
-    heads = ("mean", "sigma", "threshold", "kept")
+    cut = f"cut at the mean {pruning['threshold']:+.3f} sigma"
+    title = f"{pruning['where']}: {pruning['criterion']}, {cut}, in multiples of {pruning['align']}"
+    heads = ("mean", "sigma", "cut at", "kept")
     numbers = (Column(head, no_wrap=True, justify="right") for head in heads)
     table = Table(Column("channels of", overflow="fold"), *numbers, title=title, box=None)
     for group in pruning["groups"]:

@@ -34,10 +34,10 @@ class Remaining:
         self.epochs, self.later = epochs, later / _epoch(options, pairs) if later else 0.0
         self.took: list[float] = []
 
-    def done(self, seconds: float) -> None:
-        """One more epoch took so long."""
+    def done(self, seconds: float, share: float = 1.0) -> None:
+        """One more epoch ended; this share of it took so long, what came before a stop left out."""
         self.epochs -= 1
-        self.took.append(seconds)
+        self.took.append(seconds / share)
 
     @property
     def seconds(self) -> float | None:

@@ -79,14 +79,15 @@ class Session:
 
     def _epochs(self) -> Iterator[None]:
         """One item for each epoch that is left, with what the first process says of the time."""
-        left = self.options.epochs - self._epoch
+        ended, each = self._epoch, self.options.steps_per_epoch
+        left = self.options.epochs - ended
         remaining = Remaining(self.options, self.work.data.train, left, self.work.later)
         epochs = range(left)
-        shown = track(epochs, self.work.stage.name, note=remaining.words)
+        shown = track(epochs, self.work.stage.name, note=remaining.words, before=ended)
         for _ in shown if self.world.first else epochs:
-            before = self.seconds
+            before, steps = self.seconds, each - self.step % each
             yield
-            remaining.done(self.seconds - before)
+            remaining.done(self.seconds - before, steps / each)
 
     def epoch(self, recorder: Recorder) -> bool:
         """Train to the end of the epoch; True where a signal came, and then perhaps not so far.

@@ -138,9 +138,7 @@ def test_a_signal_saves_and_ends_with_75(
     process.send_signal(number)
     said = process.communicate()[1]
     assert process.returncode == 75, said
-    assert (
-        said.strip().splitlines()[-1].startswith("Error: 02-retrain: stopped and saved; run again")
-    )
+    assert said.strip().splitlines()[-1].startswith("02-retrain: stopped and saved; run again")
     finish(out, "--until", "04-retrain")
     assert weights(out) == weights(whole)
 
