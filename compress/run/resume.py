@@ -7,9 +7,11 @@ saved and how it goes on is in `training/session.py`, the file in `training/stat
 on by `sweep/work.py`.
 """
 
+import json
 import logging
 import re
 import shutil
+from dataclasses import asdict
 from pathlib import Path
 from typing import cast
 
@@ -39,8 +41,17 @@ def finished(stage: Stage, key: str) -> StageFacts | None:
         return None
     if facts.get("hash") == key:
         return cast("StageFacts", dict(facts))
-    log.info("%s: recipe, data, seed or code changed, so it runs again", stage.name)
+    changed = _changed(stage, facts.get("options"))
+    log.info("%s: %s changed, so it runs again", stage.name, changed)
     return None
+
+
+def _changed(stage: Stage, before: object) -> str:
+    """What the result of a finished stage was decided by and is no more, as far as options tell."""
+    now = json.loads(json.dumps(asdict(stage.step)))  # type: ignore[call-overload]
+    known = before if isinstance(before, dict) else now
+    names = [name for name, value in now.items() if name in known and known[name] != value]
+    return ", ".join(names) or "an earlier step, the model, data, seed or code"
 
 
 def done(stage: Stage, key: str) -> bool:

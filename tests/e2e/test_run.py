@@ -144,20 +144,22 @@ def test_a_signal_saves_and_ends_with_75(
 
 
 @pytest.mark.parametrize(
-    ("words", "again"),
+    ("words", "option", "again"),
     [
-        (("--set", "steps.2.lr=0.0005"), NAMES[2:]),
-        (("--set", "steps.export.batch=[1]"), NAMES[6:]),
+        (("--set", "steps.2.lr=0.0005"), "lr", NAMES[2:]),
+        (("--set", "steps.export.batch=[1]"), "batch", NAMES[6:]),
     ],
 )
 def test_an_edit_runs_its_stage_and_later_ones_again(
-    whole: Path, tmp_path: Path, words: tuple[str, ...], again: list[str]
+    whole: Path, tmp_path: Path, words: tuple[str, ...], option: str, again: list[str]
 ) -> None:
     out = tmp_path / "run"
     shutil.copytree(whole, out)
     said = finish(out, *words).stderr
     assert [name for name in NAMES if f"{name}: already done, skipping" not in said] == again
-    assert f"{again[0]}: recipe, data, seed or code changed, so it runs again" in said
+    assert f"{again[0]}: {option} changed, so it runs again" in said
+    later = "an earlier step, the model, data, seed or code changed, so it runs again"
+    assert f"{again[1]}: {later}" in said
 
 
 def refused(*words: str) -> str:
