@@ -2,6 +2,8 @@
 
 import json
 import os
+import re
+import subprocess
 import sys
 from pathlib import Path
 
@@ -22,6 +24,7 @@ def test_the_tutorial_from_its_first_block_to_its_last(tmp_path, monkeypatch):
     said = "".join(tutorial.run(folder, TEXT))
     assert "runs/try\n" in said
     assert "runs/grid-sweep/sweep.md\n" in said
+    assert re.search(r"^engines/onnx-fp32-b8.onnx .*\([\d.]+-[\d.]+\)$", said, re.M)  # timed, too
     report = json.loads((folder / "runs/try/07-report/report.json").read_text())
     assert report["removed"]["macs"] >= 0.5
     psnr = {who: one["psnr"]["mean"] for who, one in report["quality"].items()}
@@ -51,3 +54,16 @@ def test_pictures_are_small():
     files = list(Path(tutorial.ROOT, "docs/tutorial").glob("*.png"))
     assert len(files) == 5
     assert sum(file.stat().st_size for file in files) < 400_000
+
+
+def test_the_scans_are_the_same_in_every_run(tmp_path):
+    """Their UIDs name the files of pairs, which decide the noise: new ones gave other pictures."""
+    (source,) = re.findall(r"^cat > make_scans\.py <<'END'\n(.*?)^END$", TEXT, re.M | re.S)
+    made = []
+    for _ in range(2):  # a second time into the folder of the first, as a user may
+        subprocess.run([sys.executable, "-c", source], cwd=tmp_path, check=True)
+        made.append({path: path.read_bytes() for path in (tmp_path / "scans").rglob("*.dcm")})
+    assert len(made[0]) == 16
+    assert made[0] == made[1]
+    datasets = map(pydicom.dcmread, made[0])
+    assert len({ds.SOPInstanceUID for ds in datasets}) == 16
