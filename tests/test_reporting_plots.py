@@ -46,7 +46,7 @@ def test_check_says_and_draws_what_would_go(tmp_path: Path, criterion: str) -> N
     assert [file.name for file in files] == ["scores.png", "scores-2.png"]
     for file in files:
         with Image.open(file) as picture:
-            assert picture.size[0] > 1000
+            assert picture.size[0] > 900
     preview.render(found)
 
 
@@ -74,6 +74,29 @@ def test_histogram_of_a_layer() -> None:
     svg = charts.histogram(GROUP)
     assert svg.count('class="bar-kept"') == svg.count('class="bar-gone"') == len(edges) - 1
     assert 'class="threshold"' in svg
+
+
+@pytest.mark.parametrize(("groups", "columns"), [(1, 1), (3, 3), (7, 4), (45, 7)])
+def test_a_picture_of_scores_is_labelled_and_has_no_empty_part(groups: int, columns: int) -> None:
+    beyond = {**GROUP, "threshold": 9.0}
+    pruning = {
+        "criterion": "taylor", "removed": {"macs": 0.4}, "align": 4,
+        "groups": [GROUP] * (groups - 1) + [beyond],
+    }  # fmt: skip
+    figure = histograms.figure(pruning)
+    figure.draw_without_rendering()
+    assert figure.get_supxlabel() == "score of a channel (taylor)"
+    assert figure.get_supylabel() == "channels"
+    shown = [axes for axes in figure.axes if axes.get_visible()]
+    assert len(shown) == groups
+    assert shown[0].get_gridspec().ncols == columns
+    for axes in shown:
+        low, high = axes.get_xlim()
+        assert 0.9 < low < 1.0
+        assert 4.0 < high < 4.1
+    title = figure._suptitle.get_window_extent()
+    assert title.x0 > 0
+    assert title.x1 < figure.bbox.width
 
 
 def test_equal_scores_have_a_histogram_too() -> None:

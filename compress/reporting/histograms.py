@@ -1,6 +1,7 @@
 """The scores of each layer as a histogram, with the fitted normal curve and the threshold: PNG."""
 
 import math
+import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,12 @@ from typing import Any
 from compress.reporting.plots import COLOURS, INK
 
 Facts = Mapping[str, Any]
-COLUMNS = 7
+COLUMNS, PANEL = 7, (2.15, 1.55)
+"""Panels in a row, and the width and height of one in inches."""
+FEW, LARGE = 4, (3.1, 2.2)
+"""The same where there are no more than COLUMNS groups."""
+LETTERS = 12
+"""Letters of the title that fit on an inch."""
 KEPT, GONE = COLOURS[:2]
 
 
@@ -42,24 +48,38 @@ def draw(pruning: Facts, path: Path) -> None:
         pruning: what `Prune.describe` says of one step.
         path: the PNG file; replaced.
     """
+    figure(pruning).savefig(path, format="png")
+
+
+def figure(pruning: Facts) -> Any:
+    """The picture that `draw` writes, of matplotlib."""
     from matplotlib.figure import Figure
 
     groups = pruning["groups"]
-    rows = max(1, math.ceil(len(groups) / COLUMNS))
-    figure = Figure(figsize=(2.15 * COLUMNS, 1.55 * rows + 0.8), layout="constrained", dpi=110)
-    grid = figure.subplots(rows, COLUMNS, squeeze=False).flatten()
+    few = len(groups) <= COLUMNS
+    columns = max(1, min(len(groups), FEW)) if few else COLUMNS  # no empty panels on the right
+    wide, high = LARGE if few else PANEL
+    rows = max(1, math.ceil(len(groups) / columns))
+    size = (max(wide * columns, 2 * LARGE[0]), high * rows + 0.8)
+    made = Figure(figsize=size, layout="constrained", dpi=110)
+    grid = made.subplots(rows, columns, squeeze=False).flatten()
     for axes in grid[len(groups) :]:
         axes.set_visible(False)
     for axes, group in zip(grid, groups, strict=False):
         _panel(axes, group, pruning)
+    made.suptitle(textwrap.fill(_title(pruning), int(LETTERS * size[0])), fontsize=11)
+    made.supxlabel(f"score of a channel ({pruning['criterion']})", fontsize=9)
+    made.supylabel("channels", fontsize=9)
+    return made
+
+
+def _title(pruning: Facts) -> str:
     removed = 100 * pruning["removed"]["macs"]
-    figure.suptitle(
+    return (
         f"{pruning['criterion']}: {removed:.1f} % of the MACs go with the orange channels, those "
         f"below the dashed threshold; kept counts are rounded up to multiples of "
-        f"{pruning['align']}. Curve: fitted normal distribution.",
-        fontsize=11,
+        f"{pruning['align']}. Curve: fitted normal distribution."
     )
-    figure.savefig(path, format="png")
 
 
 def _panel(axes: Any, group: Facts, pruning: Facts) -> None:
@@ -71,7 +91,10 @@ def _panel(axes: Any, group: Facts, pruning: Facts) -> None:
         width = edges[1] - edges[0]
         axes.plot(xs, [normal(x, group, width) for x in xs], color="#59626d", linewidth=1)
     if group["threshold"] is not None and not group["fixed"]:
-        axes.axvline(group["threshold"], color=INK, linestyle="--", linewidth=1)
+        inside = min(max(group["threshold"], edges[0]), edges[-1])  # at the border if beyond
+        axes.axvline(inside, color=INK, linestyle="--", linewidth=1)
+    room = 0.02 * (edges[-1] - edges[0])
+    axes.set_xlim(edges[0] - room, edges[-1] + room)
     note = "stays" if group["fixed"] else f"{group['kept']}/{group['width']}"
     axes.set_title(f"{_short(group['name'])}  {note}", fontsize=7.5, pad=3)
     axes.tick_params(labelsize=6, length=2, pad=1.5)
