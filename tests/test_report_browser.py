@@ -132,7 +132,7 @@ def test_a_picture_is_enlarged_and_the_arrows_change_it_in_place(opened: Any) ->
     opened.keyboard.press("ArrowLeft")
     assert image.get_attribute("src") == first
     opened.keyboard.press("ArrowLeft")
-    assert "minus full dose (7 of 7)" in caption.inner_text()
+    assert "minus full dose, \N{MINUS SIGN}50 to +50 HU (7 of 7)" in caption.inner_text()
     opened.keyboard.press("Escape")
     assert not opened.locator("dialog").is_visible()
 

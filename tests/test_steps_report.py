@@ -488,9 +488,36 @@ def test_windows_map_hu_to_gray() -> None:
 
 def test_differences_are_dark_at_zero_and_coloured_by_sign() -> None:
     zero = np.zeros((1, 5))
-    image = decoded(pictures.difference(np.array([[-90.0, -50.0, 0.0, 50.0, 90.0]]), zero))
-    colours = np.asarray(image.convert("RGB"))[0].tolist()
-    assert [tuple(c) for c in colours] == [pictures.STOPS[i] for i in (0, 0, 2, 4, 4)]
+    hu = np.array([[-90.0, -50.0, 0.0, 50.0, 90.0]])
+    for end, scaled in ((50, hu), (200, 4 * hu)):
+        image = decoded(pictures.difference(scaled, zero, end))
+        colours = np.asarray(image.convert("RGB"))[0].tolist()
+        assert [tuple(c) for c in colours] == [pictures.STOPS[i] for i in (0, 0, 2, 4, 4)]
+
+
+@pytest.mark.parametrize(
+    ("rms", "end"), [(0, 10), (10, 10), (11, 20), (48, 50), (51, 100), (141, 200), (600, 1000)]
+)
+def test_the_scale_of_differences_follows_the_data(rms: int, end: int) -> None:
+    full = np.full((2, 4, 4), 40, np.float32)
+    noise = np.where(np.indices(full.shape).sum(0) % 2, rms, -rms).astype(np.float32)
+    assert pictures.span(full + noise, full) == end
+
+
+def test_a_report_has_one_scale_of_differences_and_says_it(tmp_path: Path) -> None:
+    run = runs.make(tmp_path / "run")  # its low dose is off by 45 HU
+    html = reporting.write(run, run / "07-report").read_text()
+    assert html.count("<span>\N{MINUS SIGN}50 HU</span><span>0</span><span>+50 HU</span>") == 2
+    file = next(run.glob("*/pictures.npz"))
+    with np.load(file) as found:
+        arrays = {**found}
+    arrays["low"] = arrays["full"] + 3 * (arrays["low"] - arrays["full"])
+    np.savez_compressed(file, **arrays)
+    html = reporting.write(run, run / "07-report").read_text()
+    assert "image minus full dose, all from \N{MINUS SIGN}200 to +200 HU" in html
+    assert html.count("Low dose \N{MINUS SIGN} full dose, ±200 HU") == 2
+    assert html.count("<span>\N{MINUS SIGN}200 HU</span><span>0</span><span>+200 HU</span>") == 2
+    assert "50 HU<" not in html
 
 
 def test_channels_kept_are_the_highest_and_ties_go_to_the_lower_index() -> None:

@@ -60,13 +60,15 @@ def html(
     """
     evaluation = report["evaluation"]
     shown = evaluation["pictures"] if evaluation and slices else []
+    span = pictures.span(slices["low"], slices["full"]) if shown else 0  # one scale for all
     training = [stage for stage in report["training"] if stage["loss"]]
     return _render(
         "report.html.j2",
         r=report,
         escape=True,
         curve=charts.training(training, _between(report["stages"])) if training else "",
-        shown=[_slice(i, about, slices) for i, about in enumerate(shown)],
+        shown=[_slice(i, about, slices, span) for i, about in enumerate(shown)],
+        span=span,
         colourbar=pictures.gradient(),
         strip=charts.strip,
         histogram=charts.histogram,
@@ -151,8 +153,8 @@ def _between(stages: list[Facts]) -> dict[str, str]:
     return found
 
 
-def _slice(index: int, about: Picture, slices: Mapping[str, np.ndarray]) -> Facts:
-    """Every picture of one slice: in each window, and its differences from the full dose."""
+def _slice(index: int, about: Picture, slices: Mapping[str, np.ndarray], span: float) -> Facts:
+    """Every picture of one slice: in each window, and its differences, -span to span HU."""
     full = slices["full"][index]
     images = {name: slices[name][index] for name in IMAGES if name in slices}
     labels = {**{name: IMAGES[name] for name in images}, "full": "Full dose"}
@@ -172,7 +174,7 @@ def _slice(index: int, about: Picture, slices: Mapping[str, np.ndarray]) -> Fact
             for name, label in labels.items()
         ],
         "differences": [
-            {"label": IMAGES[name], "uri": pictures.difference(image, full)}
+            {"label": IMAGES[name], "uri": pictures.difference(image, full, span)}
             for name, image in images.items()
         ],
     }

@@ -2,13 +2,14 @@
 
 import base64
 import io
+import math
 
 import numpy as np
 
 from compress.quality.metrics import Window
 
-DIFFERENCE_HU = 50.0
-"""Differences are shown from minus to plus this."""
+LEAST = 10
+"""HU at the end of the colours of a difference, at least."""
 STOPS = ((109, 190, 255), (28, 90, 160), (18, 19, 21), (176, 74, 12), (255, 183, 112))
 """Colours (red, green, blue) of a difference from the most negative over zero (dark)."""
 
@@ -19,10 +20,21 @@ def windowed(hu: np.ndarray, window: Window) -> str:
     return _uri(np.rint(share * 255).astype(np.uint8))
 
 
-def difference(hu: np.ndarray, reference: np.ndarray) -> str:
-    """`hu - reference`, both (H, W) in HU, in colours, as a data URI."""
-    share = (np.clip((hu - reference) / DIFFERENCE_HU, -1, 1) + 1) / 2
-    return _uri(np.rint(share * 100).astype(np.uint8), _palette(101))  # a colour per HU
+def span(hu: np.ndarray, reference: np.ndarray) -> int:
+    """HU at the end of the colours for differences like `hu - reference`: their RMS, rounded up.
+
+    Rounded up to 10, 20, 50, 100, 200, 500 and so on. Noise beyond it has the colour of the end: a
+    scale that shows all of the low dose's noise would leave the networks' differences dark.
+    """
+    rms = math.sqrt(float(np.mean(np.square(hu - reference, dtype=np.float64))))
+    steps = (step * 10**power for power in range(1, 6) for step in (1, 2, 5))
+    return next((step for step in steps if step >= max(rms, LEAST)), LEAST)
+
+
+def difference(hu: np.ndarray, reference: np.ndarray, end: float) -> str:
+    """`hu - reference`, both (H, W) in HU, in colours from -end to end, as a data URI."""
+    share = (np.clip((hu - reference) / end, -1, 1) + 1) / 2
+    return _uri(np.rint(share * 100).astype(np.uint8), _palette(101))
 
 
 def gradient() -> str:
