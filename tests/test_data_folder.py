@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import numpy as np
 import pytest
 import tifffile
@@ -158,8 +160,27 @@ def test_what_is_missing_is_named(split, gone, sentence):
 
 
 def test_folder_without_the_layout(tmp_path):
-    with pytest.raises(UsageError, match="neither folders low and full nor LQ and HQ"):
+    (tmp_path / "other").mkdir()
+    with pytest.raises(UsageError, match=r"neither folders low and full nor LQ and HQ$"):
         source.load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("given", "there", "said"),
+    [
+        ("pairs", ["pairs/npy"], "try pairs/npy$"),
+        ("pairs", ["pairs/npy", "pairs/dicom"], "try pairs/dicom or pairs/npy$"),
+        ("pairs", ["pairs/own/train"], "try pairs/own$"),
+        ("pairs/low", ["pairs"], "try pairs$"),
+    ],
+)
+def test_a_folder_with_the_layout_near_by_is_named(tmp_path, monkeypatch, given, there, said):
+    monkeypatch.chdir(tmp_path)
+    for folder in there:
+        pair_of(Path(folder), "a.npy")
+    for use in (source.load, source.held_out, source.shape):
+        with pytest.raises(UsageError, match=f"nor LQ and HQ; {said}"):
+            use(Path(given))
 
 
 def test_folder_without_images(tmp_path):

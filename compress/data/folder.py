@@ -13,6 +13,7 @@ below -1024 (padding) raised.
 
 import hashlib
 from dataclasses import replace
+from os.path import isdir  # unlike Path.is_dir, no error where one may not look
 from pathlib import Path
 
 from compress.base.errors import UsageError
@@ -26,6 +27,8 @@ SIDES = (("low", "full"), ("LQ", "HQ"))
 NONE = Pairs(low=(), full=(), names=(), patients=())
 UNKNOWN = "unknown"
 """The patient where nothing tells."""
+MOST = 3
+"""Folders with pairs that an error names at most."""
 
 
 def load(root: Path, neighbours: int = 0) -> tuple[Pairs, Pairs]:
@@ -119,7 +122,22 @@ def _sides(folder: Path) -> tuple[Path, Path]:
         if there:
             missing = full if there == [low] else low
             raise UsageError(f"{folder} has a folder {there[0]}, but none called {missing}")
-    raise UsageError(f"{folder} has neither folders low and full nor LQ and HQ")
+    raise UsageError(f"{folder} has neither folders low and full nor LQ and HQ{_nearby(folder)}")
+
+
+def _nearby(folder: Path) -> str:
+    """Which folders inside, or the one around, hold pairs, as the end of an error."""
+    try:
+        inside = sorted(folder.iterdir())
+    except OSError:  # it is said already what is wrong
+        inside = []
+    found = [str(one) for one in (*inside, folder.parent) if _holds_pairs(one)]
+    return f"; try {' or '.join(found[:MOST])}" if found else ""
+
+
+def _holds_pairs(folder: Path) -> bool:
+    tops = (folder, folder / "train")
+    return any(all(isdir(top / side) for side in sides) for top in tops for sides in SIDES)
 
 
 def _pair(low: Path, full: Path) -> tuple[Image, Image, str | None]:
