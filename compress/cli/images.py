@@ -17,8 +17,8 @@ SERIES = click.option(
     "series",
     "--series",
     multiple=True,
-    metavar="UID",
-    help="Series to take: a UID, a key from the table, or all; can be given more than once.",
+    metavar="KEY",
+    help="Series to take: a key from the table, a UID, or all; can be given more than once.",
 )
 AGAIN = click.option(
     "--include-results", is_flag=True, help="Take results of this command in INPUT, too."

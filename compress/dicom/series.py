@@ -67,7 +67,8 @@ def choose(headers: Sequence[Header], wanted: Sequence[str]) -> list[Header]:
         raise UsageError(f"INPUT holds no CT image{_why(headers)}")
     if len(found) > 1 and not wanted:
         raise UsageError(
-            f"INPUT holds {len(found)} CT series; choose by --series UID, or --series all"
+            f"INPUT holds {len(found)} CT series; choose one by --series and a key of the table, "
+            "or all by --series all"
         )
     if not wanted or ALL in wanted:
         chosen = {series.uid for series in found}
@@ -165,7 +166,12 @@ def shard_of(uid: str, count: int) -> int:
 
 
 def render(found: Sequence[Series]) -> None:
-    """Print the table of series on standard output; nothing is cut, long words go on below."""
+    """Print the table of series on standard output; nothing is cut, long words go on below.
+
+    Nothing is printed where there is none: what follows says why.
+    """
+    if not found:
+        return
     from rich.console import Console
     from rich.table import Table
 

@@ -34,7 +34,7 @@ PREFIX = 132
 """Bytes of preamble and DICM mark (PS3.10 section 7.1)."""
 
 
-_DAMAGED_ZIP = "INPUT is a damaged zip: its directory cannot be read"
+_DAMAGED_ZIP = "is a damaged zip: its directory cannot be read"
 
 
 @dataclass(frozen=True)
@@ -43,6 +43,8 @@ class Source:
 
     path: Path
     archive: bool = False
+    named: str = "INPUT"
+    """What messages call it; with the path as the user typed it."""
 
     def read(self, name: str) -> bytes:
         """The content of one file.
@@ -87,6 +89,14 @@ class Source:
         except OSError as error:
             raise Refused(Reason.UNREADABLE) from error
 
+    def unlisted(self, error: OSError) -> None:
+        """End a search; the folder is not named, as its name may be a patient's.
+
+        Raises:
+            UsageError: always.
+        """
+        raise UsageError(f"a folder in {self.named} cannot be listed: {error.strerror}") from error
+
     def _member(self, name: str, size: int = -1) -> bytes:
         if not safe(name):
             raise Refused(Reason.UNSAFE_NAME)
@@ -114,13 +124,15 @@ def open_source(path: Path) -> Source:
         UsageError: there is nothing, or neither a file nor a folder, or a part of a zip.
     """
     if not path.exists():
-        raise UsageError("INPUT does not exist; it must be a DICOM file, a folder or a zip")
+        raise UsageError(f"INPUT {path} does not exist; it must be a DICOM file, a folder or a zip")
     if not (path.is_file() or path.is_dir()):
-        raise UsageError("INPUT is a pipe, a socket or a device; it must be a file or a folder")
+        raise UsageError(
+            f"INPUT {path} is a pipe, a socket or a device; it must be a file or a folder"
+        )
     archive = path.is_file() and zipfile.is_zipfile(path)
     if path.is_file() and not archive and _begins_as_zip(path):
-        raise UsageError(_DAMAGED_ZIP)
-    return Source(path.resolve(), archive=archive)
+        raise UsageError(f"INPUT {path} {_DAMAGED_ZIP}")
+    return Source(path.resolve(), archive=archive, named=f"INPUT {path}")
 
 
 def names(source: Source, leave_out: Path | None = None) -> list[str]:
@@ -137,14 +149,14 @@ def names(source: Source, leave_out: Path | None = None) -> list[str]:
         UsageError: a folder cannot be listed, or the zip's directory cannot be read.
     """
     if source.archive:
-        return _members(source.path)
+        return _members(source)
     if source.path.is_file():
         return [source.path.name]
     seen = {_identity(leave_out)} if leave_out and leave_out.exists() else set()
     found, links = list[str](), [source.path]
     while links:
         top = links.pop(0)
-        for folder, folders, files in os.walk(top, onerror=_unlisted):
+        for folder, folders, files in os.walk(top, onerror=source.unlisted):
             if _identity(folder) in seen:
                 folders[:] = []
                 continue
@@ -179,13 +191,13 @@ def inflate_limited(data: bytes, limit: int = LARGEST) -> None:
         raise Refused(Reason.DAMAGED) from error
 
 
-def _members(path: Path) -> list[str]:
+def _members(source: Source) -> list[str]:
     try:
-        infos = _open(str(path)).infolist()
+        infos = _open(str(source.path)).infolist()
     except Exception as error:  # zipfile raises whatever it likes for a damaged directory
-        raise UsageError(_DAMAGED_ZIP) from error
+        raise UsageError(f"{source.named} {_DAMAGED_ZIP}") from error
     if len(infos) > MEMBERS:
-        raise UsageError(f"INPUT is a zip with {len(infos)} members, more than {MEMBERS}")
+        raise UsageError(f"{source.named} is a zip with {len(infos)} members, more than {MEMBERS}")
     return sorted({info.filename for info in infos if not info.is_dir()})
 
 
@@ -219,7 +231,3 @@ def _identity(folder: str | Path) -> tuple[int, int]:
 
 def _is_link(folder: str, name: str) -> bool:
     return Path(folder, name).is_symlink()
-
-
-def _unlisted(error: OSError) -> None:
-    raise UsageError(f"a folder of INPUT cannot be listed: {error.strerror}") from error

@@ -205,7 +205,7 @@ cli.main(["enhance", "nowhere", "-m", "x", "-o", "y"], standalone_mode=False)
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.stdout == "set()\n", done.stderr
-    assert "INPUT does not exist" in done.stderr
+    assert "INPUT nowhere does not exist" in done.stderr
 
 
 class Slow:
@@ -305,7 +305,7 @@ def test_only_bad_files_is_code_1(model, tmp_path):
 def test_a_series_must_be_chosen(model, tmp_path):
     write_series(tmp_path / "in/a", 2)
     write_series(tmp_path / "in/b", 3, series="T")
-    with pytest.raises(UsageError, match="choose by --series"):
+    with pytest.raises(UsageError, match="choose one by --series"):
         enhance_all(tmp_path / "in", model, tmp_path / "out")
     assert not (tmp_path / "out").exists()
     content = enhance_all(tmp_path / "in", model, tmp_path / "out", series=(short(uid("T")),))
@@ -503,7 +503,7 @@ def test_usage_errors_end_with_code_2(model, tmp_path):
         ((*base, "--shard", "x"), "is no i/n with i from 1 to n"),
         ((*base, "--series", "1.2"), "--series names a series that INPUT does not hold"),
         ((*base, "--device", "tpu"), "there is no such device"),
-        (("enhance", "nowhere", *base[2:]), "INPUT does not exist"),
+        (("enhance", "nowhere", *base[2:]), "INPUT nowhere does not exist"),
         ((*base[:3], str(folder / "IM0000"), *base[4:]), "neither a checkpoint folder nor an"),
     ):
         result = CliRunner().invoke(main.main, words)

@@ -84,13 +84,30 @@ def test_free_text_in_short_codes_is_left_out(tmp_path):
 
 def test_nobody_guesses_between_series(mixed):
     _, headers = headers_of(mixed)
-    with pytest.raises(UsageError, match=r"^INPUT holds 2 CT series; choose by --series UID, or"):
+    with pytest.raises(
+        UsageError,
+        match=r"^INPUT holds 2 CT series; choose one by --series and a key of the table, or",
+    ):
         series.choose(headers, ())
     for name in (uid("T"), short(uid("T"))):
         chosen = series.choose(headers, [name])
         assert [h.name for h in chosen if h.reason is None] == ["two/IM0000", "two/IM0001"]
         assert sum(h.reason == Reason.OTHER_SERIES for h in chosen) == 3
     assert sum(h.reason is None for h in series.choose(headers, ["all"])) == 5
+
+
+def test_a_key_of_the_table_chooses(mixed, capsys):
+    _, headers = headers_of(mixed)
+    series.render(series.find(headers))
+    words = capsys.readouterr().out.split()
+    key = next(word for word in words if word == short(uid("T")))
+    chosen = series.choose(headers, [key])
+    assert {h.name for h in chosen if h.reason is None} == {"two/IM0000", "two/IM0001"}
+
+
+def test_without_a_series_there_is_no_table(capsys):
+    series.render([])
+    assert capsys.readouterr().out == ""
 
 
 def test_a_single_series_needs_no_choice(tmp_path):

@@ -5,6 +5,7 @@ import os
 import stat
 import zipfile
 import zlib
+from pathlib import Path
 
 import pytest
 
@@ -44,8 +45,15 @@ def test_a_zip(tmp_path):
 
 
 def test_nothing_there(tmp_path):
-    with pytest.raises(UsageError, match=r"^INPUT does not exist; it must be a DICOM file"):
+    said = rf"^INPUT {tmp_path}/nowhere does not exist; it must be a DICOM file"
+    with pytest.raises(UsageError, match=said):
         open_source(tmp_path / "nowhere")
+
+
+def test_a_missing_input_is_named_as_typed(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UsageError, match=r"^INPUT scan does not exist; it must be a DICOM file"):
+        open_source(Path("scan"))
 
 
 @pytest.mark.parametrize("name", ["../x", "/etc/x", "a/../../x", "c:/x", "a\\..\\x", "", "x\0"])
@@ -85,7 +93,9 @@ def test_files_and_zip_members_have_a_limit(tmp_path, monkeypatch):
 def test_too_many_members(tmp_path, monkeypatch):
     monkeypatch.setattr(sources, "MEMBERS", 1)
     source = archive(tmp_path / "x.zip", {"a": b"", "b": b""})
-    with pytest.raises(UsageError, match=r"^INPUT is a zip with 2 members, more than 1$"):
+    with pytest.raises(
+        UsageError, match=r"^INPUT /.*/x\.zip is a zip with 2 members, more than 1$"
+    ):
         sources.names(source)
 
 
@@ -117,7 +127,9 @@ def test_a_damaged_directory(tmp_path):
     archive(path, {"x": b"1"})
     data = path.read_bytes().replace(b"PK\1\2", b"PK\6\6")
     path.write_bytes(data)
-    with pytest.raises(UsageError, match=r"^INPUT is a damaged zip: its directory cannot be read$"):
+    with pytest.raises(
+        UsageError, match=r"^INPUT /.*/x\.zip is a damaged zip: its directory cannot be read$"
+    ):
         sources.names(open_source(path))
 
 
@@ -131,7 +143,7 @@ def test_a_dangling_link_is_unreadable(tmp_path):
 @pytest.mark.skipif(os.geteuid() == 0, reason="root can list everything")
 def test_folders_that_cannot_be_listed(tmp_path):
     (tmp_path / "closed").mkdir(mode=0)
-    with pytest.raises(UsageError, match="a folder of INPUT cannot be listed"):
+    with pytest.raises(UsageError, match=rf"^a folder in INPUT {tmp_path} cannot be listed: Perm"):
         sources.names(open_source(tmp_path))
     (tmp_path / "closed").chmod(stat.S_IRWXU)
 
