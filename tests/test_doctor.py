@@ -12,6 +12,7 @@ from compress.base import machine
 from compress.base.errors import UsageError
 from compress.base.machine import Package
 from compress.cli import main
+from compress.recipe import shipped
 from compress.run import doctor, manifest
 from compress.sparsity import masks
 
@@ -103,6 +104,37 @@ def test_the_command_prints_json_or_tables_with_whole_commands(parts, recipe):
     assert f"for apex.amp:\n    {machine.CONTAINER}\n" in shown
     assert "steps[2].sparsify" in shown
     assert "not [installed]" in shown
+
+
+def without_a_gpu(parts):
+    parts["GPU"] = part("GPU", "no NVIDIA GPU is visible")
+    for name in ("torch_tensorrt", "tensorrt", "triton"):
+        parts[name] = part(name, "not installed", "pip install x")
+
+
+def test_all_recipes_get_a_line_each_at_the_end(parts, monkeypatch):
+    without_a_gpu(parts)
+    monkeypatch.setattr(doctor.torch.cuda, "is_available", lambda: False)
+    shown = CliRunner().invoke(main.main, ["doctor"]).stdout
+    assert "steps[" not in shown
+    last = shown.splitlines()[-len(shipped.paths()) - 1 :]
+    assert last.pop() == "compress doctor RECIPE shows every step of a recipe."
+    verdicts = dict(line.split(maxsplit=1) for line in last)
+    assert [*verdicts] == [path.stem for path in shipped.paths()]
+    found = {name: said.strip() for name, said in verdicts.items()}
+    assert found["smoke"] == "ready"
+    assert found["ddnet_struct60_gpu"] == "for a machine with a GPU"
+    assert found["ddnet_struct60_asp"] == "ready, without export torch_tensorrt and fused"
+    assert "missing" not in "".join(last)
+
+
+def test_what_stops_a_recipe_is_said_in_its_line(parts, monkeypatch):
+    def choose(_asked):
+        raise UsageError("backend asp cannot be used: Apex is not installed")
+
+    monkeypatch.setattr(masks, "choose", choose)
+    shown = " ".join(CliRunner().invoke(main.main, ["doctor"]).stdout.split())
+    assert "smoke missing: backend asp cannot be used: Apex is not installed" in shown
 
 
 def package(module, distribution="x"):

@@ -257,7 +257,7 @@ def sweep(
 def doctor(recipe: Path | None, as_json: bool) -> None:
     """Show what this machine has, what each step would use here, and how to get what is missing.
 
-    Looks at RECIPE, or at every recipe that comes with this program.
+    Shows each step of RECIPE, or a line for every recipe that comes with this program.
     """
     from compress.run import doctor as doctors
 

@@ -13,12 +13,13 @@ from compress.base import machine
 from compress.base.errors import UsageError
 from compress.base.machine import Package, Part
 from compress.base.progress import track
+from compress.base.words import listed
 from compress.context import Step
 from compress.data import Unavailable
 from compress.data import demo as source
 from compress.engines.formats import formats
 from compress.recipe import load, shipped
-from compress.run.records import Doctor, DoctorStep
+from compress.run.records import Doctor, DoctorRecipe, DoctorStep
 from compress.steps.export import Export
 
 
@@ -79,7 +80,10 @@ def demo() -> Part:
 
 
 def render(report: Doctor) -> None:
-    """Print what `doctor` found as tables on standard output."""
+    """Print what `doctor` found on standard output: each step of one recipe, else a line for each.
+
+    The commands that bring what is missing follow the parts.
+    """
     from rich.console import Console
 
     console = Console(highlight=False)
@@ -89,15 +93,44 @@ def render(report: Doctor) -> None:
         has = ", ".join(filter(None, (part["found"], part["note"])))
         _add(table, part["works"], part["name"], part["use"], has)
     console.print(table)
-    for recipe in report["recipes"]:
-        table = _table("step", "here", title=recipe["recipe"])
-        for step in recipe["steps"]:
-            missing = step["missing"]
-            shown = f"missing: {missing}" if missing else step["uses"]
-            _add(table, not missing, step["where"], shown)
-        console.print(table)
     for command, names in _commands(report["parts"]).items():
         console.print(f"for {', '.join(names)}:\n    {command}", soft_wrap=True, markup=False)
+    recipes = report["recipes"]
+    if len(recipes) == 1:
+        console.print(_every_step(recipes[0]))
+    else:
+        gpu = any(part["name"] == "GPU" and part["works"] for part in report["parts"])
+        console.print(_every_recipe(recipes, gpu))
+        console.print("compress doctor RECIPE shows every step of a recipe.")
+
+
+def _every_step(recipe: DoctorRecipe) -> Any:
+    table = _table("step", "here", title=recipe["recipe"])
+    for step in recipe["steps"]:
+        missing = step["missing"]
+        shown = f"missing: {missing}" if missing else step["uses"]
+        _add(table, not missing, step["where"], shown)
+    return table
+
+
+def _every_recipe(recipes: Iterable[DoctorRecipe], gpu: bool) -> Any:
+    """A line for each recipe, by the name that `compress run` takes."""
+    table = _table("recipe", "here")
+    for recipe in recipes:
+        verdict = _verdict(recipe["steps"], gpu)
+        _add(table, not verdict.startswith("missing"), Path(recipe["recipe"]).stem, verdict)
+    return table
+
+
+def _verdict(steps: Iterable[DoctorStep], gpu: bool) -> str:
+    """Whether a recipe runs here; that it is made for a GPU is no fault where there is none."""
+    lacking = [step for step in steps if step["missing"]]
+    formats = [step["where"].partition(".export ")[2] for step in lacking]
+    if all(formats):  # a run leaves out the formats that cannot be built
+        return f"ready, without export {listed(formats)}" if formats else "ready"
+    rest = [step for step, name in zip(lacking, formats, strict=True) if not name]
+    reasons = "; ".join(dict.fromkeys(step["missing"] for step in rest))
+    return "for a machine with a GPU" if not gpu and "GPU" in reasons else f"missing: {reasons}"
 
 
 def _table(*columns: str, title: str = "") -> Any:
