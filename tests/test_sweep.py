@@ -18,7 +18,7 @@ from pairs import data
 
 from compress.base.errors import CompressError, UsageError
 from compress.run import pipeline
-from compress.sweep import rows, work
+from compress.sweep import rows, tables, work
 from compress.sweep.latency import latency
 from compress.sweep.run import Sweep, run
 
@@ -115,6 +115,12 @@ def test_tables(recipe: Path) -> None:
     (smaller,) = (line for line in text.splitlines() if "| 0.3 |" in line)
     assert float(smaller.split("|")[-2].split("±")[0]) > 0
     assert "cannot be removed at round_to 1" in text
+    as_sparse = {
+        **line,
+        **{f"{name}_removed": {"mean": 0.0, "sd": None} for name in ("macs", "params")},
+    }
+    as_sparse["times_as_fast"] = {"mean": 1.25, "sd": None}
+    assert tables.markdown([as_sparse]).endswith("| 1.25 |\n")  # nothing removed, yet 2:4 or INT8
     for name in ("quality.png", "seconds.png", "speed.png"):
         assert (asked.out / name).read_bytes().startswith(b"\x89PNG")
 

@@ -64,13 +64,17 @@ def _cells(line: Row) -> list[str]:
         _plus_minus(line["delta_ssim"], 4),
         _plus_minus(line["rmse_hu"], 2),
         f"{extra:.1f} s, {100 * extra / dense:.0f} %" if dense else f"{extra:.1f} s",
-        _plus_minus(line["times_as_fast"], 2) if _smaller(line) else DASH,
+        DASH if _is_dense(line) else _plus_minus(line["times_as_fast"], 2),
     ]
 
 
-def _smaller(line: Row) -> bool:
-    """Whether it is another network than the dense one, whose times differ by chance alone."""
-    return any(line[name]["mean"] > 0 for name in ("macs_removed", "params_removed"))
+def _is_dense(line: Row) -> bool:
+    """Whether it is the dense network, trained longer: its times differ from it by chance alone.
+
+    A point from which nothing was removed may be 2:4 or INT8.
+    """
+    removed = line["macs_removed"]["mean"] or line["params_removed"]["mean"]
+    return line["kind"] == "baseline" and not removed
 
 
 def _plus_minus(moments: Mapping[str, float | None], digits: int) -> str:
