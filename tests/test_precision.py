@@ -205,6 +205,8 @@ def test_a_resumed_run_goes_on_with_the_scale_that_was_reached(monkeypatch, tmp_
         ({"scope": "sparse_layers", "precision": "apex-O1"}, "or auto, got apex-O1"),
         ({"compile": True, "precision": "apex-O2"}, "compile cannot be used with precision apex-O"),
         ({"freeze_norm": True, "sync_norm": True}, "give freeze_norm or sync_norm, not both"),
+        ({"freeze_norm": True, "freeze_norm_last": 0.2}, "or freeze_norm_last, not both"),
+        ({"freeze_norm_last": 1.5}, "freeze_norm_last must lie in .0, 1., got 1.5"),
     ],
 )
 def test_options_that_exclude_each_other(changes, said):

@@ -23,7 +23,7 @@ def model() -> Model:
 
 
 def work(folder: Path, **changes: object) -> Work:
-    folder.mkdir(exist_ok=True)
+    folder.mkdir(exist_ok=True, parents=True)
     values = {"stage": folder, "device": torch.device("cpu"), "data": data(), "seed": 0}
     return Work(**{**values, **changes})
 

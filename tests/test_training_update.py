@@ -1,6 +1,7 @@
 """One optimizer step: how it is executed, what warming up leaves behind, and what is said."""
 
 import logging
+import threading
 from dataclasses import replace
 from pathlib import Path
 from typing import get_args
@@ -9,9 +10,10 @@ import pytest
 import torch
 from networks import Plain
 from pairs import data
+from test_train import model, same, work
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from compress.base.errors import CompressError, UsageError
+from compress.base.errors import CompressError, Stopped, UsageError
 from compress.base.world import World
 from compress.checkpoint import Model, ModelOptions
 from compress.data.crops import draws
@@ -201,22 +203,25 @@ def test_what_is_compiled_wrongly_is_not_used(monkeypatch, caplog) -> None:
     assert "instead of" in caplog.text
 
 
-@pytest.mark.parametrize("frozen", [False, True])
-def test_compiled_steps_count_as_others_do(frozen, monkeypatch) -> None:
-    """Batches go through in two parts, each of which counts, unless the norms are frozen."""
+@pytest.mark.parametrize("before", [0, 2, 3])
+def test_compiled_steps_count_as_others_do(before, monkeypatch) -> None:
+    """Batches go through in two parts, each of which counts, until the norms are frozen."""
 
     def compiled(module: torch.nn.Module) -> torch.nn.Module:
         return torch.compile(module, dynamic=False, backend="aot_eager", fullgraph=True)
 
     monkeypatch.setattr(update, "compiled", compiled)
-    options = replace(OPTIONS, freeze_norm=frozen)
+    options = replace(OPTIONS, freeze_norm=before == 0)
     one, plain = made(replace(options, compile=True)), made(options)
     one.micro = plain.micro = 1
-    for raw in raws(3):
+    for step, raw in enumerate(raws(3)):
+        if step == before:
+            one.freeze_norm()
+            plain.freeze_norm()
         one(raw, 1e-3)
         plain(raw, 1e-3)
-    assert one.facts()["compiled"]
-    assert int(one.net.norm.num_batches_tracked) == (0 if frozen else 6)
+        assert one.facts()["compiled"]
+    assert int(one.net.norm.num_batches_tracked) == 2 * before
     for found, expected in zip(one.net.buffers(), plain.net.buffers(), strict=True):
         torch.testing.assert_close(found, expected)
 
@@ -241,7 +246,6 @@ def test_where_compiling_fails_it_is_said_and_left(monkeypatch, caplog) -> None:
 
 
 def test_the_loader_of_a_stage_is_in_its_facts(tmp_path: Path) -> None:
-    from test_train import model, work
 
     place = work(tmp_path / "00-train")
     replace(OPTIONS, loader="workers").run(model(), place)
@@ -334,6 +338,32 @@ def test_frozen_norm_keeps_its_statistics_and_trains_the_rest():
         one(raw, 1e-2)
     changed = {n for n, t in one.net.state_dict().items() if not torch.equal(t, before[n])}
     assert changed == {n for n, _ in one.net.named_parameters()}
+
+
+@pytest.mark.parametrize("stop_after", [3, 8, 10, 14])
+def test_norms_are_frozen_for_the_last_epochs_also_after_a_stop(stop_after, tmp_path):
+    class StopLater(threading.Event):
+        asked = 0
+
+        def is_set(self) -> bool:
+            self.asked += 1
+            return self.asked == stop_after
+
+    def start() -> Model:
+        torch.manual_seed(0)
+        return Model(net=Normed(), origin=ModelOptions(import_="networks:Plain"))
+
+    options = replace(OPTIONS, epochs=4, freeze_norm_last=0.4)  # 0.4 * 4 is rounded to 2 epochs
+    learning = replace(options, epochs=2, freeze_norm_last=0, lr_until=0.5)  # the rates are equal
+    whole = options.run(start(), work(tmp_path / "00-train"))
+    half = learning.run(start(), work(tmp_path / "half" / "00-train"))
+    buffers = dict(half.net.named_buffers())
+    assert int(whole.net.norm.num_batches_tracked) == 2 * options.steps_per_epoch
+    assert all(torch.equal(value, buffers[name]) for name, value in whole.net.named_buffers())
+    folder = tmp_path / "parts" / "00-train"
+    with pytest.raises(Stopped):
+        options.run(start(), work(folder, stop=StopLater()))
+    assert same(options.run(start(), work(folder)), whole)
 
 
 def test_sync_norm_needs_gpus():

@@ -19,7 +19,7 @@ class TrainOptions:
         "rewind": Renamed("lr_rewind"),
         "graph": Renamed("cuda_graph"),
     }
-    ADDED: ClassVar[tuple[str, ...]] = ("lr_until", "transposes")
+    ADDED: ClassVar[tuple[str, ...]] = ("lr_until", "transposes", "freeze_norm_last")
 
     epochs: int
     """Passes; each draws `slices_per_epoch` random crops."""
@@ -56,6 +56,9 @@ class TrainOptions:
     faster; rounding differs a little."""
     freeze_norm: bool = False
     """BatchNorm keeps the statistics that it has and uses them; its scale and shift learn."""
+    freeze_norm_last: float = 0.0
+    """Share of the epochs, at the end and rounded to whole ones, that are trained as with
+    `freeze_norm`: the weights settle on the statistics that the network will be used with."""
     sync_norm: bool = False
     """On several GPUs BatchNorm takes its statistics over the whole batch, not a GPU's share."""
     lr_rewind: float = 0.0
@@ -95,6 +98,10 @@ class TrainOptions:
             raise ValueError(f"compile cannot be used with precision {self.precision}")
         if self.freeze_norm and self.sync_norm:
             raise ValueError("give freeze_norm or sync_norm, not both")
+        if self.freeze_norm and self.freeze_norm_last:
+            raise ValueError("give freeze_norm or freeze_norm_last, not both")
+        if not 0 <= self.freeze_norm_last <= 1:
+            raise ValueError(f"freeze_norm_last must lie in [0, 1], got {self.freeze_norm_last}")
 
     def _check_targets(self) -> None:
         if not 0 <= self.lr_rewind < 1:
@@ -110,6 +117,11 @@ class TrainOptions:
     def steps_per_epoch(self) -> int:
         """Optimizer steps in an epoch."""
         return math.ceil(self.slices_per_epoch / self.batch)
+
+    def norm_is_frozen(self, epoch: int) -> bool:
+        """Whether BatchNorm keeps its statistics in `epoch`, counted from 0."""
+        last = round(self.epochs * self.freeze_norm_last)
+        return self.freeze_norm or epoch >= self.epochs - last
 
     def rate(self, step: int) -> float:
         """Learning rate of optimizer step `step`, counted from 0 over all epochs."""

@@ -41,12 +41,14 @@ def trainable(
         if device.type != "cuda":
             raise UsageError("sync_norm needs GPUs; on the CPU take freeze_norm or neither")
         copied = nn.SyncBatchNorm.convert_sync_batchnorm(copied)  # type: ignore[no-untyped-call]
-    copied.train()
-    if options.freeze_norm:
-        for module in copied.modules():
-            if isinstance(module, _BatchNorm):
-                module.eval()
-    return copied
+    return copied.train()
+
+
+def freeze_norms(net: nn.Module) -> None:
+    """Let every BatchNorm keep its statistics and use them; scale and shift learn."""
+    for module in net.modules():
+        if isinstance(module, _BatchNorm):
+            module.eval()
 
 
 def adam(net: nn.Module, rate: float, weight_decay: float) -> torch.optim.Adam:

@@ -96,6 +96,8 @@ class Session:
             CompressError: the loss is not finite, or a mask broke.
         """
         started, epoch, stopping = time.monotonic(), self._epoch, False
+        if self.options.norm_is_frozen(epoch):
+            self.update.freeze_norm()
         with self.precision.switches():
             for raw in self._batches(epoch):
                 recorder.step()

@@ -18,7 +18,7 @@ from compress.training import distill, losses
 from compress.training.cuda_graph import Stepper
 from compress.training.facts import UpdateFacts
 from compress.training.options import TrainOptions
-from compress.training.parts import Objective, adam, compiled, trainable
+from compress.training.parts import Objective, adam, compiled, freeze_norms, trainable
 from compress.training.precision import Precision
 from compress.training.profiling import span
 from compress.training.twin import compilable
@@ -60,22 +60,23 @@ class Update:
         self.optimizer = adam(self.net, options.lr, options.weight_decay)
         self.amp = precision.start(self.net, self.optimizer, model.masks.keys())
         # Two networks where the number format keeps float32 masters beside the one that computes.
-        held = dict.fromkeys((self.net, self.amp.net))
-        self._held = [Holder(n, model.masks, model.pattern) for n in held]
+        self._nets = list(dict.fromkeys((self.net, self.amp.net)))
+        self._held = [Holder(n, model.masks, model.pattern) for n in self._nets]
         self.total = torch.zeros((), device=precision.device)
         """Sum of the losses of the steps since it was last set to zero."""
         self.micro = options.batch // world.size
         """Crops that go through the network at once."""
-        self.compiled = False
         self.compiled_why = "asked for" if options.compile else "not asked for"
         if options.compile and model.quantised:
             self.compiled_why = QUANTISED
-        self._objective: nn.Module = Objective(self.net, losses.loss(options.loss))
+        self._plain = Objective(self.net, losses.loss(options.loss))
         self._target = target
-        self._uncompiled = options.compile and not model.quantised
         self._quantised = bool(model.quantised)
-        self._tried = False
-        self.stepper = self._stepper()
+        self._norm_frozen = self._tried = self._uncompiled = False
+        if options.norm_is_frozen(0):
+            self.freeze_norm()
+        else:
+            self._begin_anew()
 
     def __call__(self, raw: Tensor, rate: float) -> None:
         """One step on a raw batch with this learning rate; queued, not waited for.
@@ -93,6 +94,14 @@ class Update:
             self._halve()
         if self.micro < before:
             log.warning("%s", self._micro_why)
+
+    def freeze_norm(self) -> None:
+        """Let BatchNorm keep its statistics from now on."""
+        if not self._norm_frozen:
+            for net in self._nets:
+                freeze_norms(net)
+            self._norm_frozen = True
+            self._begin_anew()
 
     def check(self) -> None:
         """Make sure that the masks hold; waits for the device.
@@ -202,6 +211,17 @@ class Update:
         self.micro = -(-self.micro // 2)
         self.optimizer.zero_grad()
         self.amp.load_state_dict(self.amp.state_dict())  # forgets the step that broke off
+        self._rehearse_again()
+
+    def _begin_anew(self) -> None:
+        """Compile and capture the next step, which does other work than the last."""
+        self._objective: nn.Module = self._plain
+        self._uncompiled = self.options.compile and not self._quantised
+        self.compiled = False
+        self._rehearse_again()
+
+    def _rehearse_again(self) -> None:
+        """Rehearse and capture the next step."""
         self.stepper, self._tried = self._stepper(), False
         if self.precision.device.type == "cuda":
             torch.cuda.empty_cache()
@@ -211,7 +231,8 @@ class Update:
         whole = self.options.batch // self.world.size
         if self.micro == whole:
             return "the whole batch fits"
-        norm = any(isinstance(m, _BatchNorm) and m.training for m in self.net.modules())
+        frozen = self.options.norm_is_frozen(0)
+        norm = not frozen and any(isinstance(m, _BatchNorm) for m in self.net.modules())
         rough = ", roughly, because BatchNorm sees one part at a time" if norm else ""
         return (
             f"out of memory with {whole} crops at once: gradients are accumulated over parts of "
@@ -220,7 +241,7 @@ class Update:
 
     def _compile(self, raw: Tensor) -> None:
         """Compile network and loss, else the network alone, else nothing."""
-        plain, expected = self._objective, self._expected(raw)
+        expected = self._expected(raw)
         twin, loss = compilable(self.net), losses.loss(self.options.loss)
         # Networks of earlier stages count, and after the eighth nothing would be compiled.
         torch.compiler.reset()
@@ -230,10 +251,10 @@ class Update:
                 self.compiled_why = f"the network without the loss, which fails: {failure}"
                 failure = self._fails(parts, raw, expected)
         except torch.OutOfMemoryError:
-            self._objective = plain
+            self._objective = self._plain
             raise
         if failure:
-            self._objective = plain
+            self._objective = self._plain
             self.compiled_why = f"torch.compile does not work here: {failure}"
             log.warning("%s; the network runs uncompiled, slower", self.compiled_why)
 

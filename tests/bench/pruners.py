@@ -4,7 +4,7 @@
     python tests/bench/pruners.py --out OUT --held-out B
     python tests/bench/pruners.py --out OUT --part criteria      # five seeds, 5 minutes
     python tests/bench/pruners.py --out OUT --part others        # RED-CNN and BasicUNet at half
-    python tests/bench/pruners.py --out OUT --part training      # fresh noise, transposes, rate
+    python tests/bench/pruners.py --out OUT --part training      # noise, transposes, norms, rate
     python tests/bench/pruners.py --out OUT --part widths        # 60, 75, 90 %, 5x5 and 3x3, 2:4
     python tests/bench/pruners.py --out OUT --part int8          # 60 %, 2:4, then INT8
     python tests/bench/pruners.py --out OUT --tiny --device cpu  # does it run? 1 minute

@@ -96,6 +96,7 @@ def training(seeds: Sequence[int]) -> list[Arm]:
         "plain": {},
         "noise": {"realisations": FRESH},
         "transposes": {"train": (("transposes", True),)},
+        "held": {"train": (("freeze_norm_last", 0.2),)},
         "lr2": {"train": (("lr", 2e-3),)},
     }
     return [

@@ -189,3 +189,13 @@ def test_out_of_memory_halves_the_micro_batch(tmp_path: Path) -> None:
         torch.cuda.set_per_process_memory_fraction(1.0)
     assert facts["micro_batch"] < 512, facts["micro_batch_why"]
     assert "for the same effective batch, roughly" in facts["micro_batch_why"]
+
+
+@pytest.mark.parametrize("compiles", [False, True])
+def test_norms_are_frozen_in_a_step_that_is_captured_anew(compiles: bool, tmp_path: Path) -> None:
+    options = replace(OPTIONS, epochs=4, freeze_norm_last=0.5, compile=compiles)
+    trained, facts = run(tmp_path / "last", options)
+    assert facts["cuda_graph"], facts["cuda_graph_why"]
+    norms = [m for m in trained.net.modules() if isinstance(m, torch.nn.BatchNorm2d)]
+    counts = {int(norm.num_batches_tracked) for norm in norms}
+    assert counts == {facts["steps"] // 2}
