@@ -254,6 +254,27 @@ def test_a_few_blocks_of_every_kind_to_be_sanitized(int8, sparse, size):
             assert error(op, case, call) < (3 if int8 else 1) * LIMIT
 
 
+def test_a_few_blocks_of_the_stem_to_be_sanitized():
+    shape = (1, 12, 70)
+    layer, case = stem_case(shape)
+    case = case.to("cuda")
+    for pool in (layer.pool, None):
+        task = launch.task(layer.conv, None, lambda name: case.buffers[name].strides[2], pool)
+        for cut in cuts(task, shape, False, 3):
+            given = case.buffers, case.tensors, case.image, cut
+            call = launch.call(layer.conv, None, *given, pool=pool)
+            off = stem_error(layer, case, call) if pool else error(layer.conv, case, call)
+            assert off < tight(shape), cut
+
+
+def test_a_few_blocks_of_moves_to_be_sanitized():
+    for kind in (Pool, Upsample):
+        op, case = move_case(kind, 16, (1, 12, 70), torch.float16)
+        case = case.to("cuda")
+        for strip in moves.STRIPS:
+            assert error(op, case, moves.call(op, case.buffers, moves.Move(strip=strip))) < LIMIT
+
+
 @pytest.mark.parametrize("channels", [16, 5, 40])
 @pytest.mark.parametrize("strip", moves.STRIPS)
 def test_moves(channels, strip):

@@ -1,0 +1,65 @@
+"""Proofs side by side: each on GPUs of its own, stopped in time, and said how it ended."""
+
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+GPU = Path(__file__).parent / "gpu"
+sys.path.insert(0, str(GPU))
+try:
+    import proofs
+    from proofs import Proof
+finally:
+    sys.path.pop(0)
+
+
+def run(out: Path, gpus: list[str], seconds: float, **chosen: Proof) -> tuple[bool, str]:
+    given = {"out": str(out), "other": "", "rig": "a rig"}
+    good = proofs.run(chosen, given, gpus, time.monotonic() + seconds)
+    return good, (out / "proofs.md").read_text()
+
+
+def test_each_proof_has_gpus_of_its_own_and_the_longest_begins_first(tmp_path: Path) -> None:
+    show = "echo $CUDA_VISIBLE_DEVICES >> {out}/order && echo {rig}"
+    good, table = run(
+        tmp_path, ["4", "7"], 60, short=Proof(show, 1), both=Proof(show, 3, gpus=2),
+        many=Proof(show, 9, gpus=3), old=Proof("cd {other}", 1),
+    )  # fmt: skip
+    assert good
+    assert (tmp_path / "order").read_text().split() == ["4,7", "4"]
+    rows = [line.split(" | ") for line in table.splitlines()[2:]]
+    assert {row[0].strip("| "): row[1] for row in rows} == {
+        "both": "done", "short": "done", "many": "skipped", "old": "skipped",
+    }  # fmt: skip
+    assert "needs 3 GPUs" in table
+    assert "needs --other" in table
+    assert "a rig |" in table
+
+
+def test_what_fails_or_takes_too_long_is_said_and_the_rest_goes_on(tmp_path: Path) -> None:
+    begun = time.monotonic()
+    good, table = run(
+        tmp_path, ["0"], 2, bad=Proof("echo it broke; false | cat", 1),
+        late=Proof("sleep 60 & sleep 60", 0), long=Proof("true", 90),
+    )  # fmt: skip
+    assert time.monotonic() - begun < 20
+    assert not good
+    assert "| bad | status 1 |" in table
+    assert "it broke |" in table
+    assert "| late | stopped |" in table
+    assert "| long | no time | 0 | takes 90 s |" in table
+
+
+def test_commands_name_files_and_tests_that_exist(tmp_path: Path) -> None:
+    tests = "".join(path.read_text() for path in GPU.glob("test_*.py"))
+    for name, proof in proofs.PROOFS.items():
+        words = proof.command.format(out=tmp_path, other="", rig="").split()
+        for word in words:
+            if word.endswith((".py", ".yaml")):
+                assert (proofs.ROOT / word).is_file(), (name, word)
+    for chosen in (*proofs.FP16.values(), *proofs.INT8.values()):
+        assert chosen.split(" and ")[0] in tests
+    with pytest.raises(SystemExit, match="0"):
+        proofs.main(["--list", "racecheck"])
