@@ -429,6 +429,39 @@ def test_onnx_rounds_as_the_network_does(
     assert float(difference.median()) < 0.01
 
 
+def test_onnx_is_half_precision_between_int8_layers_where_asked(
+    sparse: Model, tmp_path: Path
+) -> None:
+    """A strongly typed TensorRT computes in what the file says."""
+    step = Quantize(keep=(), only=("*.growth.conv", "*.wide.conv"), calibrate=4)
+    place, half = work(tmp_path), onnx.TensorProto.FLOAT16
+    Export(formats=("onnx",), precision="fp16", image_size=32).run(step.run(sparse, place), place)
+    (row,) = place.facts["engines"]
+    assert row["parity"]["ok"], row["parity"]
+    file = onnx.shape_inference.infer_shapes(onnx.load(place.stage / row["file"]))
+    kinds = {v.name: v.type.tensor_type.elem_type for v in file.graph.value_info}
+    given = {node.op_type: [] for node in file.graph.node}
+    for node in file.graph.node:
+        given[node.op_type] += [kinds[name] for name in node.output if name in kinds]
+    layers = ("Conv", "BatchNormalization", "LeakyRelu", "Concat", "DequantizeLinear", "Resize")
+    assert {kind for name in layers for kind in given[name]} == {half}
+    assert len(given["DequantizeLinear"]) == 2 * 20
+
+
+def test_in_half_precision_weights_are_rounded_to_the_same_integers(
+    small: tuple[Model, Work],
+) -> None:
+    layers = small[0].net.named_modules(), quantisers.half(small[0].net).named_modules()
+    count = 0
+    for (_, one), (name, other) in zip(*layers, strict=True):
+        if isinstance(one, nn.Conv2d) and (whole := quantisers.integers(one)):
+            halved = quantisers.integers(other)
+            assert halved is not None
+            assert torch.equal(whole.weight, halved.weight), name
+            count += 1
+    assert count == 45
+
+
 def test_a_layer_whose_weights_became_zero_is_loaded(
     small: tuple[Model, Work], tmp_path: Path
 ) -> None:
@@ -526,11 +559,12 @@ def test_a_fused_engine_of_int8_layers_passes_the_comparison(tmp_path: Path, mon
     assert held["decoders.3.wide.weight"].dtype == torch.int8
 
 
-def test_half_precision_beside_int8_is_left_to_the_engine(
+def test_quantised_networks_are_not_written_in_bfloat16(
     small: tuple[Model, Work], tmp_path: Path
 ) -> None:
     place = work(tmp_path)
-    Export(precision="fp16", image_size=32).run(small[0], place)
+    Export(formats=("onnx",), precision="bf16", image_size=32).run(small[0], place)
     (row,) = place.facts["engines"]
-    assert row["reason"].startswith("a quantised network is written in fp32 beside INT8")
-    assert row["command"] == "--precision fp32"
+    assert (row["status"], row["command"]) == ("not built", "--precision fp32")
+    said = "a quantised network is written in fp32 or fp16 beside INT8, not in bf16"
+    assert row["reason"] == said

@@ -93,8 +93,9 @@ class Format(Protocol):
     """What it can compute in."""
     casts: bool = False
     """Whether it rounds to half precision itself, and so is given a network in float32."""
-    quantised: Precision | None = None
-    """Precision between the INT8 layers of a quantised network; None where it takes none such."""
+    quantised: tuple[Precision, ...] = ()
+    """Precisions between the INT8 layers of a quantised network, the usual one first; none where it
+    takes no such network."""
     requires: tuple[str, ...] = ()
     """Names of the parts that building it takes, as `compress doctor` lists them."""
     needs_same: tuple[str, ...] = ()

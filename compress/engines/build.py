@@ -107,9 +107,10 @@ class Job:
         if not wanted:
             why = "it takes no quantised network yet; onnx does, for TensorRT and ONNX Runtime"
             raise NotBuilt(why, "--format onnx --precision fp32")
-        if self.precision != wanted:
-            why = f"a quantised network is written in {wanted} beside INT8, not in {self.precision}"
-            raise NotBuilt(why, f"--precision {wanted}")
+        if self.precision not in wanted:
+            can = " or ".join(wanted)
+            why = f"a quantised network is written in {can} beside INT8, not in {self.precision}"
+            raise NotBuilt(why, f"--precision {wanted[0]}")
 
     def _choices(self) -> tuple[str, ...]:
         """Ways to compile the deconvolutions; two where measuring shall decide."""

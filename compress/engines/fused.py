@@ -114,7 +114,7 @@ class Fused(Format):
     suffix = ".safetensors"
     precisions: tuple[Precision, ...] = ("fp16",)
     casts = True
-    quantised: Precision | None = "fp16"
+    quantised: tuple[Precision, ...] = ("fp16",)
     requires = ("triton", machine.GPU)
     needs_same = ("device",)  # any GPU: its kernels are compiled where it is loaded
 

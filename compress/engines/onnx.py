@@ -36,7 +36,7 @@ class Onnx(Format):
     """`.onnx` files; the weights lie inside."""
 
     suffix = ".onnx"
-    quantised: Precision | None = "fp32"
+    quantised: tuple[Precision, ...] = ("fp32", "fp16")
     requires = PACKAGES
     served = Served("onnxruntime", "model.onnx")
 

@@ -9,7 +9,7 @@ from compress.engines.precision import ARITHMETIC, Precision
 from compress.graph.rewrite import deconv_to_conv, fold_batchnorm
 from compress.graph.slices import Slices, neighbours
 from compress.models.ddnet import DDnet
-from compress.quantization.quantisers import quantised
+from compress.quantization import quantisers
 
 
 class Subject(Slices):
@@ -29,7 +29,9 @@ class Subject(Slices):
     def __init__(self, net: nn.Module, precision: Precision) -> None:
         super().__init__()
         self.dtype = getattr(torch, ARITHMETIC[precision].dtype)
-        self.net = copy.deepcopy(net).to(self.dtype).eval().requires_grad_(False)
+        is_half = self.dtype == torch.float16
+        cast = quantisers.half(net) if is_half else copy.deepcopy(net).to(self.dtype)
+        self.net = cast.eval().requires_grad_(False)
         self.residual = is_residual(net)
         self.neighbours = neighbours(net)
 
@@ -63,5 +65,5 @@ def prepared(net: nn.Module, precision: Precision, *, as_conv: bool) -> tuple[Su
         The subject, and how many BatchNorm layers were folded.
     """
     net = deconv_to_conv(net) if as_conv else net
-    folded, names = (net, ()) if quantised(net) else fold_batchnorm(net)
+    folded, names = (net, ()) if quantisers.quantised(net) else fold_batchnorm(net)
     return Subject(folded, precision), len(names)

@@ -123,7 +123,7 @@ class Export:
         if self.precision != "auto":
             return self.precision
         if model.quantised:
-            return formats()[name].quantised or "fp32"
+            return next(iter(formats()[name].quantised), "fp32")
         return "fp16" if device.type == "cuda" else "fp32"
 
     def _shapes(self, seen: int) -> list[Shape]:
