@@ -173,6 +173,15 @@ def test_what_cannot_be_built_is_said_with_reason_and_command(tmp_path: Path, ca
         replace(options, require=("torch_tensorrt",)).uses(CPU)
 
 
+def test_onnx_is_not_written_in_bfloat16(tmp_path: Path) -> None:
+    """Its checker refuses such convolutions in this operator set."""
+    place = work(tmp_path / "stage")
+    Export(image_size=32, precision="bf16").run(model(ddnet()), place)
+    (row,) = place.facts["engines"]
+    assert row["reason"] == "it computes in fp32 and fp16 only, not in bf16"
+    assert row["command"] == "--precision fp16"
+
+
 def test_a_required_format_that_fails_fails_the_stage(tmp_path: Path, monkeypatch) -> None:
     def gives_up(*_: object) -> dict:
         raise NotBuilt("the compiler gave up")

@@ -89,7 +89,7 @@ class Job:
         if self.precision not in format_.precisions:
             can = listed(format_.precisions)
             why = f"it computes in {can} only, not in {self.precision}"
-            raise NotBuilt(why, f"--precision {can}")
+            raise NotBuilt(why, f"--precision {format_.precisions[-1]}")
         name = f"{self.stem}{format_.suffix}"
         with tempfile.TemporaryDirectory(dir=stage, prefix=".building-") as folder:
             paths = {choice: Path(folder) / choice / name for choice in self._choices()}

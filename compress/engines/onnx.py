@@ -36,6 +36,7 @@ class Onnx(Format):
     """`.onnx` files; the weights lie inside."""
 
     suffix = ".onnx"
+    precisions = ("fp32", "fp16")  # in opset 20 convolutions take no bfloat16
     quantised: tuple[Precision, ...] = ("fp32", "fp16")
     requires = PACKAGES
     served = Served("onnxruntime", "model.onnx")

@@ -112,7 +112,7 @@ def complain(found: Exported) -> None:
 
 
 def render(found: Exported) -> None:
-    """Print what was built as a table on standard output."""
+    """Print what was built, if anything, as a table on standard output."""
     from rich.console import Console
     from rich.table import Column, Table
 
@@ -126,7 +126,8 @@ def render(found: Exported) -> None:
             p = row["parity"]
             differs = (figure(p["max_hu"], 4), figure(p["mean_hu"], 4), figure(p["psnr"], 1))
             table.add_row(row["file"], size(row["bytes"]), *differs)
-    Console().print(table)
+    if table.row_count:
+        Console().print(table)
 
 
 def _pairs(step: Export, model: Path, data: Path | None, fallback: bool, beside: int = 0) -> Data:
