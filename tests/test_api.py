@@ -112,6 +112,18 @@ def test_zeros_hold_under_training_of_the_user_s_own(net: nn.Module) -> None:
     assert all(pattern.is_2to4(pattern.by_output(sparse.get_submodule(name))) for name in held)
 
 
+def test_a_last_layer_that_starts_at_zero_learns_beside_zeros_that_hold() -> None:
+    sparse = compress.sparsify(DDnet(**SMALL)).train()
+    optimizer = torch.optim.SGD(sparse.parameters(), lr=0.1)
+    held = compress.hold_sparsity(sparse, optimizer)
+    last = sparse.decoders[-1].narrow.conv.weight
+    assert not last.any()
+    sparse(torch.rand(1, 1, 32, 32)).square().mean().backward()
+    optimizer.step()
+    assert held
+    assert last.any()
+
+
 def test_checkpoints_and_engines_load(net: nn.Module, tmp_path: Path) -> None:
     origin = ModelOptions(name="ddnet", options=SMALL)
     (tmp_path / "model").mkdir()

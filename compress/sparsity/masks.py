@@ -99,12 +99,18 @@ def check(net: nn.Module, masks: Mapping[str, Tensor], pattern: Pattern = "2:4")
 
 
 def present(net: nn.Module) -> dict[str, Tensor]:
-    """The masks of the layers whose weights are 2:4 sparse already: True where a weight is kept."""
+    """The masks of the layers whose weights are 2:4 sparse already: True where a weight is kept.
+
+    A layer of nothing but zeros has none: it starts at zero to learn, as a last layer behind a
+    residual does.
+    """
     masks = {}
     for name, layer in eligibility.candidates(net).items():
         eligible = not eligibility.refusal(layer, "trt")
         if eligible and sparsity.is_2to4(sparsity.by_output(layer)):
-            masks[name] = net.get_parameter(f"{name}.weight") != 0
+            mask = net.get_parameter(f"{name}.weight") != 0
+            if mask.any():
+                masks[name] = mask
     return masks
 
 
