@@ -139,6 +139,17 @@ def test_checkpoints_and_engines_load(net: nn.Module, tmp_path: Path) -> None:
         assert np.abs(compress.enhance(loaded, image) - compress.enhance(back, image)).max() < 0.1
 
 
+def test_enhancing_leaves_a_network_in_training_as_it_is(net: nn.Module) -> None:
+    image = np.random.default_rng(0).integers(-1000, 1000, (32, 32))
+    expected = compress.enhance(net, image)
+    training = copy.deepcopy(net).train()
+    before = copy.deepcopy(training.state_dict())
+    assert np.array_equal(compress.enhance(training, image), expected)
+    assert training.training
+    after = training.state_dict()
+    assert all(torch.equal(value, after[name]) for name, value in before.items())
+
+
 def test_what_cannot_be_done_is_one_sentence(net: nn.Module, tmp_path: Path) -> None:
     if not torch.cuda.is_available():
         with pytest.raises(CompressError, match=r"^fused was not built: fused kernels need a GPU"):

@@ -7,6 +7,7 @@ patient, and the mirror image goes on with the same tissue and the same noise. W
 cut off again.
 """
 
+import copy
 from collections.abc import Callable
 
 import torch
@@ -67,6 +68,16 @@ class AnySize(Slices):
         if self.batch and count < self.batch:
             x = torch.cat((x, x[-1:].expand(self.batch - count, -1, -1, -1)))
         return self.net(x.contiguous())[:count].float()
+
+
+def ready(net: nn.Module, device: torch.device) -> AnySize:
+    """A copy of a network on a device and in eval mode, for slices of any size.
+
+    Args:
+        net: a network of slices, in any mode and anywhere; it stays as it is.
+        device: where slices will lie.
+    """
+    return AnySize(copy.deepcopy(net).to(device).eval(), multiple=multiple(net))
 
 
 def mirrored(old: int, new: int) -> Tensor:

@@ -9,14 +9,14 @@ from compress.base import devices
 from compress.base.around import around
 from compress.base.errors import UsageError
 from compress.base.hu import to_hu, to_network
-from compress.graph.padding import AnySize, multiple
+from compress.graph.padding import AnySize, ready
 
 
 def enhance(net: nn.Module, image: ArrayLike, *, device: str | None = None) -> NDArray[np.float32]:
     """Enhance CT slices of any size; `compress enhance` does it with DICOM series.
 
     Args:
-        net: the network or a loaded engine.
+        net: the network, in any mode; a copy of it runs, in eval mode. Or a loaded engine.
         image: (H, W) or (N, H, W) in HU; a volume in order where the network sees neighbours.
         device: cpu, cuda or cuda:N; the GPU where there is one.
 
@@ -36,7 +36,7 @@ def enhance(net: nn.Module, image: ArrayLike, *, device: str | None = None) -> N
     if hu.ndim not in (2, 3):
         raise UsageError(f"image must be (H, W) or (N, H, W), got {hu.shape}")
     target = devices.choose(device)
-    module = net if isinstance(net, AnySize) else AnySize(net.to(target), multiple=multiple(net))
+    module = net if isinstance(net, AnySize) else ready(net, target)
     volume = to_network(torch.from_numpy(hu.reshape(-1, *hu.shape[-2:])).to(target))
     beside = [around(range(len(volume)), k, module.neighbours) for k in range(len(volume))]
     with torch.inference_mode():

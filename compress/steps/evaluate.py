@@ -1,6 +1,5 @@
 """evaluate: image quality of the input and of both networks on the held-out slices."""
 
-import copy
 import io
 import logging
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,7 +19,7 @@ from compress.base.progress import track
 from compress.checkpoint import Model
 from compress.context import Kind, Use, Work
 from compress.data import Pairs
-from compress.graph.padding import AnySize, multiple
+from compress.graph.padding import AnySize, ready
 from compress.graph.slices import channels
 from compress.quality import metrics
 from compress.steps import physics_facts
@@ -133,7 +132,7 @@ class Evaluate:
             write_atomic(work.stage / "pictures.npz", _packed(pictures, names))
             work.facts["pictures"] = "pictures.npz"
         if self.physics:
-            own = {name: self._ready(net, work) for name, net in networks.items()}
+            own = {name: _ready(net, work) for name, net in networks.items()}
             work.facts["physics"] = measure(own, work, self._settings(work))
 
     def _compared(self, model: Model, work: Work) -> dict[str, nn.Module | None]:
@@ -153,19 +152,13 @@ class Evaluate:
             batch=self.batch if work.device.type == "cpu" else max(self.batch, 16),
         )
 
-    def _ready(self, net: nn.Module | None, work: Work) -> AnySize | None:
-        """A copy of a network on the device, for slices of any size."""
-        if net is None:
-            return None
-        return AnySize(copy.deepcopy(net).to(work.device).eval(), multiple=multiple(net))
-
     def _images(self, name: str, net: nn.Module | None, work: Work) -> Iterator[Tensor]:
         """The held-out slices through `net` (None: as they are), each (H, W) HU on the device."""
         slices = work.data.test
         inputs = slices.inputs()
         if net is not None:
             _check_inputs(net, slices)
-        net = self._ready(net, work)
+        net = _ready(net, work)
         for chunk in _chunks(slices.low, self.batch):
             if work.stop.is_set():
                 raise Stopped("evaluate: stopped; run again to go on")
@@ -178,6 +171,10 @@ class Evaluate:
                     what = f"the {name} network gives NaN or infinity"
                     raise QualityError(f"evaluate: {what} on slice {slices.names[index]}")
                 yield to_hu(image.clamp(0, 1))
+
+
+def _ready(net: nn.Module | None, work: Work) -> AnySize | None:
+    return None if net is None else ready(net, work.device)
 
 
 def _check_inputs(net: nn.Module, slices: Pairs) -> None:
