@@ -247,6 +247,15 @@ def test_protected_names_stay() -> None:
         pruning.plan(net, PruneOptions(amount=0.3, ignore=("stem.cov",)))
 
 
+def test_frozen_weights_stay_frozen() -> None:
+    net = Plain(16)
+    net.first.requires_grad_(False)
+    small = pruning.plan(net, PruneOptions(amount=0.3, round_to=4)).apply(net)
+    assert small.middle.weight.shape != net.middle.weight.shape
+    learn = {name: p.requires_grad for name, p in net.named_parameters()}
+    assert {name: p.requires_grad for name, p in small.named_parameters()} == learn
+
+
 def test_grouped_convolutions_stay_whole_and_say_so() -> None:
     plan = pruning.plan(Plain(16, groups=4), PruneOptions(threshold=9.0, round_to=4))
     reasons = {g.name: g.fixed for g in plan.groups}

@@ -99,7 +99,7 @@ def remove(
         pruned: member indices to cut, by group name.
         rings: that kernels lose, by module name; see `kernels.cuttable`.
     """
-    net = copy.deepcopy(net).cpu().eval().requires_grad_(True)
+    net = copy.deepcopy(net).cpu().eval()
     state = net.state_dict()
     small = dict(state)
     for (name, dim), gone in cuts(found, pruned).items():
