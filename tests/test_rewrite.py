@@ -2,8 +2,10 @@
 
 import pytest
 import torch
+import torch.nn.functional as F
 from networks import Shape, UNet, randomise
 from torch import nn
+from torch.nn.utils.parametrizations import weight_norm
 
 from compress.graph.rewrite import deconv_to_conv, fold_batchnorm
 from compress.models.ddnet import DDnet
@@ -37,6 +39,31 @@ def test_one_layer(layer: nn.Module) -> None:
 )
 def test_what_is_no_plain_convolution_stays(layer: nn.Module) -> None:
     assert isinstance(deconv_to_conv(nn.Sequential(layer))[0], nn.ConvTranspose2d)
+
+
+class Standardised(nn.ConvTranspose2d):
+    """A deconvolution of another function than its class in PyTorch."""
+
+    def forward(self, x: torch.Tensor, output_size: list[int] | None = None) -> torch.Tensor:
+        weight = self.weight / self.weight.norm()
+        return F.conv_transpose2d(x, weight, self.bias, padding=self.padding)
+
+
+def test_a_deconvolution_with_a_forward_of_its_own_stays() -> None:
+    net = nn.Sequential(Standardised(3, 5, 3, padding=1))
+    assert type(deconv_to_conv(net)[0]) is Standardised
+
+
+def test_a_deconvolution_with_a_hook_stays() -> None:
+    net = nn.Sequential(nn.ConvTranspose2d(3, 5, 3, padding=1))
+    net[0].register_forward_hook(lambda _layer, _inputs, y: 2 * y)
+    x = torch.randn(1, 3, 8, 8)
+    assert torch.equal(deconv_to_conv(net)(x), net(x))
+
+
+def test_frozen_weights_stay_frozen() -> None:
+    net = nn.Sequential(nn.ConvTranspose2d(3, 5, 3).requires_grad_(False))
+    assert not any(p.requires_grad for p in deconv_to_conv(net).parameters())
 
 
 @pytest.mark.parametrize(
@@ -118,6 +145,14 @@ def test_batchnorm_with_two_users_or_no_neighbour_stays() -> None:
 
     assert fold_batchnorm(Both())[1] == ()
     assert folded(nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 4, 1)) == 0
+
+
+def test_batchnorm_without_statistics_of_its_own_stays() -> None:
+    assert folded(nn.BatchNorm2d(4, track_running_stats=False), nn.Conv2d(4, 8, 1)) == 0
+
+
+def test_batchnorm_beside_a_weight_that_is_computed_stays() -> None:
+    assert folded(weight_norm(nn.Conv2d(4, 8, 1)), nn.BatchNorm2d(8)) == 0
 
 
 def test_a_network_that_cannot_be_traced_is_left_as_it_is() -> None:

@@ -9,6 +9,7 @@ labels.py        which entries of which tensors belong to which channel
 parameters.py    which parameter a tensor is
 rules.py         what PyTorch's operators do with channels; also joins, layer_rules, layout_rules
 resize.py        a network rebuilt with other numbers of channels, and with smaller kernels
+plain.py         whether a layer computes what PyTorch's class does, with the weight it stores
 kernels.py       kernels that can lose their outer ring
 rewrite.py       stride-1 transposed convolutions as convolutions, exactly
 flow.py          how values flow from module to module

@@ -6,13 +6,13 @@ computes: whatever stride, dilation, groups and way of padding, and for deconvol
 """
 
 import copy
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
 
+from compress.graph import plain
 from compress.graph.cost import CONVOLUTIONS, convolutions
 
 Rings = Mapping[str, int]
@@ -31,7 +31,7 @@ def cuttable(net: nn.Module, least: int) -> tuple[dict[str, int], dict[str, str]
         At least 1 by module name; and a reason by module name for every other convolution that has
         a side larger than `least`.
     """
-    owners = Counter(id(p) for m in net.modules() for p in m.parameters(recurse=False))
+    owners = plain.owners(net)
     most, reasons = {}, {}
     for name, module in convolutions(net).items():
         if max(module.kernel_size) <= least:
@@ -48,7 +48,7 @@ def cuttable(net: nn.Module, least: int) -> tuple[dict[str, int], dict[str, str]
 def _reason(module: nn.Conv2d | nn.ConvTranspose2d, *, shared: bool) -> str:
     """Why a convolution can lose no ring; empty where it can."""
     height, width = module.kernel_size
-    if "weight" not in module._parameters:
+    if plain.computed(module):
         return "its weight is computed while it runs"
     if shared:
         return "other layers have the same weight"

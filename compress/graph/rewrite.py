@@ -4,13 +4,12 @@ Every rewrite is known to checkpoints by its name in `REWRITES` and is applied a
 """
 
 import copy
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 
 import torch
 from torch import Tensor, nn
 
-from compress.graph import flow
+from compress.graph import flow, plain
 
 
 def deconv_to_conv(net: nn.Module) -> nn.Module:
@@ -19,15 +18,16 @@ def deconv_to_conv(net: nn.Module) -> nn.Module:
     y[o] = sum over taps of w[i, o, k-1-tap] x[i] is a correlation with the kernel transposed in its
     channels and flipped in space, at padding dilation * (k - 1) - p. ModelOpt, ASP and TensorRT
     know 2:4 sparsity for Conv2d only. Left alone: other strides, groups, output padding, padding
-    larger than dilation * (k - 1), and weights that another layer has, too: the copies would be
-    trained apart.
+    larger than dilation * (k - 1), classes with a forward of their own, hooks, and weights that
+    another layer has, too: the copies would be trained apart.
     """
     net = copy.deepcopy(net)
-    owners = Counter(id(p) for module in net.modules() for p in module.parameters(recurse=False))
+    owners = plain.owners(net)
     made: dict[nn.Module, nn.Module] = {}
     for name, module in list(net.named_modules(remove_duplicate=False)):
         if isinstance(module, nn.ConvTranspose2d) and is_plain(module):
-            if any(owners[id(p)] > 1 for p in module.parameters(recurse=False)):
+            hooked = module._forward_hooks or module._forward_pre_hooks
+            if hooked or any(owners[id(p)] > 1 for p in module.parameters(recurse=False)):
                 continue
             made.setdefault(module, _as_conv(module))  # one module may have several names
             net.set_submodule(name, made[module])
@@ -51,7 +51,7 @@ def fold_batchnorm(net: nn.Module) -> tuple[nn.Module, tuple[str, ...]]:
         norm, conv = net.get_submodule(norm_name), net.get_submodule(conv_name)
         if not isinstance(conv, nn.Conv2d | nn.ConvTranspose2d) or norm_name in folded:
             continue
-        if isinstance(norm, nn.BatchNorm2d) and _exact(conv, before=before):
+        if isinstance(norm, nn.BatchNorm2d) and _exact(norm, conv, before=before):
             _fold(norm, conv, before=before)
             net.set_submodule(norm_name, nn.Identity())
             folded.append(norm_name)
@@ -71,7 +71,8 @@ def equal_padding(module: nn.ConvTranspose2d) -> tuple[int, ...]:
 def is_plain(module: nn.ConvTranspose2d) -> bool:
     """Whether a deconvolution equals a convolution."""
     return (
-        "weight" in module._parameters  # no parametrization computes it
+        not plain.computed(module)
+        and not plain.own_forward(module)
         and set(module.stride) == {1}
         and set(module.output_padding) == {0}
         and module.groups == 1
@@ -93,7 +94,8 @@ def _as_conv(module: nn.ConvTranspose2d) -> nn.Conv2d:
     with torch.no_grad():
         conv.weight.copy_(module.weight.transpose(0, 1).flip(2, 3))
         if module.bias is not None and conv.bias is not None:
-            conv.bias.copy_(module.bias)
+            conv.bias.copy_(module.bias).requires_grad_(module.bias.requires_grad)
+    conv.weight.requires_grad_(module.weight.requires_grad)
     return conv.train(module.training)
 
 
@@ -113,8 +115,12 @@ def _neighbours(net: nn.Module) -> Iterator[tuple[str, str, bool]]:
             yield name, str(source.target), False
 
 
-def _exact(conv: nn.Conv2d | nn.ConvTranspose2d, *, before: bool) -> bool:
+def _exact(norm: nn.BatchNorm2d, conv: nn.Conv2d | nn.ConvTranspose2d, *, before: bool) -> bool:
     """Whether a BatchNorm before or behind `conv` can go into its weights."""
+    if norm.running_mean is None:  # it scales by the statistics of each batch
+        return False
+    if plain.computed(conv):
+        return False
     if conv.groups != 1 or conv.padding_mode != "zeros":
         return False
     if not before:

@@ -10,14 +10,13 @@ ICCV 2019; the whole factor goes to the weights, as activations cost more here t
 
 import copy
 import functools
-from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
-from compress.graph import flow
+from compress.graph import flow, plain
 from compress.quantization.layers import refusal
 
 MOST = 2.0**10
@@ -78,7 +77,7 @@ def _sources(net: nn.Module, names: Collection[str]) -> Iterator[tuple[str, str]
     """Convolutions among `names` of several channels, each with the layer that alone makes them."""
     nodes = flow.nodes(net)
     once = flow.called_once(net, nodes)
-    owners = Counter(id(p) for m in net.modules() for p in m.parameters(recurse=False))
+    owners = plain.owners(net)
     for node in nodes:
         name = str(node.target)
         if node.op != "call_module" or name not in names or not _reads(once.get(name)):
@@ -121,7 +120,7 @@ def _makes(module: nn.Module) -> bool:
     """Whether what a layer makes is linear in its own weight and bias, channel by channel."""
     if type(module) is nn.BatchNorm2d:
         return module.affine
-    return type(module) is nn.Conv2d and "weight" in module._parameters
+    return type(module) is nn.Conv2d and not plain.computed(module)
 
 
 def _ranges(net: nn.Module, names: Collection[str], inputs: Sequence[Tensor]) -> dict[str, Tensor]:

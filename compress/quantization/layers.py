@@ -5,10 +5,8 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from compress.base.words import matched
+from compress.graph import plain
 from compress.graph.cost import CONVOLUTIONS
-
-OWN = ("forward", "_conv_forward")
-"""Methods that a class may replace to compute something else with its weight."""
 
 
 def candidates(net: nn.Module) -> dict[str, nn.Module]:
@@ -21,10 +19,9 @@ def refusal(module: nn.Module) -> str:
     if isinstance(module, nn.ConvTranspose2d):
         # ModelOpt and TensorRT scale its weight by input channel, not by output channel.
         return "deconvolution that is no convolution: its scales would be of the wrong channels"
-    if "weight" not in module._parameters:
+    if plain.computed(module):
         return "its weight is computed by a parametrization"
-    plain = nn.Linear if isinstance(module, nn.Linear) else nn.Conv2d
-    if any(getattr(type(module), name, None) is not getattr(plain, name, None) for name in OWN):
+    if plain.own_forward(module):
         return f"its class {type(module).__name__} has a forward of its own"
     return ""
 

@@ -4,6 +4,7 @@ from typing import Literal, get_args
 
 from torch import Tensor, nn
 
+from compress.graph import plain
 from compress.graph.cost import CONVOLUTIONS
 from compress.graph.rewrite import is_plain
 from compress.sparsity.pattern import unaligned
@@ -32,9 +33,9 @@ def refusal(module: nn.Module, rule: Rule = "backend") -> str:
         return "grouped convolution"
     weight = module.weight
     assert isinstance(weight, Tensor)
-    if "weight" not in module._parameters:
+    if plain.computed(module):
         return "its weight is computed by a parametrization"
-    if _computes_otherwise(module):
+    if plain.own_forward(module):
         name = type(module).__name__
         return f"its class {name} has a forward of its own, which may change the weight"
     out, into = weight.shape[:2]
@@ -43,17 +44,6 @@ def refusal(module: nn.Module, rule: Rule = "backend") -> str:
     if into % 16:
         return unaligned(into, "input", 16)
     return unaligned(out, "output", 8) if out % 8 else ""
-
-
-def _computes_otherwise(module: nn.Module) -> bool:
-    """Whether the class of a layer replaces what PyTorch's class computes with the weight.
-
-    Standardised, scaled or quantised weights have no zeros where the stored one has them, and
-    ModelOpt leaves such classes dense.
-    """
-    plain = nn.Linear if isinstance(module, nn.Linear) else nn.Conv2d
-    names = ("forward", "_conv_forward")
-    return any(getattr(type(module), n, None) is not getattr(plain, n, None) for n in names)
 
 
 def candidates(net: nn.Module) -> dict[str, nn.Module]:
