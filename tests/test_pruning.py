@@ -1,15 +1,16 @@
 """Pruning real networks: the right share goes, and what is left computes what it should."""
 
 import copy
+from dataclasses import replace
 
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from networks import Masked, Plain, Shape, UNet, randomise, shapes
+from networks import Masked, Plain, Shape, UNet, randomise, shapes, strided_unet
 
 from compress.base.errors import UsageError
-from compress.checkpoint import channels
+from compress.checkpoint import Model, ModelOptions, channels
 from compress.graph import cost
 from compress.graph.groups import groups
 from compress.graph.rewrite import deconv_to_conv
@@ -18,6 +19,7 @@ from compress.models.redcnn import RedCNN
 from compress.pruning import plan as pruning
 from compress.pruning import selection
 from compress.pruning.options import PruneOptions
+from compress.steps.prune import Prune
 
 calm = settings(
     max_examples=20, deadline=None, suppress_health_check=[HealthCheck.too_slow], derandomize=True
@@ -207,6 +209,20 @@ def test_an_amount_of_the_dense_network_counts_what_is_gone() -> None:
     assert 0.7 <= gone < 0.74
     nothing = pruning.plan(half, PruneOptions(amount=0.4, round_to=4), base=ratio)
     assert nothing.removed["macs"] == 0
+
+
+def test_channels_of_the_dense_network_are_outputs_of_strided_deconvolutions_too() -> None:
+    torch.manual_seed(0)
+    origin = ModelOptions(import_="networks:strided_unet")
+    dense = Model(net=strided_unet().eval(), origin=origin)
+    options = {"target": "channels", "round_to": 1, "criterion": "l2"}
+    model, first = Prune(amount=0.25, ignore=("down",), **options).plan(dense, 0)
+    half = replace(model, net=first.apply(model.net))
+    _, second = Prune(amount=0.3, base="dense", **options).plan(half, 0)
+    outputs = [sum(out for _, out in channels(net).values()) for net in (
+        dense.net, second.apply(half.net)
+    )]  # fmt: skip
+    assert 0.3 <= 1 - outputs[1] / outputs[0] < 0.32
 
 
 def test_global_scope_compares_scores_over_the_whole_network() -> None:

@@ -43,7 +43,8 @@ class Ledger:
             self._out[name] = int(transposed)
         self._groups = tuple(found)
         self._rings: Rings = {}
-        self._whole = self._count({group.name: group.width for group in found})
+        self.whole = self._count({group.name: group.width for group in found})
+        """Every quantity of the network as it is; latency in milliseconds."""
 
     def cut(self, rings: Rings) -> "Ledger":
         """The same network with smaller kernels; shares removed stay those of the whole one."""
@@ -54,7 +55,7 @@ class Ledger:
     def removed(self, kept: Mapping[str, int]) -> dict[Share, float]:
         """Kept counts by group name -> share removed of each quantity, in [0, 1)."""
         rest = self._count(kept)
-        return {share: 1 - rest[share] / whole for share, whole in self._whole.items()}
+        return {share: 1 - rest[share] / whole for share, whole in self.whole.items()}
 
     def alone(self, group: Group, target: Share) -> list[float]:
         """Share removed of a quantity where a group keeps 1, 2, ... channels and the others all.
@@ -65,7 +66,7 @@ class Ledger:
         own = {part.tensor: whole[part.tensor] for part in group.parts if part.tensor in whole}
         rest = self._of(whole, target) - self._of(own, target)
         counts = [self._of(_kept(own, group, n), target) for n in range(1, group.width + 1)]
-        return [1 - (rest + count) / self._whole[target] for count in counts]
+        return [1 - (rest + count) / self.whole[target] for count in counts]
 
     def narrow(self, kept: Mapping[str, int]) -> set[str]:
         """Convolutions whose smaller kernels no time is known for, as too few channels are left."""

@@ -16,7 +16,7 @@ from compress.context import Kind, Use, Work
 from compress.graph import cost, kernels
 from compress.pruning import latency, taylor, unstructured, variance
 from compress.pruning import plan as pruning
-from compress.pruning.ledger import Share
+from compress.pruning.ledger import Ledger, Share
 from compress.pruning.options import PruneOptions
 from compress.pruning.selection import Ranked, score_at
 from compress.pruning.worth import Worth
@@ -235,26 +235,20 @@ class Prune(PruneOptions):
         """How many times as large the network is that `amount` is a share of."""
         if self.base == "current":
             return 1.0
-        sizes = [self._size(net, times) for net in (_dense(model), model.net)]
-        return sizes[0] / sizes[1]
+        dense, now = (self._whole(net, times) for net in (_dense(model), model.net))
+        return dense / now
 
-    def _size(self, net: nn.Module, times: latency.Table | None) -> float:
-        if times is None:
-            return _size(net, self.target)
-        return latency.Predictor(net, times, (self.latency_size, self.latency_size)).ms()
+    def _whole(self, net: nn.Module, times: latency.Table | None) -> float:
+        """What `amount` is a share of, of a whole network."""
+        size = (self.latency_size, self.latency_size)
+        predictor = None if times is None else latency.Predictor(net, times, size)
+        return Ledger(net, (), predictor).whole[self.target]
 
 
 def _dense(model: Model) -> nn.Module:
     """The network before anything was pruned, with other weights."""
     dense = Model(net=replace(model.origin, weights=None).build(), origin=model.origin)
     return dense.rewritten("deconv_to_conv").net
-
-
-def _size(net: nn.Module, of: Share) -> int:
-    if of == "channels":
-        return sum(layer.shape[0] for layer in cost.layers(net).values())
-    found = cost.cost(net)
-    return found.macs if of == "macs" else found.params
 
 
 def _group(group: Ranked, plan: pruning.Plan, fitted: bool) -> PruneGroup:
