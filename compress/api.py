@@ -181,7 +181,8 @@ def quantize(net: nn.Module, low: ArrayLike, **options: Any) -> nn.Module:
         options: of the recipe step `quantize`, such as `budget=0.5`, in HU.
 
     Raises:
-        UsageError: it is quantised already, no layer can be INT8, or `low` is no (N, H, W).
+        UsageError: it is quantised already, no layer can be INT8, or `low` is no (N, H, W) of
+            finite values.
         QualityError: every layer alone costs more than the budget.
 
     >>> import numpy as np
@@ -258,7 +259,7 @@ def evaluate(
         device: cpu, cuda or cuda:N; the GPU where there is one.
 
     Raises:
-        UsageError: the arrays are no (N, H, W) of one shape.
+        UsageError: the arrays are no (N, H, W) of one shape, or hold values that are not finite.
         QualityError: the network gives NaN or infinity.
 
     >>> import numpy as np

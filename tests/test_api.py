@@ -150,6 +150,14 @@ def test_enhancing_leaves_a_network_in_training_as_it_is(net: nn.Module) -> None
     assert all(torch.equal(value, after[name]) for name, value in before.items())
 
 
+def test_values_that_int16_cannot_hold_are_not_measured_as_others() -> None:
+    bright = np.full((1, 16, 16), 40_000)
+    quality = compress.evaluate(nn.Identity(), bright, np.full((1, 16, 16), 1900))
+    assert quality.input["rmse_hu"] == 0  # clipped as images are, not wrapped to -25536
+    with pytest.raises(UsageError, match=r"^low holds values that are not finite"):
+        compress.evaluate(nn.Identity(), np.full((1, 16, 16), np.nan), bright)
+
+
 def test_what_cannot_be_done_is_one_sentence(net: nn.Module, tmp_path: Path) -> None:
     if not torch.cuda.is_available():
         with pytest.raises(CompressError, match=r"^fused was not built: fused kernels need a GPU"):

@@ -1,7 +1,7 @@
 """Slices of low and full dose, paired."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -77,9 +77,9 @@ def from_arrays(low: ArrayLike, full: ArrayLike, neighbours: int) -> Pairs:
         neighbours: slices on each side that the network sees, too.
 
     Raises:
-        UsageError: they are no (N, H, W) of one shape.
+        UsageError: they are no (N, H, W) of one shape, or hold values that are not finite.
     """
-    images = [np.rint(np.asarray(x)).astype(np.int16) for x in (low, full)]
+    images = [_whole(name, np.asarray(x)) for name, x in (("low", low), ("full", full))]
     if images[0].shape != images[1].shape or images[0].ndim != 3:
         shapes = listed(str(image.shape) for image in images)
         raise UsageError(f"low and full must be (N, H, W) of one shape, got {shapes}")
@@ -87,3 +87,13 @@ def from_arrays(low: ArrayLike, full: ArrayLike, neighbours: int) -> Pairs:
     volume = tuple(images[0])
     windows = tuple(around(volume, k, neighbours) for k in range(len(volume)) if neighbours)
     return Pairs(low=volume, full=tuple(images[1]), names=names, patients=names, around=windows)
+
+
+def _whole(name: str, hu: NDArray[Any]) -> Image:
+    """HU of any number type as whole ones; what int16 cannot hold becomes its nearest value."""
+    if not np.isfinite(hu).all():
+        raise UsageError(f"{name} holds values that are not finite; outside a scan give -1000")
+    limits = np.iinfo(np.int16)
+    wide = hu.astype(np.promote_types(hu.dtype, np.float32))  # float16 has no 32767
+    image: Image = np.rint(wide).clip(limits.min, limits.max).astype(np.int16)
+    return image
