@@ -1,3 +1,7 @@
+import os
+import subprocess
+import sys
+
 import numba
 import numpy as np
 import pytest
@@ -28,6 +32,22 @@ def chords(fan: FanBeam, x: float, y: float, radius: float) -> np.ndarray:
     cross = ray[0] * (y - source[1]) - ray[1] * (x - source[0])
     distance = cross / np.hypot(*ray)
     return 2 * np.sqrt(np.maximum(radius**2 - distance**2, 0))
+
+
+THREADS = """
+import numpy as np
+import torch
+from compress.data.fanbeam import project
+from compress.data.scanner import FanBeam
+project(np.zeros((8, 8), np.float32), 1.0, FanBeam(views=2, detectors=2))
+print(torch.get_num_threads())
+"""
+
+
+def test_numba_leaves_torch_as_many_threads_as_before():
+    one = {**os.environ, "OMP_NUM_THREADS": "1"}  # numba starts its own on every core
+    done = subprocess.run([sys.executable, "-c", THREADS], env=one, capture_output=True, check=True)
+    assert int(done.stdout) == 1
 
 
 @settings(max_examples=10, deadline=None)

@@ -9,9 +9,11 @@ is summed up by one thread in a fixed order: the results do not depend on the nu
 
 import math
 from collections.abc import Callable
+from functools import wraps
 from typing import Any
 
 import numpy as np
+import torch
 from numba import njit, prange
 
 from compress.data.scanner import Array, Doubles, FanBeam, check, filtered
@@ -100,11 +102,26 @@ def _compiled(*, parallel: bool = False) -> Callable[[Kernel], Kernel]:
 
     def decorate(kernel: Kernel) -> Kernel:
         try:
-            return njit(kernel, cache=True, parallel=parallel)
+            made = njit(kernel, cache=True, parallel=parallel)
         except RuntimeError:  # neither this package's folder nor the user's can be written
-            return njit(kernel, parallel=parallel)
+            made = njit(kernel, parallel=parallel)
+        return _threads_kept(made) if parallel else made
 
     return decorate
+
+
+def _threads_kept(kernel: Kernel) -> Kernel:
+    """Undo what numba does when it starts threads: OpenMP, torch's too, on every core."""
+
+    @wraps(kernel)
+    def run(*arguments: Any) -> None:
+        threads = torch.get_num_threads()
+        try:
+            kernel(*arguments)
+        finally:
+            torch.set_num_threads(threads)
+
+    return run
 
 
 @_compiled()
