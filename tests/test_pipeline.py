@@ -1,32 +1,28 @@
 """The pipeline's own affairs; what it produces is tested where the steps are."""
 
+import errno
+import fcntl
+import os
 from pathlib import Path
 
 import pytest
-import torch
-from pairs import data
 
 from compress.base.errors import UsageError
 from compress.recipe import load
-from compress.run import pipeline
+from compress.run import folder, pipeline
 from compress.run.resume import drop_stale
 from compress.steps import STEPS
 
 RECIPE = "schema: 1\nname: p\nmodel: {name: redcnn, channels: 2}\nsteps: [evaluate]\n"
 
 
-def test_simulating_the_data_does_not_change_the_number_of_threads(tmp_path: Path, monkeypatch):
-    def simulate(*_args: object, **_kwargs: object) -> object:
-        torch.set_num_threads(3)  # as numba does behind torch's back
-        return data()
+def test_a_run_folder_without_locks_is_not_taken_for_a_busy_one(tmp_path: Path, monkeypatch):
+    def refuses(*_: object) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
 
-    monkeypatch.setattr(pipeline, "load", simulate)
-    (tmp_path / "r.yaml").write_text(RECIPE)
-    before = torch.get_num_threads()
-    out = tmp_path / "out"
-    assert pipeline.run(load(tmp_path / "r.yaml"), out=out, device="cpu") == out
-    assert torch.get_num_threads() == before != 3
-    assert (out / "00-evaluate" / "facts.json").exists()
+    monkeypatch.setattr(fcntl, "flock", refuses)
+    with pytest.raises(UsageError, match="the file system has no locks"), folder.locked(tmp_path):
+        pass
 
 
 @pytest.mark.parametrize(

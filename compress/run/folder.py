@@ -1,6 +1,5 @@
 """The run folder before work starts: can it be written, is there room, is it ours alone."""
 
-import fcntl
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -8,6 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from compress.base.errors import UsageError
+from compress.base.locks import claimed
 
 ROOM = 200 * 2**20
 """Bytes that must be free: checkpoints of a few MB a stage, engines, pictures and reports."""
@@ -37,12 +37,9 @@ def locked(out: Path) -> Iterator[None]:
     """Hold the run folder; the lock goes with the process, however it ends.
 
     Raises:
-        UsageError: another process runs a recipe in it.
+        UsageError: another process runs a recipe in it, or its file system has no locks.
     """
-    with (out / ".lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            message = f"another run is at work in {out}; wait for it or give another --out"
-            raise UsageError(message) from None
+    with claimed(out / ".lock") as mine:
+        if not mine:
+            raise UsageError(f"another run is at work in {out}; wait for it or give another --out")
         yield

@@ -14,7 +14,7 @@ from torch import nn
 from compress import checkpoint
 from compress.base import devices
 from compress.base.errors import UsageError
-from compress.base.files import remove_partial
+from compress.base.files import remove_partial, write_atomic
 from compress.base.signals import interruptible
 from compress.base.torchrun import joined
 from compress.base.world import World
@@ -75,7 +75,7 @@ def run(
         unread = recipe.data if data is None and loaded is None else ELSEWHERE
         net = _refuse_early(replace(recipe, data=unread), chosen, target)
         with _held(out, world):
-            with world.first_goes_first(), _threads_kept():  # the first one fills the cache
+            with world.first_goes_first():  # it fills the cache
                 found = loaded or slices(recipe, data, fallback=fallback)
             sides.refuse_slices(_named(chosen), net, found)
             with world.first_goes_first():
@@ -92,14 +92,6 @@ def run(
             )
             Execution(recipe, out, work).through(chosen, model)
         return out if world.first else None
-
-
-@contextmanager
-def _threads_kept() -> Iterator[None]:
-    """Undo what numba, which simulates low dose, does: OpenMP, torch's too, on every core."""
-    threads = torch.get_num_threads()
-    yield
-    torch.set_num_threads(threads)
 
 
 @contextmanager
@@ -164,7 +156,7 @@ def _start(recipe: Recipe, out: Path, world: World) -> tuple[Model, Path | None]
     trial.check_shape(model.net)
     initial = None if recipe.model.weights is None else out / "initial"
     if world.first:
-        (out / "recipe.yaml").write_text(recipe.text, encoding="utf-8")
+        write_atomic(out / "recipe.yaml", recipe.text.encode())
         drop_stale(out, {stage.name for stage in stages(recipe, out, None)})
         if initial is not None:
             initial.mkdir(exist_ok=True)
