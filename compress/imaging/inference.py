@@ -177,9 +177,10 @@ def _checkpoint(path: Path, device: str | None, batch: int | None) -> Network:
 
 
 def _engine(path: Path, device: str | None, batch: int | None) -> Network:
+    chosen = None if device is None else devices.choose(device)  # an engine goes to the current one
     facts, runner = sidecar.load(sidecar.of(path))
     target = torch.device(facts["place"]["device"])
-    if device is not None and devices.choose(device).type != target.type:
+    if chosen is not None and chosen.type != target.type:
         raise UsageError(f"--device {device}: the engine was built for {target.type}")
     own, dynamic = int(facts["batch"]), bool(facts["dynamic_batch"])
     if batch is not None and (batch > own if dynamic else batch != own):

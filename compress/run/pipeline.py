@@ -69,8 +69,6 @@ def run(
     chosen = stages(recipe, out, until)
     with joined(device) as (world, device), interruptible() as stop:
         target = devices.choose(device)
-        if target.type == "cuda" and target.index is not None:
-            torch.cuda.set_device(target)  # streams and graphs are made on the current one
         # Slices of a folder have sides that nobody knows before they are read.
         unread = recipe.data if data is None and loaded is None else ELSEWHERE
         net = _refuse_early(replace(recipe, data=unread), chosen, target)
