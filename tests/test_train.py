@@ -8,6 +8,7 @@ import pytest
 import torch
 from networks import Plain
 from pairs import data
+from torch import nn
 
 from compress.base.errors import CompressError, Stopped, UsageError
 from compress.checkpoint import Model, ModelOptions
@@ -60,28 +61,44 @@ def test_rate_falls_from_lr_to_its_final_share() -> None:
     assert rates == sorted(rates, reverse=True)
 
 
+class StopLater(threading.Event):
+    """Is set when it is asked for the last time of so many."""
+
+    def __init__(self, times: int) -> None:
+        super().__init__()
+        self.left = times
+
+    def is_set(self) -> bool:
+        self.left -= 1
+        return self.left <= 0
+
+
 @pytest.mark.parametrize("stop_after", [1, 4, 6, 11])
 def test_resume_after_any_step_gives_the_same_bits(stop_after: int, tmp_path: Path) -> None:
     whole = SMALL.run(model(), work(tmp_path / "00-train"))
-
-    class StopLater(threading.Event):
-        def __init__(self) -> None:
-            super().__init__()
-            self.left = stop_after
-
-        def is_set(self) -> bool:
-            self.left -= 1
-            return self.left <= 0
-
     (tmp_path / "again").mkdir()
     folder = tmp_path / "again" / "00-train"
     with pytest.raises(Stopped, match="00-train: stopped and saved; run again to go on"):
-        SMALL.run(model(), work(folder, stop=StopLater()))
+        SMALL.run(model(), work(folder, stop=StopLater(stop_after)))
     assert (folder / state.FILE).exists()
     place = work(folder)
     assert same(SMALL.run(model(), place), whole)
     assert place.facts["steps"] == 12
     assert len(place.facts["loss"]) == 3
+
+
+def test_dropout_goes_on_with_the_same_draws_after_a_stop(tmp_path: Path) -> None:
+    def start() -> Model:
+        torch.manual_seed(0)  # as the pipeline does before every stage
+        net = nn.Sequential(nn.Conv2d(1, 8, 3, padding=1), nn.Dropout(), nn.Conv2d(8, 1, 1))
+        return Model(net=net, origin=ModelOptions())
+
+    whole = SMALL.run(start(), work(tmp_path / "00-train"))
+    (tmp_path / "again").mkdir()
+    folder = tmp_path / "again" / "00-train"
+    with pytest.raises(Stopped):
+        SMALL.run(start(), work(folder, stop=StopLater(6)))
+    assert same(SMALL.run(start(), work(folder)), whole)
 
 
 def test_masks_hold_to_the_end(tmp_path: Path) -> None:

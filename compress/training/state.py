@@ -1,7 +1,8 @@
 """The state inside a training stage on disk: one safetensors file, replaced atomically.
 
 Tensors: `net.<name>` for parameters and buffers, `adam.<key>.<name>` for the optimizer's state of a
-parameter. Everything else is JSON in the file's header, so that both are always of the same moment.
+parameter, `rng` for torch's random generator on the CPU, which dropout draws from; older files lack
+it. Everything else is JSON in the file's header, so that both are always of the same moment.
 """
 
 import json
@@ -16,6 +17,7 @@ from compress.base.files import write_atomic
 from compress.base.tensors import to_bytes
 
 FILE = "state.safetensors"
+RANDOM = "rng"
 
 
 def save(path: Path, net: nn.Module, optimizer: torch.optim.Optimizer, values: Any) -> None:
@@ -28,11 +30,14 @@ def save(path: Path, net: nn.Module, optimizer: torch.optim.Optimizer, values: A
     for name, parameter in net.named_parameters():
         for key, tensor in optimizer.state[parameter].items():
             tensors[f"adam.{key}.{name}"] = tensor
+    tensors[RANDOM] = torch.get_rng_state()
     write_atomic(path, to_bytes(tensors, {"values": json.dumps(values)}))
 
 
 def load(path: Path, net: nn.Module, optimizer: torch.optim.Optimizer) -> Any:
     """Fill `net` and `optimizer`, whose state is there already, in place from `path`.
+
+    Random draws on the CPU go on from where they were.
 
     Returns:
         The values that were saved.
@@ -45,4 +50,6 @@ def load(path: Path, net: nn.Module, optimizer: torch.optim.Optimizer) -> Any:
         # In place, so in the parameter's strides, which Adam's one kernel on a GPU insists on.
         for key, tensor in optimizer.state[parameter].items():
             tensor.copy_(tensors[f"adam.{key}.{name}"])
+    if RANDOM in tensors:
+        torch.set_rng_state(tensors[RANDOM])
     return values

@@ -285,7 +285,8 @@ class Update:
         tensors += [t for values in self.optimizer.state.values() for t in values.values()]
         before, amp = [tensor.clone() for tensor in tensors], self.amp.state_dict()
         try:
-            yield
+            with torch.random.fork_rng(devices=[]):  # the draws of dropout on the CPU
+                yield
         finally:
             for tensor, value in zip(tensors, before, strict=True):
                 tensor.copy_(value)
