@@ -125,6 +125,24 @@ def test_networks_that_cannot_be_built(origin: ModelOptions, sentence: str) -> N
         origin.build()
 
 
+@pytest.mark.parametrize(
+    ("name", "sentence"),
+    [
+        ("Asserts", "^the network own_nets:Asserts: AssertionError$"),
+        ("Looks", "^the network own_nets:Looks: 'width'$"),
+        ("nothing", "^the network own_nets:nothing is a NoneType, no torch.nn.Module$"),
+    ],
+)
+def test_a_class_of_ones_own_that_fails_is_one_sentence(name, sentence, tmp_path: Path) -> None:
+    (tmp_path / "own_nets.py").write_text(
+        "class Asserts:\n    def __init__(self):\n        assert False\n"
+        "class Looks:\n    def __init__(self):\n        {}['width']\n"
+        "def nothing():\n    pass\n"
+    )
+    with pytest.raises(UsageError, match=sentence):
+        ModelOptions(import_=f"own_nets:{name}", folder=str(tmp_path)).build()
+
+
 def test_weights_of_another_shape(tmp_path: Path) -> None:
     file = tmp_path / "w.safetensors"
     save_file(dense("redcnn", channels=4).net.state_dict(), file)

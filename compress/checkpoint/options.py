@@ -8,6 +8,7 @@ from typing import Any
 from torch import nn
 
 from compress.base.errors import UsageError
+from compress.base.reasons import reason
 from compress.checkpoint import noise_level, standardised
 from compress.checkpoint.imported import network_class
 from compress.checkpoint.weights import fill
@@ -54,17 +55,20 @@ class ModelOptions:
         """The dense network, with its starting weights where the recipe names some.
 
         Raises:
-            UsageError: unknown network, wrong options, or weights that do not fit.
+            UsageError: unknown network, wrong options, a class that fails or makes no module, or
+                weights that do not fit.
         """
-        network = self.network_class()
+        network, name = self.network_class(), self.name or self.import_
         options, level, scale = dict(self.options), None, None
         if self.import_ is not None:
             options, level = noise_level.split(network, options)
             options, scale = standardised.split(network, options)
         try:
             net = network(**options)
-        except (TypeError, ValueError, RuntimeError) as error:
-            raise UsageError(f"the network {self.name or self.import_}: {error}") from error
+        except Exception as error:  # the user's own code raises whatever it likes
+            raise UsageError(f"the network {name}: {reason(error)}") from error
+        if not isinstance(net, nn.Module):
+            raise UsageError(f"the network {name} is a {type(net).__name__}, no torch.nn.Module")
         if self.weights is not None:
             fill(net, Path(self.weights), standardised=scale is not None)
         if level is not None:
