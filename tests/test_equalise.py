@@ -10,11 +10,11 @@ from hypothesis import strategies as st
 from networks import randomise
 from torch import Tensor, nn
 
+from compress.graph.cost import compressible
 from compress.models.ddnet import DDnet
 from compress.models.redcnn import RedCNN
 from compress.quantization import quantisers
 from compress.quantization.equalise import equalised
-from compress.quantization.layers import candidates
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # ModelOpt's own, on import
 NARROW = {"trunk": 16, "bottleneck": 16, "decoder": 16, "residual": True}
@@ -36,8 +36,8 @@ def ranges(net: nn.Module, name: str, x: Tensor) -> Tensor:
 def test_every_layer_of_a_ddnet_but_the_stem_reads_channels_of_one_range() -> None:
     net = randomise(DDnet(**NARROW), 1).eval()
     (x,) = crops()
-    found, names = equalised(net.double(), [*candidates(net)], [x.double()])
-    wanted = [name for name, one in candidates(net).items() if isinstance(one, nn.Conv2d)]
+    found, names = equalised(net.double(), [*compressible(net)], [x.double()])
+    wanted = [name for name, one in compressible(net).items() if isinstance(one, nn.Conv2d)]
     assert {*names} == {*wanted} - {"stem.conv"}
     assert len(names) > 30
     with torch.no_grad():
@@ -124,7 +124,7 @@ def shared() -> nn.Module:
 )  # fmt: skip
 def test_what_cannot_be_scaled_is_left(net: nn.Module, channels: int) -> None:
     before = copy.deepcopy(net.eval().state_dict())
-    found, names = equalised(net, [*candidates(net)], crops(channels=channels))
+    found, names = equalised(net, [*compressible(net)], crops(channels=channels))
     assert names == ()
     assert all(torch.equal(value, before[key]) for key, value in found.state_dict().items())
     assert all(torch.equal(value, before[key]) for key, value in net.state_dict().items())
@@ -142,7 +142,7 @@ def test_a_channel_that_is_zero_stays() -> None:
 
 def test_redcnn_is_scaled_where_no_skip_reads() -> None:
     net = randomise(RedCNN(channels=8), 1).float().eval()
-    found, names = equalised(net, [*candidates(net)], crops(48))
+    found, names = equalised(net, [*compressible(net)], crops(48))
     assert names
     assert torch.allclose(found(crops(48)[0]), net(crops(48)[0]), atol=1e-4)
 

@@ -14,6 +14,7 @@ from torch import nn
 from compress import checkpoint
 from compress.base.errors import CompressError
 from compress.context import Work
+from compress.graph import cost
 from compress.graph.groups import groups
 from compress.graph.rewrite import deconv_to_conv
 from compress.models.redcnn import RedCNN
@@ -22,7 +23,7 @@ from compress.steps.sparsify import Sparsify
 
 
 def eligible(net: nn.Module, rule: eligibility.Rule = "trt") -> list[str]:
-    layers = eligibility.candidates(net)
+    layers = cost.compressible(net)
     return [name for name, layer in layers.items() if not eligibility.refusal(layer, rule)]
 
 

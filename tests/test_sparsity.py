@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from networks import Plain
 
+from compress.graph import cost
 from compress.graph.rewrite import deconv_to_conv
 from compress.models.ddnet import DDnet
 from compress.pruning import plan
@@ -133,7 +134,7 @@ def test_ddnet_has_43_sparse_convolutions_of_45(options: dict, amount: float | N
     net = deconv_to_conv(DDnet(**options))
     if amount is not None:
         net = plan.plan(net, PruneOptions(amount=amount)).apply(net)
-    layers = eligibility.candidates(net)
+    layers = cost.compressible(net)
     assert len(layers) == 45
     refused = [name for name, layer in layers.items() if eligibility.refusal(layer)]
     assert refused == ["stem.conv", "decoders.3.narrow.conv"]

@@ -23,7 +23,7 @@ from compress.base.words import listed
 from compress.engines import tensorrt_log, tensorrt_plan
 from compress.engines.base import Format, NotBuilt, Runner, Served, Shape, giving_up, placed
 from compress.engines.records import Built
-from compress.sparsity import eligibility
+from compress.graph import cost
 
 COMMAND = "pip install 'torch-tensorrt=={}.*'"
 LOGGER = "torch_tensorrt [TensorRT Conversion Context]"
@@ -87,7 +87,7 @@ class TorchTensorRT(Format):
             beside = path.with_suffix(".ep")
             torch_tensorrt.save(compiled, str(beside), arg_inputs=list(example), retrace=False)
             files = [beside.name]
-        names = [name.removeprefix("net.") for name in eligibility.candidates(subject)]
+        names = [name.removeprefix("net.") for name in cost.compressible(subject)]
         told = tensorrt_log.facts("\n".join(said), _layers(engine), names)
         return {
             "tensorrt": tensorrt_plan.version(),

@@ -73,6 +73,12 @@ def convolutions(net: nn.Module) -> dict[str, nn.Conv2d | nn.ConvTranspose2d]:
     return {name: m for name, m in net.named_modules() if isinstance(m, CONVOLUTIONS)}
 
 
+def compressible(net: nn.Module) -> dict[str, nn.Module]:
+    """Convolutions, deconvolutions and linear layers of `net` by module name, in that order."""
+    kinds = (*CONVOLUTIONS, nn.Linear)
+    return {name: m for name, m in net.named_modules() if isinstance(m, kinds)}
+
+
 def check_work(net: nn.Module) -> None:
     """Pass where there is something to train and to compress.
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from compress.base.errors import UsageError
 from compress.base.words import matched
-from compress.graph.cost import CONVOLUTIONS
+from compress.graph.cost import compressible
 from compress.graph.groups import Group, Part
 from compress.graph.kernels import Rings
 from compress.pruning import selection, variance
@@ -115,8 +115,7 @@ def _scores(module: nn.Module, part: Part, criterion: Criterion, seed: int) -> T
 
 def protected(net: nn.Module, ignore: Sequence[str]) -> dict[str, str]:
     """Why layers stay as they are that a pattern names, by module name."""
-    names = [n for n, m in net.named_modules() if isinstance(m, (*CONVOLUTIONS, nn.Linear))]
-    patterns = matched(names, ignore, "ignore: no convolution")
+    patterns = matched([*compressible(net)], ignore, "ignore: no convolution")
     return {name: f"protected by {pattern!r}" for name, pattern in patterns.items()}
 
 

@@ -6,16 +6,11 @@ from torch import Tensor, nn
 
 from compress.base.words import matched
 from compress.graph import plain
-from compress.graph.cost import CONVOLUTIONS
-
-
-def candidates(net: nn.Module) -> dict[str, nn.Module]:
-    """Convolutions, deconvolutions and linear layers of `net` by module name."""
-    return {n: m for n, m in net.named_modules() if isinstance(m, (*CONVOLUTIONS, nn.Linear))}
+from compress.graph.cost import compressible
 
 
 def refusal(module: nn.Module) -> str:
-    """Why a layer of `candidates` cannot be quantised; empty where it can."""
+    """Why a layer of `cost.compressible` cannot be quantised; empty where it can."""
     if isinstance(module, nn.ConvTranspose2d):
         # ModelOpt and TensorRT scale its weight by input channel, not by output channel.
         return "deconvolution that is no convolution: its scales would be of the wrong channels"
@@ -27,7 +22,7 @@ def refusal(module: nn.Module) -> str:
 
 
 def zero(module: nn.Module) -> str:
-    """Why there is nothing to calibrate in a layer of `candidates`; empty where there is."""
+    """Why there is nothing to calibrate in a layer of `cost.compressible`; empty where there is."""
     weight = module.weight
     assert isinstance(weight, Tensor)
     return "" if weight.detach().any() else "all its weights are zero"
@@ -39,7 +34,7 @@ def others(net: nn.Module, only: Sequence[str]) -> dict[str, str]:
     Raises:
         UsageError: a pattern names no layer.
     """
-    names = list(candidates(net))
+    names = list(compressible(net))
     found = matched(names, only, "quantize: only: no layer")
     return {name: "not among `only`" for name in names if name not in found}
 
@@ -50,5 +45,5 @@ def asked(net: nn.Module, keep: Sequence[str]) -> dict[str, str]:
     Raises:
         UsageError: a pattern names no layer.
     """
-    found = matched(list(candidates(net)), keep, "quantize: keep: no layer")
+    found = matched(list(compressible(net)), keep, "quantize: keep: no layer")
     return {name: f"kept by {pattern!r}" for name, pattern in found.items()}

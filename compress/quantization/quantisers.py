@@ -16,7 +16,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from compress.quantization.layers import candidates, refusal
+from compress.graph.cost import compressible
+from compress.quantization.layers import refusal
 from compress.quantization.records import Scale
 
 Method = Literal["max", "mse", "percentile"]
@@ -72,7 +73,7 @@ def restored(net: nn.Module, names: Collection[str], ranges: Mapping[str, Tensor
     wanted = {f"{name}.{kind}{SCALE}" for name in names for kind in KINDS}
     if odd := sorted(wanted.symmetric_difference(ranges)):
         raise ValueError(f"{odd[0]} is {'missing' if odd[0] in wanted else 'of no INT8 layer'}")
-    layers = candidates(net)
+    layers = compressible(net)
     for name in names:
         if name not in layers or (why := refusal(layers[name])):
             raise ValueError(f"{name} cannot be INT8: {why if name in layers else 'there is none'}")

@@ -16,7 +16,7 @@ from compress.recipe import Recipe
 from compress.reporting.formatting import count
 from compress.run import sides
 from compress.run.records import Eligible, Plan, PlannedLayer, PlannedPrune, StepBackend
-from compress.sparsity.eligibility import Rule, candidates, refusal
+from compress.sparsity.eligibility import Rule, refusal
 from compress.steps.facts import LatencyFacts
 from compress.steps.prune import Prune
 from compress.steps.quantize import Quantize
@@ -212,7 +212,7 @@ def _times(where: str, found: LatencyFacts) -> str:
 def sparse24(model: Model) -> Eligible:
     """How many layers 2:4 is open to, deconvolutions rewritten, and by whose rule."""
     net = model.rewritten("deconv_to_conv").net
-    modules = candidates(net).values()
+    modules = cost.compressible(net).values()
     return {
         "convolutions": len(modules),
         "eligible_backend": sum(not refusal(m) for m in modules),
@@ -228,7 +228,7 @@ def _rule(recipe: Recipe) -> Rule:
 
 def _layers(before: dict[str, list[int]], model: Model, rule: Rule) -> list[PlannedLayer]:
     net = model.rewritten("deconv_to_conv").net
-    modules, after, macs = candidates(net), channels(net), cost.layers(net)
+    modules, after, macs = cost.compressible(net), channels(net), cost.layers(net)
     return [
         {
             "name": name,

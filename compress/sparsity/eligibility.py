@@ -5,7 +5,6 @@ from typing import Literal, get_args
 from torch import Tensor, nn
 
 from compress.graph import plain
-from compress.graph.cost import CONVOLUTIONS
 from compress.graph.rewrite import is_plain
 from compress.sparsity.pattern import unaligned
 
@@ -44,9 +43,3 @@ def refusal(module: nn.Module, rule: Rule = "backend") -> str:
     if into % 16:
         return unaligned(into, "input", 16)
     return unaligned(out, "output", 8) if out % 8 else ""
-
-
-def candidates(net: nn.Module) -> dict[str, nn.Module]:
-    """Convolutions, deconvolutions and linear layers of `net` by module name."""
-    kinds = (*CONVOLUTIONS, nn.Linear)
-    return {name: m for name, m in net.named_modules() if isinstance(m, kinds)}

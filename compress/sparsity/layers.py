@@ -25,7 +25,7 @@ def layers(net: nn.Module) -> list[LayerRow]:
     used = cost.layers(net)
     total = sum(layer.macs for layer in used.values())
     rows: list[LayerRow] = []
-    for name, module in eligibility.candidates(net).items():
+    for name, module in cost.compressible(net).items():
         macs = used[name].macs if name in used else None
         reasons = {rule: eligibility.refusal(module, rule) for rule in eligibility.RULES}
         row = {

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from compress.base.errors import CompressError, UsageError
+from compress.graph import cost
 from compress.sparsity import eligibility
 from compress.sparsity import pattern as sparsity
 
@@ -63,7 +64,7 @@ def compute(
         CompressError: the back end left a layer that it should take.
     """
     sparsity.check_finite(net)
-    layers = eligibility.candidates(net)
+    layers = cost.compressible(net)
     taken = {name for name, layer in layers.items() if not eligibility.refusal(layer)}
     found = {"modelopt": _modelopt, "asp": _asp}[backend](net, taken)
     for name, layer in layers.items():
@@ -105,7 +106,7 @@ def present(net: nn.Module) -> dict[str, Tensor]:
     residual does.
     """
     masks = {}
-    for name, layer in eligibility.candidates(net).items():
+    for name, layer in cost.compressible(net).items():
         eligible = not eligibility.refusal(layer, "trt")
         if eligible and sparsity.is_2to4(sparsity.by_output(layer)):
             mask = net.get_parameter(f"{name}.weight") != 0

@@ -15,9 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from compress.base.errors import CompressError
+from compress.graph import cost
 from compress.graph.groups import EXAMPLE, Group, Part, groups
 from compress.graph.slices import channels
-from compress.sparsity.eligibility import candidates
 from compress.sparsity.pattern import by_output, check_finite, mask_2to4
 
 VISITS = 2
@@ -72,7 +72,7 @@ def permute(net: nn.Module, layers: Iterable[str]) -> Permuted:
 
 def kept(net: nn.Module, layers: Iterable[str]) -> float:
     """Share of the magnitude, the sum of |w| over these layers, that their 2:4 masks keep."""
-    modules = candidates(net)
+    modules = cost.compressible(net)
     weights = [by_output(modules[name]).detach().abs().double() for name in layers]
     whole = sum(float(weight.sum()) for weight in weights)
     return sum(float((w * mask_2to4(w)).sum()) for w in weights) / whole if whole else 1.0

@@ -100,7 +100,7 @@ class Quantize:
     def _refuse(self, model: Model) -> None:
         if model.quantised:
             raise UsageError("quantize: the network is quantised already; leave the step out")
-        if not layers.candidates(model.net):
+        if not cost.compressible(model.net):
             raise UsageError(
                 "quantize: the network has no convolution or linear layer; leave the step out"
             )
@@ -108,7 +108,7 @@ class Quantize:
 
     def _reasons(self, net: nn.Module) -> dict[str, str]:
         """Why layers stay in half precision, as far as the network tells; empty for the others."""
-        able = layers.candidates(net).items()
+        able = cost.compressible(net).items()
         found = {name: layers.refusal(layer) or layers.zero(layer) for name, layer in able}
         asked = layers.others(net, self.only) if self.only else {}
         if self.keep != "auto":

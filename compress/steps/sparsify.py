@@ -13,6 +13,7 @@ from compress.base.errors import QualityError, UsageError
 from compress.base.renamed import Renamed
 from compress.checkpoint import Model
 from compress.context import Kind, Use, Work
+from compress.graph import cost
 from compress.sparsity import eligibility, masks, pattern, permutation, reconstruction
 from compress.sparsity.eligibility import Rule
 from compress.steps.facts import (
@@ -115,7 +116,7 @@ class Sparsify:
             backend, _ = masks.choose(self.backend)
             return model, masks.compute(model.net, backend, self.rule)
         pattern.check_finite(model.net)
-        layers = eligibility.candidates(model.net)
+        layers = cost.compressible(model.net)
         taken = [name for name, m in layers.items() if not eligibility.refusal(m, self.rule)]
         drawn = samples(work.data.train, self.batches, work.seed, work.device)
         inputs = [low for low, _ in drawn]
@@ -154,7 +155,7 @@ class Sparsify:
                 "sparsify: the network has masks, and permute would move channels away from under "
                 "them; permute in the first sparsify, or leave it out here"
             )
-        if not eligibility.candidates(model.net):
+        if not cost.compressible(model.net):
             raise UsageError(
                 "sparsify: the network has no convolution or linear layer; leave the step out"
             )
@@ -165,7 +166,7 @@ class Sparsify:
         kept = f", {before} of them by masks from before" if before else ""
         log.info("%d of %d layers are 2:4%s", facts["done"], facts["convolutions"], kept)
         if not sparse.masks:
-            modules = eligibility.candidates(sparse.net).items()
+            modules = cost.compressible(sparse.net).items()
             reasons = [f"{name}: {eligibility.refusal(m, self.rule)}" for name, m in modules][
                 :SHOWN
             ]
@@ -177,7 +178,7 @@ class Sparsify:
         """The model, or where asked for the same with its channels in a better order."""
         if not self.permute:
             return model
-        layers = eligibility.candidates(model.net)
+        layers = cost.compressible(model.net)
         found = permutation.permute(
             model.net,
             [n for n, layer in layers.items() if not eligibility.refusal(layer, self.rule)],
@@ -203,7 +204,7 @@ def describe(
     """Every layer of `net` with its shape, whether it is 2:4, and why `rule` refuses it."""
     layers: list[SparseLayer] = []
     weights, covered, zeros = 0, 0, 0
-    modules = eligibility.candidates(net)
+    modules = cost.compressible(net)
     for name, module in modules.items():
         weight = module.weight
         assert isinstance(weight, Tensor)

@@ -37,6 +37,7 @@ from compress.bench.targets import artefacts
 from compress.checkpoint import Model, ModelOptions
 from compress.data import DataOptions, load
 from compress.engines.base import Shape
+from compress.graph import cost
 from compress.run import export as exporting
 from compress.sparsity import eligibility, masks, pattern
 
@@ -84,7 +85,7 @@ def prepare(args: argparse.Namespace) -> None:
     for name in NAMES:
         model = network(name != "dense", low)
         if name.endswith("24"):
-            layers = eligibility.candidates(model.net)
+            layers = cost.compressible(model.net)
             able = {n: m for n, m in layers.items() if not eligibility.refusal(m)}
             held = {n: pattern.mask_2to4(pattern.by_output(m)) for n, m in able.items()}
             masks.apply(model.net, held)

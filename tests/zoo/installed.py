@@ -179,7 +179,7 @@ def row(case: Case) -> str:
     before, after = cost.cost(net), cost.cost(small)
     real = 1 - after.macs / before.macs
     assert abs(real - plan.removed["macs"]) < 1e-12
-    layers = eligibility.candidates(small).values()
+    layers = cost.compressible(small).values()
     able = sum(not eligibility.refusal(layer) for layer in layers)
     held = [g for g in plan.groups if g.fixed and not g.fixed.startswith("feeds")]
     note = f"{len(held)} of {len(plan.groups)} groups stay: {held[0].fixed}" if held else ""

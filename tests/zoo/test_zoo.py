@@ -176,7 +176,7 @@ def masked_as_said(net: nn.Module) -> int:
     Returns:
         How many of them its output depends on, which is all but the one that is never called.
     """
-    layers = eligibility.candidates(net).items()
+    layers = cost.compressible(net).items()
     eligible = {name for name, layer in layers if not eligibility.refusal(layer)}
     if not eligible:
         return 0
