@@ -143,7 +143,7 @@ def _described(folder: Path, table: Mapping[str, Any]) -> tuple[ModelOptions, nn
 
     Args:
         folder: of the checkpoint, for the sentence.
-        table: the first value that `stored.read` gives.
+        table: the first value that `files.read` gives.
 
     Raises:
         UsageError: it cannot be built.

@@ -37,7 +37,7 @@ def unknown(tracer: Tracer, call: Call) -> None:
 
 
 def pointwise(tracer: Tracer, call: Call) -> None:
-    """Entries at the same place of all operands go together; see `_together`."""
+    """Entries at the same place of all operands go together; see `joins.together`."""
     labels = together(tracer, call.inputs, call.out)
     for out in call.outputs if labels is not None or not call.op._schema.is_mutable else ():
         tracer.shadows.put(out, None if labels is None else short(labels))

@@ -50,9 +50,9 @@ class Plan:
     removed: Mapping[Share, float]
     """Share removed of MACs, parameters and output channels."""
     difference: float
-    """Largest difference of pruned and masked network, as a share of the largest output, when both
-    ran in"""
+    """Largest difference of pruned and masked network, as a share of the largest output."""
     tried_in: torch.dtype
+    """Arithmetic in which both ran for that."""
     failing: Mapping[str, str] = field(default_factory=dict)
     """Groups that were to be cut and stay, by name: the network would have changed, and how."""
     times: latency.Prediction | None = None

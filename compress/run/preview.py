@@ -28,7 +28,7 @@ def check(recipe: Recipe) -> Plan:
     """The plan of a recipe as JSON-like values.
 
     Widths depend on the weights; without starting weights the network is a fresh one, and
-    `estimated` is true. With `of: macs` and a coarse alignment they are mostly fixed all the same.
+    `estimated` is true. With `target: macs` and a coarse `round_to` most are fixed all the same.
 
     Returns:
         dense and pruned: params, macs; removed: shares; sparse24: convolutions, eligible_backend,

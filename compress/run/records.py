@@ -78,7 +78,7 @@ class CostRecord(Size):
     """What a network costs."""
 
     conv_weights: int
-    """Weights of convolutions and linear layers."""
+    """Weights of convolutions and deconvolutions."""
     nonzero_weights: int
     """Those that are not zero."""
     bytes: int
@@ -153,9 +153,9 @@ class PlannedLayer(TypedDict):
     macs: int
     """Multiply-accumulates after, for one 512x512 slice; 0 for a layer out of use."""
     eligible: bool
-    """Whether ModelOpt and Apex ASP would take the layer."""
+    """Whether the layer can be 2:4, by the rule of the recipe's last sparsify."""
     reason: str
-    """Why not; empty where they would."""
+    """Why not; empty where it can."""
 
 
 class PlannedPrune(PruneFacts):
