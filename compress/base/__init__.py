@@ -20,5 +20,5 @@ timing.py      candidates timed in turns
 filekind.py    what a file is, by its first bytes
 reasons.py     why something failed, in one line
 words.py       lists in sentences
-around.py      slices around one in a volume
+around.py      slices out of a volume: around one, evenly spread
 """

@@ -1,4 +1,4 @@
-"""Which slices of a volume lie around one; edges and gaps are continued by repetition."""
+"""Slices out of a volume: those around one, evenly spread ones, and where some are missing."""
 
 import statistics
 from collections.abc import Sequence
@@ -28,6 +28,16 @@ def around(volume: Sequence[T], place: int, neighbours: int) -> tuple[T, ...]:
     last = len(volume) - 1
     places = range(place - neighbours, place + neighbours + 1)
     return tuple(volume[min(max(index, 0), last)] for index in places)
+
+
+def spread(items: Sequence[T], count: int) -> list[T]:
+    """Up to `count` items, each from the middle of one of as many equal parts, in order.
+
+    >>> spread("abcdefghi", 3), spread("ab", 3)
+    (['b', 'e', 'h'], ['a', 'b'])
+    """
+    count = min(count, len(items))
+    return [items[(2 * k + 1) * len(items) // (2 * count)] for k in range(count)]
 
 
 def volumes(heights: Sequence[float], step: float | None = None) -> list[list[int]]:

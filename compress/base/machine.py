@@ -22,8 +22,9 @@ from compress import __version__
 from compress.base import openmp
 from compress.base.reasons import compilers
 
-CONTAINER = "docker pull nvcr.io/nvidia/pytorch:25.05-py3"
+IMAGE = "nvcr.io/nvidia/pytorch:25.05-py3"
 """The newest container known to hold apex.amp; `pip install apex` gets an unrelated package."""
+CONTAINER = f"docker pull {IMAGE}"
 GPU, COMPILER = "GPU", "C++ compiler"
 """Names of two parts that are no packages."""
 TIMEOUT = 120

@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from compress.base.around import around
+from compress.base.around import spread as evenly
 from compress.base.errors import UsageError
 from compress.base.files import cache_folder as folder
 from compress.base.words import listed
@@ -99,12 +100,11 @@ def spread(slices: Sequence[Slice], count: int | None, option: str) -> list[Slic
     Raises:
         UsageError: there are not so many; the sentence names the `option`.
     """
-    total = len(slices)
     if count is None:
         return list(slices)
-    if count > total:
-        raise UsageError(f"{option}: the demo set has {total} slices for this, got {count}")
-    return [slices[(2 * k + 1) * total // (2 * count)] for k in range(count)]
+    if count > len(slices):
+        raise UsageError(f"{option}: the demo set has {len(slices)} slices for this, got {count}")
+    return evenly(slices, count)
 
 
 def _slices(pixels: Mapping[Volume, Image]) -> Iterator[Slice]:

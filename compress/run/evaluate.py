@@ -20,6 +20,7 @@ from compress.data.partners import unlike
 from compress.imaging import inference
 from compress.quality.metrics import METRICS, WINDOWS
 from compress.quality.records import PhysicsFacts
+from compress.quality.ssim import SSIM_SIDE
 from compress.reporting import physics as words
 from compress.run.records import ByWindow, Evaluated
 from compress.steps.evaluate import Evaluate
@@ -155,9 +156,10 @@ def _physics(found: PhysicsFacts) -> "Table":
 
 def _check(pairs: Pairs) -> None:
     for name, image in zip(pairs.names, pairs.full, strict=True):
-        if min(image.shape) < 11:
+        if min(image.shape) < SSIM_SIDE:
             height, width = image.shape
-            raise UsageError(f"slice {name} has {height} x {width} pixels; SSIM needs 11 x 11")
+            need = f"SSIM needs {SSIM_SIDE} x {SSIM_SIDE}"
+            raise UsageError(f"slice {name} has {height} x {width} pixels; {need}")
 
 
 def _long(row: Mapping[str, Any], chosen: Sequence[str]) -> Iterator[dict[str, object]]:

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from compress.base.errors import CompressError, UsageError
+from compress.base.machine import IMAGE
 from compress.graph import cost
 from compress.sparsity import eligibility
 from compress.sparsity import pattern as sparsity
@@ -41,7 +42,7 @@ def choose(asked: Literal["auto", "modelopt", "asp"]) -> tuple[Backend, str]:
     missing = _asp_missing()
     if asked == "asp":
         if missing:
-            hint = "the container nvcr.io/nvidia/pytorch:25.05-py3 has it"
+            hint = f"the container {IMAGE} has it"
             raise UsageError(f"backend asp cannot be used: {missing}; {hint}, or take modelopt")
         return "asp", "asked for"
     if asked == "modelopt":

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from compress import checkpoint
+from compress.base.around import spread
 from compress.base.errors import QualityError, Stopped, UsageError
 from compress.base.files import write_atomic
 from compress.base.hu import to_hu, to_network
@@ -196,10 +197,9 @@ def _equal(a: nn.Module, b: nn.Module) -> bool:
 
 
 def _spread(slices: Pairs, count: int) -> list[int]:
-    """Indices of up to `count` slices of the first one's shape, from the middle of equal parts."""
+    """Indices of up to `count` slices of the first one's shape, evenly spread."""
     same = [i for i, image in enumerate(slices.full) if image.shape == slices.full[0].shape]
-    count = min(count, len(same))
-    return [same[(2 * k + 1) * len(same) // (2 * count)] for k in range(count)]
+    return spread(same, count)
 
 
 def _chunks(images: Sequence[np.ndarray], size: int) -> Iterator[list[int]]:

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from compress.base.around import spread
 from compress.base.errors import QualityError, Stopped, UsageError
 from compress.base.files import write_atomic
 from compress.base.hu import to_hu, to_network
@@ -123,15 +124,12 @@ def measure(networks: Mapping[str, Net | None], work: Work, settings: Settings) 
 
 
 def _chosen(work: Work, count: int) -> list[Slice]:
-    """Slices from the middle of equal parts of those held out."""
+    """Slices evenly spread over those held out."""
     test = work.data.test
     if test.channels > 1:
         alone = f"a network that sees a slice alone; this one sees {test.channels}"
         raise UsageError(f"evaluate: physics measures {alone}")
-    total = len(test.full)
-    count = min(count, total)
-    picked = [(2 * k + 1) * total // (2 * count) for k in range(count)]
-    return [_as_slice(work, index) for index in picked]
+    return [_as_slice(work, index) for index in spread(range(len(test.full)), count)]
 
 
 def _as_slice(work: Work, index: int) -> Slice:

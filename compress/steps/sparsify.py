@@ -100,7 +100,7 @@ class Sparsify:
             "backend": used.name,
             "why": used.why,
             **describe(sparse.net, held, self.rule),
-            "kept_magnitude": self._kept(before, held),
+            "kept_magnitude": _kept(before, held),
             "masks_from_before": sorted(held.keys() - found.keys()),
         }
         work.facts.update(facts)
@@ -134,15 +134,6 @@ class Sparsify:
             100 * made.loss_magnitude,
         )
         return replace(model, net=made.net.cpu()), made.masks
-
-    def _kept(self, before: nn.Module, held: Mapping[str, Tensor]) -> float:
-        """Share of the magnitude of the masked layers that their masks keep."""
-        if self.update == "none":
-            return permutation.kept(before, held)
-        weights = {name: before.get_parameter(f"{name}.weight").detach().abs() for name in held}
-        whole = sum(float(weight.sum()) for weight in weights.values())
-        rest = sum(float((weight * held[name]).sum()) for name, weight in weights.items())
-        return rest / whole if whole else 1.0
 
     def _refuse(self, model: Model) -> None:
         """Refuse networks that cannot get masks, or that have such as this step would break."""
@@ -236,6 +227,14 @@ def _reason(module: nn.Module, done: bool, rule: eligibility.Rule) -> str:
 
 def _accepted(modules: Mapping[str, nn.Module], rule: eligibility.Rule) -> int:
     return sum(not eligibility.refusal(module, rule) for module in modules.values())
+
+
+def _kept(net: nn.Module, held: Mapping[str, Tensor]) -> float:
+    """Share of the magnitude of the masked layers, the sum of |w|, that their masks keep."""
+    weights = {n: net.get_parameter(f"{n}.weight").detach().abs().double() for n in held}
+    whole = sum(float(weight.sum()) for weight in weights.values())
+    rest = sum(float(weight[held[n].to(weight.device)].sum()) for n, weight in weights.items())
+    return rest / whole if whole else 1.0
 
 
 def _masked(model: Model, found: Mapping[str, Tensor]) -> nn.Module:

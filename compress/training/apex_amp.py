@@ -6,9 +6,6 @@ from typing import Any
 
 from torch import Tensor, nn
 
-HAS_APEX = "nvcr.io/nvidia/pytorch:25.05-py3"
-"""The newest container known to hold apex.amp."""
-
 
 class Apex:
     """Apex's mixed precision, level O1 or O2.

@@ -22,7 +22,8 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from compress.base.errors import UsageError
-from compress.training.apex_amp import HAS_APEX, Apex, why_missing
+from compress.base.machine import IMAGE
+from compress.training.apex_amp import Apex, why_missing
 
 Name = Literal["auto", "fp32", "tf32", "fp16", "bf16", "apex-O1", "apex-O2"]
 Scope = Literal["all", "sparse_layers"]
@@ -121,7 +122,7 @@ def choose(name: Name, device: torch.device, scope: Scope = "all") -> Precision:
         return Precision(chosen, device, f"auto: {why}", scope)
     if name.startswith("apex") and (missing := why_missing()):
         raise UsageError(
-            f"precision {name} cannot be used: {missing}; the container {HAS_APEX} has it, "
+            f"precision {name} cannot be used: {missing}; the container {IMAGE} has it, "
             "or take fp16"
         )
     if device.type == "cpu" and name not in ("fp32", "bf16"):
