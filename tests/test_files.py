@@ -43,6 +43,20 @@ def test_killed_while_writing(tmp_path: Path) -> None:
         assert len(set(content)) == 1
 
 
+@pytest.mark.parametrize("mask", [0o022, 0o077])
+def test_files_are_as_private_as_the_user_has_it(
+    mask: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    former, own = os.umask(mask), os.umask
+    try:
+        # Asking for it changes it for a moment, in which other threads' files would be open to all.
+        monkeypatch.setattr(os, "umask", lambda _mask: pytest.fail("the mask was changed"))
+        files.write_atomic(tmp_path / "file", b"content")
+    finally:
+        own(former)
+    assert (tmp_path / "file").stat().st_mode & 0o777 == 0o666 & ~mask
+
+
 def test_a_failed_write_leaves_the_old_file_and_no_litter(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import os
-import tempfile
+import secrets
 from collections.abc import Container
 from pathlib import Path
 from typing import Any
@@ -35,15 +35,13 @@ def write_atomic(path: Path, data: bytes, *, lasting: bool = True) -> None:
     Raises:
         OSError: the folder is missing or not writable, or the disk is full; `path` is untouched.
     """
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=PARTIAL)
-    temporary = Path(name)
+    # Not by tempfile, whose files are private: a run folder is shared like any other output.
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}{PARTIAL}")
     try:
-        with os.fdopen(handle, "wb") as file:
+        with temporary.open("xb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        # mkstemp makes files private; a run folder is shared like any other output.
-        temporary.chmod(0o666 & ~_umask())
         temporary.replace(path)
     except BaseException:
         temporary.unlink(missing_ok=True)
@@ -61,7 +59,7 @@ def remove_partial(folder: Path, names: Container[str] | None = None) -> None:
             is writing must not be among them.
     """
     for path in folder.glob(f".*{PARTIAL}"):
-        name = path.name[1:].rsplit(".", 2)[0]  # the middle is mkstemp's
+        name = path.name[1:].rsplit(".", 2)[0]  # the middle is random
         if names is None or name in names:
             path.unlink(missing_ok=True)
 
@@ -86,12 +84,6 @@ def digest(value: object) -> str:
     """The SHA-256 of a JSON-like value: equal values give equal digests on every machine."""
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
 
 
 def sync_folder(folder: Path) -> None:
