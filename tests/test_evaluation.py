@@ -112,6 +112,17 @@ def test_slices_that_are_too_small(model, tmp_path):
         evaluate.run(model, tmp_path, tmp_path / "out", (), "cpu")
 
 
+def test_a_folder_that_cannot_be_made_is_found_before_anything_is_measured(
+    model, data, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(
+        evaluate.Evaluate, "measure", lambda *_: pytest.fail("it was measured for nothing")
+    )
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(NotADirectoryError):
+        evaluate.run(model, data, tmp_path / "file" / "out", (), "cpu")
+
+
 def test_the_command(model, data, tmp_path):
     words = ("evaluate", str(model), "--data", str(data), "--device", "cpu")
     result = CliRunner().invoke(main.main, (*words, "-o", str(tmp_path / "out")))

@@ -97,6 +97,7 @@ def run(
     )
     if physics is not None:
         check(work, physics)
+    out.mkdir(parents=True, exist_ok=True)  # now: hours of physics may come before it is needed
     Evaluate(batch=net.batch, pictures=0).measure(Model(net=net.net, origin=ModelOptions()), work)
     facts = cast("EvaluateFacts", work.facts)
     rows = [row for found in facts["rows"] for row in _long(found, chosen)]
@@ -111,7 +112,6 @@ def run(
         "by_patient": {who: _renamed(own, chosen) for who, own in facts["by_patient"].items()},
         "rows": rows,
     }
-    out.mkdir(parents=True, exist_ok=True)
     if physics is not None:
         content["physics"] = measure({"input": None, "model": net.net}, work, physics)
         write_atomic(out / "physics.md", (words.markdown(content["physics"]) + "\n").encode())
