@@ -16,9 +16,8 @@ from compress.checkpoint import Model
 from compress.context import Work
 from compress.data import loaders
 from compress.data.crops import draws, sides
-from compress.training import distill, state
+from compress.training import distill, epoch_log, state
 from compress.training import precision as formats
-from compress.training.epoch_log import EpochLog
 from compress.training.facts import History, TrainingFacts
 from compress.training.options import TrainOptions
 from compress.training.precision import Precision
@@ -47,7 +46,6 @@ class Session:
         self.loader = loaders.build(self.loader_choice, pairs, shape, work.device)
         target = distill.target(options.distill, work)
         self.update = Update(options, model, self.loader, self.precision, work.world, target)
-        self.log = EpochLog(work.stage / "log.csv")
         self.step = 0
         self.seconds = 0.0
         self.history: History = {"loss": [], "lr": []}
@@ -180,7 +178,8 @@ class Session:
         self.history["loss"].append(mean)
         self.history["lr"].append(self.options.rate(self.step - 1))
         if self.world.first:
-            self.log.write(self.history, self.options.steps_per_epoch)
+            log_file = self.work.stage / "log.csv"
+            epoch_log.write(log_file, self.history, self.options.steps_per_epoch)
 
     def _save(self) -> None:
         self.world.average([self.update.total])  # what each has seen of a broken epoch
