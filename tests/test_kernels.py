@@ -157,7 +157,7 @@ def test_rings_and_the_middle_add_up_to_what_a_layer_makes() -> None:
 
 def test_scores_without_rings_are_not_enough() -> None:
     net = randomise(DDnet(trunk=8, bottleneck=12, decoder=8), 0)
-    scores = variance.importance(net)
+    scores = variance.worth(net).channels
     options = PruneOptions(amount=0.4, criterion="variance", kernels="weigh", round_to=4)
     with pytest.raises(UsageError, match="needs what rings are worth"):
         pruning.plan(net, options, importance=scores)

@@ -20,9 +20,9 @@ def test_worth_of_one_layer_is_the_sum_of_squared_weight_times_gradient() -> Non
         net.bias.fill_(3.0)  # type: ignore[union-attr]
     low, full = torch.ones(1, 1, 4, 4).double(), torch.zeros(1, 1, 4, 4).double()
     # y = 5, loss = 25, d/dw = d/db = 2 * 5; (10 * 2)^2 + (10 * 3)^2
-    found = taylor.importance(nn.Sequential(net), [(low, full)], CPU)
+    found = taylor.worth(nn.Sequential(net), [(low, full)], CPU).channels
     assert found["0"].tolist() == [1300.0]
-    twice = taylor.importance(nn.Sequential(net), [(low, full), (0 * low, full)], CPU)
+    twice = taylor.worth(nn.Sequential(net), [(low, full), (0 * low, full)], CPU).channels
     assert twice["0"].tolist() == [(1300.0 + (2 * 3 * 3) ** 2) / 2]
 
 
@@ -30,7 +30,7 @@ def test_every_producer_has_a_score_and_the_network_is_left_alone() -> None:
     torch.manual_seed(0)
     net = UNet(Shape((6, 8, 4), concat=True, add=True, strided=True, norm=True))
     state = {name: tensor.clone() for name, tensor in net.state_dict().items()}
-    found = taylor.importance(net, samples(data().train, 2, 0, CPU), CPU)
+    found = taylor.worth(net, samples(data().train, 2, 0, CPU), CPU).channels
     assert {n: len(s) for n, s in found.items()} == {
         "head": 6, "same": 6, "down": 8, "up": 4, "last": 1,
     }  # fmt: skip
@@ -45,7 +45,7 @@ def test_a_channel_that_nobody_reads_goes_first() -> None:
     with torch.no_grad():
         net.middle.weight[:, 5] = 0  # the largest norms of `first` do not help channel 5
         net.first.weight[5] = 10.0
-    found = taylor.importance(net, samples(data().train, 2, 0, CPU), CPU)
+    found = taylor.worth(net, samples(data().train, 2, 0, CPU), CPU).channels
     assert found["first"].argmin() == 5
 
 

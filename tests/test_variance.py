@@ -135,7 +135,7 @@ def kept(net: nn.Module, **options: object) -> dict[str, tuple[int, ...]]:
     asked = PruneOptions(amount=0.5, round_to=2, **options)  # type: ignore[arg-type]
     scores = None
     if asked.criterion == "variance":
-        scores = variance.importance(net, slices)
+        scores = variance.worth(net, slices).channels
     return dict(pruning.plan(net, asked, importance=scores).selection.kept)
 
 
@@ -153,7 +153,7 @@ def test_a_rescaling_that_leaves_the_function_alone_leaves_the_plan_alone(
     with torch.no_grad():
         one, two = net(x), other(x)
     assert (one - two).abs().max() < 1e-9 * one.abs().max()
-    worth, again = (variance.importance(n, slices) for n in (net, other))
+    worth, again = (variance.worth(n, slices).channels for n in (net, other))
     for name, scores in worth.items():
         assert torch.allclose(scores, again[name], rtol=1e-6, atol=1e-12)
     assert kept(net, criterion="variance") == kept(other, criterion="variance")
@@ -173,7 +173,7 @@ def test_a_rescaled_ddnet_gets_the_same_plan_and_by_norms_another() -> None:
 @given(seed=st.integers(0, 2**31))
 def test_worth_is_handed_on_whole_from_layer_to_layer(seed: int) -> None:
     net = randomise(Plain(12), seed)
-    worth = variance.importance(net, slices)
+    worth = variance.worth(net, slices).channels
     assert {name: float(scores.sum()) for name, scores in worth.items()} == pytest.approx(
         {"first": 1.0, "middle": 1.0, "last": 1.0}
     )
@@ -182,7 +182,7 @@ def test_worth_is_handed_on_whole_from_layer_to_layer(seed: int) -> None:
 def test_layers_whose_outputs_are_added_divide_the_worth() -> None:
     """y = first + middle(first): what `first` is worth comes by both ways, and is 1 in all."""
     net = randomise(Normed(nn.Identity()), 0)
-    worth = variance.importance(net, slices)
+    worth = variance.worth(net, slices).channels
     total = float(worth["middle"].sum())
     assert total == float(worth["first"].sum())  # one group
     assert 1 < total < 2  # all of it by `last`, a part again by `middle`
@@ -194,14 +194,14 @@ def test_worth_of_two_layers_by_hand() -> None:
         net[1].weight.copy_(torch.tensor([2.0, 1.0]))
         net[2].weight.copy_(torch.tensor([3.0, -8.0]).reshape(1, 2, 1, 1))
     # The reader's inputs vary by 2^2 and 1^2: 4 * 3^2 = 36 and 1 * 8^2 = 64 of 100.
-    assert variance.importance(net)["0"].tolist() == pytest.approx([0.36, 0.64])
+    assert variance.worth(net).channels["0"].tolist() == pytest.approx([0.36, 0.64])
 
 
 @pytest.mark.parametrize("block", ["gate", "halves", "channel shuffle", "every second", "added"])
 def test_every_channel_has_the_worth_of_its_member(block: str) -> None:
     """Where a member has several channels, or a layer makes several groups, order is not place."""
     net = distinct(Chain([block], 16), 1)
-    found, worth = groups(net), variance.importance(net, slices)
+    found, worth = groups(net), variance.worth(net, slices).channels
     for group in found:
         members = torch.zeros(group.width, dtype=torch.float64)
         for part in group.producers:
@@ -215,7 +215,7 @@ def test_every_channel_has_the_worth_of_its_member(block: str) -> None:
 def test_a_reader_of_nothing_shares_evenly() -> None:
     net = randomise(Plain(4), 0)
     nn.init.zeros_(net.last.weight)
-    assert variance.importance(net, slices)["middle"].tolist() == [0.25] * 4
+    assert variance.worth(net, slices).channels["middle"].tolist() == [0.25] * 4
 
 
 @pytest.mark.parametrize("inplace", [False, True])
@@ -225,7 +225,7 @@ def test_an_activation_in_place_is_no_batchnorm(inplace: bool) -> None:
     )
     net = randomise(layers, 0)
     assert variance.from_batchnorm(net, (16, 16)) == {}  # what is read is ReLU's output
-    worth = variance.importance(net, slices)["0"]
+    worth = variance.worth(net, slices).channels["0"]
     read = torch.cat([net[2](net[1](net[0](x))) for x in slices()]).var((0, 2, 3), correction=0)
     expected = read.detach() * net[3].weight.detach()[0, :, 0, 0].square()
     assert worth.tolist() == pytest.approx((expected / expected.sum()).tolist(), rel=1e-2)
@@ -236,16 +236,16 @@ def test_a_network_of_neighbouring_slices_has_worths() -> None:
         nn.BatchNorm2d(3), nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.Conv2d(4, 1, 1)
     )
     net = Neighbouring(randomise(layers, 0), 1)
-    assert float(variance.importance(net)["net.1"].sum()) == pytest.approx(1.0)
+    assert float(variance.worth(net).channels["net.1"].sum()) == pytest.approx(1.0)
 
 
 def test_slices_are_asked_for_only_where_no_batchnorm_scales_the_inputs() -> None:
     def fail() -> list[Tensor]:
         raise AssertionError("no slices are needed")
 
-    variance.importance(without_eps(randomise(small_ddnet(), 0)), fail)
+    variance.worth(without_eps(randomise(small_ddnet(), 0)), fail)
     with pytest.raises(AssertionError):
-        variance.importance(randomise(Plain(4), 0), fail)
+        variance.worth(randomise(Plain(4), 0), fail)
     with pytest.raises(UsageError, match="variance needs slices where no BatchNorm scales what"):
         pruning.plan(Plain(8), PruneOptions(amount=0.3, criterion="variance", round_to=1))
 

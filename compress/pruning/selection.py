@@ -73,8 +73,8 @@ def scores(weight: Tensor, bias: Tensor | None, criterion: Criterion, seed: int 
         bias: (out,), or (n * out,) where n outputs each go together, or None.
         criterion: gaussian and magnitude: L2 norm of weights and bias; l1 and l2: norm of the
             weights alone (l1: Li et al., ICLR 2017; the study's structured mode); random: uniform
-            draws. taylor needs data, see `taylor.importance`, and variance the whole network, see
-            `variance.importance`.
+            draws. taylor needs data, see `taylor.worth`, and variance the whole network, see
+            `variance.worth`.
         seed: for random.
 
     Returns:

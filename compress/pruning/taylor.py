@@ -18,30 +18,24 @@ from compress.graph.kernels import Rings, ring_sums
 from compress.pruning.worth import Worth
 
 
-def importance(
-    net: nn.Module, samples: Iterable[tuple[Tensor, Tensor]], device: torch.device
-) -> dict[str, Tensor]:
-    """The worth of every output channel by module name; `net` is not changed.
-
-    Args:
-        net: an (N, 1, H, W) network; BatchNorm uses its running statistics.
-        samples: low and full dose, each (N, 1, H, W) in network range, on `device`.
-        device: where to compute.
-
-    Returns:
-        (out,) float64 on the CPU, at least 0, for every convolution and linear layer; 0 where the
-        loss does not depend on the layer, as behind a last layer that is still all zeros.
-    """
-    return worth(net, samples, device).channels
-
-
 def worth(
     net: nn.Module,
     samples: Iterable[tuple[Tensor, Tensor]],
     device: torch.device,
     rings: Rings | None = None,
 ) -> Worth:
-    """As `importance`, with the worth of the rings that kernels can lose, by module name."""
+    """The worth of every output channel, and of rings, by module name; `net` is not changed.
+
+    Args:
+        net: an (N, 1, H, W) network; BatchNorm uses its running statistics.
+        samples: low and full dose, each (N, 1, H, W) in network range, on `device`.
+        device: where to compute.
+        rings: that kernels can lose, by module name.
+
+    Returns:
+        Channels for every convolution and linear layer; 0 where the loss does not depend on the
+        layer, as behind a last layer that is still all zeros.
+    """
     net = copy.deepcopy(net).to(device).eval().requires_grad_(True)
     layers = {n: m for n, m in net.named_modules() if isinstance(m, LAYERS)}
     channels: dict[str, Tensor] = {}

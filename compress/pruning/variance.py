@@ -35,30 +35,24 @@ Samples = Callable[[], Iterable[Tensor]]
 """Gives slices, (N, 1, H, W) in network range."""
 
 
-def importance(
-    net: nn.Module, samples: Samples | None = None, device: torch.device | None = None
-) -> dict[str, Tensor]:
-    """The worth of every output channel of a group by module name; `net` is not changed.
-
-    Args:
-        net: an (N, 1, H, W) network.
-        samples: called where a layer reads something else than the output of a BatchNorm layer,
-            whose scale is the deviation; None: such a layer's inputs count as varying by 1 each.
-        device: where samples go through the network; None: the CPU.
-
-    Returns:
-        (out,) float64 at least 0, the group's worth, for every layer that makes channels.
-    """
-    return worth(net, samples, device).channels
-
-
 def worth(
     net: nn.Module,
     samples: Samples | None = None,
     device: torch.device | None = None,
     rings: Rings | None = None,
 ) -> Worth:
-    """As `importance`, with the worth of the rings that kernels can lose, by module name."""
+    """The worth of every output channel of a group, and of rings; `net` is not changed.
+
+    Args:
+        net: an (N, 1, H, W) network.
+        samples: called where a layer reads something else than the output of a BatchNorm layer,
+            whose scale is the deviation; None: such a layer's inputs count as varying by 1 each.
+        device: where samples go through the network; None: the CPU.
+        rings: that kernels can lose, by module name.
+
+    Returns:
+        Of channels the group's worth, for every layer that makes channels.
+    """
     size = slice_size(net)
     found, known = groups(net, size), from_batchnorm(net, size)
     missing = unscaled(found, known)
