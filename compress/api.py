@@ -34,7 +34,6 @@ from compress.data.pairs import from_arrays
 from compress.engines import sidecar
 from compress.engines.formats import FormatName
 from compress.graph.cost import Cost, cost
-from compress.graph.padding import AnySize
 from compress.graph.slices import Neighbouring, neighbours
 from compress.imaging.arrays import enhance
 from compress.quantization.quantisers import unmeasured
@@ -92,9 +91,7 @@ sidecar
     """
     if (path := Path(path)).is_dir():
         return checkpoint.load(path).net
-    facts, runner = sidecar.load(sidecar.of(path))
-    fixed = None if facts["dynamic_batch"] else int(facts["batch"])
-    return AnySize(runner, int(facts["size"]), fixed, beside=facts.get("neighbours", 0))
+    return sidecar.any_size(*sidecar.load(sidecar.of(path)))
 
 
 def prune(net: nn.Module, amount: float = 0.6, **options: Any) -> nn.Module:

@@ -23,6 +23,7 @@ from compress.engines.base import Runner, Shape
 from compress.engines.formats import FormatName, formats
 from compress.engines.precision import Precision
 from compress.engines.records import Built, Place, Sidecar
+from compress.graph.padding import AnySize
 
 SCHEMA = 1
 WORDS = {
@@ -157,6 +158,12 @@ def load(path: Path) -> tuple[Sidecar, Runner]:
     _check_model(engine, facts)
     _check_place(engine, facts, place(device))
     return facts, formats()[facts["format"]].load(engine, device)
+
+
+def any_size(facts: Sidecar, runner: Runner) -> AnySize:
+    """An engine as `load` gives it, as a network of any batch and any side up to its own."""
+    fixed = None if facts["dynamic_batch"] else int(facts["batch"])
+    return AnySize(runner, int(facts["size"]), fixed, beside=facts.get("neighbours", 0))
 
 
 def rebuild(facts: Sidecar, engine: Path) -> str:

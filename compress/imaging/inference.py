@@ -186,6 +186,5 @@ def _engine(path: Path, device: str | None, batch: int | None) -> Network:
     if batch is not None and (batch > own if dynamic else batch != own):
         allowed = f"up to {own}" if dynamic else str(own)
         raise UsageError(f"--batch {batch}: the engine was built for a batch of {allowed}")
-    beside = facts.get("neighbours", 0)
-    net = AnySize(runner, int(facts["size"]), None if dynamic else own, beside=beside)
+    net = sidecar.any_size(facts, runner)
     return Network(net, target, batch or own, facts["sha256"], facts["precision"])
