@@ -31,7 +31,7 @@ from compress.base.locks import claimed, taken
 from compress.cluster import engines, node, spread
 from compress.cluster.submitit import visible_gpus
 from compress.cluster.task import Cluster, Outcome, Task
-from compress.sweep.run import Sweep
+from compress.sweep.options import Sweep
 
 EPOCHS = 60
 DONE, LOST = Outcome(status=0, note="here"), Outcome(status=None, note="its machine is gone")

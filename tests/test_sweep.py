@@ -20,7 +20,8 @@ from compress.base.errors import CompressError, UsageError
 from compress.run import pipeline
 from compress.sweep import rows, tables, work
 from compress.sweep.latency import latency
-from compress.sweep.run import Sweep, run
+from compress.sweep.options import Sweep
+from compress.sweep.run import run
 
 TESTS = Path(__file__).parent
 RECIPE = """schema: 1

@@ -10,7 +10,7 @@ from compress.base.errors import UsageError
 from compress.cli.main import main
 from compress.sweep import rows
 from compress.sweep.grid import COMPRESSING, baselines, less, points
-from compress.sweep.run import Sweep
+from compress.sweep.options import Sweep
 
 RECIPE = """schema: 1
 name: tiny

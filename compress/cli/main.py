@@ -229,7 +229,8 @@ def sweep(
     """
     from compress.base.progress import start_log
     from compress.sweep.grid import COMPRESSING
-    from compress.sweep.run import Sweep, run
+    from compress.sweep.options import Sweep
+    from compress.sweep.run import run
 
     start_log()
     left = COMPRESSING if without is None else tuple(w.strip() for w in without.split(","))

@@ -1,5 +1,6 @@
 """`compress sweep`: one recipe at every point of a grid, each stage that points share done once.
 
+options.py  what a sweep is asked for
 grid.py     --vary -> points: a name and a recipe each
 run.py      the whole sweep, in one or several processes
 work.py     points -> run folders; shared stages, resuming, several processes

@@ -10,7 +10,6 @@ import os
 import shutil
 import time
 from collections import Counter
-from collections.abc import Sequence
 from pathlib import Path
 from threading import Event
 
@@ -27,6 +26,7 @@ from compress.run.keys import keys
 from compress.run.resume import FACTS
 from compress.sweep import rows
 from compress.sweep.grid import Point, less
+from compress.sweep.options import Sweep
 
 log = logging.getLogger(__name__)
 
@@ -37,34 +37,12 @@ class Worker:
     """One process of a sweep.
 
     Args:
-        out: folder of the sweep.
-        points: what to run; those that another process works on are left to it.
-        data: folder of pairs instead of the recipe's data source.
-        device: see `pipeline.run`.
-        fallback: see `pipeline.run`.
-        command: what was typed, for the rows.
-        without: steps that the networks to compare with do without, for the rows.
-        jobs: processes that share the device, for the rows.
-        only: the one point to run; it is waited for while another process works on it. The others
-            say which of its stages are shared.
+        sweep: what is run; points that another process works on are left to it. Of one `point`
+            alone the others say which of its stages are shared.
     """
 
-    def __init__(
-        self,
-        out: Path,
-        points: Sequence[Point],
-        *,
-        data: Path | None,
-        device: str | None,
-        fallback: bool,
-        command: str,
-        without: Sequence[str],
-        jobs: int,
-        only: str | None = None,
-    ) -> None:
-        self._out, self._points, self._folder = out, points, data
-        self._device, self._fallback, self._command = device, fallback, command
-        self._without, self._jobs, self._only = tuple(without), jobs, only
+    def __init__(self, sweep: Sweep) -> None:
+        self._sweep, self._points = sweep, sweep.grid()
         self._loaded: tuple[object, Data] | None = None
 
     def run(self) -> int:
@@ -74,18 +52,18 @@ class Worker:
             Stopped: a signal came; run again to go on.
             UsageError: folder, data or device are not usable.
         """
-        devices.choose(self._device)  # a wrong one is no matter of a single point
-        prepare(self._out)
+        devices.choose(self._sweep.device)  # a wrong one is no matter of a single point
+        prepare(self._sweep.out)
         busy = 0
         with interruptible() as stop:
             chains = [keys(p.recipe, self._data(p.recipe)) for p in self._points]
             shared = Counter(key for chain in chains for key in chain)
             for number, (point, chain) in enumerate(zip(self._points, chains, strict=True), 1):
-                if self._only in (None, point.name):
+                if self._sweep.point in (None, point.name):
                     ahead = [key for key in chain[:-1] if shared[key] > 1 or self._has(key)]
                     about = f"point {number} of {len(self._points)}: {point.name}"
                     while not self._claimed(point, chain, len(ahead), about, stop):
-                        if self._only is None:
+                        if self._sweep.point is None:
                             busy += 1
                             break
                         time.sleep(0.5)
@@ -96,7 +74,7 @@ class Worker:
     ) -> bool:
         """Run a point unless it is finished; False where another process is at it."""
         _leave_if_asked(stop)
-        folder = self._out / "points" / point.name
+        folder = self._sweep.out / "points" / point.name
         folder.mkdir(parents=True, exist_ok=True)
         with claimed(folder / ".claim") as mine:
             if mine and not _finished(folder, chain[-1]):
@@ -108,16 +86,16 @@ class Worker:
         """The recipe's data, from memory where the point before had the same."""
         about = (recipe.data, recipe.seed)
         if self._loaded is None or self._loaded[0] != about:
-            found = pipeline.slices(recipe, self._folder, fallback=self._fallback)
+            found = pipeline.slices(recipe, self._sweep.data, fallback=self._sweep.fallback)
             self._loaded = (about, found)
         return self._loaded[1]
 
     def _has(self, key: str) -> bool:
-        return (self._out / "shared" / key[:16]).exists()
+        return (self._sweep.out / "shared" / key[:16]).exists()
 
     def _one(self, point: Point, chain: list[str], shared: int, stop: Event) -> None:
         """Run a point and write its row; what cannot be done is a row with its reason."""
-        folder = self._out / "points" / point.name
+        folder = self._sweep.out / "points" / point.name
         started = time.monotonic()
         try:
             self._share(point, chain[:shared], stop)
@@ -128,7 +106,7 @@ class Worker:
         except CompressError as error:
             log.warning("%s: %s", point.name, error)
             found = {"status": "failed", "reason": str(error)}
-        other = less(point.recipe, self._without)
+        other = less(point.recipe, self._sweep.without)
         write_json(
             folder / ROW,
             {
@@ -140,11 +118,11 @@ class Worker:
                 **found,
                 "seconds": round(time.monotonic() - started, 3),
                 "recipe": point.recipe.name,
-                "command": self._command,
+                "command": self._sweep.command(),
                 "key": chain[-1],
                 "baseline_key": keys(other, self._data(other))[-1],
-                "without": list(self._without),
-                "jobs": self._jobs,
+                "without": list(self._sweep.without),
+                "jobs": self._sweep.jobs,
             },
         )
 
@@ -152,7 +130,7 @@ class Worker:
         """Do the stages that other points begin with too, once, and link them into this run."""
         before: Path | None = None
         for index, key in enumerate(chain):
-            folder = self._out / "shared" / key[:16]
+            folder = self._sweep.out / "shared" / key[:16]
             folder.mkdir(parents=True, exist_ok=True)
             while True:
                 _leave_if_asked(stop)
@@ -163,7 +141,7 @@ class Worker:
                         break
                 time.sleep(0.5)  # another process is at it
             before = folder
-        self._link(before, self._out / "points" / point.name, point.recipe, chain)
+        self._link(before, self._sweep.out / "points" / point.name, point.recipe, chain)
 
     def _pipeline(self, recipe: Recipe, folder: Path, last: int | None) -> None:
         until = None if last is None else f"{last:02d}-{recipe.steps[last][0]}"
@@ -171,8 +149,8 @@ class Worker:
             recipe,
             out=folder,
             until=until,
-            device=self._device,
-            fallback=self._fallback,
+            device=self._sweep.device,
+            fallback=self._sweep.fallback,
             loaded=self._data(recipe),
         )
 
