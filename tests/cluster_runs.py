@@ -39,7 +39,7 @@ def begun(words: list[str], **more: str) -> "subprocess.Popen[str]":
     )
 
 
-def wait_for(condition, process: "subprocess.Popen[str]", seconds: float = 200.0) -> None:
+def wait_for(condition, process: "subprocess.Popen[str]", seconds: float = 300.0) -> None:
     """Until something is so, while a process runs."""
     end = time.monotonic() + seconds
     while not condition():
