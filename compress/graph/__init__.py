@@ -12,6 +12,7 @@ resize.py        a network rebuilt with other numbers of channels, and with smal
 plain.py         whether a layer computes what PyTorch's class does, with the weight it stores
 kernels.py       kernels that can lose their outer ring
 rewrite.py       stride-1 transposed convolutions as convolutions, exactly
+uses.py          layers whose weight the network's code uses by itself
 flow.py          how values flow from module to module
 joins.py         how the channels of several operands combine
 layer_rules.py   channels of convolutions and matrix products

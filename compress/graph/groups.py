@@ -93,6 +93,8 @@ def remove(
 ) -> nn.Module:
     """A copy of `net` on the CPU, in eval mode, without the given channels and rings of kernels.
 
+    Parameters that are not trained, such as a fixed filter, are not trained in the copy either.
+
     Args:
         net: the network that `groups` was asked about.
         found: its groups.

@@ -26,3 +26,8 @@ def computed(layer: nn.Module) -> bool:
 def owners(net: nn.Module) -> Counter[int]:
     """How many modules of `net` have each parameter, by its id: several where it is shared."""
     return Counter(id(p) for module in net.modules() for p in module.parameters(recurse=False))
+
+
+def hooked(layer: nn.Module) -> bool:
+    """Whether hooks may change or keep what goes into a layer or comes out of it."""
+    return bool(layer._forward_hooks or layer._forward_pre_hooks)

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 import torch
 from torch import Tensor, nn
 
-from compress.graph import flow, plain
+from compress.graph import flow, plain, uses
 
 
 def deconv_to_conv(net: nn.Module) -> nn.Module:
@@ -18,16 +18,19 @@ def deconv_to_conv(net: nn.Module) -> nn.Module:
     y[o] = sum over taps of w[i, o, k-1-tap] x[i] is a correlation with the kernel transposed in its
     channels and flipped in space, at padding dilation * (k - 1) - p. ModelOpt, ASP and TensorRT
     know 2:4 sparsity for Conv2d only. Left alone: other strides, groups, output padding, padding
-    larger than dilation * (k - 1), classes with a forward of their own, hooks, and weights that
-    another layer has, too: the copies would be trained apart.
+    larger than dilation * (k - 1), classes with a forward of their own, hooks, weights that another
+    layer has, too: the copies would be trained apart; and layers that the network's code uses
+    otherwise than as `layer(x)`, such as a function that takes their weight.
     """
     net = copy.deepcopy(net)
+    names = [name for name, module in net.named_modules() if _is_plain_deconvolution(module)]
+    otherwise = {net.get_submodule(name) for name in uses.otherwise(net, names)}
     owners = plain.owners(net)
     made: dict[nn.Module, nn.Module] = {}
     for name, module in list(net.named_modules(remove_duplicate=False)):
         if isinstance(module, nn.ConvTranspose2d) and is_plain(module):
-            hooked = module._forward_hooks or module._forward_pre_hooks
-            if hooked or any(owners[id(p)] > 1 for p in module.parameters(recurse=False)):
+            shared = any(owners[id(p)] > 1 for p in module.parameters(recurse=False))
+            if shared or plain.hooked(module) or module in otherwise:
                 continue
             made.setdefault(module, _as_conv(module))  # one module may have several names
             net.set_submodule(name, made[module])
@@ -80,6 +83,10 @@ def is_plain(module: nn.ConvTranspose2d) -> bool:
     )
 
 
+def _is_plain_deconvolution(module: nn.Module) -> bool:
+    return isinstance(module, nn.ConvTranspose2d) and is_plain(module)
+
+
 def _as_conv(module: nn.ConvTranspose2d) -> nn.Conv2d:
     conv = nn.Conv2d(
         module.in_channels,
@@ -119,7 +126,7 @@ def _exact(norm: nn.BatchNorm2d, conv: nn.Conv2d | nn.ConvTranspose2d, *, before
     """Whether a BatchNorm before or behind `conv` can go into its weights."""
     if norm.running_mean is None:  # it scales by the statistics of each batch
         return False
-    if plain.computed(conv):
+    if plain.computed(conv) or plain.hooked(conv) or plain.hooked(norm):
         return False
     if conv.groups != 1 or conv.padding_mode != "zeros":
         return False

@@ -4,9 +4,10 @@
 not know holds whatever goes into it. So an unknown network is left whole, never cut wrongly.
 """
 
+import contextlib
 import copy
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -25,6 +26,7 @@ SECONDS = 45.0
 """Processor time of this thread that tracing may take: the same on a busy machine."""
 BYTES = 4 * 2**30
 """Memory that tracing may take, values and labels."""
+OUTPUT = "feeds the network's output"
 
 
 @dataclass(frozen=True)
@@ -63,6 +65,8 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         state = {id(t): (name, t) for name, t in reversed(net.state_dict(keep_vars=True).items())}
         self.whole = Whole(dict(reversed(state.values())))
         self._rule, self._path = rule, [""]
+        self.entered: set[str] = set()
+        """Modules that ran."""
         self._end = time.thread_time() + SECONDS
         for name, tensor in reversed(state.values()):
             self.shadows.keep(tensor)
@@ -129,6 +133,7 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def _entering(self, name: str) -> Callable[..., None]:
         def enter(*_: Any) -> None:
             self._path.append(name)
+            self.entered.add(name)
 
         return enter
 
@@ -138,6 +143,8 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 def trace(net: nn.Module, example: Tensor, rule: Callable[[Tracer, Call], None]) -> Sets:
     """The channel sets of a network.
+
+    Layers that only training runs, such as a second head, are followed as well.
 
     Args:
         net: any network; it is not changed.
@@ -152,6 +159,9 @@ def trace(net: nn.Module, example: Tensor, rule: Callable[[Tracer, Call], None])
     try:
         with torch.no_grad(), tracer.inside(net), tracer:
             out = net(example)
+            tracer.hold(_tensors(out), OUTPUT, first=True)
+            if _waiting(net, tracer.entered):
+                _follow_training(net, example, tracer)
     except (TimeoutError, MemoryError) as error:
         what = f"{SECONDS:g} s" if isinstance(error, TimeoutError) else f"{BYTES >> 30} GiB"
         name = type(net).__name__
@@ -164,8 +174,22 @@ def trace(net: nn.Module, example: Tensor, rule: Callable[[Tracer, Call], None])
         raise UsageError(
             f"{name} does not run where its channels are followed: {reason(error)}"
         ) from error
-    tracer.hold(_tensors(out), "feeds the network's output", first=True)
     return tracer.sets
+
+
+def _waiting(net: nn.Module, entered: Collection[str]) -> bool:
+    """Whether a module with weights of its own did not run."""
+    modules = net.named_modules()
+    return any(n not in entered and [*m.parameters(recurse=False)] for n, m in modules)
+
+
+def _follow_training(net: nn.Module, example: Tensor, tracer: Tracer) -> None:
+    """Run the network once more as in training, where it does, but for dropout."""
+    for module in net.train().modules():
+        if isinstance(module, nn.modules.dropout._DropoutNd):
+            module.eval()
+    with contextlib.suppress(RuntimeError, ValueError):  # a norm may want more than one slice
+        tracer.hold(_tensors(net(example)), OUTPUT, first=True)
 
 
 def _tensors(tree: Any) -> tuple[Tensor, ...]:

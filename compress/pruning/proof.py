@@ -3,9 +3,10 @@
 Both run on one random slice in float64, with random weights and normalisation statistics: a last
 layer that starts at zero would hide everything. The reference is the dense network itself, whose
 consumers get zeros where they read pruned channels, and whose kernels have zeros in the rings that
-go.
+go. What only training runs, such as a second head, has nothing to compare; it must run.
 """
 
+import contextlib
 import copy
 import functools
 import math
@@ -116,8 +117,11 @@ class Proof:
         Raises:
             Exception: whatever the pruned network raises.
         """
-        expected = _run(_masked(self._net, self._found, pruned, rings or {}), self._slice)
-        got = _run(remove(self._net, self._found, pruned, rings), self._slice)
+        return self._difference(remove(self._net, self._found, pruned, rings), pruned, rings or {})
+
+    def _difference(self, small: nn.Module, pruned: Pruned, rings: Rings) -> float:
+        expected = _run(_masked(self._net, self._found, pruned, rings), self._slice)
+        got = _run(small, self._slice)
         if got.shape != expected.shape:
             return float("inf")
         self.measured = float((got - expected).abs().max() / expected.abs().max().clamp_min(1e-300))
@@ -144,12 +148,24 @@ class Proof:
         if not gone.pruned:
             what, rest = ("the outer ring of taps", "it computes something else")
         try:
-            difference = self.difference(gone.pruned, gone.rings)
+            small = remove(self._net, self._found, gone.pruned, gone.rings)
+            difference = self._difference(small, gone.pruned, gone.rings)
         except Exception as error:  # the network's own code meets sizes that it was not written for
             return f"the network does not run without {what}: {reason(error)}"
         if difference <= SAME[self.dtype]:
-            return ""
+            why = self._training_error(small)
+            return why and f"the network cannot be trained without {what}: {why}"
         return f"without {what} {rest} (by {difference:.2g} of the output)"
+
+    def _training_error(self, small: nn.Module) -> str:
+        """What the pruned network raises as in training, where the dense one raises nothing."""
+        try:
+            _run(small.train(), self._slice)
+        except Exception as error:  # as above, of code that only training runs
+            with contextlib.suppress(Exception):
+                _run(copy.deepcopy(self._net).train(), self._slice)
+                return reason(error)
+        return ""
 
 
 def _all(parts: Sequence[Cut], why: str) -> Failing:
