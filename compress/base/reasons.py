@@ -1,7 +1,10 @@
 """Why something failed, in one line out of what libraries and compilers say."""
 
+import contextlib
+import logging
 import re
 import tempfile
+from collections.abc import Iterator
 
 WRONG = re.compile(r"\b(fatal error|error|fatal)\b\s*:", re.IGNORECASE)
 """How compilers and linkers mark the line that says what is wrong."""
@@ -11,6 +14,8 @@ OUTPUT = "Output:"
 """Behind it PyTorch quotes a compiler."""
 COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 """What makes a terminal show colours."""
+LOGGERS = ("torch._subclasses.fake_tensor", "torch.export._trace")
+"""Where PyTorch logs a traceback besides raising the error."""
 LONGEST = 300
 """Characters of a reason."""
 
@@ -27,6 +32,19 @@ def reason(error: BaseException) -> str:
     telling = [line for line in lines if not HEADING.match(line)]
     found = compilers(quoted) or (telling or lines or [type(error).__name__])[0]
     return found[:LONGEST].rstrip(":.") + _blank(found)
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Let PyTorch log no tracebacks of errors that it raises as well."""
+    before = {name: logging.getLogger(name).disabled for name in LOGGERS}
+    for name in before:
+        logging.getLogger(name).disabled = True
+    try:
+        yield
+    finally:
+        for name, disabled in before.items():
+            logging.getLogger(name).disabled = disabled
 
 
 def cause(error: BaseException) -> BaseException:

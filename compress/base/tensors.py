@@ -2,8 +2,33 @@
 
 from collections.abc import Mapping
 
+import torch
 from safetensors import torch as safetensors
-from torch import Tensor
+from torch import Tensor, nn
+
+COMPLEX = {torch.float64: torch.complex128}
+"""Complex numbers beside real ones; beside all smaller ones complex64, which kernels know."""
+
+
+def number(net: nn.Module) -> torch.dtype:
+    """The numbers of a network's first parameter that is real; float32 where it has none."""
+    real = (p.dtype for p in net.parameters() if p.is_floating_point())
+    return next(real, torch.float32)
+
+
+def cast(net: nn.Module, dtype: torch.dtype) -> nn.Module:
+    """`net` with its parameters and buffers of such numbers, in place; complex ones stay complex.
+
+    PyTorch's own `net.to(dtype)` drops the imaginary parts.
+    """
+
+    def converted(tensor: Tensor) -> Tensor:
+        if tensor.is_complex():
+            return tensor.to(COMPLEX.get(dtype, torch.complex64))
+        return tensor.to(dtype) if tensor.is_floating_point() else tensor
+
+    net._apply(converted)  # type: ignore[no-untyped-call]
+    return net
 
 
 def to_bytes(tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> bytes:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from compress.base.machine import Package
-from compress.base.reasons import cause, reason
+from compress.base.reasons import cause, quiet, reason
 from compress.engines.precision import Precision
 from compress.engines.records import Built
 
@@ -44,7 +44,8 @@ def giving_up(who: str, logged: Sequence[str] = ()) -> Iterator[None]:
         logged: the errors in its log by then; the first one says more than an exception behind it.
     """
     try:
-        yield
+        with quiet():
+            yield
     except NotBuilt:
         raise
     except Exception as error:  # compilers raise whatever they like

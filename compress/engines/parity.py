@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from compress.base.errors import QualityError, UsageError
 from compress.base.hu import DATA_RANGE, HU_MIN, to_hu, to_network
+from compress.base.tensors import cast
 from compress.data import Image, Pairs
 from compress.engines import subprocess_run
 from compress.engines.base import Shape
@@ -112,7 +113,7 @@ def fitted(image: Image, size: int) -> Tensor:
 def _reference(net: nn.Module, low: Tensor, device: torch.device) -> Tensor:
     """The network in float32, one slice at a time, on the CPU at the end."""
     # The network itself: what an engine is made of is what is checked here.
-    net = copy.deepcopy(net).to(device, torch.float32).eval()
+    net = cast(copy.deepcopy(net).to(device), torch.float32).eval()
     exact = Switches(name="fp32", device=device, why="what engines are compared with")
     with torch.inference_mode(), exact.switches():
         return torch.cat([net(x[None].to(device)).cpu() for x in low])

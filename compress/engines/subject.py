@@ -5,6 +5,7 @@ import copy
 import torch
 from torch import Tensor, nn
 
+from compress.base.tensors import cast
 from compress.engines.precision import ARITHMETIC, Precision
 from compress.graph.rewrite import deconv_to_conv, fold_batchnorm
 from compress.graph.slices import Slices, neighbours
@@ -30,8 +31,8 @@ class Subject(Slices):
         super().__init__()
         self.dtype = getattr(torch, ARITHMETIC[precision].dtype)
         is_half = self.dtype == torch.float16
-        cast = quantisers.half(net) if is_half else copy.deepcopy(net).to(self.dtype)
-        self.net = cast.eval().requires_grad_(False)
+        other = quantisers.half(net) if is_half else cast(copy.deepcopy(net), self.dtype)
+        self.net = other.eval().requires_grad_(False)
         self.residual = is_residual(net)
         self.neighbours = neighbours(net)
 

@@ -2,6 +2,7 @@
 
 cost.py          multiply-accumulates and parameters
 trial.py         a network tried out: slices that it takes, whether it can be trained
+fitness.py       networks that no step can handle
 effect.py        which layers the output depends on
 groups.py        channels that must be removed together, and their removal
 trace.py         one run of a network, operator by operator: how channels hang together

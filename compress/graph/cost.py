@@ -7,7 +7,9 @@ so a stride-1 deconvolution and the convolution that it is rewritten to have the
 
 import contextlib
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -34,7 +36,7 @@ class Layer:
 
     name: str
     kind: str
-    """Class name: Conv2d, ConvTranspose2d or Linear."""
+    """Class name, such as Conv2d, ConvTranspose2d or Linear."""
     shape: tuple[int, ...]
     """Shape of the weight."""
     positions: int
@@ -93,7 +95,7 @@ def check_work(net: nn.Module) -> None:
 
 
 def layers(net: nn.Module, size: tuple[int, int] | None = None) -> dict[str, Layer]:
-    """Every convolution and linear layer with its MACs for one slice of H x W.
+    """Every convolution, in any number of dimensions, and linear layer with its MACs for a slice.
 
     Runs on the meta device where the network does: no arithmetic, no memory. A layer used twice
     counts twice.
@@ -115,7 +117,7 @@ def layers(net: nn.Module, size: tuple[int, int] | None = None) -> dict[str, Lay
 
 
 def calls(net: nn.Module, size: tuple[int, int] | None = None) -> tuple[Call, ...]:
-    """Every use of a convolution or linear layer, in the order of the run; else as `layers`.
+    """Every use of a layer in the order of the run; else as `layers`.
 
     Raises:
         UsageError: the network takes no slice of `size`.
@@ -134,15 +136,15 @@ def _calls(net: nn.Module, size: tuple[int, int], device: str, *, exact: bool) -
     found: list[Call] = []
     shadow = copied(net, device)
 
-    def seen(name: str, module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+    def seen(name: str, module: nn.Module, read: Tensor, output: Tensor) -> None:
         weight = module.weight
         assert isinstance(weight, Tensor)
         if isinstance(module, nn.Linear):
             positions = output.numel() // output.shape[-1]
             grid = positions, 1
         else:
-            positions = min(math.prod(t.shape[2:]) for t in (inputs[0], output))
-            grid = inputs[0].shape[-2], inputs[0].shape[-1]
+            positions = min(math.prod(t.shape[2:]) for t in (read, output))
+            grid = read.shape[-2], read.shape[-1]
         kind = type(module).__name__
         found.append(Call(name, kind, tuple(weight.shape), grid, positions))
 
@@ -150,12 +152,24 @@ def _calls(net: nn.Module, size: tuple[int, int], device: str, *, exact: bool) -
         for quantiser in QUANTISERS:  # ModelOpt's look at values, which a meta tensor has none of
             if hasattr(module, quantiser):
                 getattr(module, quantiser).disable()
-        if isinstance(module, (*CONVOLUTIONS, nn.Linear)):
-            module.register_forward_hook(lambda m, i, o, name=name: seen(name, m, i, o))
+        if isinstance(module, (nn.modules.conv._ConvNd, nn.Linear)):
+            hook = lambda m, i, k, o, name=name: seen(name, m, given(i, k), o)  # noqa: E731
+            module.register_forward_hook(hook, with_kwargs=True)
     shape = output_shape(shadow, (1, channels(net), *size), device)
     if exact and shape != (1, 1, *size):
         raise ValueError(shape)
     return tuple(found)
+
+
+def given(inputs: tuple[Any, ...], named: Mapping[str, Any]) -> Tensor:
+    """What a layer reads, as a hook with keyword arguments sees it: `layer(x)`, `layer(input=x)`.
+
+    Args:
+        inputs: of the call, by place.
+        named: of the call, by name.
+    """
+    read: Tensor = inputs[0] if inputs else named["input"]
+    return read
 
 
 def cost(net: nn.Module, size: tuple[int, int] | None = None) -> Cost:

@@ -13,6 +13,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from compress.base.tensors import number
 from compress.graph.kernels import Rings, middle
 from compress.graph.labels import Axis, Sets
 from compress.graph.resize import resize
@@ -79,9 +80,8 @@ def groups(net: nn.Module, size: tuple[int, int] = EXAMPLE) -> tuple[Group, ...]
     Raises:
         UsageError: it takes too much time or memory.
     """
-    dtype = next((p.dtype for p in net.parameters()), torch.float32)
-    generator = torch.Generator().manual_seed(0)
-    sets = trace(net, torch.rand(1, channels(net), *size, generator=generator, dtype=dtype), follow)
+    shape, generator = (1, channels(net), *size), torch.Generator().manual_seed(0)
+    sets = trace(net, torch.rand(shape, generator=generator, dtype=number(net)), follow)
     return _groups(net, sets)
 
 

@@ -116,6 +116,8 @@ class Shadows:
         Raises:
             MemoryError: more than the limit is kept.
         """
+        if tensor.layout is not torch.strided:
+            return
         storage = tensor.untyped_storage()
         if storage.data_ptr() not in self._kept:
             self._kept[storage.data_ptr()] = storage
@@ -124,7 +126,9 @@ class Shadows:
             raise MemoryError
 
     def get(self, tensor: Tensor) -> Tensor | None:
-        """The labels of a tensor in its shape, int32; None where all are 0."""
+        """The labels of a tensor in its shape, int32; None where all are 0, as in sparse ones."""
+        if tensor.layout is not torch.strided:
+            return None
         view, labels = self._small.get(_key(tensor), (None, None))
         if view is not None and labels is not None and _same(view, tensor):
             return labels.expand(tensor.shape)
@@ -133,6 +137,8 @@ class Shadows:
 
     def put(self, tensor: Tensor, labels: Tensor | None) -> None:
         """Label a tensor, and so all views of it. `labels` broadcasts to its shape."""
+        if tensor.layout is not torch.strided:
+            return
         key = _key(tensor)
         if tensor.numel() == _entries(tensor):
             self._shadows.pop(key, None)

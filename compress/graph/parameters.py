@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 
+import torch
 from torch import Tensor
 
 
@@ -24,7 +25,7 @@ class Whole:
 
         A dimension of size 1 that was added to it is None.
         """
-        if tensor is None or not tensor.numel():
+        if tensor is None or tensor.layout is not torch.strided or not tensor.numel():
             return None
         place = tensor.untyped_storage().data_ptr(), int(tensor.storage_offset())
         if place not in self._state:

@@ -8,7 +8,9 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from compress.base.errors import UsageError
-from compress.base.reasons import reason
+from compress.base.reasons import quiet, reason
+from compress.base.tensors import cast
+from compress.graph import fitness
 from compress.graph.slices import Neighbouring, channels, neighbours
 
 SLICE = (512, 512)
@@ -60,7 +62,8 @@ def _check_shape(net: nn.Module, size: tuple[int, int], device: str | None) -> N
         raise
     except Exception as error:  # the network's own code may raise anything
         no = "no slice" if given == want else f"no {what}"
-        raise UsageError(f"{name} takes {no} of shape {given}: {reason(error)}") from error
+        hint = _other_numbers(net)
+        raise UsageError(f"{name} takes {no} of shape {given}: {reason(error)}{hint}") from error
     if found != want:
         must = "that shape" if given == want else str(want)
         a = "a slice" if given == want else what
@@ -69,6 +72,15 @@ def _check_shape(net: nn.Module, size: tuple[int, int], device: str | None) -> N
 
 def _name(net: nn.Module) -> str:
     return type(net.net if isinstance(net, Neighbouring) else net).__name__
+
+
+def _other_numbers(net: nn.Module) -> str:
+    """That weights are no float32 numbers, as the end of a sentence."""
+    for name, tensor in net.named_parameters():
+        if tensor.is_floating_point() and tensor.dtype != torch.float32:
+            kind = str(tensor.dtype).removeprefix("torch.")
+            return f" ({name} is {kind}, and all steps compute with float32 weights)"
+    return ""
 
 
 def _sees(net: nn.Module) -> str:
@@ -88,11 +100,12 @@ def check_training(net: nn.Module, size: tuple[int, int]) -> None:
     Raises:
         UsageError: they cannot; says why.
     """
-    net = copied(net, "cpu").train().requires_grad_(True)
+    net = copied(net, "cpu").train()
     try:
         with torch.enable_grad(), torch.random.fork_rng(devices=[]):
             for _ in range(2):
-                net(torch.rand(2, channels(net), *size)).square().mean().backward()
+                out = _image(net(torch.rand(2, channels(net), *size)))
+                out.square().mean().backward()  # type: ignore[no-untyped-call]
     except Exception as error:
         name = type(net).__name__
         raise UsageError(f"{name} cannot be trained: {reason(error)}") from error
@@ -139,25 +152,39 @@ def output_shape(shadow: nn.Module, given: tuple[int, ...], device: str) -> tupl
 
     Raises:
         TypeError: it gives no tensor.
+        UsageError: it changes what it is given.
         Exception: whatever the network's own code raises.
     """
     fake = device == FAKE
     mode = FakeTensorMode(allow_non_fake_inputs=True) if fake else contextlib.nullcontext()
-    with torch.no_grad(), mode:
-        out = shadow(torch.zeros(given, device=_place(device)))
+    with torch.no_grad(), mode, quiet():
+        x = torch.zeros(given, device=_place(device))
+        before = x._version
+        out = shadow(x)
+        changed = x._version > before
+    if changed:
+        raise UsageError(
+            f"{_name(shadow)} changes the slice that it is given, in place; write x = x - a for "
+            "x -= a, or begin with x = x.clone()"
+        )
+    return tuple(_image(out).shape)
+
+
+def _image(out: object) -> Tensor:
     if not isinstance(out, Tensor):
         raise TypeError(f"it gives a {type(out).__name__}, not a tensor")
-    return tuple(out.shape)
+    return out
 
 
 def copied(net: nn.Module, device: str) -> nn.Module:
     """A copy in float32 and eval mode on one of `DEVICES`.
 
     Raises:
-        UsageError: it cannot be copied.
+        UsageError: it cannot be copied, or is of a kind that no step can handle.
     """
+    fitness.check(net)
     try:
-        return copy.deepcopy(net).to(_place(device), torch.float32).eval()
+        return cast(copy.deepcopy(net).to(_place(device)), torch.float32).eval()
     except RuntimeError as error:
         raise UsageError(
             f"{type(net).__name__} cannot be copied ({reason(error)}); in place of "

@@ -112,6 +112,13 @@ class Family:
         return (first, second) if self.kind == "ConvTranspose2d" else (second, first)
 
 
+def timed(net: nn.Module, size: tuple[int, int]) -> list[cost.Call]:
+    """The uses of layers that have a family: linear ones and convolutions of two dimensions."""
+    kinds = (*cost.CONVOLUTIONS, nn.Linear)
+    uses = cost.calls(net, size)
+    return [one for one in uses if isinstance(net.get_submodule(one.name), kinds)]
+
+
 def _by(value: str | Sequence[int]) -> str:
     return value if isinstance(value, str) else "x".join(map(str, value))
 
@@ -160,7 +167,7 @@ def wanted(
     macs: dict[Family, int] = defaultdict(int)
     counts: dict[Family, set[tuple[int, int]]] = defaultdict(set)
     for net in nets:
-        for one in cost.calls(net, size):
+        for one in timed(net, size):
             family = Family.of(net.get_submodule(one.name), one.grid)
             macs[family] += one.positions * math.prod(one.shape)
             counts[family].add(family.counts(one.shape))

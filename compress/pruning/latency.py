@@ -23,9 +23,8 @@ from torch import nn
 
 from compress.base.errors import UsageError
 from compress.base.files import digest, read_json
-from compress.graph import cost
 from compress.graph.kernels import Rings
-from compress.pruning.families import Family, Knots
+from compress.pruning.families import Family, Knots, timed
 
 FORMAT, SCHEMA = "compress-latency", 1
 From = Literal["eager", "compile", "fused"]
@@ -196,7 +195,7 @@ class Predictor:
         self._looks: dict[str, Lookup] = {}
         self._calls: list[tuple[str, Family, Looks]] = []
         self._whole: dict[str, Sequence[int]] = {}
-        for one in cost.calls(net, size):
+        for one in timed(net, size):
             module = net.get_submodule(one.name)
             family = Family.of(module, one.grid)
             if (look := self._look(family)) is None:

@@ -39,7 +39,7 @@ class Ledger:
             name = names.get(id(module.weight), f"{path}.weight")
             self._shapes.setdefault(name, list(layer.shape))
             self._positions[name] = self._positions.get(name, 0) + layer.positions
-            transposed = isinstance(module, nn.ConvTranspose2d) and module.groups == 1
+            transposed = isinstance(module, nn.modules.conv._ConvTransposeNd) and module.groups == 1
             self._out[name] = int(transposed)
         self._groups = tuple(found)
         self._rings: Rings = {}

@@ -70,7 +70,10 @@ def known(
     if weighed.keys() - worth.rings.keys():
         raise UsageError("kernels weigh needs what rings are worth, too: prune by a recipe")
     if not worth.channels:
-        raise UsageError(f"{type(net).__name__} has no convolution or linear layer to prune")
+        has = "has no convolution or linear layer to prune"
+        if cost.layers(net):
+            has = "changes the weights of all its layers before it uses them, so none can be pruned"
+        raise UsageError(f"{type(net).__name__} {has}")
     return Network(
         found=found,
         values=worth.channels,

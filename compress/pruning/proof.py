@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from compress.base.reasons import reason
+from compress.base.tensors import cast
 from compress.graph.groups import Group, cuts, reads, remove
 from compress.graph.kernels import Rings, middle
 from compress.graph.slices import channels
@@ -185,7 +186,7 @@ def _telling(net: nn.Module, x: Tensor) -> nn.Module:
 
 def _randomised(net: nn.Module, strength: float, seed: int, dtype: torch.dtype) -> nn.Module:
     """A copy in eval mode whose weights, and statistics of norms, are moved at random."""
-    net = copy.deepcopy(net).cpu().to(dtype).eval()
+    net = cast(copy.deepcopy(net).cpu(), dtype).eval()
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, tensor in net.state_dict().items():

@@ -24,7 +24,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from compress.graph.cost import layers
+from compress.base.tensors import number
+from compress.graph.cost import given, layers
 from compress.graph.groups import LAYERS, Group, Part, groups
 from compress.graph.kernels import Rings, ring_sums
 from compress.graph.slices import channels
@@ -129,8 +130,8 @@ def from_batchnorm(net: nn.Module, size: tuple[int, int]) -> dict[str, Tensor]:
         weight = torch.ones(module.num_features) if module.weight is None else module.weight
         scales[id(out)] = out, out._version, weight.detach().double().square()
 
-    def reading(name: str, _: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        out, version, scale = scales.get(id(inputs[0]), (None, 0, None))
+    def reading(name: str, _: nn.Module, inputs: tuple[Any, ...], named: Mapping[str, Any]) -> None:
+        out, version, scale = scales.get(id(given(inputs, named)), (None, 0, None))
         reads[name].append(scale if out is not None and out._version == version else None)
 
     shadow = copy.deepcopy(net).cpu().eval()
@@ -138,10 +139,9 @@ def from_batchnorm(net: nn.Module, size: tuple[int, int]) -> dict[str, Tensor]:
         if isinstance(module, _BatchNorm):
             module.register_forward_hook(normed)
         elif isinstance(module, LAYERS):
-            module.register_forward_pre_hook(partial(reading, name))
-    dtype = next(p.dtype for p in shadow.parameters())
+            module.register_forward_pre_hook(partial(reading, name), with_kwargs=True)
     with torch.no_grad():
-        shadow(torch.zeros(1, channels(net), *size, dtype=dtype))
+        shadow(torch.zeros(1, channels(net), *size, dtype=number(net)))
     means = {name: _mean(found) for name, found in reads.items()}
     return {name: mean for name, mean in means.items() if mean is not None}
 
@@ -162,18 +162,20 @@ def input_variances(
     """
     seen: dict[str, list[Tensor]] = defaultdict(list)
 
-    def reading(name: str, module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        x = inputs[0].detach().double()
+    def reading(
+        name: str, module: nn.Module, inputs: tuple[Any, ...], named: Mapping[str, Any]
+    ) -> None:
+        x = given(inputs, named).detach().double()
         x = x.flatten(0, -2) if isinstance(module, nn.Linear) else x.transpose(0, 1).flatten(1).T
         seen[name].append(x.var(0, correction=0).cpu())
 
     shadow = copy.deepcopy(net).to(device or "cpu").eval()
     for name in names:
-        shadow.get_submodule(name).register_forward_pre_hook(partial(reading, name))
-    dtype = next(p.dtype for p in shadow.parameters())
+        layer = shadow.get_submodule(name)
+        layer.register_forward_pre_hook(partial(reading, name), with_kwargs=True)
     with torch.no_grad():
         for x in samples:
-            shadow(x.to(device or "cpu", dtype))
+            shadow(x.to(device or "cpu", number(net)))
     return {name: torch.stack(found).mean(0) for name, found in seen.items()}
 
 

@@ -11,12 +11,14 @@ ICCV 2019; the whole factor goes to the weights, as activations cost more here t
 import copy
 import functools
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 from compress.graph import flow, plain
+from compress.graph.cost import given
 from compress.quantization.layers import refusal
 
 MOST = 2.0**10
@@ -127,12 +129,14 @@ def _ranges(net: nn.Module, names: Collection[str], inputs: Sequence[Tensor]) ->
     """The largest magnitude of each channel of each layer's input, (C,)."""
     found = dict[str, Tensor]()
 
-    def see(name: str, _: nn.Module, given: tuple[Tensor, ...]) -> None:
-        largest = given[0].detach().abs().amax((0, 2, 3))
+    def see(name: str, _: nn.Module, inputs: tuple[Any, ...], named: Mapping[str, Any]) -> None:
+        largest = given(inputs, named).detach().abs().amax((0, 2, 3))
         found[name] = torch.maximum(found.get(name, largest), largest)
 
     hooks = [
-        net.get_submodule(name).register_forward_pre_hook(functools.partial(see, name))
+        net.get_submodule(name).register_forward_pre_hook(
+            functools.partial(see, name), with_kwargs=True
+        )
         for name in names
     ]
     try:

@@ -1,12 +1,15 @@
 """What layers read when a network runs, unfolded to the columns that their weights multiply."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from functools import partial
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from compress.graph.cost import given
 
 CHUNK = 1 << 24
 """Numbers of an unfolded input that are in memory at once."""
@@ -37,12 +40,12 @@ def seen(net: nn.Module, name: str, x: Tensor, uses: int) -> list[Tensor]:
     """What a layer reads when the network runs on `x`, which ends there."""
     seen: list[Tensor] = []
 
-    def reading(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        seen.append(inputs[0].detach())
+    def reading(_: nn.Module, inputs: tuple[Any, ...], named: Mapping[str, Any]) -> None:
+        seen.append(given(inputs, named).detach())
         if len(seen) == uses:
             raise _Reached
 
-    handle = net.get_submodule(name).register_forward_pre_hook(reading)
+    handle = net.get_submodule(name).register_forward_pre_hook(reading, with_kwargs=True)
     try:
         with torch.no_grad(), suppress(_Reached):
             net(x)

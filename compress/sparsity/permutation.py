@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from compress.base.errors import CompressError
+from compress.base.tensors import cast
 from compress.graph import cost
 from compress.graph.groups import EXAMPLE, Group, Part, groups
 from compress.graph.slices import channels
@@ -89,7 +90,7 @@ def _check(net: nn.Module, other: nn.Module) -> None:
     generator, shape = torch.Generator().manual_seed(0), (1, channels(net), *EXAMPLE)
     x = torch.rand(shape, generator=generator, dtype=torch.double)
     with torch.inference_mode():
-        y, z = (copy.deepcopy(one).cpu().double().eval()(x) for one in (net, other))
+        y, z = (cast(copy.deepcopy(one).cpu(), x.dtype).eval()(x) for one in (net, other))
     # So that NaN, which compares with nothing, is refused as well.
     if not float((y - z).abs().max()) <= SAME * float(y.abs().max()):
         raise CompressError("the channels of this network cannot be permuted; leave permute out")

@@ -102,7 +102,8 @@ class Quantize:
             raise UsageError("quantize: the network is quantised already; leave the step out")
         if not cost.compressible(model.net):
             raise UsageError(
-                "quantize: the network has no convolution or linear layer; leave the step out"
+                "quantize: the network has no convolution or linear layer of these kinds: Conv2d, "
+                "ConvTranspose2d, Linear; leave the step out"
             )
         pattern.check_finite(model.net)
 

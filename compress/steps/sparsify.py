@@ -148,7 +148,8 @@ class Sparsify:
             )
         if not cost.compressible(model.net):
             raise UsageError(
-                "sparsify: the network has no convolution or linear layer; leave the step out"
+                "sparsify: the network has no convolution or linear layer of these kinds: Conv2d, "
+                "ConvTranspose2d, Linear; leave the step out"
             )
 
     def _say(self, sparse: Model, facts: MaskFacts) -> None:

@@ -52,7 +52,7 @@ def freeze_norms(net: nn.Module) -> None:
 
 
 def adam(net: nn.Module, rate: float, weight_decay: float) -> torch.optim.Adam:
-    """Adam in one kernel, its state in place from the start.
+    """Adam in one kernel, where no parameter is complex, its state in place from the start.
 
     The rate is a tensor, because a captured step reads it from where it lies.
     """
@@ -62,7 +62,7 @@ def adam(net: nn.Module, rate: float, weight_decay: float) -> torch.optim.Adam:
         parameters,
         torch.tensor(rate, device=device),
         weight_decay=weight_decay,
-        fused=True,
+        fused=all(parameter.is_floating_point() for parameter in parameters),  # or complex
         capturable=device.type == "cuda",
     )
     # It warns of steps outside a capture, which warming up consists of.

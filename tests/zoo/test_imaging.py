@@ -7,13 +7,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from compress.base.errors import UsageError
 from compress.engines import onnx
 from compress.engines.base import NotBuilt, Shape
 from compress.engines.subject import Subject, prepared
-from compress.graph import trial
+from compress.graph import cost, trial
 from compress.graph.rewrite import deconv_to_conv, fold_batchnorm
 from compress.pruning import plan as pruning
+from compress.pruning import taylor, variance
 from compress.pruning.options import PruneOptions
+from compress.quantization.equalise import equalised
+from compress.sparsity import reconstruction
+from compress.training.parts import adam
 from zoo.blocks import conv
 from zoo.reference import difference, distinct
 
@@ -192,3 +197,187 @@ def test_a_file_that_onnx_refuses_is_one_sentence(tmp_path: Path) -> None:
     subject, shape = Subject(Rounded().eval(), "fp32"), Shape(batch=1, size=SIDE)
     with pytest.raises(NotBuilt, match=r"ONNX's checker gave up: .*bfloat16"):
         onnx.Onnx().build(subject, shape, tmp_path / "x.onnx", torch.device("cpu"))
+
+
+class Named(Features):
+    """Layers that are called by keyword."""
+
+    def features(self, x: Tensor) -> Tensor:
+        return F.relu(self.b(input=F.relu(self.a(input=x))))
+
+
+def test_layers_called_by_keyword_are_counted_and_measured() -> None:
+    """Named "does not do the same twice", was said."""
+    net, plain = Named(), Features()
+    plain.load_state_dict(net.state_dict())
+    assert cost.cost(net).macs == cost.cost(plain).macs
+    pruned(net)
+    x = [torch.rand(2, 1, SIDE, SIDE)]
+    for name, worth in variance.importance(net, lambda: x).items():
+        assert torch.equal(worth, variance.importance(plain, lambda: x)[name])
+    made = [reconstruction.reconstruct(one, ["b"], x).masks["b"] for one in (net, plain)]
+    assert torch.equal(*made)
+    assert equalised(net.eval(), ["b"], x)[1] == equalised(plain.eval(), ["b"], x)[1] == ("b",)
+
+
+class Spectral(Features):
+    """Complex weights on the lowest frequencies, as in Fourier neural operators."""
+
+    def __init__(self, c: int = 16) -> None:
+        super().__init__(c)
+        self.mix = nn.Parameter(torch.randn(c, c, 4, 4, dtype=torch.complex64) / c)
+
+    def features(self, x: Tensor) -> Tensor:
+        y = F.relu(self.a(x))
+        low = torch.einsum("nihw,iohw->nohw", torch.fft.rfft2(y)[..., :4, :4], self.mix)
+        return F.relu(self.b(y + torch.fft.irfft2(low, s=y.shape[-2:])))
+
+
+def test_complex_weights_stay_complex() -> None:
+    """Their imaginary parts were dropped, and "takes no slice" was said."""
+    net = Spectral(8)
+    plan = pruning.plan(net, PruneOptions(amount=0.3, round_to=4))
+    assert plan.tried_in == torch.float64
+    assert plan.difference < 1e-9
+    small, x = plan.apply(net), torch.rand(2, 1, SIDE, SIDE)
+    with torch.no_grad():
+        assert torch.equal(Subject(small, "fp32")(x), small(x))
+    optimizer = adam(small, 1e-3, 0.0)
+    before = small.mix.detach().clone()
+    small(x).square().mean().backward()
+    optimizer.step()
+    assert (small.mix - before).imag.abs().max() > 0
+
+
+class System(Features):
+    """A data term with a sparse system matrix, as in LEARN."""
+
+    def __init__(self, *, stored: bool = False) -> None:
+        super().__init__()
+        matrix = (torch.eye(SIDE, 2 * SIDE) / 8).to_sparse()
+        self.register_buffer("system", matrix, persistent=stored)
+
+    def forward(self, x: Tensor) -> Tensor:
+        rows = x.permute(2, 0, 1, 3).flatten(1)
+        gradient = self.system.t() @ (self.system @ rows)
+        step = gradient.view(-1, len(x), 1, x.shape[3]).permute(1, 2, 0, 3)
+        return x - step + self.last(self.features(x))
+
+
+def test_a_sparse_system_matrix_is_computed_with() -> None:
+    net = System()
+    plan = pruning.plan(net, PruneOptions(amount=0.3, round_to=4), size=(2 * SIDE, 2 * SIDE))
+    assert plan.difference < 1e-9
+    assert plan.removed["macs"] >= 0.3
+
+
+class Volume(nn.Module):
+    """Convolutions in three dimensions."""
+
+    def __init__(self, c: int = 8) -> None:
+        super().__init__()
+        self.a, self.b = nn.Conv3d(1, c, 3, padding=1), nn.ConvTranspose3d(c, c, 3, padding=1)
+        self.last = nn.Conv3d(c, 1, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(F.relu(self.b(F.relu(self.a(x[:, :, None])))))[:, :, 0]
+
+
+def test_convolutions_in_three_dimensions_count() -> None:
+    """A network of them had nothing to compress."""
+    net = Volume()
+    cost.check_work(net)
+    assert cost.cost(net, (SIDE, SIDE)).macs == SIDE**2 * (27 * 8 + 27 * 64 + 8)
+    small, plan = pruned(net)
+    assert 1 - cost.cost(small).macs / cost.cost(net).macs == pytest.approx(plan.removed["macs"])
+    one = torch.rand(1, 1, SIDE, SIDE)
+    assert len(taylor.worth(net, [(one, one)], torch.device("cpu"), {}).channels["b"]) == 8
+
+
+class InPlace(Features):
+    def forward(self, x: Tensor) -> Tensor:
+        x -= 0.5
+        return super().forward(x) + 0.5
+
+
+class Lazy(Features):
+    def __init__(self) -> None:
+        super().__init__()
+        self.a = nn.LazyConv2d(16, 3, padding=1)
+
+
+class Versioned(Features):
+    def get_extra_state(self) -> dict[str, int]:
+        return {"version": 2}
+
+
+class Scripted(Features):
+    def __init__(self) -> None:
+        super().__init__()
+        self.b = torch.jit.script(conv(16, 16))
+
+
+class Enclosing(Features):
+    """A function that runs this object's layers, in a copy of it, too."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.path = lambda x: F.relu(self.b(F.relu(self.a(x))))
+
+    def features(self, x: Tensor) -> Tensor:
+        return self.path(x)
+
+
+class Hooked(Features):
+    def __init__(self) -> None:
+        super().__init__()
+        self.kept: list[Tensor] = []
+        self.a.register_forward_hook(lambda _, __, out: self.kept.append(out))
+
+
+class Double(Features):
+    def __init__(self) -> None:
+        super().__init__()
+        self.double()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.double()).float()
+
+
+@pytest.mark.parametrize(
+    ("net", "sentence"),
+    [
+        (InPlace(), "InPlace changes the slice that it is given, in place; write x = x - a for"),
+        (Lazy(), "Lazy has no shape for a.weight before it first runs: write its input channels"),
+        (Versioned(), "Versioned stores something else than a tensor, _extra_state: checkpoints"),
+        (Scripted(), "Scripted hides layers in torch.jit.script in b: leave that out"),
+        (Enclosing(), r"Enclosing keeps a function that encloses a Enclosing \(path\): in a copy"),
+        (Hooked(), r"Hooked keeps a function in a that encloses a Hooked \(a hook\): in a copy"),
+        (System(stored=True), "System stores a sparse tensor, system, .* with persistent=False"),
+        (Double(), r"\(a.weight is float64, and all steps compute with float32 weights\)$"),
+    ],
+)
+def test_what_no_step_can_handle_is_said_first(net: nn.Module, sentence: str) -> None:
+    """Tracebacks, "takes no slice", or a network whose layers were never trained."""
+    with pytest.raises(UsageError, match=sentence):
+        trial.check_shape(net)
+    with pytest.raises(UsageError, match=sentence):
+        pruning.plan(net, PruneOptions(amount=0.3))
+
+
+class Several(Supervised):
+    """Gives two images in training."""
+
+    def forward(self, x: Tensor) -> Tensor | tuple[Tensor, Tensor]:
+        out = super().forward(x)
+        return (out, x) if self.training else out
+
+
+def test_a_network_that_gives_several_images_in_training_is_one_sentence() -> None:
+    with pytest.raises(UsageError, match="Several cannot be trained: it gives a tuple, not a tens"):
+        trial.check_training(Several(), (SIDE, SIDE))
+
+
+def test_a_network_that_changes_its_weights_first_says_so() -> None:
+    with pytest.raises(UsageError, match="Rounded changes the weights of all its layers before it"):
+        pruning.plan(Rounded(), PruneOptions(amount=0.3))
