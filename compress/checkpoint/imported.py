@@ -48,6 +48,9 @@ def network_class(path: str, folder: str | None) -> Callable[..., nn.Module]:
         del sys.path[: len(search)]
         # Behind all else: an import inside a function runs later.
         sys.path += [place for place in search if place not in sys.path]
+    if isinstance(found, nn.Module):
+        made = f"{type(found).__name__} that was made already"
+        raise UsageError(f"the network {path!r} is a {made}; name its class, or what makes it")
     if not callable(found):
         raise UsageError(f"the network {path!r} is not a class")
     return found  # type: ignore[no-any-return]

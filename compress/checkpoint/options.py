@@ -12,6 +12,7 @@ from compress.base.reasons import reason
 from compress.checkpoint import noise_level, standardised
 from compress.checkpoint.imported import network_class
 from compress.checkpoint.weights import fill
+from compress.graph import fitness
 from compress.graph.slices import Neighbouring
 from compress.models.ddnet import DDnet
 from compress.models.redcnn import RedCNN
@@ -69,6 +70,8 @@ class ModelOptions:
             raise UsageError(f"the network {name}: {reason(error)}") from error
         if not isinstance(net, nn.Module):
             raise UsageError(f"the network {name} is a {type(net).__name__}, no torch.nn.Module")
+        if net.train(net.training) is None:
+            raise UsageError(f"the network {name}: {fitness.NO_SELF}")
         if self.weights is not None:
             fill(net, Path(self.weights), standardised=scale is not None)
         if level is not None:

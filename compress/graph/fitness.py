@@ -10,6 +10,9 @@ from torch.nn.parameter import is_lazy
 
 from compress.base.errors import UsageError
 
+NO_SELF = "its train() gives nothing; end it by return self"
+"""Of a network whose class keeps some layers in eval mode, and forgets what train() gives."""
+
 
 def check(net: nn.Module) -> None:
     """Pass where a network can be copied and saved, and its layers be seen.

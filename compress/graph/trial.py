@@ -184,12 +184,15 @@ def copied(net: nn.Module, device: str) -> nn.Module:
     """
     fitness.check(net)
     try:
-        return cast(copy.deepcopy(net).to(_place(device)), torch.float32).eval()
+        shadow = cast(copy.deepcopy(net).to(_place(device)), torch.float32)
     except RuntimeError as error:
         raise UsageError(
             f"{type(net).__name__} cannot be copied ({reason(error)}); in place of "
             "torch.nn.utils.weight_norm take torch.nn.utils.parametrizations.weight_norm"
         ) from error
+    if shadow.eval() is None:
+        raise UsageError(f"{_name(net)}: {fitness.NO_SELF}")
+    return shadow
 
 
 def _place(device: str) -> str:

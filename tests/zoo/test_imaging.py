@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from compress.base.errors import UsageError
+from compress.checkpoint import ModelOptions
 from compress.engines import onnx
 from compress.engines.base import NotBuilt, Shape
 from compress.engines.subject import Subject, prepared
@@ -363,6 +364,34 @@ def test_what_no_step_can_handle_is_said_first(net: nn.Module, sentence: str) ->
         trial.check_shape(net)
     with pytest.raises(UsageError, match=sentence):
         pruning.plan(net, PruneOptions(amount=0.3))
+
+
+class Frozen(Features):
+    """Keeps a layer in eval mode, and forgets to give itself back."""
+
+    def train(self, mode: bool = True) -> None:  # type: ignore[override]
+        super().train(mode)
+        self.a.eval()
+
+
+MADE = Features()
+
+
+@pytest.mark.parametrize(
+    ("name", "sentence"),
+    [
+        ("Frozen", r"its train\(\) gives nothing; end it by return self$"),
+        ("MADE", "is a Features that was made already; name its class, or what makes it$"),
+    ],
+)
+def test_what_makes_no_network_is_one_sentence(name: str, sentence: str) -> None:
+    with pytest.raises(UsageError, match=sentence):
+        ModelOptions(import_=f"zoo.test_imaging:{name}").build()
+
+
+def test_a_network_whose_train_gives_nothing_is_refused_from_python() -> None:
+    with pytest.raises(UsageError, match=r"^Frozen: its train\(\) gives nothing; end it by"):
+        trial.check_shape(Frozen())
 
 
 class Several(Supervised):
