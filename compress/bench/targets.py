@@ -23,6 +23,7 @@ from compress import checkpoint
 from compress.base.cuda_graph import capture
 from compress.base.errors import UsageError
 from compress.base.reasons import reason
+from compress.base.tensors import channels_last
 from compress.base.timing import Call
 from compress.bench.records import Graph
 from compress.engines import sidecar
@@ -166,7 +167,7 @@ def network(net: nn.Module, mode: str, device: torch.device) -> Runner:
     precision = kinds.get(mode, "fp16" if gpu and mode == "compiled" else "fp32")
     subject: nn.Module = Subject(net, precision).to(device)
     if precision != "fp32":
-        subject.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        channels_last(subject)
     if mode == "compiled":
         compiled = torch.compile(subject, dynamic=False)
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from compress.base import machine
+from compress.base.tensors import channels_last
 from compress.engines.base import Format, NotBuilt, Runner, Shape, giving_up, placed
 from compress.engines.records import Built
 
@@ -30,7 +31,7 @@ class AotInductor(Format):
         """Trace, compile, pack."""
         subject = subject.to(device)
         if device.type == "cuda":
-            subject.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+            channels_last(subject)
         with warnings.catch_warnings(), torch.inference_mode(), giving_up("AOTInductor"):
             warnings.simplefilter("ignore")  # the compiler's own deprecations
             program = torch.export.export(

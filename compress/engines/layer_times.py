@@ -25,6 +25,7 @@ from compress.base.cuda_graph import capture
 from compress.base.errors import UsageError
 from compress.base.files import cache_folder, digest, read_json, write_json
 from compress.base.reasons import cause, reason
+from compress.base.tensors import channels_last
 from compress.engines.base import NotBuilt
 from compress.engines.fused import Fused
 from compress.engines.kernels import remembered, single
@@ -215,7 +216,7 @@ def _call(point: Point, how: From, device: torch.device) -> Callable[[], object]
     net = nn.Sequential(layer, nn.LeakyReLU()).eval().to(device, dtype)
     if x.ndim == 4:
         x = x.contiguous(memory_format=torch.channels_last)
-        net = net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        channels_last(net)
     run = torch.compile(net, dynamic=False) if how == "compile" else net
     run(x)  # compiles
     return partial(run, x)

@@ -104,8 +104,10 @@ def check_training(net: nn.Module, size: tuple[int, int]) -> None:
     try:
         with torch.enable_grad(), torch.random.fork_rng(devices=[]):
             for _ in range(2):
-                out = _image(net(torch.rand(2, channels(net), *size)))
+                out = _image(net, net(torch.rand(2, channels(net), *size)), " in training")
                 out.square().mean().backward()  # type: ignore[no-untyped-call]
+    except UsageError:
+        raise
     except Exception as error:
         name = type(net).__name__
         raise UsageError(f"{name} cannot be trained: {reason(error)}") from error
@@ -151,8 +153,7 @@ def output_shape(shadow: nn.Module, given: tuple[int, ...], device: str) -> tupl
     """The shape that a network on one of `DEVICES`, see `copied`, gives for another.
 
     Raises:
-        TypeError: it gives no tensor.
-        UsageError: it changes what it is given.
+        UsageError: it gives no tensor, or changes what it is given.
         Exception: whatever the network's own code raises.
     """
     fake = device == FAKE
@@ -167,12 +168,15 @@ def output_shape(shadow: nn.Module, given: tuple[int, ...], device: str) -> tupl
             f"{_name(shadow)} changes the slice that it is given, in place; write x = x - a for "
             "x -= a, or begin with x = x.clone()"
         )
-    return tuple(_image(out).shape)
+    return tuple(_image(shadow, out).shape)
 
 
-def _image(out: object) -> Tensor:
+def _image(net: nn.Module, out: object, when: str = "") -> Tensor:
     if not isinstance(out, Tensor):
-        raise TypeError(f"it gives a {type(out).__name__}, not a tensor")
+        raise UsageError(
+            f"{_name(net)} gives a {type(out).__name__}, not a tensor{when}; take a class whose "
+            "forward gives the image alone"
+        )
     return out
 
 

@@ -12,6 +12,7 @@ from compress import checkpoint
 from compress.base import devices
 from compress.base.errors import CompressError, UsageError
 from compress.base.hu import to_hu, to_network
+from compress.base.tensors import channels_last
 from compress.dicom.rescale import HU
 from compress.engines import sidecar
 from compress.engines.subject import Subject, is_residual
@@ -170,7 +171,7 @@ def _checkpoint(path: Path, device: str | None, batch: int | None) -> Network:
     precision = "fp16" if half else "fp32"
     subject = Subject(net, "fp16" if half else "fp32").to(target)
     if target.type == "cuda":
-        subject.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        channels_last(subject)
     size = batch or BATCH[target.type]
     anysize = AnySize(subject, multiple=multiple(net))
     return Network(anysize, target, size, checkpoint.identity(path), precision)

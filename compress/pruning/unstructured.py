@@ -13,6 +13,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from compress.base.errors import UsageError
 from compress.graph.cost import convolutions
 
 Kind = Literal["magnitude_weights", "random_weights"]
@@ -22,7 +23,7 @@ KINDS: tuple[Kind, ...] = ("magnitude_weights", "random_weights")
 def masks(
     net: nn.Module, kind: Kind, amount: float, *, per_layer: bool = True, seed: int = 0
 ) -> dict[str, Tensor]:
-    """A mask for the weight of every convolution; biases and BatchNorm stay.
+    """A mask for the weight of every convolution that has one of its own; all else stays.
 
     Args:
         net: any network.
@@ -33,8 +34,14 @@ def masks(
 
     Returns:
         Bool, of each weight's shape, by module name; True = stays.
+
+    Raises:
+        UsageError: there is no such convolution.
     """
-    scores = {name: _scores(name, m.weight, kind, seed) for name, m in convolutions(net).items()}
+    own = {n: m.weight for n, m in convolutions(net).items() if "weight" in m._parameters}
+    if not own:
+        raise UsageError(f"prune: {type(net).__name__} has no two-dimensional convolution to mask")
+    scores = {name: _scores(name, weight, kind, seed) for name, weight in own.items()}
     if per_layer:
         return {name: _largest(found, amount) for name, found in scores.items()}
     whole = _largest(torch.cat([found.flatten() for found in scores.values()]), amount)
@@ -45,9 +52,9 @@ def masks(
 
 
 def zeros(net: nn.Module, masks: Mapping[str, Tensor]) -> float:
-    """Share of all convolution weights of `net` that the masks hold at zero."""
+    """Share of all convolution weights of `net` that the masks hold at zero; 0 of none."""
     whole = sum(layer.weight.numel() for layer in convolutions(net).values())
-    return sum(int((~mask).sum()) for mask in masks.values()) / whole
+    return sum(int((~mask).sum()) for mask in masks.values()) / max(whole, 1)
 
 
 def _scores(name: str, weight: Tensor, kind: Kind, seed: int) -> Tensor:

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from compress.base.errors import UsageError
+from compress.base.tensors import channels_last
 from compress.base.world import World
 from compress.training import losses
 from compress.training.options import TrainOptions
@@ -36,7 +37,7 @@ def trainable(
     net: nn.Module, options: TrainOptions, device: torch.device, world: World
 ) -> nn.Module:
     """A copy of `net` on the device, in the memory layout that tensor cores like, to be trained."""
-    copied: nn.Module = copy.deepcopy(net).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    copied = channels_last(copy.deepcopy(net).to(device))
     if options.sync_norm and world.size > 1:
         if device.type != "cuda":
             raise UsageError("sync_norm needs GPUs; on the CPU take freeze_norm or neither")

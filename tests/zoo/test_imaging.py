@@ -1,5 +1,6 @@
 """Networks as imaging repositories have them; each of these tests failed before it was mended."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -8,18 +9,21 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from compress.base.errors import UsageError
-from compress.checkpoint import ModelOptions
+from compress.base.world import World
+from compress.checkpoint import Model, ModelOptions
 from compress.engines import onnx
 from compress.engines.base import NotBuilt, Shape
 from compress.engines.subject import Subject, prepared
 from compress.graph import cost, trial
 from compress.graph.rewrite import deconv_to_conv, fold_batchnorm
 from compress.pruning import plan as pruning
-from compress.pruning import taylor, variance
+from compress.pruning import taylor, unstructured, variance
 from compress.pruning.options import PruneOptions
 from compress.quantization.equalise import equalised
-from compress.sparsity import reconstruction
-from compress.training.parts import adam
+from compress.sparsity import masks, reconstruction
+from compress.steps.prune import Prune
+from compress.training.options import TrainOptions
+from compress.training.parts import adam, trainable
 from zoo.blocks import conv
 from zoo.reference import difference, distinct
 
@@ -295,6 +299,35 @@ def test_convolutions_in_three_dimensions_count() -> None:
     assert len(taylor.worth(net, [(one, one)], torch.device("cpu"), {}).channels["b"]) == 8
 
 
+def test_networks_without_two_dimensional_convolutions_have_facts() -> None:
+    """`check` divided by the number of their weights, and so did a run."""
+    model = Model(net=Volume().eval(), origin=ModelOptions(name="ddnet"))
+    step = Prune(amount=0.3, round_to=2)
+    before, plan = step.plan(model, seed=0)
+    facts = step.describe(before, replace(before, net=plan.apply(before.net)), plan)
+    assert facts["zeros"] == 0
+    assert facts["after"]["macs"] < facts["before"]["macs"]
+    for scope in ("layer", "global"):
+        with pytest.raises(UsageError, match="Volume has no two-dimensional convolution to mask"):
+            unstructured.masks(Volume(), "magnitude_weights", 0.5, per_layer=scope == "layer")
+
+
+def test_computed_weights_get_no_masks() -> None:
+    """Zeros in a computed weight are gone at once, and a check of the masks ended the run."""
+    net = normalised(nn.utils.parametrizations.weight_norm(conv(8, 8)))
+    found = unstructured.masks(net, "magnitude_weights", 0.5)
+    assert found.keys() == {"0", "4"}
+    masks.apply(net, found)
+    masks.check(net, found, "unstructured")
+
+
+def test_weights_of_five_dimensions_are_trained() -> None:
+    """A run ended when training began: "required rank 4 tensor to use channels_last format"."""
+    net = trainable(Volume(), TrainOptions(epochs=1), torch.device("cpu"), World())
+    assert net.training
+    assert net.a.weight.shape == (8, 1, 3, 3, 3)
+
+
 class InPlace(Features):
     def forward(self, x: Tensor) -> Tensor:
         x -= 0.5
@@ -403,7 +436,7 @@ class Several(Supervised):
 
 
 def test_a_network_that_gives_several_images_in_training_is_one_sentence() -> None:
-    with pytest.raises(UsageError, match="Several cannot be trained: it gives a tuple, not a tens"):
+    with pytest.raises(UsageError, match="Several gives a tuple, not a tensor in training; take a"):
         trial.check_training(Several(), (SIDE, SIDE))
 
 
