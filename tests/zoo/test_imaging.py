@@ -218,8 +218,8 @@ def test_layers_called_by_keyword_are_counted_and_measured() -> None:
     assert cost.cost(net).macs == cost.cost(plain).macs
     pruned(net)
     x = [torch.rand(2, 1, SIDE, SIDE)]
-    for name, worth in variance.importance(net, lambda: x).items():
-        assert torch.equal(worth, variance.importance(plain, lambda: x)[name])
+    for name, worth in variance.worth(net, lambda: x).channels.items():
+        assert torch.equal(worth, variance.worth(plain, lambda: x).channels[name])
     made = [reconstruction.reconstruct(one, ["b"], x).masks["b"] for one in (net, plain)]
     assert torch.equal(*made)
     assert equalised(net.eval(), ["b"], x)[1] == equalised(plain.eval(), ["b"], x)[1] == ("b",)
