@@ -14,7 +14,7 @@ from torch import nn
 
 import compress
 from compress import api, checkpoint
-from compress.base.errors import CompressError, UsageError
+from compress.base.errors import CompressError, QualityError, UsageError
 from compress.checkpoint import Model, ModelOptions
 from compress.graph.cost import cost
 from compress.imaging import arrays
@@ -68,6 +68,57 @@ def test_networks_are_left_as_they_are(net: nn.Module) -> None:
     assert net.training
     net.eval()
     assert all(torch.equal(tensor, before[name]) for name, tensor in net.state_dict().items())
+
+
+def test_enhance_is_the_same_in_training(net: nn.Module) -> None:
+    """BatchNorm would follow each slice, and remember it."""
+    net = copy.deepcopy(net)
+    image = np.random.default_rng(0).normal(0, 300, (2, 32, 32))
+    expected = compress.enhance(net, image)
+    before = copy.deepcopy(net.train().state_dict())
+    assert np.array_equal(compress.enhance(net, image), expected)
+    assert net.training
+    assert all(torch.equal(tensor, before[name]) for name, tensor in net.state_dict().items())
+
+
+@pytest.mark.parametrize("image", [np.ones((4, 6))[::-1], np.ones((6, 4), "i2").T, [[1, 1]] * 4])
+def test_arrays_of_any_kind_are_enhanced(image) -> None:
+    assert np.all(compress.enhance(nn.Identity(), image) == pytest.approx(1, abs=1e-3))
+
+
+@pytest.mark.parametrize(
+    ("image", "sentence"),
+    [
+        ([[0, np.nan, np.inf]], "holds values that are not finite"),
+        (np.zeros((0, 4, 4)), r"holds no pixel: its shape is \(0, 4, 4\)"),
+        (np.zeros((4, 4), complex), "must be numbers in HU, got complex128"),
+        ([["a"]], "must be numbers in HU, got <U1"),
+        ([[1], [1, 2]], "is no array: "),
+    ],
+)
+def test_what_is_no_image_is_one_sentence(image, sentence: str) -> None:
+    with pytest.raises(UsageError, match=f"^image {sentence}"):
+        compress.enhance(nn.Identity(), image)
+    with pytest.raises(UsageError, match=f"^full {sentence}"):
+        compress.evaluate(nn.Identity(), np.zeros((1, 32, 32)), image)
+
+
+def test_a_network_that_gives_infinity_is_refused() -> None:
+    """Clipped, it would be white."""
+
+    class Overflows(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return torch.where(x > 0.5, torch.inf, x)
+
+    with pytest.raises(QualityError, match="gives NaN or infinity"):
+        compress.enhance(Overflows(), [[0, 1800]])
+
+
+def test_values_beyond_int16_do_not_come_out_at_the_other_end() -> None:
+    full = np.zeros((1, 16, 16))
+    full[0, 4:12, 4:12] = 40_000
+    quality = compress.evaluate(nn.Identity(), full.clip(None, 1900), full)
+    assert quality.input["rmse_hu"] == pytest.approx(0)
 
 
 def test_prune_does_what_the_step_does(net: nn.Module) -> None:

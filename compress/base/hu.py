@@ -24,3 +24,11 @@ def to_network(hu: "Tensor") -> "Tensor":
 def to_hu(x: "Tensor") -> "Tensor":
     """Network range of any shape -> HU in float32; the inverse of `to_network` on its range."""
     return x.float() * DATA_RANGE + HU_MIN
+
+
+def enhanced_hu(y: "Tensor") -> "Tensor":
+    """What a network gave, of any shape -> HU in float32, clipped to [HU_MIN, HU_MAX].
+
+    Where it is not finite the result is NaN: clipping would make white of infinity.
+    """
+    return to_hu(y.clamp(0, 1).where(y.isfinite(), float("nan")))

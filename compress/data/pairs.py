@@ -1,7 +1,7 @@
 """Slices of low and full dose, paired."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -77,9 +77,9 @@ def from_arrays(low: ArrayLike, full: ArrayLike, neighbours: int) -> Pairs:
         neighbours: slices on each side that the network sees, too.
 
     Raises:
-        UsageError: they are no (N, H, W) of one shape, or hold values that are not finite.
+        UsageError: they are no (N, H, W) of one shape, or not all numbers and finite.
     """
-    images = [_whole(name, np.asarray(x)) for name, x in (("low", low), ("full", full))]
+    images = [_whole(numbers(low, "low")), _whole(numbers(full, "full"))]
     if images[0].shape != images[1].shape or images[0].ndim != 3:
         shapes = listed(str(image.shape) for image in images)
         raise UsageError(f"low and full must be (N, H, W) of one shape, got {shapes}")
@@ -89,11 +89,28 @@ def from_arrays(low: ArrayLike, full: ArrayLike, neighbours: int) -> Pairs:
     return Pairs(low=volume, full=tuple(images[1]), names=names, patients=names, around=windows)
 
 
-def _whole(name: str, hu: NDArray[Any]) -> Image:
-    """HU of any number type as whole ones; what int16 cannot hold becomes its nearest value."""
-    if not np.isfinite(hu).all():
+def numbers(image: ArrayLike, name: str) -> NDArray[np.float32]:
+    """Values of slices in HU, of any shape and number type, as float32 without gaps in memory.
+
+    Raises:
+        UsageError: there is none, or not all are real numbers and finite; begins with `name`.
+    """
+    try:
+        array = np.asarray(image)
+    except ValueError as error:  # rows of different lengths
+        raise UsageError(f"{name} is no array: {error}") from error
+    if array.dtype.kind not in "buif":
+        raise UsageError(f"{name} must be numbers in HU, got {array.dtype}")
+    if not array.size:
+        raise UsageError(f"{name} holds no pixel: its shape is {array.shape}")
+    values = np.ascontiguousarray(array, np.float32)
+    if not np.isfinite(values).all():
         raise UsageError(f"{name} holds values that are not finite; outside a scan give -1000")
+    return values
+
+
+def _whole(hu: NDArray[np.float32]) -> Image:
+    """HU as whole ones; what int16 cannot hold becomes its nearest value."""
     limits = np.iinfo(np.int16)
-    wide = hu.astype(np.promote_types(hu.dtype, np.float32))  # float16 has no 32767
-    image: Image = np.rint(wide).clip(limits.min, limits.max).astype(np.int16)
+    image: Image = np.rint(hu).clip(limits.min, limits.max).astype(np.int16)
     return image

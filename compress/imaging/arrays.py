@@ -7,8 +7,9 @@ from torch import nn
 
 from compress.base import devices
 from compress.base.around import around
-from compress.base.errors import UsageError
-from compress.base.hu import to_hu, to_network
+from compress.base.errors import QualityError, UsageError
+from compress.base.hu import enhanced_hu, to_network
+from compress.data.pairs import numbers
 from compress.graph.padding import AnySize, ready
 
 
@@ -24,7 +25,8 @@ def enhance(net: nn.Module, image: ArrayLike, *, device: str | None = None) -> N
         The same shape, float32 HU.
 
     Raises:
-        UsageError: another number of dimensions.
+        UsageError: another number of dimensions, or pixels that are no finite numbers.
+        QualityError: the network gives NaN or infinity.
 
     >>> import numpy as np
     >>> import torch
@@ -32,7 +34,7 @@ def enhance(net: nn.Module, image: ArrayLike, *, device: str | None = None) -> N
     >>> compress.enhance(torch.nn.Identity(), np.zeros((20, 30))).shape
     (20, 30)
     """
-    hu = np.asarray(image, dtype=np.float32)
+    hu = numbers(image, "image")
     if hu.ndim not in (2, 3):
         raise UsageError(f"image must be (H, W) or (N, H, W), got {hu.shape}")
     target = devices.choose(device)
@@ -41,5 +43,7 @@ def enhance(net: nn.Module, image: ArrayLike, *, device: str | None = None) -> N
     beside = [around(range(len(volume)), k, module.neighbours) for k in range(len(volume))]
     with torch.inference_mode():
         y = torch.cat([module(volume[list(own)][None]) for own in beside])
-    enhanced: NDArray[np.float32] = to_hu(y.clamp(0, 1)).cpu().numpy().reshape(hu.shape)
+    enhanced: NDArray[np.float32] = enhanced_hu(y).cpu().numpy().reshape(hu.shape)
+    if np.isnan(enhanced).any():
+        raise QualityError("the network gives NaN or infinity")
     return enhanced

@@ -11,7 +11,7 @@ from torch import Tensor
 from compress import checkpoint
 from compress.base import devices
 from compress.base.errors import CompressError, UsageError
-from compress.base.hu import to_hu, to_network
+from compress.base.hu import enhanced_hu, to_network
 from compress.base.tensors import channels_last
 from compress.dicom.rescale import HU
 from compress.engines import sidecar
@@ -117,10 +117,13 @@ class Network:
         return events, 0.0
 
     def _enhance(self, hu: Tensor) -> Tensor:
-        """(N, C, H, W) HU -> (N, 1, H, W) HU; the batch is halved while the GPU has no memory."""
+        """(N, C, H, W) HU -> (N, 1, H, W) HU, NaN where the output is not finite.
+
+        The batch is halved while the GPU has no memory.
+        """
         try:
             with torch.inference_mode():
-                return to_hu(self.net(to_network(hu)).clamp(0, 1))
+                return enhanced_hu(self.net(to_network(hu)))
         except torch.OutOfMemoryError:
             if len(hu) == 1:
                 raise

@@ -114,6 +114,16 @@ def test_outputs_are_clipped_to_the_network_range():
     assert (output.min(), output.max()) == (-1024, 1900)
 
 
+def test_infinity_is_not_clipped_to_white():
+    def half(x: torch.Tensor) -> torch.Tensor:  # which overflows in float16
+        return torch.where(x > 0.5, torch.inf, x)
+
+    net = Network(AnySize(half), torch.device("cpu"), 1, "", "fp16")
+    slices = [np.array([[-1024, 1900]], np.float32)]
+    found, _ = net.launch(slices).land()
+    assert found[0, 0].tolist() == [-1024, pytest.approx(float("nan"), nan_ok=True)]
+
+
 def test_a_batch_that_does_not_fit_into_memory_is_halved():
     class Small(Seen):
         def forward(self, x):
