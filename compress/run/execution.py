@@ -42,6 +42,8 @@ class Execution:
         self.recipe, self.out, self.work = recipe, out, work
         self.world = work.world
         self.compressed = False
+        self.before: str | None = None
+        """Hash of the weights in the last checkpoint that a stage left."""
         self.choices: list[Backend] = []
         self.manifest = manifest.manifest(recipe, work.device, work.data)
 
@@ -72,11 +74,12 @@ class Execution:
         return sum(remaining.work(step, pairs) for step in steps if isinstance(step, TrainOptions))
 
     def _one(self, stage: Stage, model: Model, key: str) -> Model:
-        if self.world.any(finished(stage, key) is None):
+        if self.world.any(finished(stage, key, self.before) is None):
             model = self._do(stage, model, key)
         else:
             log.info("%s: already done, skipping", stage.name)
             model = self._again(stage, model)
+        self.before = checkpoint.weights_hash(stage.folder) or self.before
         self._note(stage, read_json(stage.folder / FACTS)["facts"])
         if stage.step.kind == "baseline":
             self.work = replace(self.work, dense=stage.folder / BASELINE)
@@ -96,7 +99,7 @@ class Execution:
     def _do(self, stage: Stage, model: Model, key: str) -> Model:
         """Do a stage: training in all processes, anything else in the first one only."""
         if self.world.first:
-            begin(stage, key)
+            begin(stage, key, self.before)
         self.world.wait()
         log.info("%s: starting", stage.name)
         torch.manual_seed(self.recipe.stage_seed(stage.index))
@@ -127,6 +130,8 @@ class Execution:
             "step": stage.word,
             "kind": stage.step.kind,
             "hash": key,
+            "before": self.before,
+            "weights": checkpoint.weights_hash(stage.folder) if after is not model else None,
             "options": asdict(stage.step),  # type: ignore[call-overload]
             "started": started.isoformat(timespec="seconds"),
             "seconds": round(time.monotonic() - clock, 3),

@@ -26,7 +26,7 @@ from compress.recipe import Recipe
 from compress.run import preview, sides
 from compress.run.execution import Execution
 from compress.run.folder import locked, prepare
-from compress.run.resume import drop_stale
+from compress.run.resume import drop_stale, refuse_foreign
 from compress.run.stages import Stage, stages
 from compress.steps.prune import Prune
 
@@ -73,6 +73,7 @@ def run(
         unread = recipe.data if data is None and loaded is None else ELSEWHERE
         net = _refuse_early(replace(recipe, data=unread), chosen, target)
         with _held(out, world):
+            refuse_foreign(chosen)
             with world.first_goes_first():  # it fills the cache
                 found = loaded or slices(recipe, data, fallback=fallback)
             sides.refuse_slices(_named(chosen), net, found)

@@ -98,6 +98,10 @@ class StageFacts(TypedDict):
     """training, compressing or measuring."""
     hash: str
     """Hash of everything that decides the result."""
+    before: str | None
+    """Hash of the weights that it began with, of the last stage that left any; absent in 0.1."""
+    weights: str | None
+    """Hash of the weights that it left; None where it leaves none, absent in 0.1."""
     options: dict[str, Any]
     """Options of the step by name; each step has its own."""
     started: str

@@ -160,8 +160,16 @@ class Worker:
             assert source is not None  # a stage comes before
             name = f"{index:02d}-{recipe.steps[index][0]}"
             if _key(target / name / FACTS) != key:
-                shutil.rmtree(target / name, ignore_errors=True)
-                shutil.copytree(source / name, target / name, copy_function=_linked)
+                _link_stage(source / name, target / name)
+
+
+def _link_stage(source: Path, target: Path) -> None:
+    """Put a stage's folder there at once: half of one with its facts.json would count as done."""
+    half = target.with_name(f".linking-{target.name}")
+    for folder in (half, target):
+        shutil.rmtree(folder, ignore_errors=True)
+    shutil.copytree(source, half, copy_function=_linked)
+    half.rename(target)
 
 
 def _linked(source: str, target: str) -> str:
