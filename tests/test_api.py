@@ -17,6 +17,7 @@ from compress import api, checkpoint
 from compress.base.errors import CompressError, QualityError, UsageError
 from compress.checkpoint import Model, ModelOptions
 from compress.graph.cost import cost
+from compress.graph.padding import AnySize
 from compress.imaging import arrays
 from compress.models.ddnet import DDnet
 from compress.quantization import quantisers
@@ -186,6 +187,7 @@ def test_checkpoints_and_engines_load(net: nn.Module, tmp_path: Path) -> None:
     image = np.random.default_rng(0).integers(-1000, 1000, (2, 20, 30))
     for path in (engine.path, engine.sidecar):
         loaded = compress.load(path)
+        x.requires_grad_(path == engine.path)
         torch.testing.assert_close(loaded(x), expected, atol=1e-5, rtol=0)
         assert np.abs(compress.enhance(loaded, image) - compress.enhance(back, image)).max() < 0.1
 
@@ -217,6 +219,14 @@ def test_what_cannot_be_done_is_one_sentence(net: nn.Module, tmp_path: Path) -> 
         compress.evaluate(net, np.zeros((32, 32)), np.zeros((32, 32)))
     with pytest.raises(UsageError, match=r"must be \(H, W\) or \(N, H, W\), got \(4,\)"):
         compress.enhance(net, np.zeros(4))
+
+
+@pytest.mark.parametrize("shape", [(1, 2, 8, 8), (1, 8, 8), (0, 1, 8, 8), (1, 1, 0, 8)])
+def test_engines_refuse_another_shape(shape: tuple[int, ...]) -> None:
+    """AOTInductor computes with what lies behind in memory."""
+    engine = AnySize(nn.Identity(), 16, 1)
+    with pytest.raises(UsageError, match=r"^expected \(N, 1, H, W\), none of them 0, got \("):
+        engine(torch.zeros(shape))
 
 
 @pytest.mark.parametrize("name", ["at", "rounds"])

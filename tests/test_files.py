@@ -100,3 +100,9 @@ def test_json_refuses_nan_and_keeps_order(tmp_path: Path) -> None:
 def test_digest_ignores_the_order_of_keys() -> None:
     assert files.digest({"a": 1, "b": 2}) == files.digest({"b": 2, "a": 1})
     assert files.digest({"a": 1}) != files.digest({"a": 2})
+
+
+def test_json_that_is_nested_too_deeply_is_no_json(tmp_path: Path) -> None:
+    (tmp_path / "deep.json").write_text("[" * 100_000)
+    with pytest.raises(ValueError, match="nested too deeply"):
+        files.read_json(tmp_path / "deep.json")

@@ -246,6 +246,27 @@ def test_an_altered_or_cut_engine_is_refused(copied: Path) -> None:
         sidecar.load(copied)
 
 
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"format": None}, "its format is None"),
+        ({"format": "trt"}, "its format is 'trt'; there are: torch_tensorrt, "),
+        ({"batch": "1"}, "its batch is '1'"),
+        ({"batch": 0}, "its batch, size and neighbours are 0, 32 and 0"),
+        ({"neighbours": -1}, "its batch, size and neighbours are 1, 32 and -1"),
+        ({"place": {}}, "it has no place.device"),
+        ({"place": {"device": "tpu", "gpu": None}}, "its place.device is 'tpu'"),
+        ({"model": 5}, "its model is 5"),
+        ({"normalisation": {"hu_min": 0, "hu_max": 1}}, "it maps {'hu_min': 0, 'hu_max': 1}, not"),
+    ],
+)
+def test_a_sidecar_that_cannot_be_used_is_one_sentence(change, said: str, copied: Path) -> None:
+    copied.write_text(json.dumps({**json.loads(copied.read_text()), **change}))
+    with pytest.raises(UsageError) as error:
+        sidecar.load(copied)
+    assert str(error.value).startswith(f"{copied} is damaged: {said}")
+
+
 def test_an_engine_that_was_moved_names_no_folder_that_is_not_there(copied: Path) -> None:
     facts = json.loads(copied.read_text())
     (copied.parent / "net").mkdir()

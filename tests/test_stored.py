@@ -82,6 +82,10 @@ def refused(folder: Path) -> str:
         (lambda t: t.update(rewrites=["zzz"]), " names the rewrite 'zzz'; there are: deconv_to_c"),
         (lambda t: t.update(rewrites=[[]]), " names the rewrite []; there are: deconv_to_conv"),
         (lambda t: t.update(pattern="4:8"), " names the pattern '4:8'; there are: 2:4, unstruct"),
+        (
+            lambda t: t.update(normalisation={"hu_min": 0, "hu_max": 1}),
+            " is of networks that map {'hu_min': 0, 'hu_max': 1}, not {'hu_min': -1024.0, ",
+        ),
         (lambda t: t.update(schema=7), " has schema 7, not 1"),
         (network(name="zzz", **{"import": None}), ": there is no network 'zzz'; there are: ddnet,"),
         (

@@ -18,6 +18,7 @@ from torch import Tensor
 from compress.base.errors import UsageError
 from compress.base.filekind import wrong_kind
 from compress.base.files import read_json
+from compress.base.hu import HU_MAX, HU_MIN
 from compress.graph.rewrite import REWRITES
 from compress.sparsity.masks import Pattern
 
@@ -40,6 +41,9 @@ NETWORK: Kinds = {
 """The same of its entry `network`."""
 NEIGHBOURS: Kinds = {"neighbours": int}
 """The same of what `network` holds only for networks of neighbouring slices."""
+
+NORMALISATION = {"hu_min": HU_MIN, "hu_max": HU_MAX}
+"""Which HU networks see as 0 and 1; of others the output would be wrong without a word."""
 
 INT8: Kinds = {"int8": dict}
 """What there is only for quantised networks: INT8 layers by name, and the error of each in HU."""
@@ -100,15 +104,17 @@ def _wrong(table: Any) -> str:
         return f"is damaged: it holds no description of a network; {REMEDY}"
     if table.get("schema") != SCHEMA:
         return f"has schema {table.get('schema')}, not {SCHEMA}"
-    wrong = _unlike(table, ENTRIES) or _unlike(table["network"], NETWORK, "network.")
+    wrong = unlike(table, ENTRIES) or unlike(table["network"], NETWORK, "network.")
     if not wrong and "int8" in table:
-        wrong = _unlike(table, INT8) or _unlike(
+        wrong = unlike(table, INT8) or unlike(
             table["int8"], dict.fromkeys(table["int8"], float), "int8."
         )
     if not wrong and "neighbours" in table["network"]:
-        wrong = _unlike(table["network"], NEIGHBOURS, "network.")
+        wrong = unlike(table["network"], NEIGHBOURS, "network.")
     if wrong:
         return f"is damaged: {wrong}; {REMEDY}"
+    if table.get("normalisation", NORMALISATION) != NORMALISATION:
+        return f"is of networks that map {table['normalisation']!r:.60}, not {NORMALISATION}"
     known = [str(pattern) for pattern in get_args(Pattern)]
     if table["pattern"] not in (None, *known):
         return f"names the pattern {table['pattern']!r}; there are: {', '.join(known)}"
@@ -116,8 +122,14 @@ def _wrong(table: Any) -> str:
     return f"names the rewrite {unknown[0]!r}; there are: {', '.join(REWRITES)}" if unknown else ""
 
 
-def _unlike(values: Mapping[str, Any], kinds: Kinds, prefix: str = "") -> str:
-    """The first entry that is missing or of another type than it should have."""
+def unlike(values: Mapping[str, Any], kinds: Kinds, prefix: str = "") -> str:
+    """The first entry that is missing or of another type than it should have; empty for none.
+
+    Args:
+        values: what was read.
+        kinds: type of each entry that there must be.
+        prefix: of their names, for the sentence.
+    """
     for key, kind in kinds.items():
         if key not in values:
             return f"it has no {prefix}{key}"

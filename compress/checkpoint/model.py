@@ -18,10 +18,19 @@ from torch import Tensor, nn
 
 from compress.base.errors import CompressError, UsageError
 from compress.base.files import write_atomic, write_json
-from compress.base.hu import HU_MAX, HU_MIN
 from compress.base.reasons import reason
 from compress.base.tensors import to_bytes
-from compress.checkpoint.files import BITS, REMEDY, SCHEMA, TABLE, WEIGHTS, from_bits, read, to_bits
+from compress.checkpoint.files import (
+    BITS,
+    NORMALISATION,
+    REMEDY,
+    SCHEMA,
+    TABLE,
+    WEIGHTS,
+    from_bits,
+    read,
+    to_bits,
+)
 from compress.checkpoint.hashes import of_import, warn_of_other_code
 from compress.checkpoint.options import ModelOptions
 from compress.graph.cost import CONVOLUTIONS, convolutions
@@ -97,7 +106,7 @@ def save(model: Model, folder: Path) -> None:
         "kernels": kernels(model.net),
         "pattern": model.pattern if model.masks else None,
         **({"int8": dict(model.quantised)} if model.quantised else {}),
-        "normalisation": {"hu_min": HU_MIN, "hu_max": HU_MAX},
+        "normalisation": NORMALISATION,
         "sha256": hashlib.sha256(data).hexdigest(),
     }
     write_atomic(folder / WEIGHTS, data)

@@ -24,7 +24,7 @@ def placed(x: Tensor, device: torch.device) -> Tensor:
     Compiled programs read memory from its start and look at no strides: of a tile, a transpose or
     a flip AOTInductor returns wrong numbers without a word.
     """
-    return x.to(device, torch.float32).contiguous()
+    return x.detach().to(device, torch.float32).contiguous()
 
 
 class NotBuilt(Exception):

@@ -18,6 +18,7 @@ from compress.base.errors import UsageError
 from compress.base.filekind import wrong_kind
 from compress.base.files import read_json, sha256, write_json
 from compress.base.hu import HU_MAX, HU_MIN
+from compress.checkpoint.files import NONE, NORMALISATION, Kinds, unlike
 from compress.checkpoint.hashes import CODE
 from compress.engines.base import Runner, Shape
 from compress.engines.formats import FormatName, formats
@@ -26,6 +27,20 @@ from compress.engines.records import Built, Place, Sidecar
 from compress.graph.padding import AnySize
 
 SCHEMA = 1
+ENTRIES: Kinds = {
+    "format": str,
+    "precision": str,
+    "batch": int,
+    "size": int,
+    "dynamic_batch": bool,
+    "weights": str,
+    "model": (str, NONE),
+    "place": dict,
+    "built": dict,
+}
+"""What of a sidecar is read, and the types that it may have."""
+PLACE: Kinds = {"device": str, "gpu": (str, NONE)}
+"""The same of its entry `place`."""
 WORDS = {
     "gpu": "GPU",
     "sm": "compute capability",
@@ -121,20 +136,38 @@ def read(path: Path) -> tuple[Sidecar, Path]:
     try:
         facts: Sidecar = read_json(path)
         engine = path.with_name(Path(facts["file"]).name)
-        same = sha256(engine) == facts["sha256"]
+        same = sha256(engine) == facts["sha256"].lower()
     except FileNotFoundError as error:
         gone = "its engine" if path.exists() else "it"
         raise UsageError(f"{path} is no sidecar of an engine: {gone} does not exist") from error
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         why = wrong_kind(path) or error
         raise UsageError(f"{path} is no sidecar of an engine: {why}") from error
     if facts.get("schema") != SCHEMA:
         raise UsageError(f"{path} has schema {facts.get('schema')}, not {SCHEMA}")
+    if wrong := _wrong(facts):
+        raise UsageError(f"{path} is damaged: {wrong}; copy it again, or export the engine again")
     if not same:
         why = wrong_kind(engine) or f"its hash is not the {facts['sha256'][:12]} in {path.name}"
         again = rebuild(facts, engine)
         raise UsageError(f"{engine} was altered or cut off: {why}; build it again: {again}")
     return facts, engine
+
+
+def _wrong(facts: Mapping[str, Any]) -> str:
+    """What makes a sidecar unusable; empty for nothing."""
+    if wrong := unlike(facts, ENTRIES) or unlike(facts["place"], PLACE, "place."):
+        return wrong
+    if facts["format"] not in formats():
+        return f"its format is {facts['format']!r:.40}; there are: {', '.join(formats())}"
+    if facts["place"]["device"] not in ("cpu", "cuda"):
+        return f"its place.device is {facts['place']['device']!r:.40}"
+    beside = facts.get("neighbours", 0)  # engines of version 0.1 do not say
+    if not isinstance(beside, int) or min(facts["batch"], facts["size"], beside + 1) < 1:
+        return f"its batch, size and neighbours are {facts['batch']}, {facts['size']} and {beside}"
+    if facts.get("normalisation", NORMALISATION) != NORMALISATION:
+        return f"it maps {facts['normalisation']!r:.60}, not {NORMALISATION}"
+    return ""
 
 
 def load(path: Path) -> tuple[Sidecar, Runner]:
@@ -202,9 +235,9 @@ def _check_model(engine: Path, facts: Sidecar) -> None:
 def _check_place(engine: Path, facts: Sidecar, here: Mapping[str, Any]) -> None:
     there: Mapping[str, Any] = facts["place"]
     for key in formats()[facts["format"]].needs_same:
-        if there[key] != here[key]:
+        if there.get(key) != here[key]:
             own = "there is none" if here[key] is None else f"it is {here[key]}"
             raise UsageError(
-                f"{engine} was built for {WORDS.get(key, key)} {there[key]}, here {own}; "
+                f"{engine} was built for {WORDS.get(key, key)} {there.get(key)}, here {own}; "
                 f"build it again: {rebuild(facts, engine)}"
             )

@@ -50,7 +50,12 @@ class AnySize(Slices):
 
         Raises:
             ValueError: H or W is larger than `size`.
+            UsageError: it has another number of dimensions or channels, or is empty. Compiled
+                programs do not look and read what lies behind in memory.
         """
+        seen = 2 * self.neighbours + 1
+        if x.ndim != 4 or x.shape[1] != seen or not x.numel():
+            raise UsageError(f"expected (N, {seen}, H, W), none of them 0, got {tuple(x.shape)}")
         count, _, height, width = x.shape
         sides = [self.size or up(side, self.multiple) for side in (height, width)]
         if height > sides[0] or width > sides[1]:
