@@ -222,6 +222,34 @@ def test_a_file_that_is_no_benchmark_is_refused(tmp_path: Path, text: str) -> No
         rebuild(run)
 
 
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("05-evaluate/pictures.npz", None, "it is gone"),
+        ("05-evaluate/pictures.npz", b"PK", ""),
+        ("05-evaluate/pictures.npz", b"\x93NUMPY", ""),
+        ("05-evaluate/pictures.npz", b"", "No data left in file"),
+        ("05-evaluate/pictures.npz", 0.5, "File is not a zip file"),
+        ("04-retrain/facts.json", b"[]", r"it holds \[\]"),
+        ("04-retrain/facts.json", 0.5, "Unterminated string|Expecting"),
+        ("manifest.json", b"{", "Expecting property name"),
+        ("manifest.json", b"\xff", "'utf-8' codec"),
+    ],
+)
+def test_a_damaged_file_of_the_run_is_named(
+    name: str, content: bytes | float | None, said: str, tmp_path: Path
+) -> None:
+    file = runs.make(tmp_path / "run") / name
+    if content is None:
+        file.unlink()
+    elif isinstance(content, bytes):
+        file.write_bytes(content)
+    else:
+        file.write_bytes(file.read_bytes()[: int(content * file.stat().st_size)])
+    with pytest.raises(UsageError, match=f"{name} cannot be shown: .*({said}).*; copy it again"):
+        written(tmp_path / "run")
+
+
 def test_a_benchmark_older_than_the_networks_is_left_out(tmp_path: Path) -> None:
     run = runs.make(tmp_path / "run")
     runs.built(run)

@@ -43,8 +43,10 @@ def write_atomic(path: Path, data: bytes, *, lasting: bool = True) -> None:
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
-    except BaseException:
+    except BaseException as error:
         temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError):  # of a full disk the system names no file
+            error.filename = str(path)
         raise
     if lasting:
         sync_folder(path.parent)

@@ -4,6 +4,8 @@ The keys of report.json are those of `records.Report`, always all there: None or
 has no such step.
 """
 
+import zipfile
+import zlib
 from collections.abc import Iterable
 from pathlib import Path
 from typing import cast
@@ -43,13 +45,13 @@ def collect(run: Path, before: str) -> Report:
         before: only stages whose folder names sort before this one are read.
 
     Raises:
-        UsageError: `run` has no manifest.json.
+        UsageError: `run` has no manifest.json, or a file of it is damaged or gone.
     """
     if not (run / "manifest.json").is_file():
         raise UsageError(f"{run} holds no run: it has no manifest.json")
-    manifest = read_json(run / "manifest.json")
+    manifest = _json(run / "manifest.json")
     paths = sorted(path for path in run.glob("*/facts.json") if path.parent.name < before)
-    found = {path: _with_kind(read_json(path)) for path in paths}
+    found = {path: _with_kind(_json(path)) for path in paths}
     stages = storage.as_stored(run, [s for s in found.values() if s["step"] != "report"])
     pruning = [{**p, "early": _early(stages, p["stage"])} for p in _of(stages, "prune")]
     sparse24 = _last(_of(stages, "sparsify"))
@@ -94,8 +96,8 @@ def pictures(run: Path, report: Report) -> dict[str, np.ndarray]:
     evaluation = report["evaluation"]
     if not evaluation or not evaluation["pictures"] or evaluation["file"] is None:
         return {}
-    with np.load(run / evaluation["stage"] / evaluation["file"]) as found:
-        return {name: found[name] for name in found.files if name != "names"}
+    found = _arrays(run / evaluation["stage"] / evaluation["file"])
+    return {name: array for name, array in found.items() if name != "names"}
 
 
 def maps(run: Path, report: Report) -> dict[str, np.ndarray]:
@@ -103,15 +105,14 @@ def maps(run: Path, report: Report) -> dict[str, np.ndarray]:
     found, evaluation = report["physics"], report["evaluation"]
     if not found or not evaluation:
         return {}
-    with np.load(run / evaluation["stage"] / found["file"]) as kept:
-        return {name: kept[name] for name in kept.files}
+    return _arrays(run / evaluation["stage"] / found["file"])
 
 
 def _network(run: Path, stages: list[Facts]) -> Facts:
     """What the last checkpoint says of the network that it was made from."""
     tables = [run / stage["stage"] / "model.json" for stage in stages]
     found = [table for table in tables if table.is_file()]
-    network: Facts = read_json(found[-1])["network"] if found else {}
+    network: Facts = _json(found[-1])["network"] if found else {}
     return _pick(network, ("name", "import")) | {"options": network.get("options", {})}
 
 
@@ -158,7 +159,7 @@ def _pick(facts: Facts, keys: Iterable[str]) -> Facts:
 def _engine(run: Path, stage: Facts, row: Facts) -> Facts:
     """An engine with what its sidecar says: `layers`, `place`, and hashes of file and weights."""
     path = run / stage["stage"] / (row.get("sidecar") or "none")
-    side = read_json(path) if path.is_file() else {}
+    side = _json(path) if path.is_file() else {}
     told = side.get("built", {}).get("layers", [])
     return {**row, **_pick(side, ("sha256", "weights", "place")), "layers": told}
 
@@ -187,8 +188,8 @@ def _quality(run: Path, evaluation: Facts | None) -> Quality:
     file = evaluation.get("pictures")
     shown = []
     if file:
-        with np.load(run / evaluation["stage"] / file) as found:
-            shown = [_shown(str(name), evaluation["rows"]) for name in found["names"]]
+        names = _arrays(run / evaluation["stage"] / file)["names"]
+        shown = [_shown(str(name), evaluation["rows"]) for name in names]
     about = {
         **_pick(evaluation, ("stage", "slices", "data_range_hu")),
         "file": file,
@@ -205,3 +206,30 @@ def _shown(name: str, rows: list[Facts]) -> Picture:
     own = [row for row in rows if row["slice"] == name]
     psnr = {row["network"]: row["psnr"] for row in own}
     return {"slice": name, "patient": own[0]["patient"], "psnr": psnr}
+
+
+def _json(path: Path) -> Facts:
+    """What a JSON file of the run says."""
+    try:
+        found = read_json(path)
+    except ValueError as error:
+        raise _damaged(path, error) from error
+    if not isinstance(found, dict):
+        raise _damaged(path, f"it holds {found!r:.40}")
+    return found
+
+
+def _arrays(path: Path) -> dict[str, np.ndarray]:
+    """The arrays of an npz file of the run."""
+    try:
+        with path.open("rb") as file, np.load(file) as found:
+            return {name: found[name] for name in found.files}
+    except FileNotFoundError as error:
+        raise _damaged(path, "it is gone") from error
+    except (ValueError, EOFError, TypeError, zlib.error, zipfile.BadZipFile) as error:
+        raise _damaged(path, error) from error
+
+
+def _damaged(path: Path, why: object) -> UsageError:
+    remedy = "copy it again, or remove its folder and run the recipe again"
+    return UsageError(f"{path} cannot be shown: {why}; {remedy}")
