@@ -8,6 +8,7 @@ import pytest
 import torch
 from networks import Plain
 from pairs import data
+from safetensors import torch as safetensors
 from torch import nn
 
 from compress.base.errors import CompressError, Stopped, UsageError
@@ -99,6 +100,32 @@ def test_dropout_goes_on_with_the_same_draws_after_a_stop(tmp_path: Path) -> Non
     with pytest.raises(Stopped):
         SMALL.run(start(), work(folder, stop=StopLater(6)))
     assert same(SMALL.run(start(), work(folder)), whole)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "said"),
+    [
+        (lambda data: data[:-100], "Error while deserializing header"),
+        (lambda data: b"", "Error while deserializing header: header too small"),
+        (lambda data: data[:-7] + bytes([data[-7] ^ 1]) + data[-6:], "its hash is not the one"),
+        (lambda data: data.replace(b'"step\\": 1', b'"step\\": 2'), "its hash is not the one"),
+        (lambda data: safetensors.save({"a": torch.zeros(1)}), ""),
+        (lambda data: safetensors.save({"a": torch.zeros(1)}, {"values": "{}"}), "Missing key"),
+    ],
+)
+def test_a_damaged_state_is_never_trained_on(spoil, said: str, tmp_path: Path) -> None:
+    """A flipped bit of a weight would not be noticed by anyone."""
+    net, file = Plain(16), tmp_path / state.FILE
+    optimizer = torch.optim.Adam(net.parameters())
+    net(torch.rand(2, 1, 16, 16)).sum().backward()
+    optimizer.step()
+    state.save(file, net, optimizer, {"step": 1})
+    assert state.load(file, net, optimizer) == {"step": 1}
+    whole = file.read_bytes()
+    file.write_bytes(spoil(whole))
+    assert file.read_bytes() != whole
+    with pytest.raises(UsageError, match=f"^{file} is damaged: {said}.*; remove it to train"):
+        state.load(file, net, optimizer)
 
 
 def test_masks_hold_to_the_end(tmp_path: Path) -> None:

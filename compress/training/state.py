@@ -5,15 +5,19 @@ parameter, `rng` for torch's random generator on the CPU, which dropout draws fr
 it. Everything else is JSON in the file's header, so that both are always of the same moment.
 """
 
+import hashlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
+from compress.base.errors import UsageError
 from compress.base.files import write_atomic
+from compress.base.reasons import reason
 from compress.base.tensors import to_bytes
 
 FILE = "state.safetensors"
@@ -31,7 +35,8 @@ def save(path: Path, net: nn.Module, optimizer: torch.optim.Optimizer, values: A
         for key, tensor in optimizer.state[parameter].items():
             tensors[f"adam.{key}.{name}"] = tensor
     tensors[RANDOM] = torch.get_rng_state()
-    write_atomic(path, to_bytes(tensors, {"values": json.dumps(values)}))
+    text = json.dumps(values)
+    write_atomic(path, to_bytes(tensors, {"values": text, "sha256": _hash(tensors, text)}))
 
 
 def load(path: Path, net: nn.Module, optimizer: torch.optim.Optimizer) -> Any:
@@ -41,10 +46,32 @@ def load(path: Path, net: nn.Module, optimizer: torch.optim.Optimizer) -> Any:
 
     Returns:
         The values that were saved.
+
+    Raises:
+        UsageError: the file is damaged, or not of this training.
     """
-    with safe_open(path, framework="pt") as file:
-        values = json.loads(file.metadata()["values"])
-        tensors: dict[str, Tensor] = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    try:
+        with safe_open(path, framework="pt") as file:
+            about = file.metadata()
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        if about.get("sha256", hashed := _hash(tensors, about["values"])) != hashed:  # not in 0.1
+            raise ValueError("its hash is not the one in it")
+        values = json.loads(about["values"])
+        _fill(tensors, net, optimizer)
+    except (
+        SafetensorError,
+        RuntimeError,
+        ValueError,
+        KeyError,
+        TypeError,
+        AttributeError,
+    ) as error:
+        remedy = "remove it to train the stage from its start"
+        raise UsageError(f"{path} is damaged: {reason(error)}; {remedy}") from error
+    return values
+
+
+def _fill(tensors: Mapping[str, Tensor], net: nn.Module, optimizer: torch.optim.Optimizer) -> None:
     net.load_state_dict({n[4:]: t for n, t in tensors.items() if n.startswith("net.")})
     for name, parameter in net.named_parameters():
         # In place, so in the parameter's strides, which Adam's one kernel on a GPU insists on.
@@ -52,4 +79,12 @@ def load(path: Path, net: nn.Module, optimizer: torch.optim.Optimizer) -> Any:
             tensor.copy_(tensors[f"adam.{key}.{name}"])
     if RANDOM in tensors:
         torch.set_rng_state(tensors[RANDOM])
-    return values
+
+
+def _hash(tensors: Mapping[str, Tensor], text: str) -> str:
+    """The SHA-256 of all that a file holds: a flipped bit would train on, from other weights."""
+    found = hashlib.sha256(text.encode())
+    for name, tensor in sorted(tensors.items()):
+        found.update(name.encode())
+        found.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return found.hexdigest()
