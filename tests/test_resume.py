@@ -9,6 +9,7 @@ import pytest
 
 from compress import checkpoint
 from compress.base.errors import UsageError
+from compress.engines.build import BUILDING
 from compress.recipe import Recipe, load
 from compress.run import pipeline
 from compress.sweep import work
@@ -116,6 +117,13 @@ def test_damaged_facts_are_none(text: str, recipe: Recipe, out: Path) -> None:
         (out / "02-evaluate" / "begun.json").unlink()
     run(recipe, out)
     assert json.loads((out / "02-evaluate" / "facts.json").read_text())["facts"]["summary"]
+
+
+def test_what_a_killed_build_left_is_removed(recipe: Recipe, out: Path) -> None:
+    (out / "02-evaluate" / "facts.json").unlink()
+    (out / "02-evaluate" / f"{BUILDING}x" / "conv").mkdir(parents=True)
+    run(recipe, out)
+    assert not list(out.glob(f"*/{BUILDING}*"))
 
 
 def test_folders_of_the_user_are_never_removed(recipe: Recipe, tmp_path: Path) -> None:

@@ -33,6 +33,8 @@ from compress.sparsity.layers import layers
 
 log = logging.getLogger(__name__)
 
+BUILDING = ".building-"
+"""What the name of a folder begins with in which an engine is built; a killed build leaves it."""
 Rewriting = Literal["auto", "conv", "keep"]
 """What becomes of stride-1 deconvolutions: the convolutions that they equal, or nothing."""
 
@@ -91,7 +93,7 @@ class Job:
             why = f"it computes in {can} only, not in {self.precision}"
             raise NotBuilt(why, f"--precision {format_.precisions[-1]}")
         name = f"{self.stem}{format_.suffix}"
-        with tempfile.TemporaryDirectory(dir=stage, prefix=".building-") as folder:
+        with tempfile.TemporaryDirectory(dir=stage, prefix=BUILDING) as folder:
             paths = {choice: Path(folder) / choice / name for choice in self._choices()}
             built = {choice: self._compiled(format_, choice, p) for choice, p in paths.items()}
             chosen, ms = next(iter(paths)), dict[str, float]()

@@ -20,6 +20,7 @@ from compress import checkpoint
 from compress.base.errors import UsageError
 from compress.base.files import PARTIAL, read_json, remove_partial, write_json
 from compress.checkpoint import Model
+from compress.engines.build import BUILDING
 from compress.run.records import StageFacts
 from compress.run.stages import Stage
 
@@ -117,6 +118,8 @@ def begin(stage: Stage, key: str, before: str | None) -> None:
         _remove(stage.folder)
     stage.folder.mkdir(exist_ok=True)
     remove_partial(stage.folder)
+    for half in stage.folder.glob(f"{BUILDING}*"):
+        shutil.rmtree(half)
     (stage.folder / FACTS).unlink(missing_ok=True)
     write_json(begun, {"hash": key, "before": before})
 
