@@ -134,19 +134,19 @@ def test_channels_that_save_no_time_stay() -> None:
 
 
 def test_plateaus_are_those_of_the_smaller_kernels() -> None:
-    """5x5 in tiles of 8 channels, 3x3 in tiles of 32: narrow layers save nothing by 3x3."""
+    """5x5 in tiles of 8 channels, 3x3 in tiles of 16: narrow layers save nothing by 3x3."""
 
     def us(family: Family, ins: int, outs: int) -> float:
-        tile = 32 if family.kernel == (3, 3) else 8
+        tile = 16 if family.kernel == (3, 3) else 8
         return math.prod(family.kernel) * -(-ins // tile) * -(-outs // tile) * tile * tile / 64
 
     net = ddnet()
-    plan = pruning.plan(net, options(amount=0.8, round_to=8), times=tabled(both(net), us, step=8))
+    plan = pruning.plan(net, options(amount=0.7, round_to=8), times=tabled(both(net), us, step=8))
     small = check(net, plan, 64)
     assert plan.rings
     for name in plan.rings:
         conv = small.get_submodule(name)
-        full = -(-conv.in_channels // 32) * 32 * -(-conv.out_channels // 32) * 32
+        full = -(-conv.in_channels // 16) * 16 * -(-conv.out_channels // 16) * 16
         assert conv.kernel_size != (3, 3) or 9 * full < 25 * conv.in_channels * conv.out_channels
 
 
