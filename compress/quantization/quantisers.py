@@ -16,6 +16,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from compress.base.tensors import cast
 from compress.graph.cost import compressible
 from compress.quantization.layers import refusal
 from compress.quantization.records import Scale
@@ -151,7 +152,7 @@ def half(net: nn.Module) -> nn.Module:
             weight.copy_(weights(weight))
             # Else ModelOpt 0.47 leaves an ONNX file in float32 from the first INT8 layer on.
             inputs.trt_high_precision_dtype = weights.trt_high_precision_dtype = "Half"
-    return net.half()
+    return cast(net, torch.float16)
 
 
 @dataclass(frozen=True)
