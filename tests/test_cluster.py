@@ -33,7 +33,7 @@ from compress.cluster.submitit import visible_gpus
 from compress.cluster.task import Cluster, Outcome, Task
 from compress.sweep.options import Sweep
 
-EPOCHS = 60
+EPOCHS = 200
 DONE, LOST = Outcome(status=0, note="here"), Outcome(status=None, note="its machine is gone")
 
 

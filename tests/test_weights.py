@@ -114,7 +114,8 @@ def test_checkpoints_of_pointers(name: str, tmp_path: Path) -> None:
 def test_engines_of_pointers(name: str, tmp_path: Path) -> None:
     (tmp_path / "e.onnx").write_bytes(b"an engine")
     facts = {"schema": 1, "file": "e.onnx", "sha256": "0", "format": "onnx", "precision": "fp32"}
-    facts |= {"batch": 1, "dynamic_batch": False, "size": 32}
+    facts |= {"batch": 1, "dynamic_batch": False, "size": 32, "weights": "0", "model": None}
+    facts |= {"place": {"device": "cpu", "gpu": None}, "built": {}}
     (tmp_path / "e.onnx.json").write_text(json.dumps(facts))
     (tmp_path / name).write_bytes(POINTER)
     with pytest.raises(UsageError, match="it is a Git LFS pointer: fetch the file itself"):
