@@ -4,7 +4,7 @@ exit_codes.py  exit statuses of every command
 errors.py      exceptions that end as one sentence, and their exit status
 files.py       files that are whole or not there
 locks.py       locks between processes of one folder
-tensors.py     tensors as the bytes of a safetensors file
+tensors.py     tensors of networks: numbers, memory order, bytes of a safetensors file
 hu.py          HU <-> normalised intensity in [0, 1]
 devices.py     which device a command runs on
 cuda_graph.py  work of a GPU captured and replayed

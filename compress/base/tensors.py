@@ -1,4 +1,4 @@
-"""Tensors as the bytes of a safetensors file: the one place where they are written."""
+"""Tensors of networks: their numbers and memory order, and, here only, their bytes in a file."""
 
 from collections.abc import Mapping
 

@@ -140,8 +140,8 @@ def only(net: nn.Module, names: Collection[str]) -> None:
 def half(net: nn.Module) -> nn.Module:
     """A copy of `net` in float16 whose INT8 layers round their weights to the same integers.
 
-    Weights take the values of their integers before they become float16: else one in thirty or so
-    would be rounded to the next integer, a change as large as that by INT8 itself.
+    Weights take the values of their integers before they become float16: else some that lie near
+    the middle of two would go to the other one, in every pixel, which is a bias.
     """
     net = copy.deepcopy(net)
     with torch.no_grad():

@@ -50,6 +50,7 @@ from pruners_table import SPAWN, table
 from pruners_times import Timer, known
 
 from compress.base.files import read_json, write_json
+from compress.cluster.submitit import visible_gpus
 from compress.models.ddnet import KERNELS
 from compress.run import manifest
 
@@ -76,11 +77,7 @@ def workers(gpus: Sequence[str]) -> ProcessPoolExecutor:
 
 def visible(device: str) -> list[str]:
     """The GPUs that this process may use, as CUDA_VISIBLE_DEVICES names them; "" for a CPU."""
-    named = os.environ.get("CUDA_VISIBLE_DEVICES", "")
-    if device != "cuda":
-        return [named]
-    count = torch.cuda.device_count()
-    return named.split(",")[:count] if named else [str(index) for index in range(count)]
+    return visible_gpus() if device == "cuda" else [os.environ.get("CUDA_VISIBLE_DEVICES", "")]
 
 
 def _see(own: "Queue[str]") -> None:

@@ -22,9 +22,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import click
-import torch
 
 from compress.base.files import cache_folder
+from compress.cluster.submitit import visible_gpus
 
 ROOT = Path(__file__).parents[2]
 TESTS = "python -m pytest -q -p no:benchmark"
@@ -232,12 +232,6 @@ def run(
     return good
 
 
-def visible() -> list[str]:
-    """The GPUs that this process may use, as CUDA_VISIBLE_DEVICES names them."""
-    named = os.environ.get("CUDA_VISIBLE_DEVICES", "")
-    return named.split(",") if named else [str(k) for k in range(torch.cuda.device_count())]
-
-
 @click.command()
 @click.argument("names", nargs=-1, type=click.Choice(list(PROOFS)), metavar="[NAME]...")
 @click.option("--out", type=click.Path(path_type=Path), help="Folder for logs and results.")
@@ -258,7 +252,7 @@ def main(
         raise click.UsageError("give --out, a folder for logs and results")
     out.mkdir(parents=True, exist_ok=True)
     given = {"out": str(out.resolve()), "other": other, "rig": rig}
-    sys.exit(not run(chosen, given, visible(), time.monotonic() + until))
+    sys.exit(not run(chosen, given, visible_gpus(), time.monotonic() + until))
 
 
 if __name__ == "__main__":
