@@ -39,13 +39,15 @@ def begun(words: list[str], **more: str) -> "subprocess.Popen[str]":
     )
 
 
-def wait_for(condition, process: "subprocess.Popen[str]", seconds: float = 300.0) -> None:
+def wait_for(
+    condition, process: "subprocess.Popen[str]", seconds: float = 300.0, every: float = 0.05
+) -> None:
     """Until something is so, while a process runs."""
     end = time.monotonic() + seconds
     while not condition():
         assert process.poll() is None, process.communicate()
         assert time.monotonic() < end, "it did not come"
-        time.sleep(0.05)
+        time.sleep(every)
 
 
 def retraining(out: Path, point: str):
@@ -59,6 +61,25 @@ def running(point: str, pid: int) -> list[int]:
         one for one in descendants(pid)
         if f"--point {point}" in _words(one)
     ]  # fmt: skip
+
+
+def frozen(out: Path, process: "subprocess.Popen[str]") -> list[int]:
+    """The command of each point, stopped (SIGSTOP) as soon as it trains.
+
+    Points train at once; on a fast machine one could end its training while a test looks at
+    another.
+    """
+    found: dict[str, int] = {}
+
+    def all_are() -> bool:
+        for point in POINTS:
+            if point not in found and retraining(out, point)():
+                (found[point],) = running(point, process.pid)
+                os.kill(found[point], signal.SIGSTOP)
+        return len(found) == len(POINTS)
+
+    wait_for(all_are, process, every=0.01)
+    return [found[point] for point in POINTS]
 
 
 def lose(pids: list[int]) -> None:
