@@ -7,6 +7,7 @@ import pytest
 
 from compress.base.errors import UsageError
 from compress.data import DataOptions, Unavailable, demo, load
+from compress.data.pairs import digests
 
 PHANTOM = DataOptions(source="phantom", image_size=32, train_slices=2, test_slices=1, views=30)
 
@@ -57,6 +58,17 @@ def test_another_seed_draws_other_slices():
     one, other = load(PHANTOM, seed=0), load(PHANTOM, seed=1)
     assert one.fingerprint != other.fingerprint
     assert not np.array_equal(one.train.full[0], other.train.full[0])
+
+
+def test_a_slice_is_known_by_its_pixels():
+    data = load(PHANTOM, seed=0)
+    air = np.full_like(data.train.full[0], -1024)
+    pairs = replace(data.train, full=(data.train.full[0], data.train.full[0].T, air))
+    first, turned, none = digests(pairs)
+    assert first == digests(replace(data.train, names=("x", "y"), low=data.train.full))[0]
+    assert first != turned
+    assert len(first) == 16
+    assert none is None
 
 
 def fail(options, seed):

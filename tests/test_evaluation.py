@@ -2,6 +2,8 @@
 
 import csv
 import json
+import logging
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +16,8 @@ from compress import checkpoint
 from compress.base.errors import UsageError
 from compress.checkpoint import Model, ModelOptions
 from compress.cli import main
+from compress.data import folder
+from compress.data.pairs import digests
 from compress.engines import onnx, sidecar
 from compress.engines.base import Shape
 from compress.engines.subject import Subject
@@ -130,3 +134,30 @@ def test_the_command(model, data, tmp_path):
     assert "mediastinum" in result.stdout
     result = CliRunner().invoke(main.main, (*words, "--windows", "x"))
     assert result.exit_code == 2
+
+
+def test_slices_that_the_network_learned_from_are_told(model, data, tmp_path, caplog, monkeypatch):
+    """In a folder without `train` nine tenths are trained on, and all of it is measured."""
+    monkeypatch.setattr(logging.getLogger("compress"), "propagate", True)
+    assert evaluate.run(model, data, tmp_path / "out", (), "cpu")["trained_on"] is None
+    train, _test = folder.load(data)
+    learned, engine = tmp_path / "learned", tmp_path / "net.onnx"
+    learned.mkdir()
+    loaded = checkpoint.load(model)
+    found = loaded.trained_on.union(filter(None, digests(train)))
+    checkpoint.save(replace(loaded, trained_on=found), learned)
+    assert checkpoint.load(learned).trained_on == found
+    assert checkpoint.identity(learned) == checkpoint.identity(model)  # it computes the same
+    shape, cpu = Shape(batch=1, size=48), torch.device("cpu")
+    built = onnx.Onnx().build(Subject(loaded.net, "fp32"), shape, engine, cpu)
+    sidecar.write(
+        engine, format_="onnx", precision="fp32", shape=shape, device=cpu, built=built,
+        weights=checkpoint.fingerprint(loaded), model=learned,
+    )  # fmt: skip
+    assert "was trained" not in caplog.text
+    for path in (learned, engine):
+        caplog.clear()
+        content = evaluate.run(path, data, tmp_path / "out", (), "cpu")
+        assert content["trained_on"] == len(train.names) == 2
+        said = "the network was trained on 2 of these 4 slices: on others it may do worse "
+        assert said in caplog.text

@@ -78,6 +78,8 @@ def refused(folder: Path) -> str:
         (lambda t: t["network"].pop("folder"), " is damaged: it has no network.folder; "),
         (network(options=[1]), f" is damaged: its network.options is [1]; {REMEDY}"),
         (lambda t: t.update(sha256=None), f" is damaged: its sha256 is None; {REMEDY}"),
+        (lambda t: t.update(trained_on=7), f" is damaged: its trained_on is 7; {REMEDY}"),
+        (lambda t: t.update(trained_on=["", 7]), f" is damaged: its trained_on holds 7; {REMEDY}"),
         (lambda t: t.update(rewrites={}), f" is damaged: its rewrites is {{}}; {REMEDY}"),
         (lambda t: t.update(rewrites=["zzz"]), " names the rewrite 'zzz'; there are: deconv_to_c"),
         (lambda t: t.update(rewrites=[[]]), " names the rewrite []; there are: deconv_to_conv"),

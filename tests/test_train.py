@@ -14,6 +14,7 @@ from torch import nn
 from compress.base.errors import CompressError, Stopped, UsageError
 from compress.checkpoint import Model, ModelOptions
 from compress.context import Work
+from compress.data.pairs import digests
 from compress.sparsity import masks
 from compress.steps.train import Train
 from compress.training import state
@@ -49,6 +50,10 @@ def test_learns_and_writes_its_log(tmp_path: Path) -> None:
     assert loss[-1] < 0.3 * loss[0]
     assert all(torch.equal(t, before[n]) for n, t in start.net.state_dict().items())
     assert not trained.net.training
+    assert trained.trained_on == {*digests(place.data.train)}
+    assert replace(SMALL, epochs=1).run(
+        replace(start, trained_on=frozenset({"x"})), work(tmp_path / "01-train")
+    ).trained_on == {"x", *trained.trained_on}
     rows = (place.stage / "log.csv").read_text().splitlines()
     assert rows[0] == "epoch,step,loss,lr"
     assert len(rows) == 9

@@ -11,7 +11,7 @@ standardised.py networks that were trained on standardised HU
 ldct_benchmark.py checkpoints of that package
 """
 
-from compress.checkpoint.hashes import code_of, identity, weights_hash
+from compress.checkpoint.hashes import code_of, identity, trained_on, weights_hash
 from compress.checkpoint.model import (
     Model,
     channels,
@@ -33,5 +33,6 @@ __all__ = [
     "kernels",
     "load",
     "save",
+    "trained_on",
     "weights_hash",
 ]

@@ -26,6 +26,8 @@ SCHEMA = 1
 WEIGHTS, TABLE = "model.safetensors", "model.json"
 BITS = ".mask24"
 """Suffix of a mask's tensor: uint8, the mask's bits in the weight's order, eight to a byte."""
+TRAINED_ON = "trained_on"
+"""The entry of model.json that tells of the slices that a network was trained on, if it was."""
 REMEDY = "copy the checkpoint again, or run its step again"
 
 Kinds = Mapping[str, type | tuple[type, ...]]
@@ -104,14 +106,7 @@ def _wrong(table: Any) -> str:
         return f"is damaged: it holds no description of a network; {REMEDY}"
     if table.get("schema") != SCHEMA:
         return f"has schema {table.get('schema')}, not {SCHEMA}"
-    wrong = unlike(table, ENTRIES) or unlike(table["network"], NETWORK, "network.")
-    if not wrong and "int8" in table:
-        wrong = unlike(table, INT8) or unlike(
-            table["int8"], dict.fromkeys(table["int8"], float), "int8."
-        )
-    if not wrong and "neighbours" in table["network"]:
-        wrong = unlike(table["network"], NEIGHBOURS, "network.")
-    if wrong:
+    if wrong := unlike(table, ENTRIES) or _unlike_optional(table):
         return f"is damaged: {wrong}; {REMEDY}"
     if table.get("normalisation", NORMALISATION) != NORMALISATION:
         return f"is of networks that map {table['normalisation']!r:.60}, not {NORMALISATION}"
@@ -120,6 +115,21 @@ def _wrong(table: Any) -> str:
         return f"names the pattern {table['pattern']!r}; there are: {', '.join(known)}"
     unknown = [name for name in table["rewrites"] if name not in list(REWRITES)]
     return f"names the rewrite {unknown[0]!r}; there are: {', '.join(REWRITES)}" if unknown else ""
+
+
+def _unlike_optional(table: Mapping[str, Any]) -> str:
+    """As `unlike`, of the network and of what there need not be."""
+    network, int8 = table["network"], table.get("int8", {})
+    kinds = {**NETWORK, **(NEIGHBOURS if "neighbours" in network else {})}
+    learned = table.get(TRAINED_ON, [])
+    if not isinstance(learned, list):
+        return f"its {TRAINED_ON} is {learned!r:.40}"
+    return (
+        unlike(network, kinds, "network.")
+        or unlike({"int8": int8}, INT8)
+        or unlike(int8, dict.fromkeys(int8, float), "int8.")
+        or next((f"its {TRAINED_ON} holds {x!r:.40}" for x in learned if type(x) is not str), "")
+    )
 
 
 def unlike(values: Mapping[str, Any], kinds: Kinds, prefix: str = "") -> str:

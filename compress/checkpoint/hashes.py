@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from compress.base.files import digest, read_json
-from compress.checkpoint.files import TABLE
+from compress.checkpoint.files import TABLE, TRAINED_ON
 from compress.checkpoint.imported import code_hash
 
 log = logging.getLogger(__name__)
@@ -21,9 +21,11 @@ CODE: Final = "code_sha256"
 def identity(folder: Path) -> str:
     """The SHA-256 of what a checkpoint computes: its description, which holds the tensors' hash.
 
-    The code of an imported network counts as it is now, not as it was when it was saved.
+    The code of an imported network counts as it is now, not as it was when it was saved. What it
+    was trained on is no part of it.
     """
     table = read_json(folder / TABLE)
+    table.pop(TRAINED_ON, None)
     return digest({**table, "network": {**table["network"], **code_now(table)}})
 
 
@@ -33,6 +35,14 @@ def weights_hash(folder: Path) -> str | None:
         return str(read_json(folder / TABLE)["sha256"])
     except (OSError, ValueError, KeyError, TypeError):
         return None
+
+
+def trained_on(folder: Path) -> frozenset[str]:
+    """`Model.trained_on` of the checkpoint in `folder`; empty where it is not known."""
+    try:
+        return frozenset(read_json(folder / TABLE).get(TRAINED_ON, ()))
+    except (OSError, ValueError, TypeError, AttributeError):
+        return frozenset()
 
 
 def code_of(folder: Path) -> str | None:

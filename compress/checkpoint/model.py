@@ -2,7 +2,8 @@
 
 A checkpoint is a folder with `model.safetensors` (plain tensors in pruned shapes, masks applied and
 stored as bits beside the weights) and `model.json` (how the dense network is built, rewrites,
-tables of channels and kernels, pattern of the masks, INT8 layers, HU range, hash of the tensors).
+tables of channels and kernels, pattern of the masks, INT8 layers, HU range, which slices it learned
+from, hash of the tensors).
 Loading builds the dense network, applies the rewrites, gives the layers the shapes of the tensors,
 fills these in and puts quantisers where they were. Never a pickle.
 """
@@ -26,6 +27,7 @@ from compress.checkpoint.files import (
     REMEDY,
     SCHEMA,
     TABLE,
+    TRAINED_ON,
     WEIGHTS,
     from_bits,
     read,
@@ -57,6 +59,9 @@ class Model:
     quantised: Mapping[str, float] = field(default_factory=dict)
     """Layers that `net` computes in INT8 -> root mean square in HU of what each alone changed when
     it was quantised; their ranges are in the state of `net`."""
+
+    trained_on: frozenset[str] = frozenset()
+    """`data.pairs.digests` of the slices that its weights learned from, as far as that is known."""
 
     def rewritten(self, name: str) -> "Model":
         """The model after one more rewrite; the same where it was done before."""
@@ -107,6 +112,7 @@ def save(model: Model, folder: Path) -> None:
         "pattern": model.pattern if model.masks else None,
         **({"int8": dict(model.quantised)} if model.quantised else {}),
         "normalisation": NORMALISATION,
+        **({TRAINED_ON: sorted(model.trained_on)} if model.trained_on else {}),
         "sha256": hashlib.sha256(data).hexdigest(),
     }
     write_atomic(folder / WEIGHTS, data)
@@ -144,6 +150,7 @@ def load(folder: Path) -> Model:
         masks=masks,
         pattern=pattern,
         quantised=quantised,
+        trained_on=frozenset(table.get(TRAINED_ON, ())),
     )
 
 

@@ -1,5 +1,6 @@
 """Slices of low and full dose, paired."""
 
+import hashlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -66,6 +67,20 @@ class Data:
     """SHA-256 over names, patients, shapes and pixels, in hexadecimal."""
     notices: tuple[str, ...] = ()
     """What a reader of the results must know."""
+
+
+def digests(pairs: Pairs) -> tuple[str | None, ...]:
+    """What tells each full-dose slice from others: 16 hexadecimal digits of a SHA-256.
+
+    It is of the pixels alone, so that a slice is known under another name, too; None for a slice
+    of one value, such as air, which is like any other.
+    """
+    return tuple(
+        None
+        if image.min() == image.max()
+        else hashlib.sha256(repr(image.shape).encode() + image.tobytes()).hexdigest()[:16]
+        for image in pairs.full
+    )
 
 
 def from_arrays(low: ArrayLike, full: ArrayLike, neighbours: int) -> Pairs:

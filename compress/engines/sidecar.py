@@ -193,6 +193,19 @@ def load(path: Path) -> tuple[Sidecar, Runner]:
     return facts, formats()[facts["format"]].load(engine, device)
 
 
+def trained_on(path: Path) -> frozenset[str]:
+    """`Model.trained_on` of the checkpoint that an engine was built from; empty where it is gone.
+
+    Args:
+        path: the engine's file or sidecar.
+
+    Raises:
+        UsageError: as `read`.
+    """
+    model = _model(*read(of(path)))
+    return frozenset() if model is None else checkpoint.trained_on(model)
+
+
 def any_size(facts: Sidecar, runner: Runner) -> AnySize:
     """An engine as `load` gives it, as a network of any batch and any side up to its own."""
     fixed = None if facts["dynamic_batch"] else int(facts["batch"])

@@ -12,11 +12,13 @@ from typing import TYPE_CHECKING, Any, cast
 
 from compress.base.errors import UsageError
 from compress.base.files import write_atomic, write_json
-from compress.checkpoint import Model, ModelOptions
+from compress.checkpoint import Model, ModelOptions, trained_on
 from compress.context import Work
 from compress.data import Data, Pairs
 from compress.data.folder import NONE, held_out
+from compress.data.pairs import digests
 from compress.data.partners import unlike
+from compress.engines import sidecar
 from compress.imaging import inference
 from compress.quality.metrics import METRICS, WINDOWS
 from compress.quality.records import PhysicsFacts
@@ -87,8 +89,8 @@ def run(
     net = inference.load(model, device=device, batch=None)
     pairs = held_out(data, net.net.neighbours)
     _check(pairs)
-    if said := unlike(pairs):
-        log.warning("%s", said)
+    seen = _seen(model, pairs)
+    _warn(pairs, seen)
     work = Work(
         stage=out,
         device=net.device,
@@ -106,6 +108,7 @@ def run(
         "model": net.model,
         "precision": net.precision,
         "slices": facts["slices"],
+        "trained_on": seen,
         "data_range_hu": facts["data_range_hu"],
         "windows": [FULL, *chosen],
         "summary": _renamed(facts["summary"], chosen),
@@ -130,6 +133,8 @@ def render(content: Evaluated) -> None:
     heads = [f"{METRICS[name].label} {METRICS[name].unit}".strip() for name in WINDOWED]
     patients, slices = len(content["by_patient"]), content["slices"]
     count = f"{slices} slice{'s' * (slices != 1)} of {patients} patient{'s' * (patients != 1)}"
+    if seen := content["trained_on"]:
+        count += f"; {_learned(seen, slices)}"
     table = Table("network", "window", *heads, caption=count)
     for name, found in content["summary"].items():
         for window in content["windows"]:
@@ -152,6 +157,24 @@ def _physics(found: PhysicsFacts) -> "Table":
         for label, cells in group["rows"]:
             table.add_row(label, *(cells[name] for name in names))
     return table
+
+
+def _seen(model: Path, pairs: Pairs) -> int | None:
+    """How many of these slices the network learned from; None where nobody knows."""
+    known = trained_on(model) if model.is_dir() else sidecar.trained_on(model)
+    return sum(digest in known for digest in digests(pairs)) if known else None
+
+
+def _warn(pairs: Pairs, seen: int | None) -> None:
+    if said := unlike(pairs):
+        log.warning("%s", said)
+    if seen:
+        log.warning("%s", _learned(seen, len(pairs.names)))
+
+
+def _learned(seen: int, slices: int) -> str:
+    which = "these slices" if seen == slices else f"{seen} of these {slices} slices"
+    return f"the network was trained on {which}: on others it may do worse than these figures say"
 
 
 def _check(pairs: Pairs) -> None:

@@ -244,6 +244,8 @@ class Evaluated(TypedDict):
     """Arithmetic of the network."""
     slices: int
     """Slices that were measured."""
+    trained_on: int | None
+    """Those of them that the network was trained on; None where that is not known."""
     data_range_hu: float
     """Range that PSNR and SSIM refer to, HU."""
     windows: list[str]

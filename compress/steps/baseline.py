@@ -1,6 +1,6 @@
 """baseline: the dense network trained on, so that quality is compared after equal training."""
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from typing import ClassVar
 
 from compress import checkpoint
@@ -47,5 +47,5 @@ class Baseline(Train):
         if work.world.first:
             folder = work.stage / BASELINE
             folder.mkdir(exist_ok=True)
-            checkpoint.save(replace(dense, net=trained.net), folder)
+            checkpoint.save(trained, folder)
         return model

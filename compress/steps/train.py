@@ -9,6 +9,7 @@ import torch
 from compress.checkpoint import Model
 from compress.context import Kind, Use, Work
 from compress.data import loaders
+from compress.data.pairs import digests
 from compress.training import precision as formats
 from compress.training.options import TrainOptions
 from compress.training.recalibrate import recalibrated
@@ -44,4 +45,6 @@ class Train(TrainOptions):
         trained = session.trained()
         del session
         gc.collect()  # a captured step and its loader refer to each other and fill the GPU's memory
-        return replace(model, net=recalibrated(trained, self.recalibrate, work))
+        seen = model.trained_on.union(filter(None, digests(work.data.train)))
+        net = recalibrated(trained, self.recalibrate, work)
+        return replace(model, net=net, trained_on=seen)
