@@ -137,7 +137,7 @@ def test_the_command(model, data, tmp_path):
 
 
 def test_slices_that_the_network_learned_from_are_told(model, data, tmp_path, caplog, monkeypatch):
-    """In a folder without `train` nine tenths are trained on, and all of it is measured."""
+    """In a folder without `train` most slices are trained on, and all of it is measured."""
     monkeypatch.setattr(logging.getLogger("compress"), "propagate", True)
     assert evaluate.run(model, data, tmp_path / "out", (), "cpu")["trained_on"] is None
     train, _test = folder.load(data)

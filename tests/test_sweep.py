@@ -4,6 +4,7 @@ import csv
 import json
 import logging
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -56,6 +57,19 @@ def started(caplog: pytest.LogCaptureFixture) -> list[str]:
     return [text.partition(":")[0] for text in found]
 
 
+def assert_told_once(caplog: pytest.LogCaptureFixture) -> None:
+    """Of each stage of a point it is said once that it starts, or that it is done."""
+    stages: list[str] = []
+    for message in (record.getMessage() for record in caplog.records):
+        name = re.match(r"(\d\d-\w+): (starting|already done)", message)
+        if message.startswith("point "):
+            stages = []
+        elif name:
+            assert name[1] not in stages, message
+            stages.append(name[1])
+    assert stages, "nothing was said"
+
+
 @pytest.fixture
 def log(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(logging.getLogger("compress"), "propagate", True)
@@ -66,6 +80,7 @@ def log(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch):
 def test_a_sweep(recipe: Path, log) -> None:
     asked = sweep(recipe, "steps.prune.amount=0.3,0.6,0.9999", "reseed=0,1")
     path = run(asked)
+    assert_told_once(log)
     stages = started(log)
     assert stages.count("00-train") == 1
     assert stages.count("01-retrain") == 2  # the baselines
@@ -130,6 +145,7 @@ def test_two_sweeps_share_a_folder_and_merge(recipe: Path, log) -> None:
     run(sweep(recipe, "steps.prune.criterion=gaussian,l1"))
     started(log)
     run(sweep(recipe, "steps.prune.criterion=random"))
+    assert_told_once(log)
     stages = started(log)
     assert "00-train" not in stages  # from the other sweep
     assert "01-retrain" not in stages  # the baseline too

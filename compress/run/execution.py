@@ -38,8 +38,8 @@ SCHEMA = 1
 class Execution:
     """One execution of a recipe: what does not change from stage to stage, and the hash chain."""
 
-    def __init__(self, recipe: Recipe, out: Path, work: Work) -> None:
-        self.recipe, self.out, self.work = recipe, out, work
+    def __init__(self, recipe: Recipe, out: Path, work: Work, linked: int = 0) -> None:
+        self.recipe, self.out, self.work, self.linked = recipe, out, work, linked
         self.world = work.world
         self.compressed = False
         self.before: str | None = None
@@ -77,7 +77,8 @@ class Execution:
         if self.world.any(finished(stage, key, self.before) is None):
             model = self._do(stage, model, key)
         else:
-            log.info("%s: already done, skipping", stage.name)
+            level = logging.DEBUG if stage.index < self.linked else logging.INFO
+            log.log(level, "%s: already done, skipping", stage.name)
             model = self._again(stage, model)
         self.before = checkpoint.weights_hash(stage.folder) or self.before
         self._note(stage, read_json(stage.folder / FACTS)["facts"])

@@ -44,6 +44,7 @@ def run(
     fallback: bool = True,
     profile: bool = False,
     loaded: Data | None = None,
+    linked: int = 0,
 ) -> Path | None:
     """Run a recipe in the folder `out`, going on where an earlier run of it was stopped.
 
@@ -58,6 +59,8 @@ def run(
         fallback: whether procedural phantoms may stand in for data that cannot be fetched.
         profile: whether training stages record where their time goes.
         loaded: the recipe's data where they are in memory already; `data` is then not read.
+        linked: stages at the beginning that are done elsewhere and linked into `out`; they are not
+            told of again.
 
     Returns:
         The run folder; None in all but the first of several processes.
@@ -89,7 +92,7 @@ def run(
                 world=world,
                 profile=profile,
             )
-            Execution(recipe, out, work).through(chosen, model)
+            Execution(recipe, out, work, linked).through(chosen, model)
         return out if world.first else None
 
 

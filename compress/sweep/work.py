@@ -99,7 +99,7 @@ class Worker:
         started = time.monotonic()
         try:
             self._share(point, chain[:shared], stop)
-            self._pipeline(point.recipe, folder, None)
+            self._pipeline(point.recipe, folder, None, shared)
             found = rows.measured(folder, point.recipe)
         except Stopped:
             raise
@@ -137,13 +137,13 @@ class Worker:
                 with claimed(folder / ".claim") as mine:
                     if mine:
                         self._link(before, folder, point.recipe, chain[:index])
-                        self._pipeline(point.recipe, folder, index)
+                        self._pipeline(point.recipe, folder, index, index)
                         break
                 time.sleep(0.5)  # another process is at it
             before = folder
         self._link(before, self._sweep.out / "points" / point.name, point.recipe, chain)
 
-    def _pipeline(self, recipe: Recipe, folder: Path, last: int | None) -> None:
+    def _pipeline(self, recipe: Recipe, folder: Path, last: int | None, linked: int) -> None:
         until = None if last is None else f"{last:02d}-{recipe.steps[last][0]}"
         pipeline.run(
             recipe,
@@ -152,6 +152,7 @@ class Worker:
             device=self._sweep.device,
             fallback=self._sweep.fallback,
             loaded=self._data(recipe),
+            linked=linked,
         )
 
     def _link(self, source: Path | None, target: Path, recipe: Recipe, chain: list[str]) -> None:
