@@ -38,6 +38,18 @@ def test_each_proof_has_gpus_of_its_own_and_the_longest_begins_first(tmp_path: P
     assert "a rig |" in table
 
 
+def test_python_is_this_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    program = tmp_path / "py thon3"
+    program.write_text('#!/bin/sh\necho mine "$@"\n')
+    program.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(program))
+    command = "X=1 true && env python -m a && cd / && python b.py"
+    (tmp_path / "out").mkdir()
+    _, table = run(tmp_path / "out", ["0"], 60, one=Proof(command, 1))
+    assert (tmp_path / "out" / "one.log").read_text() == "mine -m a\nmine b.py\n"
+    assert "| one | done |" in table
+
+
 def test_what_fails_or_takes_too_long_is_said_and_the_rest_goes_on(tmp_path: Path) -> None:
     begun = time.monotonic()
     good, table = run(

@@ -13,6 +13,8 @@ where every proof that began ended well, else 1.
 """
 
 import os
+import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -161,7 +163,11 @@ def environment(out: Path, name: str, gpus: Sequence[str]) -> dict[str, str]:
 
 
 def begin(out: Path, name: str, command: str, gpus: list[str]) -> Running:
-    """Start a proof on these GPUs; what it prints goes to its log."""
+    """Start a proof on these GPUs; what it prints goes to its log.
+
+    `python` is this interpreter: some machines have python3 alone.
+    """
+    command = re.sub(r"\bpython(?= )", lambda _: shlex.quote(sys.executable), command)
     with (out / f"{name}.log").open("wb") as log:
         process = subprocess.Popen(
             ["bash", "-o", "pipefail", "-c", command], cwd=ROOT, env=environment(out, name, gpus),
