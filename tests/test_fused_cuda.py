@@ -173,7 +173,7 @@ def test_a_bottleneck_inside_a_convolution_is_never_stored(emulator, kind, slots
     [("mma", "copy_wait<STAGES - 2>()", "copy_wait<STAGES - 1>()"),
      ("wgmma", "copy_wait<STAGES - 2>()", "copy_wait<STAGES - 1>()"),
      ("mma", "__syncthreads();", ""),
-     ("mma.sp", "slot == 0 ? STAGES - 1 : slot - 1", "slot")],
+     ("mma.sp", "r.slot == 0 ? STAGES - 1 : r.slot - 1", "r.slot")],
 )  # fmt: skip
 def test_the_emulator_sees_a_wait_or_a_barrier_that_is_missing(
     emulator, monkeypatch, kind, right, wrong
@@ -247,13 +247,16 @@ def test_an_upsampling_inside_a_5x5_has_the_bits_of_two_kernels(emulator, kind, 
     assert torch.equal(case.buffers["y"].inside, result)
 
 
+FIRST = "  upsample(a, s, base, mixed, 0, 0);"
+
+
 @needs_compiler
 @pytest.mark.parametrize(
     ("kind", "right", "wrong"),
     [("wgmma", "  __syncthreads();\n  rows_of_next", "  rows_of_next"),
-     ("mma", "  __syncthreads();\n  upsample(0, 0);", "  upsample(0, 0);"),
+     ("mma", f"  __syncthreads();\n{FIRST}", FIRST),
      ("wgmma", "s.y0 - PAD + 1 + arrived", "s.y0 - PAD + 3 + arrived"),
-     ("mma.sp", "upsample(arrived + 1, slot", "upsample(arrived, slot")],
+     ("mma.sp", "mixed, r.arrived + 1, r.slot", "mixed, r.arrived, r.slot")],
 )  # fmt: skip
 def test_the_emulator_sees_a_row_that_is_mixed_too_early(emulator, monkeypatch, kind, right, wrong):
     up, op, case = mixed_case((16, 16), 16, (1, 8, 35), sparse=kind == "mma.sp")

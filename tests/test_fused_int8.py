@@ -175,8 +175,8 @@ def test_an_upsampling_inside_has_the_bits_of_two_kernels(
     ("kind", "right", "wrong"),
     [("int8", "copy_wait<STAGES - 2>()", "copy_wait<STAGES - 1>()"),
      ("int8.sp", "__syncthreads();", ""),
-     ("int8.sp", "(arrived & 1) * MIDDLE", "0"), ("int8.sp", "(step & 1) * MIDDLE", "0"),
-     ("int8", "slot == 0 ? STAGES - 1 : slot - 1", "slot")],
+     ("int8.sp", "(r.arrived & 1) * MIDDLE", "0"), ("int8.sp", "(step & 1) * MIDDLE", "0"),
+     ("int8", "r.slot == 0 ? STAGES - 1 : r.slot - 1", "r.slot")],
 )  # fmt: skip
 def test_the_emulator_sees_a_wait_or_a_barrier_that_is_missing(
     emulator, monkeypatch, kind, right, wrong

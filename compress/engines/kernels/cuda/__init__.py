@@ -3,7 +3,7 @@
 They are compiled when an engine is built.
 
 window_mma.cu      by mma.sync or mma.sp, compute capability 8.0 and newer
-mma_*.cuh          its parts: rows copied, the 1x1 before, products, what follows
+mma_*.cuh          its parts: rows copied, steps of a strip, the 1x1 before, products, what follows
 window_int8.cu     by mma.sync or mma.sp of INT8, 8.0 and newer; parts of the above are in it
 int8_*.cuh         its own parts: rows rounded, products
 window_wgmma.cu    by wgmma, 9.0 only

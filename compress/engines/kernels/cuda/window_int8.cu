@@ -1,6 +1,6 @@
 // Convolution, SIDE x SIDE = 5x5 or 3x3, stride 1, of INT8: mma.sync (dense) or mma.sp (2:4) of int8, compute capability 8.0 and newer.
 //
-// As window_mma.cu, whose rows, sums and stores it has. What arrives in shared memory is float16; before the products a
+// As window_mma.cu, whose rows, steps and stores it has. What arrives in shared memory is float16; before the products a
 // row is rounded to int8 there (int8_rows.cuh): x -> scale x + shift by channel, which is BatchNorm over the step of the
 // input, -> the nearest integer in -128 .. 127. Outside of the image it is 0, as the padding of the network is. Sums are
 // integers, exact; what is stored is step_in step_out sum + bias, and what follows that.
@@ -22,7 +22,7 @@ constexpr int PIECES_K = K / 16, PIECES_IN = CIN / 16;  // of 16 bytes: in a pro
 constexpr bool LAST = TAPS > 1 && MORE % TAPS == 0;
 constexpr int ACROSS = LAST ? MORE / TAPS : (SIDE + TAPS - 1) / TAPS, DOWN = LAST ? MORE / TAPS + 1 : 0;
 constexpr int SPARE = LAST || TAPS == 1 ? 0 : ACROSS * TAPS - SIDE;  // pixels to the right that are read and multiplied by zeros
-constexpr int FRAGMENTS = (ACROSS * KS * SIDE + DOWN) * MS;
+constexpr int FRAGMENTS = (ACROSS * KS * SIDE + DOWN) * MS, WORDS = FRAGMENTS;
 constexpr int PITCH = CIN + (PIECES_IN % 2 == 0 ? 16 : 0), MIDDLE_ROW = (PIXELS + SPARE) * PITCH, MIDDLE = ROWS * MIDDLE_ROW;
 constexpr int SOURCE = BOTTLENECK ? BOTTLENECK : CIN, SOURCE_PITCH = 2 * SOURCE + (BOTTLENECK || UPSAMPLED ? 16 : 0);
 constexpr int STAGE = ROWS * PIXELS * SOURCE_PITCH;
@@ -44,64 +44,33 @@ constexpr int BEHIND = 0;
 static_assert(SHARED == MIDDLE_AT + 2 * MIDDLE + BEHIND, "window.py counts shared memory otherwise");
 static_assert(BLOCKS % 2 == 0 && MORE % ROWS == 0, "");
 
-struct Weights {
-  u32 a[IN_REGISTERS ? FRAGMENTS : 1][4], metadata[IN_REGISTERS && SPARSE ? FRAGMENTS : 1];
-};
 struct Window {
   int sums[ROWS + MORE][BLOCKS][MS][4];           // [e]: output row e - MORE below the first input row of the step
   u32 before[BLOCKS][LAST ? TAPS - 1 : 1][PIECES_IN];  // the last column of the rows before, the oldest first
 };
 
 #include <mma_rows.cuh>
+#include <mma_store.cuh>
+#include <mma_steps.cuh>
 #include <mma_bottleneck.cuh>
 #include <int8_rows.cuh>
 #include <int8_products.cuh>
-#include <mma_store.cuh>
 
 KERNEL(window_int8, THREADS, RESIDENT)(const Arguments a) {
   SHARED_BASE(base);
   const int lane = threadIdx.x & 31, warp = threadIdx.x >> 5, g = lane >> 2;
   const Strip s = strip_of_block(a, TILE);
   const int steps = (s.rows + MORE + ROWS - 1) / ROWS;
-  if constexpr (!IN_REGISTERS) {
-    copy_region(base, a.weights, FRAGMENTS * 512);
-    if constexpr (SPARSE) copy_region(base + METADATA_AT, a.metadata, FRAGMENTS * 128);
-  }
-  if constexpr (BOTTLENECK) {
-    copy_region(base + BEFORE_AT, a.bottleneck_weights, BEFORE_KS * BEFORE_MS * 512);
-    copy_region(base + BIAS_AT, a.bottleneck_bias, CIN * 4);
-  }
-  copy_region(base + AFFINE_AT, a.affine, CIN * (BOTTLENECK ? 16 : 8));
-  if constexpr (THEN == 16) copy_region(base + THEN_AT, a.then_weights, MS * 512);
-  Loader rows_of = loader(a, s);
+  copy_weights(a, base);
+  Ring r = ring(a, s, steps);
 #if UPSAMPLED
   Low low = low_rows(a, s);
   load_low<LOW_ROWS>(a, low, base, low.next, true);
   Mixer mixed = mixer(a, s, low.left);
-  auto upsample = [&](int step, int slot) {
-    const Right right = right_of(a, s, mixed, step % WARPS);
-    const int y = s.y0 - PAD + step * ROWS;
-    mix_first(a, right, mixed, base, y);
-#pragma unroll
-    for (int i = 0; i < ROWS; ++i)
-      mix_row<SOURCE_PITCH, 16>(a, s, right, mixed, base, base + RING_AT + slot * STAGE + i * PIXELS * SOURCE_PITCH, y + i, rows_between(a, y + i));
-  };
 #endif
-#pragma unroll
-  for (int i = 0; i < STAGES - 1; ++i) {
-    if (i < steps) load_rows(a, rows_of, base + RING_AT + i * STAGE);
-    copy_commit();
-  }
+  fill(a, base, r);
   Weights weights;
-  if constexpr (IN_REGISTERS) {
-#pragma unroll
-    for (int i = 0; i < FRAGMENTS; ++i) {
-      const Quad v = a.weights[i * 32 + lane];
-#pragma unroll
-      for (int j = 0; j < 4; ++j) weights.a[i][j] = v.v[j];
-      if constexpr (SPARSE) weights.metadata[i] = a.metadata[i * 32 + lane];
-    }
-  }
+  load_weights(a, weights);
   float bias[MS][2], steps_of[MS][2];
 #pragma unroll
   for (int m = 0; m < MS; ++m)
@@ -112,42 +81,26 @@ KERNEL(window_int8, THREADS, RESIDENT)(const Arguments a) {
   const u32 mine = (warp * BLOCKS * 8 + pixel_of_row(lane)) * PITCH + piece_of_row(lane) * 16;
   const u32 mine_last = (warp * BLOCKS * 8 + pixel_of_last(lane) + MORE) * PITCH + piece_of_last(lane) * 16;
   const bool late = LATE && (warp & 1);  // rounds behind its products, when the tensor cores are another warp's
-  int step = 0, arrived = 0, slot = 0;
-  auto arrive = [&] {  // the rows of step `arrived` are there; the fetch of later ones begins
-    copy_wait<STAGES - 2>();
-    __syncthreads();
-    const int later = arrived + STAGES - 1, free_slot = slot == 0 ? STAGES - 1 : slot - 1;
-    if (later < steps) load_rows(a, rows_of, base + RING_AT + free_slot * STAGE);
+  int step = 0;
+  auto next = [&] {
 #if UPSAMPLED
-    if (later < steps) load_low<NEW_ROWS>(a, low, base, rows_between(a, s.y0 - PAD + (arrived + 1) * ROWS).first, true);
-#endif
-    copy_commit();
-#if UPSAMPLED
-    if (arrived + 1 < steps) upsample(arrived + 1, slot == STAGES - 1 ? 0 : slot + 1);
+    arrive(a, s, base, r, low, mixed);
+#else
+    arrive(a, s, base, r);
 #endif
   };
-  auto round = [&] {  // them, for the next step's products
-    if (arrived < steps) {
-      const u32 from = base + RING_AT + slot * STAGE, to = base + MIDDLE_AT + (arrived & 1) * MIDDLE;
-      if constexpr (BOTTLENECK) bottleneck_int8(a, s, base, from, to, s.y0 - PAD + arrived * ROWS);
-      else round_rows(a, s, base, from, to, arrived);
+  auto round = [&] {  // the rows that arrived, for the next step's products
+    if (r.arrived < r.steps) {
+      const u32 from = base + RING_AT + r.slot * STAGE, to = base + MIDDLE_AT + (r.arrived & 1) * MIDDLE;
+      if constexpr (BOTTLENECK) bottleneck_int8(a, s, base, from, to, s.y0 - PAD + r.arrived * ROWS);
+      else round_rows(a, s, base, from, to, r.arrived);
     }
-  };
-  auto leave = [&] {
-    slot = slot == STAGES - 1 ? 0 : slot + 1;
-    ++arrived;
   };
   auto body = [&](auto all, int low, int high) {
     constexpr bool ALL = decltype(all)::value;
     float image[ROWS] = {};
-    if constexpr (RESIDUAL) {
-#pragma unroll
-      for (int i = 0; i < ROWS; ++i) {
-        const int y = step * ROWS - MORE + i;
-        image[i] = load_image(a, s, s.y0 + y, y >= 0 && y < s.rows);
-      }
-    }
-    arrive();
+    load_images(a, s, step, image);
+    next();
     if (!late) round();
     products<ALL>(w, weights, base, base + MIDDLE_AT + (step & 1) * MIDDLE, mine, mine_last, low, high);
 #pragma unroll
@@ -163,31 +116,16 @@ KERNEL(window_int8, THREADS, RESIDENT)(const Arguments a) {
           for (int j = 0; j < 4; ++j) sums[block][m][j] = fmaf((float)w.sums[i][block][m][j], steps_of[m][j >> 1], bias[m][j >> 1]);
       store_row(a, s, sums, then, image[i], base, s.y0 + y);
     }
-#pragma unroll
-    for (int e = 0; e < MORE; ++e)
-#pragma unroll
-      for (int block = 0; block < BLOCKS; ++block)
-#pragma unroll
-        for (int m = 0; m < MS; ++m)
-#pragma unroll
-          for (int i = 0; i < 4; ++i) w.sums[e][block][m][i] = w.sums[e + ROWS][block][m][i];
+    move_down(w.sums);
     if (late) round();
-    leave();
+    leave(r);
     ++step;
   };
 #if UPSAMPLED
   copy_wait<STAGES - 2>();
   __syncthreads();
-  upsample(0, 0);
+  upsample(a, s, base, mixed, 0, 0);
 #endif
-  arrive(), round(), leave();
-  // The first and the last steps of a strip leave out the products of rows above and below it.
-  const int full = (s.rows + ROWS - 1) / ROWS, last = full + MORE / ROWS;
-  auto part = [&] { body(Bool<false>{}, max(MORE - step * ROWS, 0), min(ROWS + MORE - 1, (last - step) * ROWS - 1)); };
-#pragma unroll 1
-  while (step * ROWS < MORE) part();
-#pragma unroll 1
-  while (step < full) body(Bool<true>{}, 0, ROWS + MORE - 1);
-#pragma unroll 1
-  while (step < last) part();
+  next(), round(), leave(r);
+  all_steps(s, step, body);
 }

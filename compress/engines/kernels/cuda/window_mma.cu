@@ -45,9 +45,6 @@ static_assert(!IN_REGISTERS || (ROWS == 1 && MS == 1), "weights in registers: on
 static_assert(!PAIRED || IN_REGISTERS, "");
 static_assert(BLOCKS % 2 == 0 && MORE % ROWS == 0, "");
 
-struct Weights {
-  u32 a[IN_REGISTERS ? FRAGMENTS : 1][4], metadata[IN_REGISTERS && SPARSE ? WORDS : 1];
-};
 struct Window {
   float sums[ROWS + MORE][BLOCKS][MS][4];  // [e]: output row e - MORE below the first input row of the step
   float bias[MS][2];
@@ -61,56 +58,26 @@ DEV void multiply(float (&d)[4], const u32 (&w)[4], const u32* b, u32 metadata, 
 }
 
 #include <mma_rows.cuh>
+#include <mma_store.cuh>
+#include <mma_steps.cuh>
 #include <mma_bottleneck.cuh>
 #include <mma_products.cuh>
-#include <mma_store.cuh>
 
 KERNEL(window_mma, THREADS, RESIDENT)(const Arguments a) {
   SHARED_BASE(base);
   const int lane = threadIdx.x & 31, warp = threadIdx.x >> 5, g = lane >> 2;
   const Strip s = strip_of_block(a, TILE);
   const int steps = (s.rows + MORE + ROWS - 1) / ROWS;
-  if constexpr (!IN_REGISTERS) {
-    copy_region(base, a.weights, FRAGMENTS * 512);
-    if constexpr (SPARSE) copy_region(base + METADATA_AT, a.metadata, WORDS * 128);
-  }
-  if constexpr (BOTTLENECK) {
-    copy_region(base + BEFORE_AT, a.bottleneck_weights, BEFORE_KS * BEFORE_MS * 512);
-    copy_region(base + BIAS_AT, a.bottleneck_bias, CIN * 4);
-  }
-  if constexpr (THEN == 16) copy_region(base + THEN_AT, a.then_weights, MS * 512);
-  Loader rows_of = loader(a, s);
+  copy_weights(a, base);
+  Ring r = ring(a, s, steps);
 #if UPSAMPLED
   Low low = low_rows(a, s);
   load_low<LOW_ROWS>(a, low, base, low.next, true);
   Mixer mixed = mixer(a, s, low.left);
-  auto upsample = [&](int step, int slot) {
-    const Right right = right_of(a, s, mixed, step % WARPS);
-    const int y = s.y0 - PAD + step * ROWS;
-    mix_first(a, right, mixed, base, y);
-#pragma unroll
-    for (int i = 0; i < ROWS; ++i)
-      mix_row<PITCH, 16>(a, s, right, mixed, base, base + RING_AT + slot * STAGE + i * PIXELS * PITCH, y + i, rows_between(a, y + i));
-  };
 #endif
-#pragma unroll
-  for (int i = 0; i < STAGES - 1; ++i) {
-    if (i < steps) load_rows(a, rows_of, base + RING_AT + i * STAGE);
-    copy_commit();
-  }
+  fill(a, base, r);
   Weights weights;
-  if constexpr (IN_REGISTERS) {
-#pragma unroll
-    for (int i = 0; i < FRAGMENTS; ++i) {
-      const Quad v = a.weights[i * 32 + lane];
-#pragma unroll
-      for (int j = 0; j < 4; ++j) weights.a[i][j] = v.v[j];
-    }
-    if constexpr (SPARSE) {
-#pragma unroll
-      for (int i = 0; i < WORDS; ++i) weights.metadata[i] = a.metadata[i * 32 + lane];
-    }
-  }
+  load_weights(a, weights);
   Window w;
 #pragma unroll
   for (int m = 0; m < MS; ++m) w.bias[m][0] = a.bias[m * 16 + 2 * g], w.bias[m][1] = a.bias[m * 16 + 2 * g + 1];
@@ -134,67 +101,36 @@ KERNEL(window_mma, THREADS, RESIDENT)(const Arguments a) {
 #pragma unroll
     for (int m = 0; m < BEFORE_MS; ++m) border[m] = a.bottleneck_border[m * 8 + g];
   }
-  int step = 0, arrived = 0, slot = 0;
-  auto arrive = [&] {  // the rows of step `arrived` are there; the fetch of later ones begins
-    copy_wait<STAGES - 2>();
-    __syncthreads();
-    const int later = arrived + STAGES - 1, free_slot = slot == 0 ? STAGES - 1 : slot - 1;
-    if (later < steps) load_rows(a, rows_of, base + RING_AT + free_slot * STAGE);
+  int step = 0;
+  auto next = [&] {  // rows arrive; before a 1x1, the middle ones are computed
 #if UPSAMPLED
-    if (later < steps) load_low<NEW_ROWS>(a, low, base, rows_between(a, s.y0 - PAD + (arrived + 1) * ROWS).first, true);
+    arrive(a, s, base, r, low, mixed);
+#else
+    arrive(a, s, base, r);
 #endif
-    copy_commit();
-#if UPSAMPLED
-    if (arrived + 1 < steps) upsample(arrived + 1, slot == STAGES - 1 ? 0 : slot + 1);
-#endif
-    if (BOTTLENECK && arrived < steps) bottleneck(a, s, border, base, slot, arrived);
-  };
-  auto leave = [&] {
-    slot = slot == STAGES - 1 ? 0 : slot + 1;
-    ++arrived;
+    if (BOTTLENECK && r.arrived < r.steps) bottleneck(a, s, border, base, r.slot, r.arrived);
   };
   auto body = [&](auto all, int low, int high) {
     constexpr bool ALL = decltype(all)::value;
     float image[ROWS] = {};
-    if constexpr (RESIDUAL) {
-#pragma unroll
-      for (int i = 0; i < ROWS; ++i) {
-        const int y = step * ROWS - MORE + i;
-        image[i] = load_image(a, s, s.y0 + y, y >= 0 && y < s.rows);
-      }
-    }
-    arrive();
-    const u32 rows = base + mine + (BOTTLENECK ? MIDDLE_AT + (step & 1) * MIDDLE : RING_AT + slot * STAGE);
+    load_images(a, s, step, image);
+    next();
+    const u32 rows = base + mine + (BOTTLENECK ? MIDDLE_AT + (step & 1) * MIDDLE : RING_AT + r.slot * STAGE);
     products<ALL>(w, weights, base, rows, low, high);
 #pragma unroll
     for (int i = 0; i < ROWS; ++i) {
       const int y = step * ROWS - MORE + i;
       if ((ALL || low == 0) && y < s.rows) store_row(a, s, w.sums[i], then, image[i], base, s.y0 + y);
     }
-#pragma unroll
-    for (int e = 0; e < MORE; ++e)
-#pragma unroll
-      for (int block = 0; block < BLOCKS; ++block)
-#pragma unroll
-        for (int m = 0; m < MS; ++m)
-#pragma unroll
-          for (int i = 0; i < 4; ++i) w.sums[e][block][m][i] = w.sums[e + ROWS][block][m][i];
-    leave();
+    move_down(w.sums);
+    leave(r);
     ++step;
   };
-  if constexpr (BOTTLENECK) arrive(), leave();
+  if constexpr (BOTTLENECK) next(), leave(r);
 #if UPSAMPLED
   copy_wait<STAGES - 2>();
   __syncthreads();
-  upsample(0, 0);
+  upsample(a, s, base, mixed, 0, 0);
 #endif
-  // The first and the last steps of a strip leave out the products of rows above and below it.
-  const int full = (s.rows + ROWS - 1) / ROWS, last = full + MORE / ROWS;
-  auto part = [&] { body(Bool<false>{}, max(MORE - step * ROWS, 0), min(ROWS + MORE - 1, (last - step) * ROWS - 1)); };
-#pragma unroll 1
-  while (step * ROWS < MORE) part();
-#pragma unroll 1
-  while (step < full) body(Bool<true>{}, 0, ROWS + MORE - 1);
-#pragma unroll 1
-  while (step < last) part();
+  all_steps(s, step, body);
 }
