@@ -17,7 +17,9 @@ from compress.engines.kernels.cuda import compiler
 from compress.engines.kernels.cuda.compiler import Source
 
 FOLDER = Path(__file__).parent / "emulator"
-COMMAND = ["g++", "-std=c++17", "-O1", "-w", "-shared", "-fPIC", f"-I{FOLDER}"]
+COMMAND = ["g++", "-std=c++17", "-w", "-shared", "-fPIC", f"-I{FOLDER}"]
+JUMPS = "-U_FORTIFY_SOURCE"
+"""Without checks, which some systems' g++ adds, that a jump stays on its stack."""
 
 
 class Race(AssertionError):
@@ -37,26 +39,36 @@ class Emulated:
             tensors = keep.values() if isinstance(keep, dict) else keep
             wholes = [tensor.untyped_storage() for tensor in tensors]
             ranges = [value for one in wholes for value in (one.data_ptr(), one.nbytes())]
-            self.library.allow((ctypes.c_size_t * len(ranges))(*ranges), len(wholes))
+            emulator().allow((ctypes.c_size_t * len(ranges))(*ranges), len(wholes))
             sizes = (ctypes.c_uint(one) for one in (blocks, self.threads, self.shared))
             self.library.emulate(*sizes, ctypes.byref(arguments))
             first = ctypes.c_uint()
-            if count := self.library.races(ctypes.byref(first)):
+            if count := emulator().races(ctypes.byref(first)):
                 raise Race(f"{count} accesses of shared memory race, the first at {first.value}")
 
         return run
 
 
 @functools.cache
+def emulator() -> ctypes.CDLL:
+    """The instructions, which kernels that are loaded later find."""
+    with tempfile.TemporaryDirectory() as name:
+        file = Path(name) / "emulator.so"
+        subprocess.run([*COMMAND, "-O2", JUMPS, "-o", file, FOLDER / "emulator.cpp"], check=True)
+        return ctypes.CDLL(str(file), mode=ctypes.RTLD_GLOBAL)
+
+
+@functools.cache
 def loaded(kernel: Source, threads: int, shared: int, device: torch.device) -> Emulated:
     """In the place of compiler.loaded."""
+    emulator()
     text, headers = kernel.texts()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         for header, content in {**headers, "wgmma.cuh": "", "kernel.cpp": text}.items():
             if header != "instructions.cuh":
                 (folder / header).write_text(content)
-        command = [*COMMAND, f"-I{folder}", "-o", folder / "k.so", folder / "kernel.cpp"]
+        command = [*COMMAND, "-O1", f"-I{folder}", "-o", folder / "k.so", folder / "kernel.cpp"]
         subprocess.run(command, check=True)
         return Emulated(ctypes.CDLL(str(folder / "k.so")), threads, shared)
 

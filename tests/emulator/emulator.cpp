@@ -1,0 +1,381 @@
+// One block at a time on a CPU, with the instructions of instructions.cuh. Threads are fibres; ldmatrix, movmatrix, mma,
+// mma.sp and wgmma follow the fragment layouts of the PTX manual, written from the manual and not from the kernels.
+// cp.async is deferred until it is waited for, so that a missing wait shows; shared memory begins as NaN; warps run in
+// random order from one barrier to the next, so that a missing barrier shows; global memory is what `allow` was told of.
+#include <instructions.cuh>
+#include <setjmp.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <ucontext.h>
+
+#include <memory>
+#include <vector>
+
+namespace emulator {
+struct Copy {
+  u32 to;
+  const void* from;
+  int bytes;
+};
+// Four bytes of shared memory: which warps read and wrote them since which barrier, and copies on their way there.
+struct Cell {
+  unsigned long read = -1, written = -1;
+  int reader = 0, writer = 0, copies = 0;
+};
+constexpr int SEVERAL = -1;
+struct Meeting {
+  int count = 0;
+  unsigned long turn = 0;
+  const void* in[128][4];
+  void* out[128];
+};
+constexpr size_t STACK = 256 << 10;
+struct Fibre {
+  Index index;
+  bool begun = false, done = false;
+  ucontext_t first;
+  jmp_buf later;
+  std::vector<Copy> open;
+  std::vector<std::vector<Copy>> groups;
+};
+std::vector<Fibre> fibres;
+Fibre* current;
+ucontext_t outside;
+std::vector<std::unique_ptr<char[]>> stacks;  // kept from launch to launch
+std::vector<uint8_t> shared;
+std::vector<Cell> cells;
+int racing;
+u32 first_race;
+Index block;
+unsigned threads;
+std::vector<Meeting> warps, warpgroups;
+Meeting all;
+void (*body)(const void*);
+const void* given;
+
+const Index& thread() { return current->index; }
+void fail(const char* what, u32 address) {
+  fprintf(stderr, "emulator: %s (address %u)\n", what, address);
+  abort();
+}
+int self() { return (int)current->index.x; }
+u32 drawn = 1;
+Fibre* other() {
+  const int n = (int)fibres.size();
+  drawn = drawn * 1664525 + 1013904223;
+  for (int k = 0, at = (drawn >> 8) % n; k < n; ++k, at = at + 1 == n ? 0 : at + 1)
+    if (!fibres[at].done && &fibres[at] != current) return &fibres[at];
+  return nullptr;
+}
+struct Range {
+  uintptr_t from, to;
+};
+std::vector<Range> allowed;
+void* checked(const void* pointer, int bytes) {
+  const uintptr_t at = (uintptr_t)pointer;
+  for (const Range& r : allowed)
+    if (at >= r.from && at + bytes <= r.to) return (void*)pointer;
+  fail("beyond global memory");
+}
+// swapcontext asks the kernel for the signal mask every time; a jump does not.
+[[noreturn]] void go(Fibre* f) {
+  current = f;
+  if (f->begun) _longjmp(f->later, 1);
+  f->begun = true;
+  setcontext(&f->first);
+  abort();
+}
+void yield() {
+  Fibre* f = other();
+  if (f == nullptr) fail("threads wait for one that is gone");
+  if (!_setjmp(current->later)) go(f);
+}
+void run() {
+  body(given);
+  current->done = true;
+  Fibre* f = other();
+  if (f == nullptr) setcontext(&outside);
+  go(f);
+}
+void run_block(unsigned count, size_t bytes) {
+  shared.assign(bytes, 0xFF);  // 0xFFFF is a NaN
+  cells.assign(bytes / 4 + 1, Cell{});
+  warps.assign(count / 32, Meeting{}), warpgroups.assign((count + 127) / 128, Meeting{}), all = Meeting{};
+  fibres = std::vector<Fibre>(count);
+  while (stacks.size() < count) stacks.emplace_back(new char[STACK]);
+  for (unsigned i = 0; i < count; ++i) {
+    ucontext_t& first = fibres[i].first;
+    fibres[i].index.x = i;
+    getcontext(&first);
+    first.uc_stack.ss_sp = stacks[i].get(), first.uc_stack.ss_size = STACK;
+    makecontext(&first, run, 0);
+  }
+  current = &fibres[0];
+  current->begun = true;
+  swapcontext(&outside, &current->first);
+}
+void launch(unsigned blocks, unsigned count, size_t bytes, void (*kernel)(const void*), const void* arguments) {
+  body = kernel, given = arguments, threads = count, racing = 0;
+  for (block.x = 0; block.x < blocks; ++block.x) run_block(count, bytes);
+}
+// Threads meet; the last one computes for all.
+template <class F> void meet(Meeting& m, int size, F compute) {
+  const unsigned long turn = m.turn;
+  if (++m.count == size) {
+    compute();
+    m.count = 0, ++m.turn;
+    return;
+  }
+  while (m.turn == turn) yield();
+}
+uint8_t* at(u32 address, int bytes) {
+  if ((size_t)address + bytes > shared.size()) fail("beyond shared memory", address);
+  if (address % bytes) fail("not aligned", address);
+  return shared.data() + address;
+}
+void race(u32 address) {
+  if (!racing++) first_race = address;
+}
+// Warps that access the same bytes between two barriers, one of them writing, race; within a warp order is kept.
+uint8_t* read(u32 address, int bytes) {
+  uint8_t* p = at(address, bytes);
+  for (u32 i = address / 4; i < (address + bytes + 3) / 4; ++i) {
+    Cell& c = cells[i];
+    const int warp = self() >> 5;
+    if (c.copies || (c.written == all.turn && c.writer != warp)) race(address);
+    c.reader = c.read == all.turn && c.reader != warp ? SEVERAL : warp, c.read = all.turn;
+  }
+  return p;
+}
+uint8_t* written(u32 address, int bytes, int copies) {
+  uint8_t* p = at(address, bytes);
+  for (u32 i = address / 4; i < (address + bytes + 3) / 4; ++i) {
+    Cell& c = cells[i];
+    const int warp = self() >> 5;
+    if ((c.read == all.turn && c.reader != warp) || (c.written == all.turn && c.writer != warp)) race(address);
+    c.writer = warp, c.written = all.turn, c.copies += copies;
+  }
+  return p;
+}
+uint8_t* written(u32 address, int bytes) { return written(address, bytes, 0); }
+float number(u16 bits) {
+  _Float16 h;
+  memcpy(&h, &bits, 2);
+  return (float)h;
+}
+float low(u32 pair) { return number((u16)pair); }
+float high(u32 pair) { return number((u16)(pair >> 16)); }
+Meeting& warp() { return warps[self() >> 5]; }
+void copy_wait(int pending) {
+  auto& groups = current->groups;
+  while ((int)groups.size() > pending) {
+    for (auto& copy : groups[0]) {
+      uint8_t* p = written(copy.to, 16, -1);
+      memset(p, 0, 16);
+      if (copy.bytes) memcpy(p, checked(copy.from, copy.bytes), copy.bytes);
+    }
+    groups.erase(groups.begin());
+  }
+}
+
+void load_matrices(u32* r, u32 address, int count) {
+  const int lane = self() & 31;
+  Meeting& w = warp();
+  w.in[lane][0] = (const void*)(uintptr_t)address, w.out[lane] = r;
+  meet(w, 32, [&] {
+    for (int m = 0; m < count; ++m)
+      for (int l = 0; l < 32; ++l) {
+        const u32 row = (u32)(uintptr_t)w.in[m * 8 + l / 4][0];
+        memcpy((u32*)w.out[l] + m, read(row, 16) + l % 4 * 4, 4);
+      }
+  });
+}
+void mma(float* d, const u32* a, const u32* b, int k, bool sparse, u32 metadata, int select) {
+  const int lane = self() & 31;
+  Meeting& w = warp();
+  w.in[lane][0] = a, w.in[lane][1] = b, w.in[lane][2] = &metadata, w.out[lane] = d;
+  meet(w, 32, [&] {
+    static float A[16][32], B[32][8], D[16][8];
+    static bool kept[16][32];
+    memset(kept, !sparse, sizeof kept);
+    for (int l = 0; l < 32; ++l) {
+      const int g = l >> 2, t = l & 3;
+      const u32 *ar = (const u32*)w.in[l][0], *br = (const u32*)w.in[l][1];
+      for (int i = 0; i < k / 8; ++i) B[i * 8 + 2 * t][g] = low(br[i]), B[i * 8 + 2 * t + 1][g] = high(br[i]);
+      for (int i = 0; i < (k == 8 ? 2 : 4); ++i) {
+        const int row = g + (i & 1) * 8;
+        if (!sparse) {
+          const int column = 2 * t + (i >> 1) * 8;
+          A[row][column] = low(ar[i]), A[row][column + 1] = high(ar[i]);
+          continue;
+        }
+        const int group = t + (i >> 1) * 4;  // of four values, in a row of 32
+        const u32 word = *(const u32*)w.in[g * 4 + 2 * select + (group >> 2)][2];
+        const u32 bits = word >> (16 * (i & 1) + 4 * (group & 3)) & 15;
+        if ((bits & 3) >= bits >> 2) fail("metadata is not ordered");
+        const int first = group * 4 + (bits & 3), second = group * 4 + (bits >> 2);
+        A[row][first] = low(ar[i]), A[row][second] = high(ar[i]);
+        kept[row][first] = kept[row][second] = true;
+      }
+    }
+    for (int m = 0; m < 16; ++m)
+      for (int n = 0; n < 8; ++n) {
+        D[m][n] = 0;
+        for (int i = 0; i < k; ++i)
+          if (kept[m][i]) D[m][n] += A[m][i] * B[i][n];
+      }
+    for (int l = 0; l < 32; ++l)
+      for (int i = 0; i < 4; ++i) ((float*)w.out[l])[i] += D[(l >> 2) + (i >> 1) * 8][2 * (l & 3) + (i & 1)];
+  });
+}
+
+// Of int8: four neighbouring columns of a row, or rows of a column, in a word. Of a 2:4 matrix 32 of 64 columns are stored; a
+// lane's metadata are of one row, g or g + 8, and of 32 columns (lane 4 g: row g, columns 0 .. 31; 4 g + 1: row g + 8; 4 g + 2
+// and 4 g + 3: columns 32 .. 63).
+void mma_int8(int* d, const u32* a, const u32* b, bool sparse, u32 metadata) {
+  const int lane = self() & 31;
+  Meeting& w = warp();
+  w.in[lane][0] = a, w.in[lane][1] = b, w.in[lane][2] = &metadata, w.out[lane] = d;
+  meet(w, 32, [&] {
+    static int A[16][64], B[64][8];
+    memset(A, 0, sizeof A);
+    auto byte = [](u32 word, int i) { return (int)(int8_t)(word >> 8 * i); };
+    for (int l = 0; l < 32; ++l) {
+      const int g = l >> 2, t = l & 3;
+      const u32 *ar = (const u32*)w.in[l][0], *br = (const u32*)w.in[l][1];
+      for (int n = 0; n < (sparse ? 4 : 2); ++n)
+        for (int i = 0; i < 4; ++i) B[16 * n + 4 * t + i][g] = byte(br[n], i);
+      for (int n = 0; n < 4; ++n)
+        for (int i = 0; i < 4; ++i) {
+          const int row = g + 8 * (n & 1), stored = 4 * t + 16 * (n >> 1) + i;
+          int column = stored;
+          if (sparse) {
+            const int group = stored / 2;  // of four columns
+            const u32 word = *(const u32*)w.in[4 * g + 2 * (group / 8) + (n & 1)][2], bits = word >> 4 * (group % 8) & 15;
+            if ((bits & 3) >= bits >> 2) fail("metadata is not ordered");
+            column = 4 * group + (stored % 2 ? bits >> 2 : bits & 3);
+          }
+          A[row][column] = byte(ar[n], i);
+        }
+    }
+    for (int l = 0; l < 32; ++l)
+      for (int i = 0; i < 4; ++i) {
+        const int row = (l >> 2) + (i >> 1) * 8, column = 2 * (l & 3) + (i & 1);
+        for (int k = 0; k < (sparse ? 64 : 32); ++k) ((int*)w.out[l])[i] += A[row][k] * B[k][column];
+      }
+  });
+}
+void wgmma(float* d, u64 a, u64 b, int n) {
+  const int lane = self() & 127;
+  Meeting& w = warpgroups[self() >> 7];
+  w.out[lane] = d;
+  meet(w, 128, [&] {
+    auto value = [](u64 descriptor, int row, int k) {
+      const u32 base = (u32)(descriptor & 0x3FFF) << 4, lbo = (u32)(descriptor >> 16 & 0x3FFF) << 4, sbo = (u32)(descriptor >> 32 & 0x3FFF) << 4;
+      u16 bits;
+      memcpy(&bits, read(base + row / 8 * sbo + row % 8 * 16 + k / 8 * lbo + k % 8 * 2, 2), 2);
+      return number(bits);
+    };
+    static float A[64][16], B[256][16], D[64][256];
+    for (int k = 0; k < 16; ++k) {
+      for (int m = 0; m < 64; ++m) A[m][k] = value(a, m, k);
+      for (int column = 0; column < n; ++column) B[column][k] = value(b, column, k);
+    }
+    for (int m = 0; m < 64; ++m)
+      for (int column = 0; column < n; ++column) {
+        D[m][column] = 0;
+        for (int k = 0; k < 16; ++k) D[m][column] += A[m][k] * B[column][k];
+      }
+    for (int q = 0; q < 128; ++q)
+      for (int j = 0; j < n / 8; ++j)
+        for (int i = 0; i < 4; ++i)
+          ((float*)w.out[q])[j * 4 + i] += D[(q >> 5) * 16 + ((q & 31) >> 2) + (i >> 1) * 8][j * 8 + 2 * (q & 3) + (i & 1)];
+  });
+}
+}  // namespace emulator
+
+using namespace emulator;
+
+// What a launch may read and write, and nothing else from now on.
+extern "C" void allow(const uintptr_t* ranges, int count) {
+  allowed.clear();
+  for (int i = 0; i < count; ++i) allowed.push_back({ranges[2 * i], ranges[2 * i] + ranges[2 * i + 1]});
+}
+// Accesses of the last launch that raced, and where the first one was.
+extern "C" int races(unsigned* address) {
+  *address = first_race;
+  return racing;
+}
+void __syncthreads() {
+  meet(all, (int)threads, [] {});
+}
+
+void copy16(u32 to, const void* from, int bytes, bool wanted) {
+  if (!wanted) return;
+  if (to % 16 || (uintptr_t)from % 16) fail("cp.async is not aligned", to);
+  written(to, 16, 1);
+  current->open.push_back({to, from, bytes});
+}
+u32 load_word(const u16* from, bool wanted) {
+  if ((uintptr_t)from % 4) fail("a word is not aligned");
+  return wanted ? *(const u32*)checked(from, 4) : 0;
+}
+void copy_commit() {
+  current->groups.push_back(current->open);
+  current->open.clear();
+}
+u32 transposed(u32 value) {
+  const int lane = self() & 31;
+  Meeting& w = warp();
+  u32 found = 0;
+  w.in[lane][0] = (const void*)(uintptr_t)value, w.out[lane] = &found;
+  meet(w, 32, [&] {
+    u16 matrix[8][8];
+    for (int l = 0; l < 32; ++l) {
+      const u32 pair = (u32)(uintptr_t)w.in[l][0];
+      matrix[l / 4][2 * (l % 4)] = (u16)pair, matrix[l / 4][2 * (l % 4) + 1] = (u16)(pair >> 16);
+    }
+    for (int l = 0; l < 32; ++l) *(u32*)w.out[l] = matrix[2 * (l % 4)][l / 4] | (u32)matrix[2 * (l % 4) + 1][l / 4] << 16;
+  });
+  return found;
+}
+u32 shuffle(u32 value, int from) {
+  const int lane = self() & 31;
+  Meeting& w = warp();
+  u32 found = 0;
+  w.in[lane][0] = &value, w.in[lane][1] = (const void*)(uintptr_t)(from & 31), w.out[lane] = &found;
+  meet(w, 32, [&] {
+    for (int l = 0; l < 32; ++l) *(u32*)w.out[l] = *(const u32*)w.in[(uintptr_t)w.in[l][1]][0];
+  });
+  return found;
+}
+float shuffle_xor(float value, int lanes) {
+  const int lane = self() & 31;
+  Meeting& w = warp();
+  float found = 0;
+  w.in[lane][0] = &value, w.out[lane] = &found;
+  meet(w, 32, [&] {
+    for (int l = 0; l < 32; ++l) *(float*)w.out[l] = *(const float*)w.in[l ^ lanes][0];
+  });
+  return found;
+}
+u32 halves(float low, float high) {
+  const _Float16 pair[2] = {(_Float16)low, (_Float16)high};
+  u32 found;
+  memcpy(&found, pair, 4);
+  return found;
+}
+float low_half(u32 pair) { return low(pair); }
+float high_half(u32 pair) { return high(pair); }
+u32 nearest(float v, float scale, float shift) {
+  const float part = fminf(fmaxf(fmaf(v, scale, shift), 0), 1);
+  return (u32)((int)nearbyint((double)part * 255) - 128);
+}
+u32 leaky_halves(u32 v, u32 slope) {
+  auto one = [&](float f) { return f > 0 ? f : (float)(_Float16)(f * low_half(slope)); };
+  return halves(one(low_half(v)), one(high_half(v)));
+}
+u32 larger_halves(u32 a, u32 b) {
+  auto larger = [](float p, float q) { return p != p || p > q ? p : q; };
+  return halves(larger(low_half(a), low_half(b)), larger(high_half(a), high_half(b)));
+}
