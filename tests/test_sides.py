@@ -22,7 +22,7 @@ from compress.imaging import inference
 from compress.models.ddnet import DDnet
 from compress.models.redcnn import RedCNN
 from compress.recipe import load
-from compress.run import export, pipeline, preview
+from compress.run import export, pipeline, preview, sides
 from compress.steps.evaluate import Evaluate
 
 NARROW = {"residual": True, "trunk": 2, "bottleneck": 2, "decoder": 2}
@@ -244,3 +244,27 @@ def test_sides_that_no_slice_has(size: str, tmp_path: Path) -> None:
     for words in (["export", "-o", str(tmp_path)], ["bench"]):
         result = CliRunner().invoke(cli.main, [words[0], str(tmp_path), "--size", size, *words[1:]])
         assert result.exit_code == 2, result.output
+
+
+def test_a_run_asks_the_network_once_for_each_shape(tmp_path: Path, monkeypatch) -> None:
+    """Not once more for each step that has the same one, nor again where pruning is planned."""
+    asked, real = [], sides.refuse_sides
+
+    def seen(net: nn.Module, shape: tuple[int, int], *rest: object) -> None:
+        asked.append(shape)
+        real(net, shape, *rest)
+
+    monkeypatch.setattr(sides, "refuse_sides", seen)
+    file = tmp_path / "r.yaml"
+    steps = "".join(f"  - retrain: {{epochs: 1, batch: 2, crop: {n}}}\n" for n in (32, 48))
+    pruned = "  - prune: {amount: 0.1, round_to: 1}\n" + steps
+    file.write_text(RECIPE.replace("  - evaluate\n", pruned))
+    pipeline.run(load(file), out=tmp_path / "run", device="cpu", until="01-prune")
+    assert asked == [(32, 32), (48, 48), (32, 32)]  # early, all steps; of the slices, the first
+
+
+def test_only_a_shape_that_passed_is_not_asked_for_again() -> None:
+    asked = sides.Asked(Levels(6))
+    for _ in range(2):
+        with pytest.raises(UsageError, match=r"step: .* 64 would work"):
+            asked.refuse((32, 32), "step")

@@ -21,7 +21,7 @@ from compress.base.world import World
 from compress.checkpoint import Model
 from compress.context import Work
 from compress.data import Data, DataOptions, load
-from compress.graph import cost, trial
+from compress.graph import trial
 from compress.recipe import Recipe
 from compress.run import preview, sides
 from compress.run.execution import Execution
@@ -135,11 +135,10 @@ def _refuse_early(recipe: Recipe, chosen: Sequence[Stage], device: torch.device)
     for step in steps:
         step.uses(device)
     if any(isinstance(step, Prune) for step in steps):
-        preview.check(recipe)
+        preview.check(recipe)  # the network, too
+        return recipe.model.build().eval()
     net = recipe.model.build().eval()
-    trial.check_shape(net)
-    cost.check_work(net)
-    sides.refuse(_named(chosen), net, recipe.data)
+    preview.check_network(net, _named(chosen), recipe.data)
     return net
 
 

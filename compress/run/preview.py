@@ -1,6 +1,6 @@
 """`compress check`: what a recipe would do to its network, without training."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,6 +10,7 @@ from torch import nn
 
 from compress.base.errors import UsageError
 from compress.checkpoint import Model, channels
+from compress.data import DataOptions
 from compress.graph import cost, trial
 from compress.pruning.unstructured import KINDS
 from compress.recipe import Recipe
@@ -41,9 +42,7 @@ def check(recipe: Recipe) -> Plan:
     """
     torch.manual_seed(recipe.seed)
     model = Model(net=recipe.model.build().eval(), origin=recipe.model)
-    trial.check_shape(model.net)
-    cost.check_work(model.net)
-    sides.refuse(sides.named(recipe.steps), model.net, recipe.data)
+    check_network(model.net, sides.named(recipe.steps), recipe.data)
     _check_training(recipe, model.net)
     dense, before = cost.cost(model.net), channels(model.net)
     backends: list[StepBackend] = []
@@ -129,6 +128,17 @@ def draw(plan: Plan, path: Path) -> list[Path]:
     for file, pruning in zip(files, plan["pruning"], strict=True):
         histograms.draw(pruning, file)
     return files
+
+
+def check_network(net: nn.Module, steps: Iterable[sides.Named], data: DataOptions) -> None:
+    """Refuse a network that takes no slices, does no work, or does not fit its steps.
+
+    Raises:
+        UsageError: says why.
+    """
+    trial.check_shape(net)
+    cost.check_work(net)
+    sides.refuse(steps, net, data)
 
 
 def _check_training(recipe: Recipe, net: nn.Module) -> None:

@@ -22,6 +22,23 @@ Named = tuple[str, Step]
 """Where in the recipe a step is, such as `steps[0].train`, and the step."""
 
 
+class Asked:
+    """A network that is asked for each shape once: most steps have the same.
+
+    Args:
+        net: it does not change meanwhile.
+    """
+
+    def __init__(self, net: nn.Module) -> None:
+        self._net, self._takes = net, set[tuple[int, int]]()
+
+    def refuse(self, shape: tuple[int, int], where: str, most: int | None = None) -> None:
+        """As `refuse_sides`."""
+        if shape not in self._takes:
+            refuse_sides(self._net, shape, where, most)
+            self._takes.add(shape)
+
+
 def named(steps: Sequence[tuple[str, Step]]) -> list[Named]:
     """Steps of a recipe with their places."""
     return [(f"steps[{index}].{word}", step) for index, (word, step) in enumerate(steps)]
@@ -40,14 +57,15 @@ def refuse(steps: Iterable[Named], net: nn.Module, data: DataOptions) -> None:
             loss, or larger than the slices; names it, and one that works.
     """
     known = SOURCES[data.source].shape(data)
+    asked = Asked(net)
     for where, step in steps:
         if isinstance(step, Export):
-            refuse_sides(net, (step.image_size, step.image_size), f"{where}.image_size")
+            asked.refuse((step.image_size, step.image_size), f"{where}.image_size")
         if not isinstance(step, Train):
             continue
         shape = (step.crop, step.crop) if step.crop else known
         if shape is not None:
-            _check_crop(step, net, shape, f"{where}.crop", min(known) if known else None)
+            _check_crop(step, asked, shape, f"{where}.crop", min(known) if known else None)
         if step.crop and known and step.crop > min(known):
             size = _times(known)
             raise UsageError(f"{where}.crop: {step.crop} is more than the slices of {size} have")
@@ -59,6 +77,7 @@ def refuse_slices(steps: Iterable[Named], net: nn.Module, data: Data) -> None:
     Raises:
         UsageError: names the step and the slice, or the sides.
     """
+    asked = Asked(net)
     for where, step in steps:
         if isinstance(step, Train):
             try:
@@ -66,7 +85,7 @@ def refuse_slices(steps: Iterable[Named], net: nn.Module, data: Data) -> None:
             except UsageError as error:
                 raise UsageError(f"{where}: {error}") from error
             most = min(min(image.shape) for image in data.train.full)
-            _check_crop(step, net, shape, f"{where}.crop", most)
+            _check_crop(step, asked, shape, f"{where}.crop", most)
         if isinstance(step, Evaluate):
             for name, shape in _shapes(data):
                 _check_measured(net, shape, f"{where}: slice {name}")
@@ -95,14 +114,14 @@ def _check_measured(net: nn.Module, shape: tuple[int, int], where: str) -> None:
 
 
 def _check_crop(
-    step: Train, net: nn.Module, shape: tuple[int, int], where: str, most: int | None
+    step: Train, asked: Asked, shape: tuple[int, int], where: str, most: int | None
 ) -> None:
     if "ms_ssim" in step.loss and min(shape) < MS_SSIM_SIDE:
         need = f"loss {step.loss} needs sides of at least {MS_SSIM_SIDE} pixels"
         raise UsageError(f"{where}: {need}, got {_times(shape)}; enlarge crop")
     if step.transposes and shape[0] != shape[1]:
         raise UsageError(f"{where}: transposes needs square crops, got {_times(shape)}")
-    refuse_sides(net, shape, where, most)
+    asked.refuse(shape, where, most)
 
 
 def _times(shape: tuple[int, int]) -> str:
