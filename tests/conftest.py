@@ -1,8 +1,12 @@
 """What every test needs: few threads, seeds, quiet vendors, no clock where examples are drawn."""
 
+import os
 import random
 import zlib
 from functools import partial
+
+# Before torch: in processes that tests start, too, two threads cost more than they save.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
 import torch
