@@ -173,3 +173,24 @@ def test_where_no_layer_can_be_sparse_the_reasons_are_said(
     caplog.clear()
     Sparsify(backend="modelopt").run(replace(plain(), masks={}), place)
     assert not [record for record in caplog.records if record.levelname == "WARNING"]
+
+
+@pytest.mark.parametrize("update", ["none", "obs"])
+def test_layers_that_are_not_trained_stay_dense(
+    update: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """No retraining could make up for zeros in them."""
+    caplog.set_level("INFO")
+    layers = [nn.Conv2d(1, 16, 3, padding=1), *(nn.Conv2d(16, 16, 3, padding=1) for _ in range(2))]
+    net = nn.Sequential(*layers, nn.Conv2d(16, 1, 1)).eval()
+    net[1].weight.requires_grad_(False)
+    place = work(tmp_path)
+    sparse = Sparsify(update=update, permute=True, eligibility="tensorrt").run(
+        Model(net=net, origin=ModelOptions()), place
+    )
+    assert set(sparse.masks) == {"2", "3"}
+    assert bool(sparse.net[1].weight.all())
+    reasons = {row["name"]: row["reason"] for row in place.facts["layers"]}
+    assert "not trained" in reasons["1"]
+    assert (place.facts["eligible_backend"], place.facts["eligible_trt"]) == (1, 2)
+    assert "left dense: 1 frozen layer, as training could not make up for zeros" in caplog.text

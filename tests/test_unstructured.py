@@ -95,3 +95,12 @@ def test_what_would_undo_the_masks_is_refused(tmp_path: Path) -> None:
         Prune(threshold=0.5, criterion="random_weights")
     with pytest.raises(ValueError, match="rounds needs an amount"):
         replace(Prune(threshold=0.5), rounds=2)
+
+
+def test_weights_that_are_not_trained_are_not_masked() -> None:
+    net = Plain()
+    first = next(iter(unstructured.masks(net, "magnitude_weights", 0.5)))
+    net.get_submodule(first).weight.requires_grad_(False)
+    assert first not in unstructured.masks(net, "magnitude_weights", 0.5)
+    with pytest.raises(UsageError, match="trains no two-dimensional convolution to mask"):
+        unstructured.masks(net.requires_grad_(False), "magnitude_weights", 0.5)

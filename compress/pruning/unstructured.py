@@ -23,7 +23,9 @@ KINDS: tuple[Kind, ...] = ("magnitude_weights", "random_weights")
 def masks(
     net: nn.Module, kind: Kind, amount: float, *, per_layer: bool = True, seed: int = 0
 ) -> dict[str, Tensor]:
-    """A mask for the weight of every convolution that has one of its own; all else stays.
+    """A mask for the weight of every convolution that has one of its own and trains it.
+
+    All else stays: nothing could make up for zeros in a frozen weight.
 
     Args:
         net: any network.
@@ -39,9 +41,13 @@ def masks(
         UsageError: there is no such convolution.
     """
     own = {n: m.weight for n, m in convolutions(net).items() if "weight" in m._parameters}
-    if not own:
-        raise UsageError(f"prune: {type(net).__name__} has no two-dimensional convolution to mask")
-    scores = {name: _scores(name, weight, kind, seed) for name, weight in own.items()}
+    trained = {name: weight for name, weight in own.items() if weight.requires_grad}
+    if not trained:
+        has = (
+            "trains no two-dimensional convolution" if own else "has no two-dimensional convolution"
+        )
+        raise UsageError(f"prune: {type(net).__name__} {has} to mask")
+    scores = {name: _scores(name, weight, kind, seed) for name, weight in trained.items()}
     if per_layer:
         return {name: _largest(found, amount) for name, found in scores.items()}
     whole = _largest(torch.cat([found.flatten() for found in scores.values()]), amount)

@@ -17,7 +17,7 @@ from compress.recipe import Recipe
 from compress.reporting.formatting import count
 from compress.run import sides
 from compress.run.records import Eligible, Plan, PlannedLayer, PlannedPrune, StepBackend
-from compress.sparsity.eligibility import Rule, refusal
+from compress.sparsity.eligibility import Rule, left
 from compress.steps.facts import LatencyFacts
 from compress.steps.prune import Prune
 from compress.steps.quantize import Quantize
@@ -225,8 +225,8 @@ def sparse24(model: Model) -> Eligible:
     modules = cost.compressible(net).values()
     return {
         "convolutions": len(modules),
-        "eligible_backend": sum(not refusal(m) for m in modules),
-        "eligible_trt": sum(not refusal(m, "trt") for m in modules),
+        "eligible_backend": sum(not left(m) for m in modules),
+        "eligible_trt": sum(not left(m, "trt") for m in modules),
     }
 
 
@@ -245,8 +245,8 @@ def _layers(before: dict[str, list[int]], model: Model, rule: Rule) -> list[Plan
             "before": before[name],
             "after": after[name],
             "macs": macs[name].macs if name in macs else 0,  # a layer that is never called
-            "eligible": not refusal(modules[name], rule),
-            "reason": refusal(modules[name], rule),
+            "eligible": not left(modules[name], rule),
+            "reason": left(modules[name], rule),
         }
         for name in before
     ]

@@ -13,6 +13,9 @@ Rule = Literal["backend", "trt"]
 
 
 RULES: tuple[Rule, ...] = get_args(Rule)
+FROZEN = (
+    "its weight is not trained (requires_grad is False), so training could not make up for zeros"
+)
 
 
 def refusal(module: nn.Module, rule: Rule = "backend") -> str:
@@ -43,3 +46,15 @@ def refusal(module: nn.Module, rule: Rule = "backend") -> str:
     if into % 16:
         return unaligned(into, "input", 16)
     return unaligned(out, "output", 8) if out % 8 else ""
+
+
+def left(module: nn.Module, rule: Rule = "backend") -> str:
+    """Why `sparsify` leaves a layer dense; empty where it makes it 2:4. Arguments as `refusal`."""
+    return refusal(module, rule) or (FROZEN if frozen(module) else "")
+
+
+def frozen(module: nn.Module) -> bool:
+    """Whether the weight of a layer is not trained."""
+    weight = module.weight
+    assert isinstance(weight, Tensor)
+    return not weight.requires_grad

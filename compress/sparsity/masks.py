@@ -55,6 +55,8 @@ def compute(
 ) -> dict[str, Tensor]:
     """Magnitude masks by module name, bool, True = kept; `net` itself is not changed.
 
+    Layers whose weight is not trained get none.
+
     Args:
         net: the network.
         backend: who computes the masks of the layers that it takes.
@@ -66,10 +68,10 @@ def compute(
     """
     sparsity.check_finite(net)
     layers = cost.compressible(net)
-    taken = {name for name, layer in layers.items() if not eligibility.refusal(layer)}
+    taken = {name for name, layer in layers.items() if not eligibility.left(layer)}
     found = {"modelopt": _modelopt, "asp": _asp}[backend](net, taken)
     for name, layer in layers.items():
-        if name not in taken and not eligibility.refusal(layer, rule):
+        if name not in taken and not eligibility.left(layer, rule):
             found[name] = sparsity.mask_2to4(sparsity.by_output(layer)).cpu()
     return found
 

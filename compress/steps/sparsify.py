@@ -33,7 +33,10 @@ SHOWN = 3
 
 @dataclass(frozen=True, kw_only=True)
 class Sparsify:
-    """Make weights 2:4 sparse: of every four consecutive input channels two are zero."""
+    """Make weights 2:4 sparse: of every four consecutive input channels two are zero.
+
+    Layers that the network does not train stay dense: nothing could make up for their zeros.
+    """
 
     kind: ClassVar[Kind] = "compressing"
     RENAMED: ClassVar[Mapping[str, Renamed]] = {
@@ -117,7 +120,7 @@ class Sparsify:
             return model, masks.compute(model.net, backend, self.rule)
         pattern.check_finite(model.net)
         layers = cost.compressible(model.net)
-        taken = [name for name, m in layers.items() if not eligibility.refusal(m, self.rule)]
+        taken = [name for name, m in layers.items() if not eligibility.left(m, self.rule)]
         drawn = samples(work.data.train, self.batches, work.seed, work.device)
         inputs = [low for low, _ in drawn]
         net = copy.deepcopy(model.net).to(work.device)
@@ -157,11 +160,16 @@ class Sparsify:
         before = len(facts["masks_from_before"])
         kept = f", {before} of them by masks from before" if before else ""
         log.info("%d of %d layers are 2:4%s", facts["done"], facts["convolutions"], kept)
+        if frozen := sum(row["reason"] == eligibility.FROZEN for row in facts["layers"]):
+            log.info(
+                "left dense: %d frozen %s, as training could not make up for zeros there "
+                "(requires_grad is False)",
+                frozen,
+                "layer" if frozen == 1 else "layers",
+            )
         if not sparse.masks:
             modules = cost.compressible(sparse.net).items()
-            reasons = [f"{name}: {eligibility.refusal(m, self.rule)}" for name, m in modules][
-                :SHOWN
-            ]
+            reasons = [f"{name}: {eligibility.left(m, self.rule)}" for name, m in modules][:SHOWN]
             log.warning(
                 "sparsify: no layer can be 2:4, so nothing was done; %s", "; ".join(reasons)
             )
@@ -173,7 +181,7 @@ class Sparsify:
         layers = cost.compressible(model.net)
         found = permutation.permute(
             model.net,
-            [n for n, layer in layers.items() if not eligibility.refusal(layer, self.rule)],
+            [n for n, layer in layers.items() if not eligibility.left(layer, self.rule)],
         )
         gain: Permutation = {
             "exchanges": found.exchanges,
@@ -221,13 +229,13 @@ def describe(
 def _reason(module: nn.Module, done: bool, rule: eligibility.Rule) -> str:
     """Why a layer was left, or why the back end's rule alone would have left it."""
     if not done:
-        return eligibility.refusal(module, rule)
+        return eligibility.left(module, rule)
     refused = eligibility.refusal(module)
     return f"by TensorRT's rule; the back end refuses: {refused}" if refused else ""
 
 
 def _accepted(modules: Mapping[str, nn.Module], rule: eligibility.Rule) -> int:
-    return sum(not eligibility.refusal(module, rule) for module in modules.values())
+    return sum(not eligibility.left(module, rule) for module in modules.values())
 
 
 def _kept(net: nn.Module, held: Mapping[str, Tensor]) -> float:
