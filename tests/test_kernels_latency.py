@@ -58,7 +58,7 @@ def by_macs(nets: Sequence[nn.Module]) -> Table:
     each = {
         Family.of(net.get_submodule(one.name), one.grid).name: Called(one).macs_of_one(net)
         for net in nets
-        for one in cost.calls(net, SIZE)
+        for one in cost.counted(net, SIZE).calls
     }
     return tabled(nets, lambda family, ins, outs: float(each[family.name] * max(ins, 1) * outs))
 

@@ -45,7 +45,7 @@ def by_macs(net: nn.Module) -> Table:
     """Microseconds that are the multiply-accumulates."""
     each = {
         Family.of(net.get_submodule(one.name), one.grid).name: one.macs_of_one(net)
-        for one in map(Called, cost.calls(net, SIZE))
+        for one in map(Called, cost.counted(net, SIZE).calls)
     }
     return tabled(net, lambda family, ins, outs: float(each[family.name] * max(ins, 1) * outs))
 

@@ -1,6 +1,7 @@
 """A network's graph: what it costs, which channels belong together, exact rewrites.
 
 cost.py          multiply-accumulates and parameters
+products.py      products of values that no layer computes, as in attention
 trial.py         a network tried out: slices that it takes, whether it can be trained
 fitness.py       networks that no step can handle
 effect.py        which layers the output depends on

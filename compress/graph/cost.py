@@ -1,8 +1,9 @@
 """What a network costs: parameters, multiply-accumulates (MACs), bytes.
 
-MACs count convolutions (and linear layers) for one slice. A convolution does one
-multiply-accumulate per weight and grid position. The grid is the smaller of its input and output,
-so a stride-1 deconvolution and the convolution that it is rewritten to have the same number.
+MACs count convolutions, linear layers and products of values, as in attention, for one slice. A
+convolution does one multiply-accumulate per weight and grid position. The grid is the smaller of
+its input and output, so a stride-1 deconvolution and the convolution that it is rewritten to have
+the same number. Sums, norms, softmax, resizing and Fourier transforms count nothing.
 """
 
 import contextlib
@@ -15,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from compress.base.errors import UsageError
+from compress.graph.products import Counting, Product, layer_by_layer, positions
 from compress.graph.slices import channels
 from compress.graph.trial import (
     DEVICES,
@@ -60,6 +62,25 @@ class Call:
 
 
 @dataclass(frozen=True)
+class Counted:
+    """What a network computes for one slice, in the order of the run."""
+
+    calls: tuple[Call, ...]
+    products: tuple[Product, ...]
+    """Of values with each other, outside of layers."""
+    size: tuple[int, int]
+    """H and W of the slice."""
+    device: str
+    """Where it was counted, one of `trial.DEVICES`."""
+
+    @property
+    def macs(self) -> int:
+        """Multiply-accumulates of all."""
+        own = sum(one.positions * math.prod(one.shape) for one in self.calls)
+        return own + sum(one.macs for one in self.products)
+
+
+@dataclass(frozen=True)
 class Cost:
     """Totals of a network; `macs` for one slice, `bytes` of its tensors as stored."""
 
@@ -97,8 +118,25 @@ def check_work(net: nn.Module) -> None:
 def layers(net: nn.Module, size: tuple[int, int] | None = None) -> dict[str, Layer]:
     """Every convolution, in any number of dimensions, and linear layer with its MACs for a slice.
 
-    Runs on the meta device where the network does: no arithmetic, no memory. A layer used twice
-    counts twice.
+    A layer used twice counts twice. Arguments and errors as `counted`.
+    """
+    return by_layer(counted(net, size))
+
+
+def by_layer(what: Counted) -> dict[str, Layer]:
+    """The layers among what a network computes."""
+    found: dict[str, Layer] = {}
+    for one in what.calls:
+        positions = one.positions + (found[one.name].positions if one.name in found else 0)
+        macs = positions * math.prod(one.shape)
+        found[one.name] = Layer(one.name, one.kind, one.shape, positions, macs)
+    return found
+
+
+def counted(net: nn.Module, size: tuple[int, int] | None = None) -> Counted:
+    """Every use of a layer, and every product of values outside of them, for a slice.
+
+    Runs on the meta device where the network does: no arithmetic, no memory.
 
     Args:
         net: a network of slices.
@@ -108,45 +146,41 @@ def layers(net: nn.Module, size: tuple[int, int] | None = None) -> dict[str, Lay
     Raises:
         UsageError: it takes none.
     """
-    found: dict[str, Layer] = {}
-    for one in calls(net, size):
-        positions = one.positions + (found[one.name].positions if one.name in found else 0)
-        macs = positions * math.prod(one.shape)
-        found[one.name] = Layer(one.name, one.kind, one.shape, positions, macs)
-    return found
-
-
-def calls(net: nn.Module, size: tuple[int, int] | None = None) -> tuple[Call, ...]:
-    """Every use of a layer in the order of the run; else as `layers`.
-
-    Raises:
-        UsageError: the network takes no slice of `size`.
-    """
     for device in DEVICES if size else DEVICES[:2]:
         with contextlib.suppress(Exception):  # whatever the network's code raises
-            return _calls(net, size or SLICE, device, exact=size is None)
+            return _counted(net, size or SLICE, device, exact=size is None)
     if size is None:
-        return calls(net, slice_size(net))
+        return counted(net, slice_size(net))
     check_shape(net, size)
     raise UsageError(f"{type(net).__name__} does not do the same twice")
 
 
-def _calls(net: nn.Module, size: tuple[int, int], device: str, *, exact: bool) -> tuple[Call, ...]:
-    """As `calls`, on a device; `exact`: only where a slice's shape comes out."""
+def again(net: nn.Module, way: Counted) -> Counted:
+    """As `counted`, of a network much like another, only for the slice and in the way of that.
+
+    Raises:
+        Exception: whatever the network's code raises.
+    """
+    return _counted(net, way.size, way.device, exact=False)
+
+
+def _counted(net: nn.Module, size: tuple[int, int], device: str, *, exact: bool) -> Counted:
+    """As `counted`, on a device; `exact`: only where a slice's shape comes out."""
     found: list[Call] = []
-    shadow = copied(net, device)
+    shadow, counting = copied(net, device), Counting()
 
     def seen(name: str, module: nn.Module, read: Tensor, output: Tensor) -> None:
         weight = module.weight
         assert isinstance(weight, Tensor)
         if isinstance(module, nn.Linear):
-            positions = output.numel() // output.shape[-1]
-            grid = positions, 1
+            places = output.numel() // output.shape[-1]
+            grid = places, 1
         else:
-            positions = min(math.prod(t.shape[2:]) for t in (read, output))
+            places = positions(read, output)
             grid = read.shape[-2], read.shape[-1]
         kind = type(module).__name__
-        found.append(Call(name, kind, tuple(weight.shape), grid, positions))
+        found.append(Call(name, kind, tuple(weight.shape), grid, places))
+        counting.leave()
 
     for name, module in shadow.named_modules():
         for quantiser in QUANTISERS:  # ModelOpt's look at values, which a meta tensor has none of
@@ -154,11 +188,13 @@ def _calls(net: nn.Module, size: tuple[int, int], device: str, *, exact: bool) -
                 getattr(module, quantiser).disable()
         if isinstance(module, (nn.modules.conv._ConvNd, nn.Linear)):
             hook = lambda m, i, k, o, name=name: seen(name, m, given(i, k), o)  # noqa: E731
+            module.register_forward_pre_hook(counting.enter)
             module.register_forward_hook(hook, with_kwargs=True)
-    shape = output_shape(shadow, (1, channels(net), *size), device)
+    with counting, layer_by_layer():
+        shape = output_shape(shadow, (1, channels(net), *size), device)
     if exact and shape != (1, 1, *size):
         raise ValueError(shape)
-    return tuple(found)
+    return Counted(tuple(found), tuple(counting.found), size, device)
 
 
 def given(inputs: tuple[Any, ...], named: Mapping[str, Any]) -> Tensor:
@@ -177,7 +213,7 @@ def cost(net: nn.Module, size: tuple[int, int] | None = None) -> Cost:
     weights = [m.weight for m in convolutions(net).values()]
     return Cost(
         params=sum(p.numel() for p in net.parameters()),
-        macs=sum(layer.macs for layer in layers(net, size).values()),
+        macs=counted(net, size).macs,
         conv_weights=sum(w.numel() for w in weights),
         nonzero_weights=sum(int(torch.count_nonzero(w)) for w in weights),
         bytes=sum(t.numel() * t.element_size() for t in net.state_dict().values()),

@@ -91,7 +91,9 @@ def remove(
     pruned: Mapping[str, tuple[int, ...]],
     rings: Rings | None = None,
 ) -> nn.Module:
-    """A copy of `net` on the CPU, in eval mode, without the given channels and rings of kernels.
+    """A copy of `net` in eval mode, without the given channels and rings of kernels.
+
+    It is on the CPU; on the meta device where `net` is there.
 
     Parameters that are not trained, such as a fixed filter, are not trained in the copy either.
 
@@ -101,12 +103,14 @@ def remove(
         pruned: member indices to cut, by group name.
         rings: that kernels lose, by module name; see `kernels.cuttable`.
     """
-    net = copy.deepcopy(net).cpu().eval()
+    net = copy.deepcopy(net).eval()
+    if not any(tensor.is_meta for tensor in net.state_dict().values()):
+        net = net.cpu()
     state = net.state_dict()
     small = dict(state)
     for (name, dim), gone in cuts(found, pruned).items():
         kept = [index for index in range(state[name].shape[dim]) if index not in gone]
-        small[name] = small[name].index_select(dim, torch.tensor(kept))
+        small[name] = small[name].index_select(dim, torch.tensor(kept, device=state[name].device))
     for module, count in (rings or {}).items():
         small[f"{module}.weight"] = middle(small[f"{module}.weight"], count).contiguous()
     names = {id(tensor): name for name, tensor in reversed(net.state_dict(keep_vars=True).items())}

@@ -21,6 +21,7 @@ from compress.base.errors import UsageError
 from compress.base.reasons import reason
 from compress.graph.labels import Axis, Ids, Sets, Shadows, short, shortened
 from compress.graph.parameters import Whole
+from compress.graph.products import layer_by_layer
 
 SECONDS = 45.0
 """Processor time of this thread that tracing may take: the same on a busy machine."""
@@ -157,7 +158,7 @@ def trace(net: nn.Module, example: Tensor, rule: Callable[[Tracer, Call], None])
     net = copy.deepcopy(net).cpu().eval()
     tracer = Tracer(net, rule)
     try:
-        with torch.no_grad(), tracer.inside(net), tracer:
+        with torch.no_grad(), tracer.inside(net), layer_by_layer(), tracer:
             out = net(example)
             tracer.hold(_tensors(out), OUTPUT, first=True)
             if _waiting(net, tracer.entered):

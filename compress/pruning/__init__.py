@@ -14,6 +14,7 @@ unstructured.py   single weights set to zero, for comparison
 modelopt_mode.py  pruning as a mode of ModelOpt
 options.py        what a plan is asked for
 ledger.py         cost as a function of the kept channels
+shrinking.py      products of values, as in attention, as a function of the same
 latency.py        predicted milliseconds from a table of measured times
 families.py       layers that differ in their channel counts alone, and which of them to measure
 proof.py          a plan tried on the network itself

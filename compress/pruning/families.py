@@ -115,7 +115,7 @@ class Family:
 def timed(net: nn.Module, size: tuple[int, int]) -> list[cost.Call]:
     """The uses of layers that have a family: linear ones and convolutions of two dimensions."""
     kinds = (*cost.CONVOLUTIONS, nn.Linear)
-    uses = cost.calls(net, size)
+    uses = cost.counted(net, size).calls
     return [one for one in uses if isinstance(net.get_submodule(one.name), kinds)]
 
 

@@ -7,10 +7,11 @@ from typing import Literal
 
 from torch import nn
 
-from compress.graph.cost import layers
+from compress.graph.cost import Counted, by_layer, counted
 from compress.graph.groups import Group
 from compress.graph.kernels import Rings
 from compress.pruning.latency import Predictor
+from compress.pruning.shrinking import shrinking
 
 Share = Literal["macs", "params", "channels", "latency"]
 
@@ -33,7 +34,8 @@ class Ledger:
         names = {id(p): name for name, p in net.named_parameters()}
         self._positions: dict[str, int] = {}
         self._out: dict[str, int] = {}
-        for path, layer in layers(net).items():
+        what = counted(net)
+        for path, layer in by_layer(what).items():
             module = net.get_submodule(path)
             # A weight that is computed, as by a parametrization, is no parameter: it stays.
             name = names.get(id(module.weight), f"{path}.weight")
@@ -42,9 +44,26 @@ class Ledger:
             transposed = isinstance(module, nn.modules.conv._ConvTransposeNd) and module.groups == 1
             self._out[name] = int(transposed)
         self._groups = tuple(found)
+        self._parts = {
+            one.name: [(p.tensor, p.dim, len(p.channels)) for p in one.parts] for one in found
+        }
+        self._add_products(net, what)
+        self.products = sum(one.macs for one in what.products) / max(what.macs, 1)
+        """Share of the MACs that are products of values, in [0, 1]."""
         self._rings: Rings = {}
         self.whole = self._count({group.name: group.width for group in found})
         """Every quantity of the network as it is; latency in milliseconds."""
+
+    def _add_products(self, net: nn.Module, what: Counted) -> None:
+        """Count products of values as further tensors that get smaller with groups."""
+        less = shrinking(net, self._groups, what)
+        for index, product in enumerate(what.products):
+            name = f"product {index}"  # no module's name has a space
+            self._shapes[name], self._positions[name] = [*product.sizes], 1
+            for group in self._groups:
+                change = less.get(group.name, {}).get(index, ())
+                along = [(name, dim, n * group.width) for dim, n in enumerate(change) if n]
+                self._parts[group.name] += along
 
     def cut(self, rings: Rings) -> "Ledger":
         """The same network with smaller kernels; shares removed stay those of the whole one."""
@@ -63,9 +82,10 @@ class Ledger:
         As `removed`, of the tensors that the group is in alone: in little time.
         """
         whole = self.shapes({one.name: one.width for one in self._groups})
-        own = {part.tensor: whole[part.tensor] for part in group.parts if part.tensor in whole}
+        own = {name: whole[name] for name, _, _ in self._parts[group.name] if name in whole}
         rest = self._of(whole, target) - self._of(own, target)
-        counts = [self._of(_kept(own, group, n), target) for n in range(1, group.width + 1)]
+        kept = range(1, group.width + 1)
+        counts = [self._of(self._kept(own, group, n), target) for n in kept]
         return [1 - (rest + count) / self.whole[target] for count in counts]
 
     def narrow(self, kept: Mapping[str, int]) -> set[str]:
@@ -82,8 +102,20 @@ class Ledger:
             shapes[name][2:] = [side - 2 * rings for side in shapes[name][2:]]
         for group in self._groups:
             if kept[group.name] < group.width:
-                shapes |= _kept(shapes, group, kept[group.name])
+                shapes |= self._kept(shapes, group, kept[group.name])
         return shapes
+
+    def _kept(
+        self, shapes: Mapping[str, Sequence[int]], group: Group, count: int
+    ) -> dict[str, list[int]]:
+        """The shapes of a group's tensors with so many of its channels."""
+        gone = group.width - count
+        own: dict[str, list[int]] = {}
+        for name, dim, channels in self._parts[group.name]:
+            if name in shapes:  # buffers are no parameters
+                shape = own.setdefault(name, [*shapes[name]])
+                shape[dim] -= channels * gone // group.width
+        return own
 
     def _count(self, kept: Mapping[str, int]) -> dict[Share, float]:
         shapes = self.shapes(kept)
@@ -105,14 +137,3 @@ class Ledger:
     def _known(self) -> tuple[Share, ...]:
         """The quantities that it knows."""
         return ("macs", "params", "channels", *(("latency",) if self.predictor else ()))
-
-
-def _kept(shapes: Mapping[str, Sequence[int]], group: Group, count: int) -> dict[str, list[int]]:
-    """The shapes of a group's tensors with so many of its channels."""
-    gone = group.width - count
-    own: dict[str, list[int]] = {}
-    for part in group.parts:
-        if part.tensor in shapes:  # buffers are no parameters
-            shape = own.setdefault(part.tensor, [*shapes[part.tensor]])
-            shape[part.dim] -= len(part.channels) * gone // group.width
-    return own

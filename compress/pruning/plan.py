@@ -21,6 +21,9 @@ from compress.pruning.selection import Ranked, Selection, Unreachable
 from compress.pruning.solving import ALIGNMENTS, Solved, Solver, pruned
 from compress.pruning.worth import Worth
 
+LEAST = 0.01
+"""Share of the MACs from which products of values are named where an amount is out of reach."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Kernel:
@@ -197,7 +200,12 @@ def _unreachable(
         with contextlib.suppress(UsageError):  # groups that fail when they are tried stay
             free = replace(options, round_to=None)
             way = f", and round_to {_tried(known, free).align} reaches it"
-    return UsageError(f"{asked}; {most}{way}")
+    share = known.ledger.products if options.target == "macs" else 0.0
+    products = (
+        f"; {share:.0%} of the MACs are products of values, as in attention; target params "
+        "leaves those out"
+    )
+    return UsageError(f"{asked}; {most}{way}{products if share >= LEAST else ''}")
 
 
 def _held(ranked: Sequence[Ranked]) -> str:

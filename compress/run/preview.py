@@ -32,8 +32,9 @@ def check(recipe: Recipe) -> Plan:
     `estimated` is true. With `target: macs` and a coarse `round_to` most are fixed all the same.
 
     Returns:
-        dense and pruned: params, macs; removed: shares; sparse24: convolutions, eligible_backend,
-        eligible_trt; backends: choice and reason by step; layers: every layer before and after;
+        dense and pruned: params, macs; products: macs of these; removed: shares; sparse24:
+        convolutions, eligible_backend, eligible_trt; backends: choice and reason by step; layers:
+        every layer before and after;
         pruning: for every prune step where it stands, and what `Prune.describe` says: groups with
         mean, sigma, threshold, kept and width.
 
@@ -67,6 +68,7 @@ def check(recipe: Recipe) -> Plan:
         "estimated": recipe.model.weights is None,
         "dense": {"params": dense.params, "macs": dense.macs},
         "pruned": {"params": pruned.params, "macs": pruned.macs},
+        "products": sum(one.macs for one in cost.counted(model.net).products),
         "removed": {
             "params": 1 - pruned.params / dense.params,
             "macs": 1 - pruned.macs / dense.macs,
@@ -92,6 +94,8 @@ def render(plan: Plan) -> None:
     for name in ("macs", "params"):
         before, after = plan["dense"][name], plan["pruned"][name]
         console.print(f"{name}: {before:,} -> {after:,}, {plan['removed'][name]:.1%} less{guess}")
+    if products := plan["products"]:
+        console.print(f"of these, {products:,} macs are products of values, as in attention")
     for pruning in plan["pruning"]:
         if found := pruning.get("latency"):
             console.print(_times(pruning["where"], found), soft_wrap=True, highlight=False)

@@ -182,6 +182,8 @@ class Plan(TypedDict):
     """The network before."""
     pruned: Size
     """The network after."""
+    products: int
+    """Multiply-accumulates after that are products of values, as in attention, and in no layer."""
     removed: Shares
     """What went."""
     sparse24: Eligible

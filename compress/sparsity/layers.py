@@ -22,8 +22,8 @@ ENGINE_COLUMNS = {"eligible": "eligible_engine", "picked": "picked"}
 def layers(net: nn.Module) -> list[LayerRow]:
     """Every convolution and linear layer of `net`, (N, 1, H, W) -> (N, 1, H, W)."""
     net = deconv_to_conv(net)
-    used = cost.layers(net)
-    total = sum(layer.macs for layer in used.values())
+    counted = cost.counted(net)
+    used, total = cost.by_layer(counted), counted.macs
     rows: list[LayerRow] = []
     for name, module in cost.compressible(net).items():
         macs = used[name].macs if name in used else None

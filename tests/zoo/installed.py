@@ -161,7 +161,8 @@ CASES = (
     Case("deepinv", "Restormer, dim 32", deepinv(
         "Restormer", **PLAIN, dim=32, num_blocks=[1, 1, 1, 1])),
     Case("deepinv", "SCUNet", deepinv("SCUNet", 1, [1] * 7, 64, pretrained=None)),
-    Case("deepinv", "ADMUNet", told(deepinv("ADMUNet", **PLAIN, model_channels=32))),
+    Case("deepinv", "ADMUNet", told(deepinv("ADMUNet", **PLAIN, model_channels=32)),
+         "products of values"),
     Case("deepinv", "GSDRUNet", told(deepinv("GSDRUNet", **PLAIN)), "mixes channels"),
 )  # fmt: skip
 
