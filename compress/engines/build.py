@@ -15,7 +15,7 @@ import torch
 
 from compress import checkpoint
 from compress.base import timing
-from compress.base.errors import QualityError
+from compress.base.errors import QualityError, UsageError
 from compress.base.words import listed
 from compress.checkpoint import Model
 from compress.context import Work
@@ -26,6 +26,7 @@ from compress.engines.parity import compare
 from compress.engines.precision import Precision
 from compress.engines.records import Built, EngineRow
 from compress.engines.subject import prepared
+from compress.graph import draws
 from compress.graph.effect import effective
 from compress.graph.rewrite import deconv_to_conv
 from compress.quantization.quantisers import plain
@@ -92,6 +93,10 @@ class Job:
             can = listed(format_.precisions)
             why = f"it computes in {can} only, not in {self.precision}"
             raise NotBuilt(why, f"--precision {format_.precisions[-1]}")
+        try:
+            draws.check_steady(self.model.net)
+        except UsageError as error:
+            raise NotBuilt(str(error)) from error
         name = f"{self.stem}{format_.suffix}"
         with tempfile.TemporaryDirectory(dir=stage, prefix=BUILDING) as folder:
             paths = {choice: Path(folder) / choice / name for choice in self._choices()}

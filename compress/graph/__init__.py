@@ -4,6 +4,7 @@ cost.py          multiply-accumulates and parameters
 products.py      products of values that no layer computes, as in attention
 trial.py         a network tried out: slices that it takes, whether it can be trained
 fitness.py       networks that no step can handle
+draws.py         networks that draw random numbers in eval mode
 effect.py        which layers the output depends on
 groups.py        channels that must be removed together, and their removal
 trace.py         one run of a network, operator by operator: how channels hang together

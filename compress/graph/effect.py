@@ -8,6 +8,7 @@ from collections.abc import Collection
 import torch
 from torch import Tensor, nn
 
+from compress.graph.draws import seeded
 from compress.graph.slices import channels
 from compress.graph.trial import slice_size
 
@@ -51,15 +52,8 @@ def _changes(net: nn.Module, name: str, x: Tensor) -> bool:
     broken = _copy(net)
     with torch.no_grad():
         broken.get_parameter(f"{name}.weight").fill_(math.nan)
-        before, after = (_run(other, x) for other in (_copy(net), broken))
+        before, after = (seeded(other, x) for other in (_copy(net), broken))
     return not torch.equal(before, after)
-
-
-def _run(net: nn.Module, x: Tensor) -> Tensor:
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)  # of networks that draw noise
-        out: Tensor = net(x)
-    return out
 
 
 def _copy(net: nn.Module) -> nn.Module:

@@ -133,6 +133,7 @@ RULES: dict[Any, Rule] = {
     **dict.fromkeys(_packets(
         "ones full rand randn arange linspace scalar_tensor"
         " new_ones new_full empty_strided eye tril_indices fill_ zero_ uniform_ normal_"
+        " bernoulli_ exponential_"
         " sym_size is_same_size detach alias t transpose permute expand squeeze unsqueeze"
         " _reshape_alias"
     ), layout.free),

@@ -11,7 +11,7 @@ from torch import nn
 from compress.base.errors import UsageError
 from compress.checkpoint import Model, channels
 from compress.data import DataOptions
-from compress.graph import cost, trial
+from compress.graph import cost, draws, trial
 from compress.pruning.unstructured import KINDS
 from compress.recipe import Recipe
 from compress.reporting.formatting import count
@@ -135,13 +135,14 @@ def draw(plan: Plan, path: Path) -> list[Path]:
 
 
 def check_network(net: nn.Module, steps: Iterable[sides.Named], data: DataOptions) -> None:
-    """Refuse a network that takes no slices, does no work, or does not fit its steps.
+    """Refuse a network that takes no slices, does no work, is random, or does not fit its steps.
 
     Raises:
         UsageError: says why.
     """
     trial.check_shape(net)
     cost.check_work(net)
+    draws.check_steady(net)
     sides.refuse(steps, net, data)
 
 

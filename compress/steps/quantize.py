@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from compress.base.errors import QualityError, UsageError
 from compress.checkpoint import Model
 from compress.context import Kind, Use, Work
-from compress.graph import cost
+from compress.graph import cost, draws
 from compress.quantization import equalise, error, layers, quantisers
 from compress.quantization.quantisers import Method
 from compress.quantization.records import QuantisedLayer
@@ -128,6 +128,8 @@ class Quantize:
         if not able:
             shown = [f"{name}: {why}" for name, why in reasons.items()][:SHOWN]
             raise UsageError(f"quantize: no layer can be INT8; {'; '.join(shown)}")
+        if not draws.steady(net, x):
+            raise draws.refused(net)
         exact = _exact(net, x)
         errors = error.each(net, able, x, exact)
         everything = left = error.of(net, able, x, exact)
