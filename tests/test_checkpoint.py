@@ -158,3 +158,38 @@ def test_what_is_no_checkpoint_is_told_what_is_missing(tmp_path: Path) -> None:
     (tmp_path / "04-retrain" / "model.json").write_text("{}")
     with pytest.raises(UsageError, match=r"no model\.safetensors; try .*04-retrain$"):
         checkpoint.load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [
+        lambda table: table["network"]["options"].update(residual=False),
+        lambda table: table.update(rewrites=[]),
+        lambda table: table.update(unknown=1),
+        lambda table: table["channels"].update({"stem.conv": [1, 8]}),
+        lambda table: table.update(pattern="unstructured"),
+    ],
+)
+def test_a_description_that_was_edited_is_refused(edit, tmp_path: Path) -> None:
+    """It loaded, and the network computed something else, or failed when it ran."""
+    options = {"residual": True, "trunk": 4, "bottleneck": 4, "decoder": 4}
+    origin = ModelOptions(name="ddnet", options=options)
+    model = Model(net=origin.build().eval(), origin=origin).rewritten("deconv_to_conv")
+    checkpoint.save(model, tmp_path)
+    file = tmp_path / "model.json"
+    table = json.loads(file.read_text())
+    edit(table)
+    file.write_text(json.dumps(table))
+    with pytest.raises(UsageError, match=r"model\.json was edited: the hash of its entries is not"):
+        checkpoint.load(tmp_path)
+
+
+def test_the_code_of_a_network_may_have_moved(tmp_path: Path) -> None:
+    """The folder of its code says where it is, not what it computes: that has a hash."""
+    origin = ModelOptions(import_="networks:Plain", folder=str(Path(__file__).parent))
+    checkpoint.save(Model(net=origin.build().eval(), origin=origin), tmp_path)
+    file = tmp_path / "model.json"
+    table = json.loads(file.read_text())
+    table["network"]["folder"] = None
+    file.write_text(json.dumps(table))
+    assert checkpoint.load(tmp_path).origin.folder is None

@@ -5,6 +5,7 @@ could not use, so that it can trust what it gets.
 """
 
 import hashlib
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, get_args
@@ -17,7 +18,7 @@ from torch import Tensor
 
 from compress.base.errors import UsageError
 from compress.base.filekind import wrong_kind
-from compress.base.files import read_json
+from compress.base.files import digest, read_json
 from compress.base.hu import HU_MAX, HU_MIN
 from compress.graph.rewrite import REWRITES
 from compress.sparsity.masks import Pattern
@@ -46,6 +47,11 @@ NEIGHBOURS: Kinds = {"neighbours": int}
 
 NORMALISATION = {"hu_min": HU_MIN, "hu_max": HU_MAX}
 """Which HU networks see as 0 and 1; of others the output would be wrong without a word."""
+
+OWN = "description_sha256"
+"""The entry of model.json that holds the hash of its others; absent in 0.1 and 0.2.0."""
+MOVES = "folder"
+"""The entry of `network` that may change with the place of a network's code."""
 
 INT8: Kinds = {"int8": dict}
 """What there is only for quantised networks: INT8 layers by name, and the error of each in HU."""
@@ -110,11 +116,29 @@ def _wrong(table: Any) -> str:
         return f"is damaged: {wrong}; {REMEDY}"
     if table.get("normalisation", NORMALISATION) != NORMALISATION:
         return f"is of networks that map {table['normalisation']!r:.60}, not {NORMALISATION}"
+    return _wrong_values(table)
+
+
+def _wrong_values(table: Mapping[str, Any]) -> str:
+    """The same of a table whose entries are of the right types."""
     known = [str(pattern) for pattern in get_args(Pattern)]
     if table["pattern"] not in (None, *known):
         return f"names the pattern {table['pattern']!r}; there are: {', '.join(known)}"
-    unknown = [name for name in table["rewrites"] if name not in list(REWRITES)]
-    return f"names the rewrite {unknown[0]!r}; there are: {', '.join(REWRITES)}" if unknown else ""
+    if unknown := [name for name in table["rewrites"] if name not in list(REWRITES)]:
+        return f"names the rewrite {unknown[0]!r}; there are: {', '.join(REWRITES)}"
+    if table.get(OWN, own := description_hash(table)) != own:
+        return (
+            "was edited: the hash of its entries is not the one in it, so the network might "
+            f"compute something else; {REMEDY}"
+        )
+    return ""
+
+
+def description_hash(table: Mapping[str, Any]) -> str:
+    """OWN of a model.json: what its entries say, but for the place of the network's code."""
+    network = {key: value for key, value in table["network"].items() if key != MOVES}
+    others = {key: value for key, value in table.items() if key != OWN}
+    return digest(json.loads(json.dumps({**others, "network": network})))
 
 
 def _unlike_optional(table: Mapping[str, Any]) -> str:

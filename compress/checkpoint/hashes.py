@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from compress.base.files import digest, read_json
-from compress.checkpoint.files import TABLE, TRAINED_ON
+from compress.checkpoint.files import OWN, TABLE, TRAINED_ON
 from compress.checkpoint.imported import code_hash
 
 log = logging.getLogger(__name__)
@@ -25,7 +25,8 @@ def identity(folder: Path) -> str:
     was trained on is no part of it.
     """
     table = read_json(folder / TABLE)
-    table.pop(TRAINED_ON, None)
+    for key in (TRAINED_ON, OWN):  # the latter says the same again
+        table.pop(key, None)
     return digest({**table, "network": {**table["network"], **code_now(table)}})
 
 

@@ -3,7 +3,7 @@
 A checkpoint is a folder with `model.safetensors` (plain tensors in pruned shapes, masks applied and
 stored as bits beside the weights) and `model.json` (how the dense network is built, rewrites,
 tables of channels and kernels, pattern of the masks, INT8 layers, HU range, which slices it learned
-from, hash of the tensors).
+from, hashes of the tensors and of all this).
 Loading builds the dense network, applies the rewrites, gives the layers the shapes of the tensors,
 fills these in and puts quantisers where they were. Never a pickle.
 """
@@ -24,11 +24,13 @@ from compress.base.tensors import to_bytes
 from compress.checkpoint.files import (
     BITS,
     NORMALISATION,
+    OWN,
     REMEDY,
     SCHEMA,
     TABLE,
     TRAINED_ON,
     WEIGHTS,
+    description_hash,
     from_bits,
     read,
     to_bits,
@@ -116,7 +118,7 @@ def save(model: Model, folder: Path) -> None:
         "sha256": hashlib.sha256(data).hexdigest(),
     }
     write_atomic(folder / WEIGHTS, data)
-    write_json(folder / TABLE, table)
+    write_json(folder / TABLE, {**table, OWN: description_hash(table)})
 
 
 def load(folder: Path) -> Model:
