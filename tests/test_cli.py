@@ -6,6 +6,7 @@ import resource
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType, SimpleNamespace
 from typing import get_args
 
 import click
@@ -14,7 +15,7 @@ from click.testing import CliRunner
 
 from compress.base.errors import CompressError, QualityError, Stopped, UsageError
 from compress.bench import targets
-from compress.cli import engines, main
+from compress.cli import engines, images, main
 from compress.engines.formats import FormatName
 from compress.run import pipeline, preview
 from compress.sweep import run as sweeps
@@ -217,3 +218,14 @@ def test_the_command_line_imports_nothing_heavy():
     code = "import compress.cli.main, sys; print(*{m.partition('.')[0] for m in sys.modules})"
     loaded = set(python("-c", code).stdout.split())
     assert not loaded & {"torch", "yaml", "numpy", "rich", "modelopt"}
+
+
+@pytest.mark.parametrize("triton", [True, False])
+def test_nothing_is_frozen_where_triton_would_list_it_as_leaked(monkeypatch, triton):
+    modules = {"triton": ModuleType("triton")} if triton else {}
+    monkeypatch.setattr(images, "sys", SimpleNamespace(modules=modules))
+    frozen: list[bool] = []
+    monkeypatch.setattr(images, "gc", SimpleNamespace(freeze=lambda: frozen.append(True)))
+    with images._short_end():
+        pass
+    assert bool(frozen) is not triton

@@ -1,6 +1,7 @@
 """The commands that read and write images: words in, calls out, like `cli`."""
 
 import gc
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -50,11 +51,16 @@ def _stoppable(words: str) -> Iterator[None]:
 
 @contextmanager
 def _short_end() -> Iterator[None]:
-    """Spare the end of the process a look through all objects of torch, a third of a second."""
+    """Spare the end of the process a look through all objects of torch, a third of a second.
+
+    Not where Triton is loaded, which torch may do: from 3.9 on its library lists objects that stay
+    as leaks, some thirty lines behind the last word of the command.
+    """
     try:
         yield
     finally:
-        gc.freeze()
+        if "triton" not in sys.modules:
+            gc.freeze()
 
 
 @click.command(short_help="Enhance DICOM CT series with a network or an engine.")
