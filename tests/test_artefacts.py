@@ -150,6 +150,20 @@ def test_what_cannot_be_timed(folder, names, options, sentence) -> None:
         command.run([folder / name for name in names], device="cpu", **options)
 
 
+@pytest.mark.parametrize(
+    ("missing", "remedy"),
+    [("onnxruntime", "; pip install onnx onnxscript onnxruntime would help$"), ("numpy.core", "$")],
+)
+def test_an_engine_whose_runtime_cannot_be_imported(folder, monkeypatch, missing, remedy) -> None:
+    def load(*_: object) -> None:
+        raise ImportError(f"No module named '{missing}'", name=missing)
+
+    monkeypatch.setattr(onnx.Onnx, "load", load)
+    said = rf"onnx-fp32-b1\.onnx cannot be loaded: No module named '{missing}'{remedy}"
+    with pytest.raises(UsageError, match=said):
+        command.run([folder / "onnx-fp32-b1.onnx"], device="cpu", budget=ONCE)
+
+
 def test_an_engine_is_refused_before_anything_is_timed(folder, tmp_path) -> None:
     side = json.loads((folder / "onnx-fp32-b1.onnx.json").read_text())
     side["format"], side["place"]["torch"] = "aot_inductor", "1.0"

@@ -20,7 +20,7 @@ from compress.base.files import read_json, sha256, write_json
 from compress.base.hu import HU_MAX, HU_MIN
 from compress.checkpoint.files import NONE, NORMALISATION, Kinds, unlike
 from compress.checkpoint.hashes import CODE
-from compress.engines.base import Runner, Shape
+from compress.engines.base import Format, Runner, Shape
 from compress.engines.formats import FormatName, formats
 from compress.engines.precision import Precision
 from compress.engines.records import Built, Place, Sidecar
@@ -179,7 +179,7 @@ def load(path: Path) -> tuple[Sidecar, Runner]:
     Raises:
         UsageError: the file was altered, or the engine was built for another place or from
             other weights or code than its checkpoint has now; the sentence names both sides and
-            the command that builds it again.
+            the command that builds it again. Or a package is missing that runs it.
     """
     facts, engine = read(path)
     device = torch.device(facts["place"]["device"])
@@ -190,7 +190,18 @@ def load(path: Path) -> tuple[Sidecar, Runner]:
         )
     _check_model(engine, facts)
     _check_place(engine, facts, place(device))
-    return facts, formats()[facts["format"]].load(engine, device)
+    format_ = formats()[facts["format"]]
+    try:
+        return facts, format_.load(engine, device)
+    except ImportError as error:
+        raise UsageError(f"{engine} cannot be loaded: {error}{_getting(format_, error)}") from error
+
+
+def _getting(format_: Format, error: ImportError) -> str:
+    """The command that installs a package of the format, if that is what could not be imported."""
+    commands = {package.module: package.get for package in format_.packages()}
+    command = commands.get(error.name or "")
+    return f"; {command} would help" if command else ""
 
 
 def trained_on(path: Path) -> frozenset[str]:
