@@ -22,6 +22,7 @@ UIDs and paths are shown as hashes, texts of exceptions from decoders are droppe
 """
 
 import hashlib
+from collections.abc import Mapping
 from enum import StrEnum
 
 
@@ -108,6 +109,12 @@ SENTENCES = {
     Reason.CRASHED: "the decoder crashed or took too long",
 }
 """What each code means, for the person who reads the summary."""
+
+
+def told(reasons: Mapping[Reason, int]) -> str:
+    """Reasons and how often they occurred as a list in words: 2 damaged (the file is damaged)."""
+    found = sorted(reasons.items())
+    return ", ".join(f"{count} {reason} ({SENTENCES[reason]})" for reason, count in found)
 
 
 class Refused(Exception):

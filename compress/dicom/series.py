@@ -5,13 +5,13 @@ Between several series nobody guesses: the table shows them, `--series` chooses.
 """
 
 import hashlib
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 
 from compress.base.errors import UsageError
-from compress.dicom import Reason, Refused, short
+from compress.dicom import Reason, Refused, short, told
 from compress.dicom.headers import Header
 from compress.dicom.sources import Source
 
@@ -203,7 +203,5 @@ def _why(headers: Sequence[Header]) -> str:
     """What it holds instead, counted."""
     if not headers:
         return ": no file at all"
-    counts: dict[str, int] = defaultdict(int)
-    for header in headers:
-        counts[str(header.reason)] += 1
-    return ": " + ", ".join(f"{count} {reason}" for reason, count in sorted(counts.items()))
+    counts = Counter(header.reason for header in headers if header.reason)
+    return f": {told(counts)}"

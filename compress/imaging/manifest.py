@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 from compress.base.errors import CompressError
-from compress.dicom import SENTENCES, Reason, Refused, short
+from compress.dicom import Reason, Refused, short, told
 from compress.dicom.headers import Header
 from compress.imaging.records import Counts, FileRow
 
@@ -98,10 +98,7 @@ def log_counts(rows: Sequence[FileRow], counted: Counts) -> None:
 
 def listed(rows: Sequence[Mapping[str, Any]], status: str) -> str:
     """The reasons of one status as a list in words: 2 damaged (the file is damaged)."""
-    found = Counter(row["reason"] for row in rows if row["status"] == status)
-    return ", ".join(
-        f"{count} {reason} ({SENTENCES[Reason(reason)]})" for reason, count in sorted(found.items())
-    )
+    return told(Counter(Reason(row["reason"]) for row in rows if row["status"] == status))
 
 
 def _bytes(name: str) -> bytes:

@@ -123,7 +123,7 @@ def test_a_series_that_is_not_there(mixed):
 def test_nothing_to_enhance_says_what_there_is(tmp_path):
     (tmp_path / "a.txt").write_text("x")
     (tmp_path / "mr").write_bytes(packed(dataset(SOPClassUID=MRImageStorage, Modality="MR")))
-    said = r"^INPUT holds no CT image: 1 not-ct, 1 not-dicom$"
+    said = r"^INPUT holds no CT image: 1 not-ct \(no CT image, .*\), 1 not-dicom \(no DICOM file\)$"
     with pytest.raises(UsageError, match=said):
         series.choose(headers_of(tmp_path)[1], ())
     with pytest.raises(UsageError, match=r"^INPUT holds no CT image: no file at all$"):
