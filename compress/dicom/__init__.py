@@ -103,7 +103,7 @@ SENTENCES = {
     Reason.OUTPUT_RANGE: "the network changed the image beyond any denoising",
     Reason.UNWRITABLE: "the result cannot be encoded or written",
     Reason.DISK_FULL: "no space was left for the result",
-    Reason.ENGINE_SIZE: "larger than the engine's slices",
+    Reason.ENGINE_SIZE: "larger than the engine's slices: export one of a larger --size",
     Reason.NO_NEIGHBOURS: "its neighbours cannot be told: no position, that of another "
     "slice, or several frames",
     Reason.CRASHED: "the decoder crashed or took too long",
