@@ -500,8 +500,18 @@ def test_single_slices_and_infinite_psnr_are_dashes(tmp_path: Path) -> None:
 
 
 def test_a_folder_without_a_run_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=r"holds no run: it has no manifest\.json"):
+    with pytest.raises(UsageError, match=r"holds no run: it has no manifest\.json$"):
         reporting.write(tmp_path, tmp_path)
+    with pytest.raises(UsageError, match=r"none: there is no such run folder$"):
+        rebuild(tmp_path / "none")
+
+
+@pytest.mark.parametrize("where", ["", "points"])
+def test_the_folder_of_a_sweep_or_of_runs_names_one_of_its_runs(tmp_path: Path, where: str) -> None:
+    (tmp_path / "sweep" / where).mkdir(parents=True)
+    one = runs.make(tmp_path / "sweep" / where / "amount=0.3", ("train", "evaluate"))
+    with pytest.raises(UsageError, match=rf"sweep holds no run: .*; try {re.escape(str(one))}$"):
+        rebuild(tmp_path / "sweep")
 
 
 def decoded(uri: str) -> Image.Image:

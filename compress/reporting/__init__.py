@@ -20,6 +20,7 @@ formatting.py  numbers as a person reads them
 
 from pathlib import Path
 
+from compress.base.errors import UsageError
 from compress.base.files import write_atomic, write_json
 
 
@@ -47,3 +48,19 @@ def write(run: Path, folder: Path) -> Path:
     kept = (collect.pictures(run, report), collect.maps(run, report))
     write_atomic(html, page.html(report, *kept).encode())
     return html
+
+
+def refuse_no_run(folder: Path) -> None:
+    """Refuse a folder that is not that of a run; of a sweep, name its runs.
+
+    Raises:
+        UsageError: says what is wrong with the folder, and which one to take where that is known.
+    """
+    if (folder / "manifest.json").is_file():
+        return
+    if not folder.exists():
+        raise UsageError(f"{folder}: there is no such run folder")
+    found = (*folder.glob("*/manifest.json"), *folder.glob("points/*/manifest.json"))
+    inside = sorted(path.parent for path in found)
+    hint = f"; try {inside[-1]}" if inside else ""
+    raise UsageError(f"{folder} holds no run: it has no manifest.json{hint}")

@@ -14,7 +14,7 @@ import numpy as np
 
 from compress.base.errors import UsageError
 from compress.base.files import read_json, sha256
-from compress.reporting import layers, sentences, speed, storage
+from compress.reporting import layers, refuse_no_run, sentences, speed, storage
 from compress.reporting.numbers import costs, latency, psnr, stored
 from compress.reporting.records import (
     Collected,
@@ -47,8 +47,7 @@ def collect(run: Path, before: str) -> Report:
     Raises:
         UsageError: `run` has no manifest.json, or a file of it is damaged or gone.
     """
-    if not (run / "manifest.json").is_file():
-        raise UsageError(f"{run} holds no run: it has no manifest.json")
+    refuse_no_run(run)
     manifest = _json(run / "manifest.json")
     paths = sorted(path for path in run.glob("*/facts.json") if path.parent.name < before)
     found = {path: _with_kind(_json(path)) for path in paths}

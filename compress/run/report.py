@@ -16,8 +16,7 @@ def rebuild(run: Path) -> Path:
         UsageError: `run` holds no run, or a recipe is running in it.
         OSError: the disk is full or `run` is not writable.
     """
-    if not (run / "manifest.json").is_file():
-        raise UsageError(f"{run} holds no run: it has no manifest.json")
+    reporting.refuse_no_run(run)
     with locked(run):
         folder = run / _stage(run)
         folder.mkdir(exist_ok=True)
