@@ -128,6 +128,7 @@ def test_a_tenth_of_a_single_patient_is_held_out_whatever_else_there_is(tmp_path
 def test_shared_patients_are_a_notice(split, caplog):
     data = load(DataOptions(source="folder", path=str(split)), seed=0)
     assert "same patients (unknown)" in data.notices[0]
+    assert "give each a subfolder in low and in full" in data.notices[0]
     assert list(data.notices) == caplog.messages
     assert data.source == "folder"
 
@@ -239,6 +240,7 @@ def test_patient_ids_are_never_shown(tmp_path, caplog):
             dicom(tmp_path / part / side / "x.dcm", SLICE, "ID-4711")
     data = load(DataOptions(source="folder", path=str(tmp_path)), seed=0)
     assert "same patients (patient-1)" in data.notices[0]
+    assert "subfolder" not in data.notices[0]
     assert "4711" not in repr(data) + caplog.text
 
 

@@ -12,7 +12,7 @@ imported when it is used.
 import hashlib
 import logging
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar, Literal, NamedTuple
@@ -177,13 +177,21 @@ def load(options: DataOptions, *, seed: int, fallback: bool = True) -> Data:
     if shared := sorted(set(train.patients) & set(test.patients)):
         notices.append(
             f"training and held-out slices are of the same patients ({', '.join(shared)}): "
-            "the results are better than on a new patient"
+            f"the results are better than on a new patient{_apart(shared)}"
         )
     if options.source == "folder":
         notices += [said for pairs in (train, test) if (said := _unlike(pairs))]
     for notice in notices:
         log.warning("%s", notice)
     return Data(train, test, options.source, _fingerprint(train, test), tuple(notices))
+
+
+def _apart(patients: Sequence[str]) -> str:
+    """What tells patients apart, where nothing does."""
+    from compress.data.folder import UNKNOWN
+
+    remedy = "; if there are several, give each a subfolder in low and in full"
+    return remedy if UNKNOWN in patients else ""
 
 
 def _unlike(pairs: Pairs) -> str:
