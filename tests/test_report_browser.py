@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import runs
 
@@ -149,6 +150,19 @@ def test_no_page_is_wider_than_the_window_and_text_stands_out(
         assert (back < 0.2) == dark
         for selector in (".verdict", ".soft", "figcaption", "thead th", "a", ".numbers dt"):
             assert contrast(luminance(page, selector, "color"), back) >= 4.5, selector
+
+
+def test_a_long_name_of_a_slice_is_broken(browser: Any, tmp_path: Path) -> None:
+    """Files of DICOM series are often named by their UIDs."""
+    run = runs.make(tmp_path / "run", ("train", "evaluate"))
+    long = "patient-2/2.25." + 39 * "7"
+    facts, kept = run / "01-evaluate/facts.json", run / "01-evaluate/pictures.npz"
+    facts.write_text(facts.read_text().replace("C-004", long))
+    with np.load(kept) as arrays:
+        np.savez_compressed(kept, **{**arrays, "names": np.array(["C-001", long])})
+    for page in visit(browser, rebuild(run), viewport={"width": 390, "height": 800}):
+        assert long in page.inner_text("main")
+        assert page.evaluate("document.documentElement.scrollWidth") == 390
 
 
 def luminance(page: Any, selector: str, style: str) -> float:
