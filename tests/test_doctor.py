@@ -106,6 +106,13 @@ def test_the_command_prints_json_or_tables_with_whole_commands(parts, recipe):
     assert "not [installed]" in shown
 
 
+def test_names_of_parts_are_whole_in_a_narrow_window(parts, recipe):
+    parts["GPU"]["use"] = parts["GPU"]["found"] = "fast training, " * 8
+    shown = CliRunner(env={"COLUMNS": "60"}).invoke(main.main, ["doctor", str(recipe)]).stdout
+    words = {word for line in shown.splitlines() for word in line.split()}
+    assert {p.module for p in doctor.packages()} <= words
+
+
 def without_a_gpu(parts):
     parts["GPU"] = part("GPU", "no NVIDIA GPU is visible")
     for name in ("torch_tensorrt", "tensorrt", "triton"):

@@ -137,8 +137,8 @@ def _table(*columns: str, title: str = "") -> Any:
     from rich.table import Table
 
     table = Table(title=title, title_justify="left", box=None)
-    for column in columns:
-        table.add_column(column, overflow="fold")
+    for column in columns:  # names are whole, whatever the others need
+        table.add_column(column, overflow="fold", no_wrap=column == columns[0])
     return table
 
 
