@@ -15,6 +15,7 @@ NumPy arrays in HU. `Neighbouring(net, 1)` makes such a network of one that sees
 
 import copy
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -33,10 +34,13 @@ from compress.data.folder import NONE
 from compress.data.pairs import from_arrays
 from compress.engines import sidecar
 from compress.engines.formats import FormatName
+from compress.graph import fitness
 from compress.graph.cost import Cost, cost
 from compress.graph.slices import Neighbouring, neighbours
 from compress.imaging.arrays import enhance
 from compress.quantization.quantisers import unmeasured
+from compress.recipe.arguments import step
+from compress.run.sides import refuse_slices
 from compress.sparsity.masks import Holder, present
 from compress.steps.evaluate import Evaluate
 from compress.steps.export import Export
@@ -116,7 +120,8 @@ def prune(net: nn.Module, amount: float = 0.6, **options: Any) -> nn.Module:
     for name in ("at", "rounds"):
         if name in options:
             raise UsageError(f"{name} divides a training, so it is for recipes only")
-    return _stepped(Prune(amount=amount, **options), net)
+    chosen = step(Prune, {"amount": amount, **options})
+    return _done(chosen, replace(_model(net), masks=present(net)))
 
 
 def sparsify(net: nn.Module, **options: Any) -> nn.Module:
@@ -138,7 +143,7 @@ def sparsify(net: nn.Module, **options: Any) -> nn.Module:
     >>> float((sparse.stem.conv.weight == 0).double().mean())  # one input channel: not eligible
     0.0
     """
-    return _stepped(Sparsify(**options), net)
+    return _done(step(Sparsify, options), _model(net))
 
 
 def hold_sparsity(net: nn.Module, optimizer: torch.optim.Optimizer) -> list[str]:
@@ -159,8 +164,8 @@ def hold_sparsity(net: nn.Module, optimizer: torch.optim.Optimizer) -> list[str]
     >>> bool(pattern.is_2to4(sparse.get_submodule(held[0]).weight))
     True
     """
-    masks = present(net)
-    holder = Holder(net, masks)
+    fitness.check(net)
+    holder = Holder(net, masks := present(net))
     optimizer.register_step_post_hook(lambda *_: holder())
     return list(masks)
 
@@ -193,7 +198,7 @@ def quantize(net: nn.Module, low: ArrayLike, **options: Any) -> nn.Module:
     >>> torch.equal(int8(x), net(x))
     False
     """
-    return _stepped(Quantize(**options), net, from_arrays(low, low, neighbours(net)))
+    return _done(step(Quantize, options), _model(net), from_arrays(low, low, neighbours(net)))
 
 
 def export(
@@ -229,14 +234,14 @@ def export(
     >>> engine.path.name, engine.max_hu < 0.1
     ('onnx-fp32-b1.onnx', True)
     """
-    out = Path(folder)
+    given = {"formats": [format], "batch": [batch], "image_size": size, **options}
+    chosen, out = step(Export, given), Path(folder)
     out.mkdir(parents=True, exist_ok=True)
     phantoms = DataOptions(
         source="phantom", image_size=size, views=90, test_slices=1, neighbours=neighbours(net)
     )
-    step = Export(formats=(format,), batch=(batch,), image_size=size, **options)
     work = Work(stage=out, device=devices.choose(device), data=load_data(phantoms, seed=0), seed=0)
-    row = step.build(_model(net), work, None)[0]
+    row = chosen.build(_model(net), work, None)[0]
     if row["status"] != "built":
         would = f"; {row['command']} would help" if row["command"] else ""
         raise CompressError(f"{format} was not built: {row['reason']}{would}")
@@ -268,8 +273,9 @@ def evaluate(
     (10.0, 1)
     """
     pairs = from_arrays(low, full, neighbours(net))
-    work = _work(devices.choose(device), pairs)
-    Evaluate(pictures=0).measure(_model(net), work)
+    model, work, chosen = _model(net), _work(devices.choose(device), pairs), Evaluate(pictures=0)
+    refuse_slices([("evaluate", chosen)], net, work.data)
+    chosen.measure(model, work)
     means = {
         name: {key: moments["mean"] for key, moments in found.items()}
         for name, found in work.facts["summary"].items()
@@ -277,13 +283,14 @@ def evaluate(
     return Quality(input=means["input"], enhanced=means["dense"], slices=work.facts["slices"])
 
 
-def _stepped(step: Prune | Sparsify | Quantize, net: nn.Module, train: Pairs = NONE) -> nn.Module:
+def _done(chosen: Prune | Sparsify | Quantize, model: Model, train: Pairs = NONE) -> nn.Module:
     """What a step makes of a network, on the CPU and in eval mode."""
-    return step.run(_model(net), _work(torch.device("cpu"), NONE, train)).net
+    return chosen.run(model, _work(torch.device("cpu"), NONE, train)).net
 
 
 def _model(net: nn.Module) -> Model:
     """A network without a recipe; of masks and of the cost of INT8 layers nothing is known."""
+    fitness.check(net, values=True)
     return Model(net=copy.deepcopy(net).eval(), origin=ModelOptions(), quantised=unmeasured(net))
 
 

@@ -233,3 +233,54 @@ def test_engines_refuse_another_shape(shape: tuple[int, ...]) -> None:
 def test_what_divides_a_training_is_not_ignored(name: str) -> None:
     with pytest.raises(UsageError, match=f"{name} divides a training, so it is for recipes only"):
         compress.prune(DDnet(trunk=16, bottleneck=32, decoder=32), amount=0.3, **{name: 0.5})
+
+
+class Pair(nn.Conv2d):
+    """Gives a tuple."""
+
+    def __init__(self) -> None:
+        super().__init__(1, 1, 3, padding=1)
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return super().forward(x), x
+
+
+LOW = np.zeros((1, 32, 32))
+
+
+@pytest.mark.parametrize(
+    ("call", "said"),
+    [
+        (lambda: compress.quantize(DDnet(**SMALL), LOW[:, :8, :8]), "crops to measure on: DDnet"),
+        (lambda: compress.quantize(DDnet(**SMALL), LOW, method="most"), "one of max, mse, percent"),
+        (lambda: compress.prune(DDnet(**SMALL), amount="half"), "prune: amount: expected a number"),
+        (lambda: compress.prune(DDnet(**SMALL), amont=0.5), "no option 'amont'; did you mean 'amo"),
+        (lambda: compress.prune(DDnet), "a network is a torch.nn.Module, got the class DDnet"),
+        (lambda: compress.prune(nn.Conv2d(1, 1, 1, device="meta")), "no weights yet: they are on"),
+        (lambda: compress.sparsify("net"), "a network is a torch.nn.Module, got 'net'"),
+        (lambda: compress.cost("net"), "a network is a torch.nn.Module, got 'net'"),
+        (lambda: compress.enhance("net", LOW), "a network is a torch.nn.Module, got 'net'"),
+        (lambda: compress.enhance(Pair(), LOW), "Pair gives a tuple, not a tensor"),
+        (lambda: compress.enhance(nn.Conv2d(2, 1, 1), LOW), "Conv2d takes no slice of shape"),
+        (lambda: compress.evaluate(Pair(), LOW, LOW), "Pair gives a tuple, not a tensor"),
+        (lambda: compress.evaluate(nn.Identity(), LOW[:, :8], LOW[:, :8]), "SSIM needs 11 x 11"),
+        (lambda: compress.export(DDnet(**SMALL), ".", "onxx"), "did you mean 'onnx'?"),
+    ],
+)
+def test_what_cannot_work_is_one_sentence(call, said: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        call()
+    assert said in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_sparse_network_is_not_pruned() -> None:
+    """It was, and its weights were 2:4 no more."""
+    sparse = compress.sparsify(DDnet(**SMALL))
+    with pytest.raises(UsageError, match="is 2:4 sparse, and removing channels would break"):
+        compress.prune(sparse, amount=0.3)
+
+
+def test_options_may_be_tuples_and_numbers_of_numpy() -> None:
+    small = compress.prune(DDnet(**SMALL), amount=np.float64(0.3), ignore=("stem.*",))
+    assert small.stem.conv.out_channels == 16

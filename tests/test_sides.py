@@ -268,3 +268,16 @@ def test_only_a_shape_that_passed_is_not_asked_for_again() -> None:
     for _ in range(2):
         with pytest.raises(UsageError, match=r"step: .* 64 would work"):
             asked.refuse((32, 32), "step")
+
+
+@pytest.mark.parametrize("words", [["check"], ["run", "--device", "cpu", "--out", "run"]])
+def test_a_batch_that_no_norm_can_be_trained_on_is_refused(words, tmp_path, monkeypatch) -> None:
+    """One crop of 16 pixels is one pixel where DDnet is narrowest: BatchNorm has no variance."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "r.yaml").write_text(RECIPE)
+    sets = [f"steps.0.train.{option}" for option in ("batch=1", "crop=16")]
+    given = [word for one in sets for word in ("--set", one)]
+    result = CliRunner().invoke(cli.main, [*words, "r.yaml", *given])
+    assert result.exit_code == 2
+    assert "steps[0].train.crop: batch 1 of 16 x 16 pixels is too little to train" in result.stderr
+    assert "enlarge crop or batch" in result.stderr

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from compress.base.errors import UsageError
+from compress.graph import fitness
 from compress.graph.products import Counting, Product, layer_by_layer, positions
 from compress.graph.slices import channels
 from compress.graph.trial import (
@@ -210,6 +211,7 @@ def given(inputs: tuple[Any, ...], named: Mapping[str, Any]) -> Tensor:
 
 def cost(net: nn.Module, size: tuple[int, int] | None = None) -> Cost:
     """Parameters, MACs for one slice of `size`, convolution weights, those not zero, and bytes."""
+    fitness.check(net)
     weights = [m.weight for m in convolutions(net).values()]
     return Cost(
         params=sum(p.numel() for p in net.parameters()),

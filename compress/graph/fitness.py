@@ -14,14 +14,26 @@ NO_SELF = "its train() gives nothing; end it by return self"
 """Of a network whose class keeps some layers in eval mode, and forgets what train() gives."""
 
 
-def check(net: nn.Module) -> None:
-    """Pass where a network can be copied and saved, and its layers be seen.
+def check(net: nn.Module, *, values: bool = False) -> None:
+    """Pass where a network is one, can be copied and saved, and its layers be seen.
+
+    Args:
+        net: the network.
+        values: whether its weights must have some, which those on the meta device have not.
 
     Raises:
         UsageError: it cannot; says what to write instead.
     """
+    if not isinstance(net, nn.Module):
+        raise UsageError(f"a network is a torch.nn.Module, got {_kind(net)}")
+    if values and any(tensor.is_meta for tensor in (*net.parameters(), *net.buffers())):
+        raise UsageError(f"{type(net).__name__} has no weights yet: they are on the meta device")
     if why := _wrong(net):
         raise UsageError(f"{type(net).__name__} {why}")
+
+
+def _kind(net: object) -> str:
+    return f"the class {net.__name__}; make one of it" if isinstance(net, type) else f"{net!r:.60}"
 
 
 def _wrong(net: nn.Module) -> str:

@@ -8,13 +8,14 @@ cut off again.
 """
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor, nn
 
 from compress.base.errors import UsageError
 from compress.base.words import listed
+from compress.graph import fitness
 from compress.graph.slices import Slices, neighbours
 from compress.graph.trial import check_shape
 
@@ -81,8 +82,15 @@ def ready(net: nn.Module, device: torch.device) -> AnySize:
     Args:
         net: a network of slices, in any mode and anywhere; it stays as it is.
         device: where slices will lie.
+
+    Raises:
+        UsageError: it is no network, or takes no slice.
     """
-    return AnySize(copy.deepcopy(net).to(device).eval(), multiple=multiple(net))
+    fitness.check(net)
+    found = next(_multiples(net), None)
+    if found is None:
+        check_shape(net)  # it may take a single size
+    return AnySize(copy.deepcopy(net).to(device).eval(), multiple=found or MULTIPLES[0])
 
 
 def mirrored(old: int, new: int) -> Tensor:
@@ -111,8 +119,12 @@ def multiple(net: nn.Module) -> int:
 
     The first of them, where none does: a network may take a single size.
     """
-    fits = (number for number in MULTIPLES if takes(net, 3 * number, 5 * number))
-    return next(fits, MULTIPLES[0])
+    return next(_multiples(net), MULTIPLES[0])
+
+
+def _multiples(net: nn.Module) -> Iterator[int]:
+    """Those of MULTIPLES that will do."""
+    return (number for number in MULTIPLES if takes(net, 3 * number, 5 * number))
 
 
 def refuse_sides(

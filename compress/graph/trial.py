@@ -113,6 +113,25 @@ def check_training(net: nn.Module, size: tuple[int, int]) -> None:
         raise UsageError(f"{name} cannot be trained: {reason(error)}") from error
 
 
+def check_batch(net: nn.Module, batch: int, size: tuple[int, int]) -> None:
+    """Pass where norms have values to train on in a batch of slices; nothing is computed.
+
+    Raises:
+        UsageError: a norm would see a single value of a channel, of which there is no variance.
+    """
+    for device in DEVICES[:2]:
+        shadow = copied(net, device).train()
+        try:
+            _run(shadow, (batch, channels(net), *size), device)
+        except ValueError as error:  # of PyTorch's norms
+            if "Expected more than 1" in str(error):
+                much = f"batch {batch} of {size[0]} x {size[1]} pixels is too little"
+                raise UsageError(f"{much} to train {_name(net)}: {reason(error)}") from error
+        except Exception:  # whatever the network's code raises, others say
+            continue
+        return
+
+
 def slice_size(net: nn.Module) -> tuple[int, int]:
     """Height and width of a slice that a network takes, the first of `SIDES` that it does.
 
@@ -156,19 +175,24 @@ def output_shape(shadow: nn.Module, given: tuple[int, ...], device: str) -> tupl
         UsageError: it gives no tensor, or changes what it is given.
         Exception: whatever the network's own code raises.
     """
-    fake = device == FAKE
-    mode = FakeTensorMode(allow_non_fake_inputs=True) if fake else contextlib.nullcontext()
-    with torch.no_grad(), mode, quiet():
-        x = torch.zeros(given, device=_place(device))
-        before = x._version
-        out = shadow(x)
-        changed = x._version > before
+    out, changed = _run(shadow, given, device)
     if changed:
         raise UsageError(
             f"{_name(shadow)} changes the slice that it is given, in place; write x = x - a for "
             "x -= a, or begin with x = x.clone()"
         )
     return tuple(_image(shadow, out).shape)
+
+
+def _run(shadow: nn.Module, given: tuple[int, ...], device: str) -> tuple[object, bool]:
+    """What a network on one of `DEVICES` gives for zeros, and whether it changed those."""
+    fake = device == FAKE
+    mode = FakeTensorMode(allow_non_fake_inputs=True) if fake else contextlib.nullcontext()
+    with torch.no_grad(), mode, quiet():
+        x = torch.zeros(given, device=_place(device))
+        before = x._version
+        out = shadow(x)
+        return out, x._version > before
 
 
 def _image(net: nn.Module, out: object, when: str = "") -> Tensor:

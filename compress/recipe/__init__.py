@@ -2,6 +2,7 @@
 
 recipe.py     a recipe and how it is loaded
 shipped.py    recipes that come with the package, by name
+arguments.py  the options of a step as Python code gives them
 schema.py     the options of a dataclass, read and checked
 shorthand.py  short forms that stand for several options or steps
 tree.py       overrides and paths, before options are read

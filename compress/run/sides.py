@@ -12,7 +12,7 @@ from compress.context import Step
 from compress.data import SOURCES, Data, DataOptions
 from compress.data.crops import sides
 from compress.graph.padding import multiple, refuse_sides, up
-from compress.graph.trial import check_shape
+from compress.graph.trial import check_batch, check_shape
 from compress.quality.ssim import MS_SSIM_SIDE, SSIM_SIDE
 from compress.steps.evaluate import Evaluate
 from compress.steps.export import Export
@@ -31,12 +31,22 @@ class Asked:
 
     def __init__(self, net: nn.Module) -> None:
         self._net, self._takes = net, set[tuple[int, int]]()
+        self._trains = set[tuple[int, int, int]]()
 
     def refuse(self, shape: tuple[int, int], where: str, most: int | None = None) -> None:
         """As `refuse_sides`."""
         if shape not in self._takes:
             refuse_sides(self._net, shape, where, most)
             self._takes.add(shape)
+
+    def refuse_batch(self, batch: int, shape: tuple[int, int], where: str) -> None:
+        """As `check_batch`, with the place in the recipe."""
+        if (batch, *shape) not in self._trains:
+            try:
+                check_batch(self._net, batch, shape)
+            except UsageError as error:
+                raise UsageError(f"{where}: {error}; enlarge crop or batch") from error
+            self._trains.add((batch, *shape))
 
 
 def named(steps: Sequence[tuple[str, Step]]) -> list[Named]:
@@ -122,6 +132,7 @@ def _check_crop(
     if step.transposes and shape[0] != shape[1]:
         raise UsageError(f"{where}: transposes needs square crops, got {_times(shape)}")
     asked.refuse(shape, where, most)
+    asked.refuse_batch(step.batch, shape, where)
 
 
 def _times(shape: tuple[int, int]) -> str:

@@ -14,6 +14,7 @@ from compress.base.errors import QualityError, UsageError
 from compress.checkpoint import Model
 from compress.context import Kind, Use, Work
 from compress.graph import cost, draws
+from compress.graph.padding import refuse_sides
 from compress.quantization import equalise, error, layers, quantisers
 from compress.quantization.quantisers import Method
 from compress.quantization.records import QuantisedLayer
@@ -73,8 +74,8 @@ class Quantize:
         """Calibrate, measure what each layer costs, and say of every layer whether it is INT8.
 
         Raises:
-            UsageError: the network is quantised already, has no layer that can be, or `keep` or
-                `only` names none.
+            UsageError: the network is quantised already, has no layer that can be, does not take
+                such small slices, or `keep` or `only` names none.
             QualityError: every layer alone costs more than the budget.
         """
         self._refuse(model)
@@ -83,6 +84,9 @@ class Quantize:
         inputs = self._inputs(work)
         net = copy.deepcopy(model.net).to(work.device).eval()
         names = {name for name, why in reasons.items() if not why}
+        if names:
+            _, _, height, width = inputs[0].shape
+            refuse_sides(model.net, (height, width), "quantize: crops to measure on")
         with Precision(name="fp32", device=work.device, why="measuring").switches():
             equal = tuple[str, ...]()
             if self.equalise:
