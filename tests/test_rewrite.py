@@ -179,3 +179,40 @@ def test_a_deconvolution_under_two_names_stays_one_module() -> None:
     found = deconv_to_conv(net)
     assert isinstance(found.one, nn.Conv2d)
     assert found.one is found.other
+
+
+class Looking(nn.Module):
+    """Code that looks at a deconvolution in one of several ways."""
+
+    def __init__(self, way: str) -> None:
+        super().__init__()
+        self.first, self.up = nn.Conv2d(1, 3, 3, padding=1), nn.ConvTranspose2d(3, 1, 3, padding=1)
+        self.way, self.__dict__["hidden"] = way, self.up
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(N, 1, H, W) -> the same."""
+        y = self.first(x)
+        if self.way == "class":
+            return next(m for m in self.children() if isinstance(m, nn.ConvTranspose2d))(y)
+        if self.way == "other class":
+            return self.up(y) if isinstance(self.up, nn.ConvTranspose2d) else y[:, :1]
+        if self.way == "hidden":
+            return self.hidden(y)
+        if self.way == "training" and self.training:
+            return self.up(y) * self.up.weight[:, 0].norm()
+        return self.up(y)
+
+
+@pytest.mark.parametrize("way", ["class", "other class", "hidden", "training"])
+def test_layers_that_code_looks_at_are_left_as_they_are(way: str) -> None:
+    """With a convolution in its place the network did something else, or nothing at all."""
+    net = Looking(way).eval()
+    other = deconv_to_conv(net)
+    assert isinstance(other.up, nn.ConvTranspose2d)
+    x = torch.rand(1, 1, 16, 16)
+    for mode in (False, True):
+        assert torch.equal(other.train(mode)(x), net.train(mode)(x))
+
+
+def test_layers_that_code_only_calls_are_rewritten() -> None:
+    assert isinstance(deconv_to_conv(Looking("")).up, nn.Conv2d)

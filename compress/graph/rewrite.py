@@ -4,7 +4,7 @@ Every rewrite is known to checkpoints by its name in `REWRITES` and is applied a
 """
 
 import copy
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -19,18 +19,27 @@ def deconv_to_conv(net: nn.Module) -> nn.Module:
     channels and flipped in space, at padding dilation * (k - 1) - p. ModelOpt, ASP and TensorRT
     know 2:4 sparsity for Conv2d only. Left alone: other strides, groups, output padding, padding
     larger than dilation * (k - 1), classes with a forward of their own, hooks, weights that another
-    layer has, too: the copies would be trained apart; and layers that the network's code uses
-    otherwise than as `layer(x)`, such as a function that takes their weight.
+    layer has, too: the copies would be trained apart; layers that the network's code uses otherwise
+    than as `layer(x)`, in training or not, such as a function that takes their weight; and all of a
+    network whose code looks at the class of its layers, so that others would run. What only your
+    own code calls, such as a penalty on weights, sees the weight of the convolution.
     """
-    net = copy.deepcopy(net)
     names = [name for name, module in net.named_modules() if _is_plain_deconvolution(module)]
-    otherwise = {net.get_submodule(name) for name in uses.otherwise(net, names)}
-    owners = plain.owners(net)
+    used = uses.seen(net, names) if names else None
+    made = _rewritten(net, () if used is None else used.otherwise)
+    same = used is None or not used.path or uses.path(made, used) == used.path
+    return made if same else copy.deepcopy(net)
+
+
+def _rewritten(net: nn.Module, but: Collection[str]) -> nn.Module:
+    """A copy of `net` with convolutions in place of deconvolutions, all that can be but some."""
+    net = copy.deepcopy(net)
+    left, owners = {net.get_submodule(name) for name in but}, plain.owners(net)
     made: dict[nn.Module, nn.Module] = {}
     for name, module in list(net.named_modules(remove_duplicate=False)):
         if isinstance(module, nn.ConvTranspose2d) and is_plain(module):
             shared = any(owners[id(p)] > 1 for p in module.parameters(recurse=False))
-            if shared or plain.hooked(module) or module in otherwise:
+            if shared or plain.hooked(module) or module in left:
                 continue
             made.setdefault(module, _as_conv(module))  # one module may have several names
             net.set_submodule(name, made[module])

@@ -2,7 +2,7 @@
 
 import contextlib
 from collections.abc import Collection, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -57,27 +57,66 @@ class _Watching(TorchFunctionMode):
                 handle.remove()
 
 
-def otherwise(net: nn.Module, names: Collection[str]) -> set[str]:
-    """Those of some layers that are called with more than one tensor, or whose weight is used.
+class Uses(NamedTuple):
+    """How a network's code uses its layers."""
+
+    otherwise: frozenset[str]
+    """Those of some layers that are called with more than one tensor, or whose weight is used."""
+    path: tuple[str, ...]
+    """The modules in the order in which they run; none where no slice comes out."""
+    size: tuple[int, int]
+    """H and W of the slice that was tried."""
+    device: str
+    """Where, one of `trial.DEVICES`."""
+
+
+def seen(net: nn.Module, names: Collection[str]) -> Uses | None:
+    """How the code of a network uses some of its layers; None where it does not run.
 
     Args:
-        net: an (N, 1, H, W) network; it is run as `cost.layers` runs it, and not changed.
-        names: of layers. None is found of a network that does not run.
+        net: an (N, 1, H, W) network; it is run as `cost.layers` runs it, and once more as in
+            training. It is not changed.
+        names: of layers.
     """
-    if not names:
-        return set()
     with contextlib.suppress(UsageError):
         for size in (SLICE, None):
             for device in DEVICES[:2] if size else DEVICES:
                 with contextlib.suppress(Exception):  # whatever the network's code raises
-                    return _found(net, names, size or slice_size(net), device)
-    return set()
+                    return _seen(net, names, size or slice_size(net), device)
+    return None
 
 
-def _found(net: nn.Module, names: Collection[str], size: tuple[int, int], device: str) -> set[str]:
+def path(net: nn.Module, before: Uses) -> tuple[str, ...]:
+    """The modules of a network in the order in which they run, tried as another was."""
+    with contextlib.suppress(Exception):  # whatever the network's code raises
+        return _seen(net, (), before.size, before.device).path
+    return ()
+
+
+def _seen(net: nn.Module, names: Collection[str], size: tuple[int, int], device: str) -> Uses:
     shadow = copied(net, device)
     layers = {name: shadow.get_submodule(name) for name in names}
-    watching = _Watching(layers)
+    watching, order = _Watching(layers), list[str]()
+    given = (1, channels(net), *size)
     with torch.no_grad(), watching.inside(layers), watching:
-        output_shape(shadow, (1, channels(net), *size), device)
-    return watching.found
+        with _noting(shadow, order):
+            shape = output_shape(shadow, given, device)
+        if names:
+            with contextlib.suppress(Exception):  # a norm may want more than one value
+                output_shape(shadow.train(), given, device)
+    whole = shape == (1, 1, *size)  # else what ran on the meta device may run nowhere else
+    return Uses(frozenset(watching.found), tuple(order if whole else ()), size, device)
+
+
+@contextlib.contextmanager
+def _noting(net: nn.Module, order: list[str]) -> Iterator[None]:
+    """Write down which modules run."""
+    handles = [
+        module.register_forward_pre_hook(lambda *_, name=name: order.append(name))
+        for name, module in net.named_modules()
+    ]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
