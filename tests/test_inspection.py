@@ -1,6 +1,8 @@
 """inspect: what it says of checkpoints and engines is what is in their files."""
 
+import functools
 import json
+import tempfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -102,14 +104,27 @@ def test_layers_out_of_use_linear_ones_and_strided_deconvolutions() -> None:
     assert (up["sparse24"], up["eligible_trt"]) == (True, False)
 
 
+SHAPE = Input(batch=1, size=32)
+
+
+@functools.cache
+def exported(folder: Path) -> tuple[bytes, dict]:
+    """The ONNX file of the checkpoint in `folder`, and the facts of its building."""
+    net = checkpoint.load(folder).net
+    with tempfile.TemporaryDirectory() as place:
+        path = Path(place) / "model.onnx"
+        facts = onnx.Onnx().build(Subject(net, "fp32"), SHAPE, path, torch.device("cpu"))
+        return path.read_bytes(), {**facts, "layers": layers(net)}
+
+
 def engine(folder: Path, place: Path, **built: object) -> Path:
     """An ONNX engine of the checkpoint in `folder`, with its sidecar."""
-    model, cpu = checkpoint.load(folder), torch.device("cpu")
-    shape, path = Input(batch=1, size=32), place / "model.onnx"
-    facts = onnx.Onnx().build(Subject(model.net, "fp32"), shape, path, cpu)
-    facts = {**facts, "layers": layers(model.net), **built}
+    model, cpu, path = checkpoint.load(folder), torch.device("cpu"), place / "model.onnx"
+    file, facts = exported(folder)
+    path.write_bytes(file)
+    facts = {**facts, **built}
     return sidecar.write(
-        path, format_="onnx", precision="fp32", shape=shape,
+        path, format_="onnx", precision="fp32", shape=SHAPE,
         weights=checkpoint.fingerprint(model), device=cpu, built=facts,
     )  # fmt: skip
 

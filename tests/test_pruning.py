@@ -29,6 +29,8 @@ aligns = st.sampled_from([1, 2, 4, 8, 16])
 criteria = st.sampled_from(["gaussian", "l1", "l2", "magnitude", "random"])
 scopes = st.sampled_from(["layer", "global"])
 floors = st.sampled_from([0.0, 0.25, 0.5])
+SMALL = (16, 16)
+"""Sides of slices to try plans with, where many are made: the smallest that DDnet takes."""
 
 
 def equals_masked(net: torch.nn.Module, plan: pruning.Plan, side: int) -> None:
@@ -178,7 +180,8 @@ def test_every_amount_from_10_to_90_percent_is_reachable_for_ddnet() -> None:
     net = deconv_to_conv(DDnet())
     for of in ("macs", "channels"):
         for tenth in range(1, 10):
-            plan = pruning.plan(net, PruneOptions(amount=tenth / 10, target=of, round_to=1))
+            options = PruneOptions(amount=tenth / 10, target=of, round_to=1)
+            plan = pruning.plan(net, options, size=SMALL)
             assert plan.removed[of] >= tenth / 10
 
 
@@ -187,12 +190,13 @@ def test_alignment_none_takes_the_largest_that_reaches_the_amount(of: str) -> No
     net = deconv_to_conv(DDnet())
     found = []
     for tenth in range(1, 10):
-        plan = pruning.plan(net, PruneOptions(amount=tenth / 10, target=of, round_to=None))
+        options = PruneOptions(amount=tenth / 10, target=of, round_to=None)
+        plan = pruning.plan(net, options, size=SMALL)
         assert plan.removed[of] >= tenth / 10
         coarser = [a for a in pruning.ALIGNMENTS if a > plan.align]
         for align in coarser[-1:]:
             with pytest.raises(UsageError, match="cannot be removed"):
-                pruning.plan(net, PruneOptions(amount=tenth / 10, target=of, round_to=align))
+                pruning.plan(net, replace(options, round_to=align), size=SMALL)
         found.append(plan.align)
     assert found[0] == 16
     assert found == sorted(found, reverse=True)
