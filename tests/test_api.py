@@ -17,6 +17,7 @@ from compress import api, checkpoint
 from compress.base.errors import CompressError, QualityError, UsageError
 from compress.checkpoint import Model, ModelOptions
 from compress.graph.cost import cost
+from compress.graph.layout import by_output
 from compress.graph.padding import AnySize
 from compress.imaging import arrays
 from compress.models.ddnet import DDnet
@@ -155,13 +156,11 @@ def test_zeros_hold_under_training_of_the_user_s_own(net: nn.Module) -> None:
     sparse = compress.sparsify(net).train()
     optimizer = torch.optim.Adam(sparse.parameters(), lr=0.1)
     held = compress.hold_sparsity(sparse, optimizer)
-    assert len(held) == sum(
-        pattern.is_2to4(pattern.by_output(sparse.get_submodule(n))) for n in held
-    )
+    assert len(held) == sum(pattern.is_2to4(by_output(sparse.get_submodule(n))) for n in held)
     for _ in range(2):
         sparse(torch.rand(1, 1, 32, 32)).square().mean().backward()
         optimizer.step()
-    assert all(pattern.is_2to4(pattern.by_output(sparse.get_submodule(name))) for name in held)
+    assert all(pattern.is_2to4(by_output(sparse.get_submodule(name))) for name in held)
 
 
 def test_a_last_layer_that_starts_at_zero_learns_beside_zeros_that_hold() -> None:

@@ -13,6 +13,7 @@ parameters.py    which parameter a tensor is
 rules.py         what PyTorch's operators do with channels; also joins, layer_rules, layout_rules
 resize.py        a network rebuilt with other numbers of channels, and with smaller kernels
 plain.py         whether a layer computes what PyTorch's class does, with the weight it stores
+layout.py        along which dimensions of a weight outputs and inputs lie
 kernels.py       kernels that can lose their outer ring
 rewrite.py       stride-1 transposed convolutions as convolutions, exactly
 uses.py          layers whose weight the network's code uses by itself

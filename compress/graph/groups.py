@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from compress.base.tensors import number
 from compress.graph.kernels import Rings, middle
 from compress.graph.labels import Axis, Sets
+from compress.graph.layout import axes
 from compress.graph.resize import resize
 from compress.graph.rules import follow
 from compress.graph.slices import channels
@@ -219,12 +220,8 @@ def _sides(net: nn.Module) -> dict[str, dict[int, Side]]:
         module, _, attribute = name.rpartition(".")
         sides[name] = {}
         if module in layers and attribute == "weight":
-            sides[name] = {0: "out", 1: "in"}
-            layer = layers[module]
-            if isinstance(layer, nn.modules.conv._ConvTransposeNd):
-                sides[name] = {0: "in", 1: "out"}
-            if getattr(layer, "groups", 1) > 1:
-                sides[name] = {0: "out"}
+            out, into = axes(layers[module])
+            sides[name] = {out: "out"} if into is None else {out: "out", into: "in"}
     return sides
 
 

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from compress.graph.joins import flat, fresh, together, varies
 from compress.graph.labels import Ids
+from compress.graph.layout import order
 from compress.graph.trace import Call, Tracer
 
 aten = torch.ops.aten
@@ -27,7 +28,9 @@ def convolution(tracer: Tracer, call: Call) -> None:
     read = _vector(tracer, value, 1)
     made = call.out.shape[1]
     if groups == 1:
-        into, out = (first, second) if transposed else (second, first)
+        out, into = (known[1][dim] for dim in order(transposed=transposed))
+        assert out is not None
+        assert into is not None
         _read(tracer, read, tracer.axis(name, into, len(read)))
         labels = tracer.axis(name, out, made)
     elif groups == len(read):

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
+from compress.graph import layout
 from compress.graph.kernels import set_sides
 
 
@@ -50,13 +51,13 @@ def _count(module: nn.Module, attribute: str, shape: torch.Size) -> None:
         return
     elif isinstance(module, nn.modules.conv._ConvNd):
         set_sides(module, tuple(shape[2:]))
-        transposed = isinstance(module, nn.modules.conv._ConvTransposeNd)
+        transposed = layout.transposed(module)
         if 1 < module.groups == module.in_channels:  # depthwise: a filter for each channel
             per = module.out_channels // module.groups
             groups = shape[0] if transposed else shape[0] // per
             module.groups, module.in_channels, module.out_channels = groups, groups, groups * per
             return
-        into, out = (0, 1) if transposed else (1, 0)
+        out, into = layout.order(transposed=transposed)
         module.in_channels = shape[into] * (1 if transposed else module.groups)
         module.out_channels = shape[out] * (module.groups if transposed else 1)
     elif isinstance(module, nn.Linear):

@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 import torch
 from torch import Tensor, nn
 
-from compress.graph import flow, plain, uses
+from compress.graph import flow, layout, plain, uses
 
 
 def deconv_to_conv(net: nn.Module) -> nn.Module:
@@ -149,8 +149,8 @@ def _exact(norm: nn.BatchNorm2d, conv: nn.Conv2d | nn.ConvTranspose2d, *, before
 def _fold(norm: nn.BatchNorm2d, conv: nn.Conv2d | nn.ConvTranspose2d, *, before: bool) -> None:
     """Put `norm` into the weights of `conv`, in place; computed in float64."""
     scale, shift = _affine(norm)
-    transposed = isinstance(conv, nn.ConvTranspose2d)
-    axis = int(before != transposed)  # weights are (out, in, ...), transposed ones (in, out, ...)
+    out, into = layout.order(transposed=layout.transposed(conv))
+    axis = into if before else out
     weight, dtype = conv.weight.detach().double(), conv.weight.dtype
     bias = torch.zeros(conv.out_channels, dtype=torch.float64, device=weight.device)
     if conv.bias is not None:

@@ -14,6 +14,7 @@ from torch import nn
 
 from compress.graph import cost
 from compress.graph.kernels import smaller_padding
+from compress.graph.layout import order
 
 MOST_COUNTS = 64
 """Counts of one side of a family that are measured at most."""
@@ -108,8 +109,8 @@ class Family:
         """
         if any(self.each):
             return 0, shape[0]
-        first, second = shape[0], shape[1]
-        return (first, second) if self.kind == "ConvTranspose2d" else (second, first)
+        out, into = order(transposed=self.kind == "ConvTranspose2d")
+        return shape[into], shape[out]
 
 
 def timed(net: nn.Module, size: tuple[int, int]) -> list[cost.Call]:

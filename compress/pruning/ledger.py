@@ -10,6 +10,7 @@ from torch import nn
 from compress.graph.cost import Counted, by_layer, counted
 from compress.graph.groups import Group
 from compress.graph.kernels import Rings
+from compress.graph.layout import axes
 from compress.pruning.latency import Predictor
 from compress.pruning.shrinking import shrinking
 
@@ -41,8 +42,7 @@ class Ledger:
             name = names.get(id(module.weight), f"{path}.weight")
             self._shapes.setdefault(name, list(layer.shape))
             self._positions[name] = self._positions.get(name, 0) + layer.positions
-            transposed = isinstance(module, nn.modules.conv._ConvTransposeNd) and module.groups == 1
-            self._out[name] = int(transposed)
+            self._out[name], _ = axes(module)
         self._groups = tuple(found)
         self._parts = {
             one.name: [(p.tensor, p.dim, len(p.channels)) for p in one.parts] for one in found

@@ -13,6 +13,7 @@ from compress.base.words import matched
 from compress.graph.cost import compressible
 from compress.graph.groups import Group, Part
 from compress.graph.kernels import Rings
+from compress.graph.layout import by_output
 from compress.pruning import selection, variance
 from compress.pruning.options import PruneOptions
 from compress.pruning.selection import Criterion, Ranked
@@ -101,11 +102,8 @@ def values(
 
 
 def _scores(module: nn.Module, part: Part, criterion: Criterion, seed: int) -> Tensor:
-    weight, bias = module.weight, module.bias
-    assert isinstance(weight, Tensor)
+    weight, bias = by_output(module), module.bias
     assert bias is None or isinstance(bias, Tensor)
-    if isinstance(module, nn.modules.conv._ConvTransposeNd) and module.groups == 1:
-        weight = weight.transpose(0, 1)
     # The weight of a grouped deconvolution has a row for each input: of a depthwise one all outputs
     # of an input go with it; any other, which may have fewer outputs, stays whole.
     vector = None if bias is None or len(bias) % len(weight) else bias

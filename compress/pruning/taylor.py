@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from compress.graph.groups import LAYERS
 from compress.graph.kernels import Rings, ring_sums
+from compress.graph.layout import outputs_first
 from compress.pruning.worth import Worth
 
 
@@ -61,17 +62,12 @@ def _change(parameter: Tensor) -> Tensor:
     return (parameter.detach().double() * gradient.double()).square()
 
 
-def _transposed(layer: nn.Module) -> bool:
-    """Whether the weight of a layer is (in, out, ...)."""
-    return isinstance(layer, nn.modules.conv._ConvTransposeNd) and layer.groups == 1
-
-
 def _worth(layer: nn.Module) -> Tensor:
     """(out,) float64: the sum of (g w)^2 over each output channel's weights and bias."""
     worth = []
     for name, parameter in layer.named_parameters(recurse=False):
         change = _change(parameter)
-        if name == "weight" and _transposed(layer):
-            change = change.transpose(0, 1)  # (in, out, ...) -> (out, in, ...)
+        if name == "weight":
+            change = outputs_first(layer, change)
         worth.append(change.reshape(len(change), -1).sum(1))
     return torch.stack(worth).sum(0)

@@ -28,6 +28,7 @@ from compress.base.tensors import number
 from compress.graph.cost import given, layers
 from compress.graph.groups import LAYERS, Group, Part, groups
 from compress.graph.kernels import Rings, ring_sums
+from compress.graph.layout import by_output
 from compress.graph.slices import channels
 from compress.graph.trial import slice_size
 from compress.pruning.worth import Worth
@@ -97,7 +98,7 @@ def _of_rings(
         variances: of what layers read.
         rings: how many.
     """
-    weight = _by_output(module)
+    weight = by_output(module)
     variance = _variance(name, weight, variances).double()
     taps = weight.detach().double().cpu().square() * variance.view(1, -1, 1, 1)
     taps = taps.sum(1)  # (out, k, k)
@@ -222,7 +223,7 @@ def _propagated(
             makers[part.module].append((group, part, split))
     known = readers.keys() | makers.keys()
     for name in reversed([name for name in layers(net) if name in known]):
-        weight = _by_output(net.get_submodule(name))
+        weight = by_output(net.get_submodule(name))
         outputs = torch.zeros(len(weight), dtype=torch.float64)
         for group, part, split in makers[name]:
             outputs[list(part.channels)] = worth[group.name][list(part.members)] * split
@@ -249,7 +250,7 @@ def _split(
     energies = []
     total, count = torch.zeros(2, group.width, dtype=torch.float64)
     for part in parts:
-        weight = _by_output(modules[part.module])
+        weight = by_output(modules[part.module])
         energy = _energy(weight, _variance(part.module, weight, variances)).sum(1)
         energies.append(energy[list(part.channels)])
         members = torch.tensor(part.members)
@@ -276,11 +277,3 @@ def _variance(name: str, weight: Tensor, variances: Mapping[str, Tensor]) -> Ten
     """(in,) variances of a layer's inputs; 1 where they are not known."""
     ones = torch.ones(weight.shape[1], dtype=torch.float64)
     return variances.get(name, ones) if len(variances.get(name, ones)) == len(ones) else ones
-
-
-def _by_output(module: nn.Module) -> Tensor:
-    """The weight of a layer as (out, in, ...)."""
-    weight = module.weight
-    assert isinstance(weight, Tensor)
-    transposed = isinstance(module, nn.modules.conv._ConvTransposeNd) and module.groups == 1
-    return weight.transpose(0, 1) if transposed else weight

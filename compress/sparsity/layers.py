@@ -9,6 +9,7 @@ from typing import cast
 from torch import Tensor, nn
 
 from compress.graph import cost
+from compress.graph.layout import by_output
 from compress.graph.rewrite import deconv_to_conv
 from compress.sparsity import eligibility, pattern
 from compress.sparsity.records import Group, LayerRow, WeightRow
@@ -31,7 +32,7 @@ def layers(net: nn.Module) -> list[LayerRow]:
         row = {
             "name": name,
             "kind": type(module).__name__,
-            **described(pattern.by_output(module)),
+            **described(by_output(module)),
             **{f"eligible_{rule}": not reason for rule, reason in reasons.items()},
             **{f"reason_{rule}": reason for rule, reason in reasons.items()},
             **dict.fromkeys(ENGINE_COLUMNS.values(), "unknown"),

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from compress.base.errors import CompressError, UsageError
 from compress.base.machine import IMAGE
 from compress.graph import cost
+from compress.graph.layout import by_output
 from compress.sparsity import eligibility
 from compress.sparsity import pattern as sparsity
 
@@ -72,7 +73,7 @@ def compute(
     found = {"modelopt": _modelopt, "asp": _asp}[backend](net, taken)
     for name, layer in layers.items():
         if name not in taken and not eligibility.left(layer, rule):
-            found[name] = sparsity.mask_2to4(sparsity.by_output(layer)).cpu()
+            found[name] = sparsity.mask_2to4(by_output(layer)).cpu()
     return found
 
 
@@ -111,7 +112,7 @@ def present(net: nn.Module) -> dict[str, Tensor]:
     masks = {}
     for name, layer in cost.compressible(net).items():
         eligible = not eligibility.refusal(layer, "trt")
-        if eligible and sparsity.is_2to4(sparsity.by_output(layer)):
+        if eligible and sparsity.is_2to4(by_output(layer)):
             mask = net.get_parameter(f"{name}.weight") != 0
             if mask.any():
                 masks[name] = mask

@@ -90,13 +90,6 @@ def check_finite(net: nn.Module) -> None:
             )
 
 
-def by_output(module: nn.Module) -> Tensor:
-    """The weight of a layer as (out, in, ...): a deconvolution stores it the other way round."""
-    weight = module.weight
-    assert isinstance(weight, Tensor)
-    return weight.transpose(0, 1) if isinstance(module, nn.ConvTranspose2d) else weight
-
-
 def unaligned(count: int, side: str, multiple: int) -> str:
     """A sentence on channels that are too few or too many, such as 1 input channel.
 

@@ -18,8 +18,9 @@ from compress.base.errors import CompressError
 from compress.base.tensors import cast
 from compress.graph import cost, draws
 from compress.graph.groups import EXAMPLE, Group, Part, groups
+from compress.graph.layout import by_output
 from compress.graph.slices import channels
-from compress.sparsity.pattern import by_output, check_finite, mask_2to4
+from compress.sparsity.pattern import check_finite, mask_2to4
 
 VISITS = 2
 """Visits to each group: its consumers also read channels of other groups, which move meanwhile."""

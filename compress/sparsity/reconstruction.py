@@ -17,8 +17,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from compress.graph.layout import by_output
 from compress.sparsity import layer_inputs
-from compress.sparsity.pattern import by_output, mask_2to4
+from compress.sparsity.pattern import mask_2to4
 
 DAMPING = 0.01
 """Added to the diagonal of H, as a share of its mean, so that it can be inverted (SparseGPT)."""

@@ -38,6 +38,7 @@ from compress.checkpoint import Model, ModelOptions
 from compress.data import DataOptions, load
 from compress.engines.base import Shape
 from compress.graph import cost
+from compress.graph.layout import by_output
 from compress.run import export as exporting
 from compress.sparsity import eligibility, masks, pattern
 
@@ -87,7 +88,7 @@ def prepare(args: argparse.Namespace) -> None:
         if name.endswith("24"):
             layers = cost.compressible(model.net)
             able = {n: m for n, m in layers.items() if not eligibility.refusal(m)}
-            held = {n: pattern.mask_2to4(pattern.by_output(m)) for n, m in able.items()}
+            held = {n: pattern.mask_2to4(by_output(m)) for n, m in able.items()}
             masks.apply(model.net, held)
             model = replace(model, masks=held)
         (args.out / name).mkdir(parents=True, exist_ok=True)
