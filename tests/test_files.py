@@ -1,5 +1,6 @@
 """Atomic files: killed at any moment, the old or the new content is there."""
 
+import errno
 import os
 import signal
 import subprocess
@@ -26,6 +27,19 @@ import os
 from pathlib import Path
 Path.replace = lambda *_: os.kill(os.getpid(), 9)
 {WRITER}"""
+
+
+def test_a_read_only_disk_is_named_by_the_file_that_was_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(path: Path, *_: object, **__: object) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(path))
+
+    monkeypatch.setattr(Path, "open", refuse)
+    monkeypatch.setattr(Path, "unlink", refuse)
+    with pytest.raises(OSError, match="Read-only file system") as caught:
+        files.write_atomic(tmp_path / "report.html", b"content")
+    assert caught.value.filename == str(tmp_path / "report.html")
 
 
 def test_killed_while_writing(tmp_path: Path) -> None:

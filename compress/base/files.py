@@ -5,6 +5,7 @@ import json
 import os
 import secrets
 from collections.abc import Container
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +45,8 @@ def write_atomic(path: Path, data: bytes, *, lasting: bool = True) -> None:
             os.fsync(file.fileno())
         temporary.replace(path)
     except BaseException as error:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # a folder that refuses the file refuses this, too
+            temporary.unlink(missing_ok=True)
         if isinstance(error, OSError):  # of a full disk the system names no file
             error.filename = str(path)
         raise
