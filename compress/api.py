@@ -90,8 +90,7 @@ def load(path: str | Path) -> nn.Module:
     >>> compress.load("nowhere")
     Traceback (most recent call last):
         ...
-    compress.base.errors.UsageError: nowhere is neither a checkpoint folder nor an engine with a \
-sidecar
+    compress.base.errors.UsageError: nowhere: there is no such checkpoint folder, engine or sidecar
     """
     if (path := Path(path)).is_dir():
         return checkpoint.load(path).net

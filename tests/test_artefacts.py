@@ -142,7 +142,7 @@ def test_compiled_computes_what_eager_does(folder, told) -> None:
         (["dense", "onnx-fp32-b1.onnx"], {"size": 64}, "takes slices of 32 pixels, not 64"),
         (["onnx-fp32-b2.onnx"], {"batches": (1, 4)}, "was built for a batch of 2, not 1, 4"),
         (["dense"], {"modes": ("eager-fp16",)}, "--mode eager-fp16 needs a GPU"),
-        (["none.onnx"], {}, "is neither a checkpoint folder nor an engine with a sidecar"),
+        (["none.onnx"], {}, "there is no such checkpoint folder, engine or sidecar"),
     ],
 )
 def test_what_cannot_be_timed(folder, names, options, sentence) -> None:

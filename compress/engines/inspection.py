@@ -47,8 +47,6 @@ def inspect(path: Path) -> Inspection:
     Raises:
         UsageError: none of the three, altered, or an engine whose sidecar lists no layers.
     """
-    if not path.exists():
-        raise UsageError(f"{path}: there is no such checkpoint folder, engine or sidecar")
     kind, about, rows, nonfinite, int8 = _checkpoint(path) if path.is_dir() else _engine(path)
     inspection: Inspection = {
         "schema": SCHEMA,

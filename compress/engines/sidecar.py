@@ -122,6 +122,8 @@ def of(path: Path) -> Path:
         UsageError: there is none.
     """
     side = path if path.suffix == ".json" else path.with_name(f"{path.name}.json")
+    if not side.is_file() and not path.exists():
+        raise UsageError(f"{path}: there is no such checkpoint folder, engine or sidecar")
     if not side.is_file():
         raise UsageError(f"{path} is neither a checkpoint folder nor an engine with a sidecar")
     return side

@@ -171,7 +171,7 @@ def test_a_wrong_model_is_said_before_a_large_archive_is_looked_at(tmp_path, mon
         take(self, chunk, outcome)
 
     monkeypatch.setattr(scan.Look, "_take", slow)
-    with pytest.raises(UsageError, match="neither a checkpoint folder nor an engine"):
+    with pytest.raises(UsageError, match="there is no such checkpoint folder, engine or sidecar"):
         enhance_all(tmp_path / "in", tmp_path / "no-model", tmp_path / "out")
     assert len(looked) < 150
 
