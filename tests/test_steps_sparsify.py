@@ -194,3 +194,30 @@ def test_layers_that_are_not_trained_stay_dense(
     assert "not trained" in reasons["1"]
     assert (place.facts["eligible_backend"], place.facts["eligible_trt"]) == (1, 2)
     assert "left dense: 1 frozen layer, as training could not make up for zeros" in caplog.text
+
+
+class Standardised(nn.Module):
+    """A function changes the weight of a layer before it multiplies by it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Conv2d(1, 16, 3, padding=1), nn.Conv2d(16, 16, 3, padding=1)
+        self.c, self.d = nn.Conv2d(16, 16, 3, padding=1), nn.Conv2d(16, 1, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(N, 1, H, W) -> the same."""
+        weight = self.b.weight - self.b.weight.mean((1, 2, 3), keepdim=True)
+        y = nn.functional.conv2d(self.a(x), weight, self.b.bias, padding=1)
+        return self.d(self.c(input=y)) * self.c.weight.square().mean()
+
+
+def test_weights_that_a_function_takes_stay_dense(tmp_path: Path) -> None:
+    """They were masked, and what was multiplied had no zeros."""
+    place = work(tmp_path)
+    sparse = Sparsify(backend="modelopt").run(
+        Model(net=Standardised().eval(), origin=ModelOptions()), place
+    )
+    assert set(sparse.masks) == {"c"}
+    reasons = {row["name"]: row["reason"] for row in place.facts["layers"]}
+    assert "takes its weight for a function" in reasons["b"]
+    assert place.facts["eligible_backend"] == 1

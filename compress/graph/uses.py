@@ -86,6 +86,12 @@ def seen(net: nn.Module, names: Collection[str]) -> Uses | None:
     return None
 
 
+def borrowed(net: nn.Module, names: Collection[str]) -> set[str]:
+    """Those of some layers that never run, and whose weight a function takes; as `seen`."""
+    used = seen(net, names) if names else None
+    return set() if used is None or not used.path else set(used.otherwise - {*used.path})
+
+
 def path(net: nn.Module, before: Uses) -> tuple[str, ...]:
     """The modules of a network in the order in which they run, tried as another was."""
     with contextlib.suppress(Exception):  # whatever the network's code raises

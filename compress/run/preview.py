@@ -17,7 +17,7 @@ from compress.recipe import Recipe
 from compress.reporting.formatting import count
 from compress.run import sides
 from compress.run.records import Eligible, Plan, PlannedLayer, PlannedPrune, StepBackend
-from compress.sparsity.eligibility import Rule, left
+from compress.sparsity.eligibility import RULES, Rule, reasons
 from compress.steps.facts import LatencyFacts
 from compress.steps.prune import Prune
 from compress.steps.quantize import Quantize
@@ -227,11 +227,11 @@ def _times(where: str, found: LatencyFacts) -> str:
 def sparse24(model: Model) -> Eligible:
     """How many layers 2:4 is open to, deconvolutions rewritten, and by whose rule."""
     net = model.rewritten("deconv_to_conv").net
-    modules = cost.compressible(net).values()
+    able = {rule: [not why for why in reasons(net, rule).values()] for rule in RULES}
     return {
-        "convolutions": len(modules),
-        "eligible_backend": sum(not left(m) for m in modules),
-        "eligible_trt": sum(not left(m, "trt") for m in modules),
+        "convolutions": len(able["backend"]),
+        "eligible_backend": sum(able["backend"]),
+        "eligible_trt": sum(able["trt"]),
     }
 
 
@@ -243,15 +243,15 @@ def _rule(recipe: Recipe) -> Rule:
 
 def _layers(before: dict[str, list[int]], model: Model, rule: Rule) -> list[PlannedLayer]:
     net = model.rewritten("deconv_to_conv").net
-    modules, after, macs = cost.compressible(net), channels(net), cost.layers(net)
+    whys, after, macs = reasons(net, rule), channels(net), cost.layers(net)
     return [
         {
             "name": name,
             "before": before[name],
             "after": after[name],
             "macs": macs[name].macs if name in macs else 0,  # a layer that is never called
-            "eligible": not left(modules[name], rule),
-            "reason": left(modules[name], rule),
+            "eligible": not whys[name],
+            "reason": whys[name],
         }
         for name in before
     ]

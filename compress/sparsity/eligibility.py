@@ -4,7 +4,8 @@ from typing import Literal, get_args
 
 from torch import Tensor, nn
 
-from compress.graph import plain
+from compress.graph import plain, uses
+from compress.graph.cost import compressible
 from compress.graph.rewrite import is_plain
 from compress.sparsity.pattern import unaligned
 
@@ -16,6 +17,7 @@ RULES: tuple[Rule, ...] = get_args(Rule)
 FROZEN = (
     "its weight is not trained (requires_grad is False), so training could not make up for zeros"
 )
+BORROWED = "the network's code takes its weight for a function, which may change it"
 
 
 def refusal(module: nn.Module, rule: Rule = "backend") -> str:
@@ -48,8 +50,20 @@ def refusal(module: nn.Module, rule: Rule = "backend") -> str:
     return unaligned(out, "output", 8) if out % 8 else ""
 
 
+def reasons(net: nn.Module, rule: Rule = "backend") -> dict[str, str]:
+    """Why `sparsify` leaves each layer of a network dense; empty where it makes it 2:4.
+
+    Args:
+        net: the network.
+        rule: as for `refusal`.
+    """
+    found = {name: left(layer, rule) for name, layer in compressible(net).items()}
+    able = [name for name, why in found.items() if not why]
+    return found | dict.fromkeys(uses.borrowed(net, able), BORROWED)
+
+
 def left(module: nn.Module, rule: Rule = "backend") -> str:
-    """Why `sparsify` leaves a layer dense; empty where it makes it 2:4. Arguments as `refusal`."""
+    """Why a layer by itself is left dense; empty where nothing is against it; as `refusal`."""
     return refusal(module, rule) or (FROZEN if frozen(module) else "")
 
 

@@ -69,11 +69,11 @@ def compute(
     """
     sparsity.check_finite(net)
     layers = cost.compressible(net)
-    taken = {name for name, layer in layers.items() if not eligibility.left(layer)}
+    taken = {name for name, why in eligibility.reasons(net).items() if not why}
     found = {"modelopt": _modelopt, "asp": _asp}[backend](net, taken)
-    for name, layer in layers.items():
-        if name not in taken and not eligibility.left(layer, rule):
-            found[name] = sparsity.mask_2to4(by_output(layer)).cpu()
+    for name, why in eligibility.reasons(net, rule).items():
+        if name not in taken and not why:
+            found[name] = sparsity.mask_2to4(by_output(layers[name])).cpu()
     return found
 
 

@@ -119,8 +119,8 @@ class Sparsify:
             backend, _ = masks.choose(self.backend)
             return model, masks.compute(model.net, backend, self.rule)
         pattern.check_finite(model.net)
-        layers = cost.compressible(model.net)
-        taken = [name for name, m in layers.items() if not eligibility.left(m, self.rule)]
+        reasons = eligibility.reasons(model.net, self.rule)
+        taken = [name for name, why in reasons.items() if not why]
         drawn = samples(work.data.train, self.batches, work.seed, work.device)
         inputs = [low for low, _ in drawn]
         net = copy.deepcopy(model.net).to(work.device)
@@ -168,21 +168,15 @@ class Sparsify:
                 "layer" if frozen == 1 else "layers",
             )
         if not sparse.masks:
-            modules = cost.compressible(sparse.net).items()
-            reasons = [f"{name}: {eligibility.left(m, self.rule)}" for name, m in modules][:SHOWN]
-            log.warning(
-                "sparsify: no layer can be 2:4, so nothing was done; %s", "; ".join(reasons)
-            )
+            shown = [f"{row['name']}: {row['reason']}" for row in facts["layers"]][:SHOWN]
+            log.warning("sparsify: no layer can be 2:4, so nothing was done; %s", "; ".join(shown))
 
     def _permuted(self, model: Model, work: Work) -> Model:
         """The model, or where asked for the same with its channels in a better order."""
         if not self.permute:
             return model
-        layers = cost.compressible(model.net)
-        found = permutation.permute(
-            model.net,
-            [n for n, layer in layers.items() if not eligibility.left(layer, self.rule)],
-        )
+        reasons = eligibility.reasons(model.net, self.rule)
+        found = permutation.permute(model.net, [name for name, why in reasons.items() if not why])
         gain: Permutation = {
             "exchanges": found.exchanges,
             "kept_before": found.kept_before,
@@ -205,6 +199,7 @@ def describe(
     layers: list[SparseLayer] = []
     weights, covered, zeros = 0, 0, 0
     modules = cost.compressible(net)
+    whys = {rule: eligibility.reasons(net, rule) for rule in eligibility.RULES}
     for name, module in modules.items():
         weight = module.weight
         assert isinstance(weight, Tensor)
@@ -212,30 +207,21 @@ def describe(
         if name in found:
             covered += weight.numel()
             zeros += weight.numel() - int(torch.count_nonzero(weight))
-        shape, reason = list(weight.shape), _reason(module, name in found, rule)
+        shape, reason = list(weight.shape), whys[rule][name]
+        if name in found:
+            refused = eligibility.refusal(module)
+            reason = f"by TensorRT's rule; the back end refuses: {refused}" if refused else ""
         layers.append({"name": name, "shape": shape, "done": name in found, "reason": reason})
-    refusals = {rule: _accepted(modules, rule) for rule in eligibility.RULES}
+    able = {rule: sum(not why for why in found.values()) for rule, found in whys.items()}
     return {
         "convolutions": len(modules),
         "done": len(found),
-        "eligible_backend": refusals["backend"],
-        "eligible_trt": refusals["trt"],
+        "eligible_backend": able["backend"],
+        "eligible_trt": able["trt"],
         "layers": layers,
         "share_of_weights": covered / weights,
         "zeros_in_sparse_layers": zeros / covered if covered else 0.0,
     }
-
-
-def _reason(module: nn.Module, done: bool, rule: eligibility.Rule) -> str:
-    """Why a layer was left, or why the back end's rule alone would have left it."""
-    if not done:
-        return eligibility.left(module, rule)
-    refused = eligibility.refusal(module)
-    return f"by TensorRT's rule; the back end refuses: {refused}" if refused else ""
-
-
-def _accepted(modules: Mapping[str, nn.Module], rule: eligibility.Rule) -> int:
-    return sum(not eligibility.left(module, rule) for module in modules.values())
 
 
 def _kept(net: nn.Module, held: Mapping[str, Tensor]) -> float:
