@@ -594,6 +594,7 @@ SHOWN = (formatting.count, formatting.size, formatting.seconds, formatting.figur
         (formatting.signed(-0.5), "\N{MINUS SIGN}0.50"),
         (formatting.signed(0.5), "+0.50"),
         (formatting.scientific(2.13e-4), "2.13e-4"),
+        (formatting.scientific(0.0), "0"),
         (formatting.percent(0.62), "62.0 %"),
         *((show(None), "\u2013") for show in SHOWN),
     ],

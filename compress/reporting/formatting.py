@@ -71,9 +71,9 @@ def figure(value: float | None, digits: int = 2) -> str:
 
 
 def scientific(value: float | None, digits: int = 2) -> str:
-    """0.000213 -> 2.13e-4."""
-    if value is None:
-        return DASH
+    """0.000213 -> 2.13e-4; zero is exact, and plain."""
+    if not value:
+        return DASH if value is None else "0"
     return f"{value:.{digits}e}".replace("e-0", "e-").replace("e+0", "e")
 
 
