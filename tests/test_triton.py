@@ -14,7 +14,8 @@ from compress import checkpoint
 from compress.base.errors import UsageError
 from compress.base.files import read_json
 from compress.checkpoint import Model, ModelOptions
-from compress.engines import subprocess_run, triton_server
+from compress.engines import onnx, sidecar, subprocess_run, triton_server
+from compress.engines.base import Shape
 from compress.engines.torch_tensorrt import TorchTensorRT
 from compress.run import export
 
@@ -39,6 +40,31 @@ def model(tmp_path_factory) -> Path:
     origin = ModelOptions(name="ddnet", options={"trunk": 4, "bottleneck": 4, "decoder": 4})
     checkpoint.save(Model(net=origin.build().eval(), origin=origin), folder)
     return folder
+
+
+WRITTEN: dict[tuple, tuple[bytes, dict]] = {}
+"""ONNX files of this module's tests and the facts of their building, by what they are made from."""
+
+
+@pytest.fixture(autouse=True)
+def written_once(monkeypatch):
+    """An ONNX file of the same network and shape is not written anew for each test.
+
+    It is compared in this process; test_steps_export.py compares engines in one of their own.
+    """
+    build = onnx.Onnx.build
+
+    def once(self, subject, shape: Shape, path: Path, device: torch.device) -> dict:
+        weights = b"".join(t.numpy().tobytes() for t in subject.state_dict().values())
+        key = str(subject), weights, shape
+        if key not in WRITTEN:
+            facts = build(self, subject, shape, path, device)
+            WRITTEN[key] = path.read_bytes(), facts
+        path.write_bytes(WRITTEN[key][0])
+        return dict(WRITTEN[key][1])
+
+    monkeypatch.setattr(onnx.Onnx, "build", once)
+    monkeypatch.setattr(subprocess_run, "run", lambda side, x: sidecar.load(side)[1](x))
 
 
 def served(model: Path, tmp_path: Path, monkeypatch, name=None, **options: object) -> Path:
