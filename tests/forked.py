@@ -9,11 +9,15 @@ import os
 import runpy
 import signal
 import sys
+from multiprocessing import forkserver
 from pathlib import Path
 from unittest.mock import patch
 
-SERVER = multiprocessing.get_context("forkserver")
+CONTEXT = multiprocessing.get_context("forkserver")
+SERVER = forkserver.ForkServer()  # not the one that `enhance` forks its workers from
 SERVER.set_forkserver_preload(["warm"])
+CONNECT = "connect_to_new_process"
+"""The function of multiprocessing's that asks its server for a process."""
 
 
 class Command:
@@ -28,9 +32,11 @@ class Command:
         count = len(list(folder.glob("*.out")))
         self._said = [folder / f"{count}.{end}" for end in ("out", "err")]
         names = [str(file) for file in self._said]
-        self._process = SERVER.Process(target=_main, args=(words, names, dict(os.environ)))
-        with patch.dict(os.environ, PYTHONPATH=os.pathsep.join(filter(None, sys.path))):
-            self._process.start()  # and the server, which finds `warm`
+        self._process = CONTEXT.Process(target=_main, args=(words, names, dict(os.environ)))
+        path = os.pathsep.join(filter(None, sys.path))  # where the server finds `warm`
+        ours = patch.object(forkserver, CONNECT, getattr(SERVER, CONNECT))
+        with ours, patch.dict(os.environ, PYTHONPATH=path):
+            self._process.start()
 
     def poll(self) -> int | None:
         """Its exit status, negative for a signal; None while it runs."""
