@@ -49,7 +49,7 @@ def told(process: subprocess.Popen, number: int = signal.SIGTERM) -> float:
     return time.monotonic() - start
 
 
-def until(condition, seconds: float = 30.0) -> bool:
+def until(condition, seconds: float = 120.0) -> bool:
     """Wait for something; whether it came."""
     end = time.monotonic() + seconds
     while time.monotonic() < end:
