@@ -281,3 +281,29 @@ def test_a_batch_that_no_norm_can_be_trained_on_is_refused(words, tmp_path, monk
     assert result.exit_code == 2
     assert "steps[0].train.crop: batch 1 of 16 x 16 pixels is too little to train" in result.stderr
     assert "enlarge crop or batch" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("crop", "scale", "said"),
+    [
+        (32, 1, ""),
+        (64, 1, "steps[0].train.crop: 64 is more than the slices of 40 x 40 have"),
+        (32, 1 / 2924, "scaled to 0..1; scale them back"),
+    ],
+)
+def test_check_looks_at_a_folders_first_slice(
+    crop: int, scale: float, said: str, tmp_path: Path
+) -> None:
+    pairs, folder = data(side=40, train=2, test=1).train, tmp_path / "pairs"
+    for side, images in (("low", pairs.low), ("full", pairs.full)):
+        (folder / side).mkdir(parents=True)
+        for name, image in zip(pairs.names, images, strict=True):
+            np.save(folder / side / f"{name}.npy", image * np.float32(scale))
+    section = "{source: phantom, image_size: 100, train_slices: 1, test_slices: 1, views: 8}"
+    recipe = RECIPE.replace(section, f"{{source: folder, path: {folder}}}")
+    (tmp_path / "r.yaml").write_text(recipe.replace("crop: 32", f"crop: {crop}"))
+    result = CliRunner().invoke(cli.main, ["check", str(tmp_path / "r.yaml")])
+    assert (result.exit_code == 2) == bool(said), result.output
+    assert said in result.stderr
+    folder.rename(tmp_path / "gone")  # as on a machine that has no data
+    assert CliRunner().invoke(cli.main, ["check", str(tmp_path / "r.yaml")]).exit_code == 0

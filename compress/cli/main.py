@@ -164,7 +164,9 @@ def check(recipe: Path, overrides: tuple[str, ...], as_json: bool, plot: Path | 
     from compress.recipe import load
     from compress.run import preview
 
-    found = preview.check(load(recipe, overrides))
+    loaded = load(recipe, overrides)
+    found = preview.check(loaded)
+    preview.check_folder(loaded)
     pictures = preview.draw(found, plot) if plot is not None else []
     show(found, as_json, preview.render)
     for picture in pictures:

@@ -10,7 +10,7 @@ from torch import nn
 
 from compress.base.errors import UsageError
 from compress.checkpoint import Model, channels
-from compress.data import DataOptions
+from compress.data import DataOptions, folder
 from compress.graph import cost, draws, trial
 from compress.pruning.unstructured import KINDS
 from compress.recipe import Recipe
@@ -132,6 +132,18 @@ def draw(plan: Plan, path: Path) -> list[Path]:
     for file, pruning in zip(files, plan["pruning"], strict=True):
         histograms.draw(pruning, file)
     return files
+
+
+def check_folder(recipe: Recipe) -> None:
+    """Refuse what the first slice of the recipe's folder tells, where that folder is there.
+
+    Raises:
+        UsageError: it is no folder of pairs, the slice is not usable, or a crop is larger.
+    """
+    data = recipe.data
+    if data.path is not None and (path := Path(data.path)).is_dir():
+        net = recipe.model.build().eval()
+        sides.refuse(sides.named(recipe.steps), net, data, folder.shape(path))
 
 
 def check_network(net: nn.Module, steps: Iterable[sides.Named], data: DataOptions) -> None:

@@ -54,19 +54,22 @@ def named(steps: Sequence[tuple[str, Step]]) -> list[Named]:
     return [(f"steps[{index}].{word}", step) for index, (word, step) in enumerate(steps)]
 
 
-def refuse(steps: Iterable[Named], net: nn.Module, data: DataOptions) -> None:
-    """Refuse sides that are known before any slice is read.
+def refuse(
+    steps: Iterable[Named], net: nn.Module, data: DataOptions, known: tuple[int, int] | None = None
+) -> None:
+    """Refuse sides that are known before the slices are read.
 
     Args:
         steps: of the recipe, or some of them.
         net: the dense network.
         data: the recipe's data source.
+        known: height and width of its slices; None: what the source says.
 
     Raises:
         UsageError: a step's crop or size does not go through the network, is too small for its
             loss, or larger than the slices; names it, and one that works.
     """
-    known = SOURCES[data.source].shape(data)
+    known = known or SOURCES[data.source].shape(data)
     asked = Asked(net)
     for where, step in steps:
         if isinstance(step, Export):
