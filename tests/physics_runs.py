@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import runs
+import run_folders
 
 from compress.quality.similarity import LABELS
 from compress.quality.tissues import TISSUES
@@ -20,7 +20,7 @@ def add(run: Path) -> Path:
     (stage,) = run.glob("*-evaluate")
     facts = json.loads((stage / "facts.json").read_text())
     facts["facts"]["physics"] = found()
-    runs.write(stage / "facts.json", facts)
+    run_folders.write(stage / "facts.json", facts)
     draw = np.random.default_rng(0)
     shapes = {"bias": (64, 64), "sd": (64, 64), "nps": (32, 32)}
     maps = {f"{k}-{n}": draw.normal(0, 5, s) ** 2 for k, s in shapes.items() for n in NETWORKS}

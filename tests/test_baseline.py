@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
-import runs
+import run_folders
 import torch
 from pairs import data
 from test_expand import recipe, refused
@@ -112,7 +112,7 @@ def test_without_a_dense_network_there_is_nothing_to_train_on(tmp_path: Path) ->
 
 
 def test_a_report_without_a_fair_baseline_says_so_in_its_first_sentence(tmp_path: Path) -> None:
-    report, html, markdown = written(runs.make(tmp_path / "run"))
+    report, html, markdown = written(run_folders.make(tmp_path / "run"))
     lacks = "which lacks 1,280 of the 1,600 optimizer steps"
     assert f"(no fair comparison with the dense network at 46.15 dB, {lacks})" in report["verdict"]
     row = next(row for row in report["undone"] if row["what"].startswith("Fair comparison"))
@@ -124,7 +124,7 @@ def test_a_report_without_a_fair_baseline_says_so_in_its_first_sentence(tmp_path
 def test_a_baseline_after_the_evaluation_does_not_count(tmp_path: Path) -> None:
     steps = ("train", "prune", "retrain", "evaluate", "retrain")
     for last, fair in ((1, True), (3, False)):
-        run_ = runs.make(tmp_path / str(last), steps)
+        run_ = run_folders.make(tmp_path / str(last), steps)
         change(run_ / "04-retrain" / "facts.json", kind="baseline", step="baseline")
         if fair:
             (run_ / "04-retrain").rename(run_ / "02-x")

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-import runs
+import run_folders
 
 from compress.reporting import compare
 from compress.run.report import rebuild
@@ -36,8 +36,8 @@ def browser() -> Iterator[Any]:
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A flagship run of whole slices whose TensorRT engine was built, timed, and tells kernels."""
-    run = runs.make(tmp_path_factory.mktemp("browser") / "flagship", side=512)
-    runs.built(run)
+    run = run_folders.make(tmp_path_factory.mktemp("browser") / "flagship", side=512)
+    run_folders.built(run)
     return run
 
 
@@ -154,7 +154,7 @@ def test_no_page_is_wider_than_the_window_and_text_stands_out(
 
 def test_a_long_name_of_a_slice_is_broken(browser: Any, tmp_path: Path) -> None:
     """Files of DICOM series are often named by their UIDs."""
-    run = runs.make(tmp_path / "run", ("train", "evaluate"))
+    run = run_folders.make(tmp_path / "run", ("train", "evaluate"))
     long = "patient-2/2.25." + 39 * "7"
     facts, kept = run / "01-evaluate/facts.json", run / "01-evaluate/pictures.npz"
     facts.write_text(facts.read_text().replace("C-004", long))
@@ -199,10 +199,10 @@ def test_it_prints_with_every_section_and_within_bounds(opened: Any, run: Path) 
 def test_the_comparison_sorts_and_says_what_cannot_be_compared(
     browser: Any, run: Path, tmp_path: Path
 ) -> None:
-    other = runs.make(tmp_path / "other", ("train", "evaluate"))
+    other = run_folders.make(tmp_path / "other", ("train", "evaluate"))
     manifest = json.loads((other / "manifest.json").read_text())
     manifest["data"] |= {"fingerprint": "cd" * 32}
-    runs.write(other / "manifest.json", manifest)
+    run_folders.write(other / "manifest.json", manifest)
     for page in visit(browser, compare.write([run, other], tmp_path / "compare.html")):
         assert "did not use the same data" in page.locator(".notices").inner_text()
         first = page.locator("table tbody th").first
@@ -229,7 +229,7 @@ def inside(page: Any, selector: str) -> list[bool]:
 
 
 def test_charts_show_every_point_on_a_phone(browser: Any, run: Path, tmp_path: Path) -> None:
-    other = runs.make(tmp_path / "other", ("train", "evaluate"))
+    other = run_folders.make(tmp_path / "other", ("train", "evaluate"))
     file = compare.write([run, other], tmp_path / "compare.html")
     for page in visit(browser, file, viewport=PHONE):
         assert inside(page, "svg.chart circle") == [True, True]
@@ -244,7 +244,7 @@ def test_no_column_of_the_pruning_table_is_cut(browser: Any, run: Path) -> None:
     facts = json.loads((run / "01-prune" / "facts.json").read_text())
     groups = facts["facts"]["groups"]
     groups[0]["fixed"] = "feeds the network's output through a layer with a long name"
-    runs.write(run / "01-prune" / "facts.json", facts)
+    run_folders.write(run / "01-prune" / "facts.json", facts)
     for page in visit(browser, rebuild(run), viewport={"width": 1280, "height": 800}):
         table = '[aria-label="Channel groups"]'
         assert all(inside(page, f"{table} th, {table} td"))

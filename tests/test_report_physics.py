@@ -6,7 +6,7 @@ from typing import Any
 
 import physics_runs
 import pytest
-import runs
+import run_folders
 from test_report_browser import browser, inside, visit  # noqa: F401
 
 from compress.reporting import physics
@@ -16,7 +16,9 @@ from compress.run.report import rebuild
 @pytest.fixture(scope="module")
 def page_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("physics") / "flagship"
-    return rebuild(physics_runs.add(runs.make(folder, ("train", "prune", "retrain", "evaluate"))))
+    return rebuild(
+        physics_runs.add(run_folders.make(folder, ("train", "prune", "retrain", "evaluate")))
+    )
 
 
 def test_both_pages_have_every_number_and_its_limits(page_file: Path) -> None:
@@ -37,7 +39,7 @@ def test_both_pages_have_every_number_and_its_limits(page_file: Path) -> None:
 
 
 def test_a_report_without_physics_has_no_such_part(tmp_path: Path) -> None:
-    page = rebuild(runs.make(tmp_path / "flagship", ("train", "evaluate")))
+    page = rebuild(run_folders.make(tmp_path / "flagship", ("train", "evaluate")))
     assert "Physics of image quality" not in page.read_text()
     assert "Physics of image quality" not in page.with_suffix(".md").read_text()
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import runs
+import run_folders
 import torch
 from networks import Plain
 from pairs import data
@@ -81,7 +81,7 @@ def test_a_network_that_does_not_run_costs_no_report(caplog) -> None:
 
 
 def test_the_verdict_ends_with_a_ratio_and_promises_no_time(tmp_path: Path) -> None:
-    run = runs.make(tmp_path / "run")
+    run = run_folders.make(tmp_path / "run")
     own(run)
     report, html, markdown = written(run)
     way = "eager float32, 256x256 pixels, in turns on a CPU with 1 thread"
@@ -100,16 +100,16 @@ def test_the_verdict_ends_with_a_ratio_and_promises_no_time(tmp_path: Path) -> N
 
 
 def test_a_spread_around_one_is_no_difference(tmp_path: Path) -> None:
-    run = runs.make(tmp_path / "run")
+    run = run_folders.make(tmp_path / "run")
     own(run, low=0.98, high=2.6)
     report, _, _ = written(run)
     assert "(0.98 to 2.60 in 6 rounds, no difference beyond that)" in report["verdict"]
 
 
 def test_a_benchmark_comes_first_and_an_old_ratio_is_left_out(tmp_path: Path) -> None:
-    run = runs.make(tmp_path / "run")
+    run = run_folders.make(tmp_path / "run")
     own(run)
-    runs.built(run)
+    run_folders.built(run)
     assert not written(run)[0]["speed"]["own"]
     (run / "bench.json").unlink()
     os.utime(run / speed.OWN, (0, 0))
@@ -118,14 +118,14 @@ def test_a_benchmark_comes_first_and_an_old_ratio_is_left_out(tmp_path: Path) ->
 
 def test_ratios_of_a_cpu_are_no_latencies_of_a_comparison(tmp_path: Path) -> None:
     for name in "ab":
-        own(runs.make(tmp_path / name))
+        own(run_folders.make(tmp_path / name))
     rows = compare.compare([tmp_path / "a", tmp_path / "b"])["rows"]
     assert [row["latency"] for row in rows] == [None, None]
 
 
 def test_what_2to4_alone_is_worth_is_said_as_it_was_measured(tmp_path: Path) -> None:
-    run = runs.make(tmp_path / "run")
-    runs.built(run)
+    run = run_folders.make(tmp_path / "run")
+    run_folders.built(run)
     path = run / speed.FILE
     said = (
         "2:4 in 43 of 45 layers at equal widths, batch 16, fused fp16: it is 1.034 times as fast "
@@ -150,7 +150,7 @@ def test_what_2to4_alone_is_worth_is_said_as_it_was_measured(tmp_path: Path) -> 
 def test_the_step_measures_where_something_was_compressed(width, measured, tmp_path, monkeypatch):
     monkeypatch.setattr(cpu_speed, "SIDE", 32)
     monkeypatch.setattr(cpu_speed, "BUDGET", timing.Budget(rounds=2, seconds=0.01))
-    run = runs.make(tmp_path / "run")
+    run = run_folders.make(tmp_path / "run")
     origin = ModelOptions(import_="networks:Plain", options={"width": 16})
     checkpoint.save(Model(net=Plain(16).eval(), origin=origin), run / "00-train")
     work = Work(stage=run / "07-report", device=torch.device("cpu"), data=data(), seed=0,
@@ -170,7 +170,7 @@ def test_counts_have_one_form_from_a_million_on(value: int, shown: str) -> None:
 
 
 def test_a_metric_without_values_is_left_out_with_the_reason(tmp_path: Path) -> None:
-    run = runs.make(tmp_path / "run")
+    run = run_folders.make(tmp_path / "run")
     path = run / "05-evaluate" / "facts.json"
     _, before, _ = written(run)
     assert ">MS-SSIM<" in before
@@ -186,7 +186,7 @@ def test_a_metric_without_values_is_left_out_with_the_reason(tmp_path: Path) -> 
 
 
 def test_runs_measured_before_a_metric_was_added_have_their_report(tmp_path: Path) -> None:
-    run = runs.make(tmp_path / "run")
+    run = run_folders.make(tmp_path / "run")
     path = run / "05-evaluate" / "facts.json"
     facts = json.loads(path.read_text())
     summary = facts["facts"]["summary"]

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
-import runs
+import run_folders
 from click.testing import CliRunner
 from PIL import Image
 
@@ -107,14 +107,14 @@ def test_equal_scores_have_a_histogram_too() -> None:
 
 
 def test_the_report_has_histograms_and_says_zeros_are_no_speed(tmp_path: Path) -> None:
-    run = runs.make(tmp_path / "run")
+    run = run_folders.make(tmp_path / "run")
     facts = json.loads((run / "01-prune" / "facts.json").read_text())
     html = reporting.write(run, run / "07-report").read_text()
     assert html.count('class="histogram"') == 44
     facts["facts"] |= {
         "criterion": "random_weights", "groups": [], "zeros": 0.5, "threshold": None, "align": None,
     }  # fmt: skip
-    runs.write(run / "01-prune" / "facts.json", facts)
+    run_folders.write(run / "01-prune" / "facts.json", facts)
     html = reporting.write(run, run / "07-report").read_text()
     text = (run / "07-report" / "report.md").read_text()
     for page in (html, text):

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-import runs
+import run_folders
 import torch
 from click.testing import CliRunner
 from hypothesis import given, settings
@@ -71,13 +71,13 @@ def written(run: Path) -> tuple[dict[str, Any], str, str]:
 
 def change(path: Path, **values: Any) -> None:
     """Overwrite entries of a JSON object in a file."""
-    runs.write(path, {**json.loads(path.read_text()), **values})
+    run_folders.write(path, {**json.loads(path.read_text()), **values})
 
 
 def test_the_step_writes_three_files_and_passes_the_model_on(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    stage = runs.make(tmp_path / "run") / "07-report"
+    stage = run_folders.make(tmp_path / "run") / "07-report"
     none = Pairs(low=(), full=(), names=(), patients=())
     data = Data(train=none, test=none, source="demo", fingerprint="0", notices=())
     work = Work(stage=stage, device=torch.device("cpu"), data=data, seed=0)
@@ -89,7 +89,7 @@ def test_the_step_writes_three_files_and_passes_the_model_on(
 
 
 def test_report_json_holds_what_the_recipe_promised(tmp_path: Path) -> None:
-    report, _, _ = written(runs.make(tmp_path / "run"))
+    report, _, _ = written(run_folders.make(tmp_path / "run"))
     assert report["schema"] == 1
     assert report["removed"]["macs"] == pytest.approx(0.62, abs=1e-3)
     assert report["removed"]["params"] == pytest.approx(0.6927, abs=1e-3)
@@ -107,21 +107,21 @@ def test_report_json_holds_what_the_recipe_promised(tmp_path: Path) -> None:
 
 
 def test_what_the_masks_keep(tmp_path: Path) -> None:
-    run = runs.make(tmp_path / "run")
+    run = run_folders.make(tmp_path / "run")
     for page in written(run)[1:]:
         assert "masks keep 72.7" in page
         assert "before their channels were permuted it would have been 71.9" in page
     facts = json.loads((run / "03-sparsify" / "facts.json").read_text())
     del facts["facts"]["permutation"]
-    runs.write(run / "03-sparsify" / "facts.json", facts)
+    run_folders.write(run / "03-sparsify" / "facts.json", facts)
     assert "permuted" not in written(run)[2]
     del facts["facts"]["kept_magnitude"]
-    runs.write(run / "03-sparsify" / "facts.json", facts)
+    run_folders.write(run / "03-sparsify" / "facts.json", facts)
     assert "magnitude" not in written(run)[2]
 
 
 def test_engines_promise_nothing_of_sparse_kernels(tmp_path: Path) -> None:
-    run = runs.make(tmp_path / "run")
+    run = run_folders.make(tmp_path / "run")
     path = run / "06-export" / "facts.json"
     facts = json.loads(path.read_text())
     facts["facts"]["engines"][1]["sparsity"] = {"source": "x", "eligible": 43, "picked": 0}
@@ -135,7 +135,7 @@ def test_engines_promise_nothing_of_sparse_kernels(tmp_path: Path) -> None:
 
 def test_a_size_is_that_of_the_file_in_every_table(tmp_path: Path) -> None:
     """Once the plain weights' 2.28 MB stood in one table and the file's 2.31 MB in another."""
-    report, html, markdown = written(runs.make(tmp_path / "run"))
+    report, html, markdown = written(run_folders.make(tmp_path / "run"))
     stored = [row["bytes"] for row in report["storage"]]
     sizes = [stage["cost"]["bytes"] for stage in report["stages"]]
     assert sizes[0] == stored[0] == report["numbers"][2]["before"]
@@ -146,7 +146,7 @@ def test_a_size_is_that_of_the_file_in_every_table(tmp_path: Path) -> None:
 
 
 def test_file_sizes_dense_pruned_and_sparse(tmp_path: Path) -> None:
-    report, html, markdown = written(runs.make(tmp_path / "run"))
+    report, html, markdown = written(run_folders.make(tmp_path / "run"))
     assert [(row["label"], row["bytes"]) for row in report["storage"]] == [
         ("dense", 2_313_912),
         ("pruned", 742_300),
@@ -159,7 +159,7 @@ def test_file_sizes_dense_pruned_and_sparse(tmp_path: Path) -> None:
 def test_file_sizes_without_pruning_from_given_weights_and_when_files_are_gone(
     tmp_path: Path,
 ) -> None:
-    run = runs.make(tmp_path / "run", ("sparsify", "retrain"))
+    run = run_folders.make(tmp_path / "run", ("sparsify", "retrain"))
     assert written(run)[0]["storage"] == []  # no dense file to compare with
     (run / "initial").mkdir()
     (run / "initial" / "model.safetensors").write_bytes(bytes(1000))
@@ -168,14 +168,14 @@ def test_file_sizes_without_pruning_from_given_weights_and_when_files_are_gone(
         ("dense", 1000),
         ("dense, 2:4, zeros stored", 2_313_912),
     ]
-    dense = runs.make(tmp_path / "dense", ("train", "evaluate"))
+    dense = run_folders.make(tmp_path / "dense", ("train", "evaluate"))
     report, _, markdown = written(dense)
     assert report["storage"] == []
     assert "## Storage" not in markdown
 
 
 def test_the_verdict_is_one_sentence_and_claims_no_speed(tmp_path: Path) -> None:
-    report, html, markdown = written(runs.make(tmp_path / "run"))
+    report, html, markdown = written(run_folders.make(tmp_path / "run"))
     assert report["verdict"] == (
         "With 62.0 % fewer MACs, 69.3 % fewer parameters and 43 of 45 convolutions 2:4 sparse, "
         "the compressed network reaches 45.65 dB PSNR on 6 held-out slices, 9.00 dB above the "
@@ -189,8 +189,8 @@ def test_the_verdict_is_one_sentence_and_claims_no_speed(tmp_path: Path) -> None
 
 
 def test_what_was_timed_and_what_the_engine_told_is_shown(tmp_path: Path) -> None:
-    run = runs.make(tmp_path / "run")
-    runs.built(run)
+    run = run_folders.make(tmp_path / "run")
+    run_folders.built(run)
     report, html, markdown = written(run)
     latency = next(n for n in report["numbers"] if n["key"] == "latency")
     assert (latency["before"], latency["after"]) == (5.31, 0.79)
@@ -216,7 +216,7 @@ def test_what_was_timed_and_what_the_engine_told_is_shown(tmp_path: Path) -> Non
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"rows": []}', '{"rows": [{"name": 3}]}'])
 def test_a_file_that_is_no_benchmark_is_refused(tmp_path: Path, text: str) -> None:
-    run = runs.make(tmp_path / "run", ("train",))
+    run = run_folders.make(tmp_path / "run", ("train",))
     (run / "bench.json").write_text(text)
     with pytest.raises(UsageError, match=r"bench\.json is not what `compress bench --json` prints"):
         rebuild(run)
@@ -239,7 +239,7 @@ def test_a_file_that_is_no_benchmark_is_refused(tmp_path: Path, text: str) -> No
 def test_a_damaged_file_of_the_run_is_named(
     name: str, content: bytes | float | None, said: str, tmp_path: Path
 ) -> None:
-    file = runs.make(tmp_path / "run") / name
+    file = run_folders.make(tmp_path / "run") / name
     if content is None:
         file.unlink()
     elif isinstance(content, bytes):
@@ -251,8 +251,8 @@ def test_a_damaged_file_of_the_run_is_named(
 
 
 def test_a_benchmark_older_than_the_networks_is_left_out(tmp_path: Path) -> None:
-    run = runs.make(tmp_path / "run")
-    runs.built(run)
+    run = run_folders.make(tmp_path / "run")
+    run_folders.built(run)
     os.utime(run / "bench.json", (0, 0))
     report, _, _ = written(run)
     assert report["speed"] is None
@@ -260,13 +260,13 @@ def test_a_benchmark_older_than_the_networks_is_left_out(tmp_path: Path) -> None
 
 
 def test_columns_that_nobody_can_fill_are_left_out(tmp_path: Path) -> None:
-    _, html, _ = written(runs.make(tmp_path / "run"))
+    _, html, _ = written(run_folders.make(tmp_path / "run"))
     assert ">Picked<" not in html
     assert "No engine tells for which layers it runs a sparse kernel" in html
 
 
 def test_what_was_not_done_is_listed_once_with_its_reason(tmp_path: Path) -> None:
-    report, html, markdown = written(runs.make(tmp_path / "run"))
+    report, html, markdown = written(run_folders.make(tmp_path / "run"))
     undone = {row["what"]: (row["why"], row["command"]) for row in report["undone"]}
     assert len(undone) == len(report["undone"])
     assert undone["Engine torch_tensorrt, fp16"] == (
@@ -277,7 +277,7 @@ def test_what_was_not_done_is_listed_once_with_its_reason(tmp_path: Path) -> Non
     assert "compress bench" in undone["Latency"][1]
     for page in (html, markdown):
         assert "Not done, and why" in page
-    report, _, _ = written(runs.make(tmp_path / "dense", ("train",)))
+    report, _, _ = written(run_folders.make(tmp_path / "dense", ("train",)))
     assert [row["what"] for row in report["undone"]] == [
         "Channels removed", "2:4 sparsity", "Image quality", "Engines", "Latency",
     ]  # fmt: skip
@@ -286,7 +286,7 @@ def test_what_was_not_done_is_listed_once_with_its_reason(tmp_path: Path) -> Non
 def test_the_command_writes_one_report_anew_or_compares_several(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    one, two = (runs.make(tmp_path / name) for name in ("one", "two"))
+    one, two = (run_folders.make(tmp_path / name) for name in ("one", "two"))
     monkeypatch.chdir(tmp_path)
     done = CliRunner().invoke(main.main, ["report", str(one)])
     assert (done.exit_code, done.output) == (0, f"{one / '07-report' / 'report.html'}\n")
@@ -307,14 +307,14 @@ def test_the_command_writes_one_report_anew_or_compares_several(
 
 
 def test_a_run_without_a_report_gets_one_after_its_last_stage(tmp_path: Path) -> None:
-    run = runs.make(tmp_path / "run", ("train", "evaluate"))
+    run = run_folders.make(tmp_path / "run", ("train", "evaluate"))
     (run / "02-report").rmdir()
     assert rebuild(run) == run / "02-report" / "report.html"
 
 
 def test_runs_that_cannot_be_compared_are_said_to_be_so(tmp_path: Path) -> None:
-    one, two = runs.make(tmp_path / "one"), runs.make(tmp_path / "two", ("train",))
-    data = {**runs.manifest()["data"], "source": "phantom", "fingerprint": "cd" * 32}
+    one, two = run_folders.make(tmp_path / "one"), run_folders.make(tmp_path / "two", ("train",))
+    data = {**run_folders.manifest()["data"], "source": "phantom", "fingerprint": "cd" * 32}
     change(two / "manifest.json", data=data)
     assert compare.compare([one, two])["notices"] == [
         "These runs did not use the same data: their image quality cannot be compared.",
@@ -322,7 +322,7 @@ def test_runs_that_cannot_be_compared_are_said_to_be_so(tmp_path: Path) -> None:
         "two was not evaluated for image quality.",
     ]
     (tmp_path / "more").mkdir()
-    other = runs.make(tmp_path / "more" / "one")
+    other = run_folders.make(tmp_path / "more" / "one")
     rows = compare.compare([one, other])["rows"]
     assert [row["run"].split("/")[-2:] for row in rows][1] == ["more", "one"]
 
@@ -335,16 +335,16 @@ def test_dots_that_cover_each_other_share_a_label() -> None:
 
 
 def test_longer_training_of_the_compressed_network_is_said(tmp_path: Path) -> None:
-    report, html, markdown = written(runs.make(tmp_path / "run"))
+    report, html, markdown = written(run_folders.make(tmp_path / "run"))
     assert any("1,600 optimizer steps in all, the dense one for 320" in x for x in report["limits"])
     assert "their difference is not the cost of compression alone" in html
     assert "their difference is not the cost of compression alone" in markdown
-    alone, _, _ = written(runs.make(tmp_path / "other", ("train", "prune", "evaluate")))
+    alone, _, _ = written(run_folders.make(tmp_path / "other", ("train", "prune", "evaluate")))
     assert not any("optimizer steps" in limit for limit in alone["limits"])
 
 
 def test_the_page_stands_alone(tmp_path: Path) -> None:
-    _, html, _ = written(runs.make(tmp_path / "run"))
+    _, html, _ = written(run_folders.make(tmp_path / "run"))
     page = Page(html)
     for link in page.links:
         assert link.startswith(("data:", "#"))
@@ -361,7 +361,7 @@ def test_the_page_stands_alone(tmp_path: Path) -> None:
 
 
 def test_both_pages_show_every_part(tmp_path: Path) -> None:
-    _, html, markdown = written(runs.make(tmp_path / "run"))
+    _, html, markdown = written(run_folders.make(tmp_path / "run"))
     for page in (html, markdown):
         for expected in (
             "Image quality",
@@ -395,8 +395,8 @@ def test_both_pages_show_every_part(tmp_path: Path) -> None:
 def test_any_subset_of_the_steps_gets_a_report(
     there: list[bool], tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    steps = tuple(step for step, on in zip(runs.FLAGSHIP, there, strict=True) if on)
-    report, html, _ = written(runs.make(tmp_path_factory.mktemp("runs") / "run", steps))
+    steps = tuple(step for step, on in zip(run_folders.FLAGSHIP, there, strict=True) if on)
+    report, html, _ = written(run_folders.make(tmp_path_factory.mktemp("runs") / "run", steps))
     page = Page(html)
     assert all(link[1:] in page.ids for link in page.links if link[0] == "#")
     assert report["verdict"].endswith(".")
@@ -428,13 +428,13 @@ def test_any_subset_of_the_steps_gets_a_report(
     ],
 )
 def test_verdicts_of_other_recipes(tmp_path: Path, steps: tuple[str, ...], verdict: str) -> None:
-    assert written(runs.make(tmp_path / "run", steps))[0]["verdict"] == verdict
+    assert written(run_folders.make(tmp_path / "run", steps))[0]["verdict"] == verdict
 
 
 def test_notices_come_first_and_once(tmp_path: Path) -> None:
-    run = runs.make(tmp_path / "run", ("train", "evaluate", "retrain", "export"))
+    run = run_folders.make(tmp_path / "run", ("train", "evaluate", "retrain", "export"))
     loud = "phantom <b>data</b>"
-    data = {**runs.manifest()["data"], "source": "phantom", "notices": [loud]}
+    data = {**run_folders.manifest()["data"], "source": "phantom", "notices": [loud]}
     change(run / "manifest.json", data=data, notices=[loud])
     report, html, markdown = written(run)
     assert report["notices"] == [
@@ -448,7 +448,7 @@ def test_notices_come_first_and_once(tmp_path: Path) -> None:
 
 
 def test_a_network_worse_than_its_input_is_said_to_be(tmp_path: Path) -> None:
-    run = runs.make(tmp_path / "run")
+    run = run_folders.make(tmp_path / "run")
     path = run / "05-evaluate" / "facts.json"
     facts = json.loads(path.read_text())["facts"]
     facts["summary"]["compressed"]["psnr"]["mean"] = 30.0
@@ -459,8 +459,8 @@ def test_a_network_worse_than_its_input_is_said_to_be(tmp_path: Path) -> None:
 
 
 def test_phantom_slices_are_called_so(tmp_path: Path) -> None:
-    run = runs.make(tmp_path / "run")
-    change(run / "manifest.json", data={**runs.manifest()["data"], "source": "phantom"})
+    run = run_folders.make(tmp_path / "run")
+    change(run / "manifest.json", data={**run_folders.manifest()["data"], "source": "phantom"})
     report, html, _ = written(run)
     assert "on 6 phantom slices" in report["verdict"]
     assert report["notices"][0].startswith("All slices are phantoms")
@@ -468,7 +468,7 @@ def test_phantom_slices_are_called_so(tmp_path: Path) -> None:
 
 
 def test_text_from_outside_is_escaped(tmp_path: Path) -> None:
-    run = runs.make(tmp_path / "run")
+    run = run_folders.make(tmp_path / "run")
     change(run / "manifest.json", name="<script>alert(1)</script>", gpu='"><img src=x>')
     _, html, _ = written(run)
     assert html.count("<script") == 1
@@ -477,7 +477,7 @@ def test_text_from_outside_is_escaped(tmp_path: Path) -> None:
 
 
 def test_later_stages_and_other_reports_do_not_come_in(tmp_path: Path) -> None:
-    run = runs.make(tmp_path / "run", ("train",))
+    run = run_folders.make(tmp_path / "run", ("train",))
     for name, step in (("00-report", "report"), ("02-prune", "prune")):
         (run / name).mkdir()
         (run / name / "facts.json").write_text((run / "00-train" / "facts.json").read_text())
@@ -487,7 +487,7 @@ def test_later_stages_and_other_reports_do_not_come_in(tmp_path: Path) -> None:
 
 
 def test_single_slices_and_infinite_psnr_are_dashes(tmp_path: Path) -> None:
-    run = runs.make(tmp_path / "run")
+    run = run_folders.make(tmp_path / "run")
     path = run / "05-evaluate" / "facts.json"
     facts = json.loads(path.read_text())["facts"]
     for found in facts["summary"].values():
@@ -509,7 +509,7 @@ def test_a_folder_without_a_run_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize("where", ["", "points"])
 def test_the_folder_of_a_sweep_or_of_runs_names_one_of_its_runs(tmp_path: Path, where: str) -> None:
     (tmp_path / "sweep" / where).mkdir(parents=True)
-    one = runs.make(tmp_path / "sweep" / where / "amount=0.3", ("train", "evaluate"))
+    one = run_folders.make(tmp_path / "sweep" / where / "amount=0.3", ("train", "evaluate"))
     with pytest.raises(UsageError, match=rf"sweep holds no run: .*; try {re.escape(str(one))}$"):
         rebuild(tmp_path / "sweep")
 
@@ -543,7 +543,7 @@ def test_the_scale_of_differences_follows_the_data(rms: int, end: int) -> None:
 
 
 def test_a_report_has_one_scale_of_differences_and_says_it(tmp_path: Path) -> None:
-    run = runs.make(tmp_path / "run")  # its low dose is off by 45 HU
+    run = run_folders.make(tmp_path / "run")  # its low dose is off by 45 HU
     html = reporting.write(run, run / "07-report").read_text()
     assert html.count("<span>\N{MINUS SIGN}50 HU</span><span>0</span><span>+50 HU</span>") == 2
     file = next(run.glob("*/pictures.npz"))
@@ -604,7 +604,7 @@ def test_numbers_read_well(shown: str, expected: str) -> None:
 
 
 def test_a_report_has_the_number_of_the_recipe_s_own_step(tmp_path: Path) -> None:
-    run = runs.make(tmp_path / "run", ("train", "evaluate"))
+    run = run_folders.make(tmp_path / "run", ("train", "evaluate"))
     (run / "02-report").rmdir()
     text = (
         "schema: 1\nmodel: {name: ddnet}\nsteps: [train: {epochs: 1}, evaluate, export, report]\n"
@@ -614,14 +614,14 @@ def test_a_report_has_the_number_of_the_recipe_s_own_step(tmp_path: Path) -> Non
 
 
 def test_no_report_is_written_while_a_recipe_runs(tmp_path: Path) -> None:
-    run = runs.make(tmp_path / "run", ("train",))
+    run = run_folders.make(tmp_path / "run", ("train",))
     with locked(run), pytest.raises(UsageError, match="another run is at work"):
         rebuild(run)
 
 
 def test_int8_is_told_with_what_each_layer_costs(tmp_path: Path) -> None:
     steps = ("train", "prune", "sparsify", "quantize", "retrain", "evaluate", "export")
-    report, html, markdown = written(runs.make(tmp_path / "run", steps))
+    report, html, markdown = written(run_folders.make(tmp_path / "run", steps))
     assert "44 of 45 layers in INT8" in report["verdict"]
     assert any("rounding simulated in float32" in limit for limit in report["limits"])
     assert report["storage"][-1]["label"] == "with ranges for INT8, weights in float32"
@@ -634,6 +634,6 @@ def test_int8_is_told_with_what_each_layer_costs(tmp_path: Path) -> None:
 
 
 def test_without_int8_nothing_is_told_of_it(tmp_path: Path) -> None:
-    report, html, markdown = written(runs.make(tmp_path / "run"))
+    report, html, markdown = written(run_folders.make(tmp_path / "run"))
     assert report["int8"] is None
     assert not any("INT8" in text for text in (html, markdown))
