@@ -44,6 +44,8 @@ class Execution:
         self.compressed = False
         self.before: str | None = None
         """Hash of the weights in the last checkpoint that a stage left."""
+        self.again: str | None = None
+        """The first stage that was done, not found done."""
         self.choices: list[Backend] = []
         self.manifest = manifest.manifest(recipe, work.device, work.data)
 
@@ -74,7 +76,8 @@ class Execution:
         return sum(remaining.work(step, pairs) for step in steps if isinstance(step, TrainOptions))
 
     def _one(self, stage: Stage, model: Model, key: str) -> Model:
-        if self.world.any(finished(stage, key, self.before) is None):
+        if self.world.any(finished(stage, key, self.before, self.again) is None):
+            self.again = self.again or stage.name
             model = self._do(stage, model, key)
         else:
             level = logging.DEBUG if stage.index < self.linked else logging.INFO

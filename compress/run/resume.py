@@ -40,7 +40,9 @@ REPORT = "report.html"
 STAGE = re.compile(r"\d\d-[a-z][a-z0-9_]*")
 
 
-def finished(stage: Stage, key: str, before: str | None) -> StageFacts | None:
+def finished(
+    stage: Stage, key: str, before: str | None, again: str | None = None
+) -> StageFacts | None:
     """The facts of a stage that was finished under the same hash, else None.
 
     Args:
@@ -48,12 +50,14 @@ def finished(stage: Stage, key: str, before: str | None) -> StageFacts | None:
         key: its hash now.
         before: hash of the weights in the last checkpoint before it; None without one. On a GPU a
             stage that runs again gives others, and what was made of the former ones is outdated.
+        again: the first stage that was done in this run, for the log.
     """
     facts = _facts(stage)
     if facts is None:
         return None
     if facts.get("hash") != key:
-        log.info("%s: %s changed, so it runs again", stage.name, _changed(stage, facts))
+        what = _changed(stage, facts) or again or "the model, data, seed or code"
+        log.info("%s: %s changed, so it runs again", stage.name, what)
         return None
     if facts.get("before", before) != before:  # runs of version 0.1 do not say
         log.info("%s: the weights before it changed, so it runs again", stage.name)
@@ -72,12 +76,12 @@ def _facts(stage: Stage) -> dict[str, Any] | None:
 
 
 def _changed(stage: Stage, facts: Mapping[str, Any]) -> str:
-    """What the result of a finished stage was decided by and is no more, as far as options tell."""
+    """The options of a finished stage that have other values now."""
     now = json.loads(json.dumps(asdict(stage.step)))  # type: ignore[call-overload]
     before = facts.get("options")
     known = before if isinstance(before, dict) else now
     names = [name for name, value in now.items() if name in known and known[name] != value]
-    return ", ".join(names) or "an earlier step, the model, data, seed or code"
+    return ", ".join(names)
 
 
 def done(stage: Stage, key: str) -> bool:

@@ -176,8 +176,7 @@ def test_an_edit_runs_its_stage_and_later_ones_again(
     said = finish(out, *words)
     assert [name for name in NAMES if f"{name}: already done, skipping" not in said] == again
     assert f"{again[0]}: {option} changed, so it runs again" in said
-    later = "an earlier step, the model, data, seed or code changed, so it runs again"
-    assert f"{again[1]}: {later}" in said
+    assert f"{again[1]}: {again[0]} changed, so it runs again" in said
 
 
 def refused(folder: Path, *words: str) -> str:
