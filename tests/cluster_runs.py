@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -63,18 +64,21 @@ def running(point: str, pid: int) -> list[int]:
     ]  # fmt: skip
 
 
-def frozen(out: Path, process: "subprocess.Popen[str]") -> list[int]:
+def frozen(
+    out: Path, process: "subprocess.Popen[str]", nodes: Sequence["subprocess.Popen[str]"] = ()
+) -> list[int]:
     """The command of each point, stopped (SIGSTOP) as soon as it trains.
 
     Points train at once; on a fast machine one could end its training while a test looks at
-    another.
+    another. Points run below `process`, or below `nodes` where there are any.
     """
+    tops = [one.pid for one in nodes or [process]]
     found: dict[str, int] = {}
 
     def all_are() -> bool:
         for point in POINTS:
             if point not in found and retraining(out, point)():
-                (found[point],) = running(point, process.pid)
+                (found[point],) = [pid for top in tops for pid in running(point, top)]
                 os.kill(found[point], signal.SIGSTOP)
         return len(found) == len(POINTS)
 
