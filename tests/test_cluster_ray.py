@@ -2,6 +2,7 @@
 
 import importlib.util
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -36,6 +37,9 @@ TOKEN = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "0" * 64}
 """Whoever reaches a Ray may run code on it."""
 
 
+RAY = str(Path(sys.executable).with_name("ray"))
+
+
 def free() -> int:
     with socket.socket() as one:
         one.bind(("127.0.0.1", 0))
@@ -44,10 +48,9 @@ def free() -> int:
 
 def node(*words: str) -> "subprocess.Popen[str]":
     """A machine of a Ray cluster, as `ray start` makes it."""
-    start = [str(Path(sys.executable).with_name("ray")), "start", "--block", *words]
     quiet = subprocess.DEVNULL
     return subprocess.Popen(
-        [*start, "--disable-usage-stats"],
+        [RAY, "start", "--block", *words, "--disable-usage-stats"],
         env=environment(**TOKEN),
         stdout=quiet,
         stderr=quiet,
@@ -61,10 +64,23 @@ def nodes() -> Iterator[tuple[str, list["subprocess.Popen[str]"]]]:
     gcs, client = free(), free()
     ports = (f"--port={gcs}", f"--ray-client-server-port={client}")
     head = node("--head", "--num-cpus=0", "--include-dashboard=false", *ports)
-    wait_for(lambda: _answers(gcs) and _answers(client), head)
-    others = [node(f"--address=127.0.0.1:{gcs}", "--num-cpus=1") for _ in range(2)]
-    with ending([head, *others]):
-        yield f"ray://127.0.0.1:{client}", others
+    started = [head]
+    with ending(started):
+        wait_for(lambda: _answers(gcs) and _answers(client), head)
+        for count in (1, 2):  # two that start at once may choose the same port, and one ends
+            started.append(node(f"--address=127.0.0.1:{gcs}", "--num-cpus=1"))
+            wait_for(lambda count=count: _cores(gcs) == count, started[-1], every=0.5)
+        yield f"ray://127.0.0.1:{client}", started[1:]
+
+
+def _cores(gcs: int) -> int:
+    """CPU cores that the cluster has for tasks."""
+    words = [RAY, "status", "--address", f"127.0.0.1:{gcs}"]
+    said = subprocess.run(
+        words, env=environment(**TOKEN), capture_output=True, text=True, check=False
+    ).stdout
+    found = re.search(r"/(\d+)\.0 CPU", said)
+    return int(found[1]) if found else 0
 
 
 def _answers(port: int) -> bool:
