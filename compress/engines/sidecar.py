@@ -210,12 +210,10 @@ def trained_on(path: Path) -> frozenset[str]:
     """`Model.trained_on` of the checkpoint that an engine was built from; empty where it is gone.
 
     Args:
-        path: the engine's file or sidecar.
-
-    Raises:
-        UsageError: as `read`.
+        path: the engine's file or sidecar; `load` took it.
     """
-    model = _model(*read(of(path)))
+    side = of(path)
+    model = _model(read_json(side), side)
     return frozenset() if model is None else checkpoint.trained_on(model)
 
 
