@@ -2,6 +2,7 @@
 
 import os
 import random
+import sys
 import zlib
 from functools import partial
 
@@ -52,3 +53,18 @@ def as_on_hopper(emulator, monkeypatch):
     monkeypatch.setattr(session.launch, "conv", as_conv)
     for move in ("pool", "upsample"):
         monkeypatch.setattr(session.launch, move, partial(partial, getattr(plain, move)))
+
+
+@pytest.fixture
+def break_package(tmp_path_factory, monkeypatch):
+    """Call with a package's name: it is installed, and its import fails, as without its driver."""
+
+    def broken(name: str) -> None:
+        folder = tmp_path_factory.mktemp("site")
+        (folder / name).mkdir()
+        (folder / name / "__init__.py").write_text("raise ImportError('libcuda.so.1: not found')")
+        monkeypatch.syspath_prepend(str(folder))
+        for module in [key for key in sys.modules if key.partition(".")[0] == name]:
+            monkeypatch.delitem(sys.modules, module)
+
+    return broken

@@ -3,6 +3,7 @@
 import json
 import logging
 import resource
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -135,6 +136,13 @@ def test_errors_are_one_line_and_an_exit_code(recipe, monkeypatch, error, code, 
     result = call("run", recipe)
     said = line if isinstance(error, Stopped) else f"Error: {line}"  # a stop is what was asked for
     assert (result.exit_code, result.stdout, result.stderr) == (code, "", f"{said}\n")
+
+
+def test_ctrl_c_says_what_was_stopped_and_what_to_do(recipe, monkeypatch):
+    monkeypatch.setattr(preview, "check", lambda *_: signal.raise_signal(signal.SIGINT))
+    result = call("check", recipe)
+    said = "\ncheck: stopped before the end; run the same command again\n"
+    assert (result.exit_code, result.stdout, result.stderr) == (75, "", said)
 
 
 def test_a_bug_is_not_hidden(recipe, monkeypatch):

@@ -132,6 +132,19 @@ def test_an_engine_that_differs_ends_with_exit_code_3(model, data, tmp_path, mon
     assert row["parity"]["ok"] is False
 
 
+def test_stopped_before_the_first_engine_the_record_of_before_stays(
+    model, data, tmp_path, monkeypatch
+) -> None:
+    def stopped(*_args: object) -> None:
+        raise KeyboardInterrupt
+
+    (tmp_path / export.FILE).write_text("of before")
+    monkeypatch.setattr(Export, "build", stopped)
+    result = call(model, "--size", 48, "-o", tmp_path, "--data", data)
+    assert (result.exit_code, (tmp_path / export.FILE).read_text()) == (75, "of before")
+    assert "export: stopped before the end; run the same command again" in result.stderr
+
+
 @pytest.mark.parametrize(
     ("cached", "run", "fallback", "source"),
     [

@@ -38,6 +38,20 @@ def test_a_folder_instead_of_data_whose_options_need_another_source(option, said
         pipeline.run(load(tmp_path / "r.yaml"), out=tmp_path / "out", data=tmp_path, device="cpu")
 
 
+@pytest.mark.parametrize("step", ["sparsify", "quantize"])
+def test_a_package_that_cannot_be_imported_is_refused_before_training(
+    step, tmp_path, break_package
+):
+    break_package("modelopt")
+    (tmp_path / "r.yaml").write_text(
+        RECIPE.replace("[evaluate]", f"[{{train: {{epochs: 1}}}}, {step}]")
+    )
+    said = rf"steps\[1\]\.{step}: modelopt\.torch\.\w+ cannot be imported: libcuda.* would help"
+    with pytest.raises(UsageError, match=said):
+        pipeline.run(load(tmp_path / "r.yaml"), out=tmp_path / "out", device="cpu")
+    assert not (tmp_path / "out").exists()
+
+
 def test_every_steps_folder_is_known_as_a_stage(tmp_path: Path) -> None:
     """Else a stage that left the recipe would stay, and the folder would tell two stories."""
     for name in (*STEPS, "fine_tune", "int8"):

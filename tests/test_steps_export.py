@@ -174,6 +174,20 @@ def test_what_cannot_be_built_is_said_with_reason_and_command(tmp_path: Path, ca
         replace(options, require=("torch_tensorrt",)).uses(CPU)
 
 
+def test_a_package_that_cannot_be_imported_is_a_reason_not_a_traceback(tmp_path, break_package):
+    break_package("onnxscript")
+    options = Export(image_size=32)
+    place = work(tmp_path / "e")
+    options.run(model(ddnet()), place)
+    (row,) = place.facts["engines"]
+    assert (row["status"], row["reason"]) == (
+        "not built",
+        "onnxscript cannot be imported: libcuda.so.1: not found",
+    )
+    with pytest.raises(UsageError, match="onnx cannot be built here: onnxscript cannot be impor"):
+        replace(options, require=("onnx",)).uses(CPU)
+
+
 def test_onnx_is_not_written_in_bfloat16(tmp_path: Path) -> None:
     """Its checker refuses such convolutions in this operator set."""
     place = work(tmp_path / "stage")

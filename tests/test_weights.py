@@ -6,6 +6,7 @@ import shlex
 import subprocess
 import sys
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ from compress.base.errors import UsageError
 from compress.base.filekind import kind
 from compress.checkpoint import ModelOptions
 from compress.engines import sidecar
+from compress.sparsity import masks
 
 POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n"
 
@@ -100,6 +102,16 @@ def test_a_folder_of_weights_is_a_sentence(tmp_path: Path) -> None:
         UsageError, match=r"00-train is a folder; name a file, such as .*/model.safetensors"
     ):
         recipe.load(tmp_path / "r.yaml")
+
+
+def test_weights_of_a_stage_with_masks_are_refused_in_a_sentence(tmp_path: Path) -> None:
+    """Sparsify rewrites deconvolutions, and weights of equal shapes would be taken silently."""
+    model = dense("redcnn", channels=4).rewritten("deconv_to_conv")
+    held = masks.compute(model.net, "modelopt", rule="trt")
+    masks.apply(model.net, held)
+    checkpoint.save(replace(model, masks=held), tmp_path)
+    with pytest.raises(UsageError, match=r"2:4 masks; name those of a stage before sparsify$"):
+        started(tmp_path / "model.safetensors")
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "model.json"])

@@ -2,8 +2,10 @@
 
 A package counts as working when a process of its own can import it: the version in its metadata
 says nothing of a missing dependency or a broken driver, and importing here could end this process.
+Only what this process is about to import anyway is tried in it, by `why_not`.
 """
 
+import importlib
 import importlib.metadata
 import importlib.util
 import os
@@ -20,7 +22,7 @@ import torch
 
 from compress import __version__
 from compress.base import openmp
-from compress.base.reasons import compilers
+from compress.base.reasons import compilers, reason
 
 IMAGE = "nvcr.io/nvidia/pytorch:25.05-py3"
 """The newest container known to hold apex.amp; `pip install apex` gets an unrelated package."""
@@ -200,6 +202,21 @@ def examine(package: Package) -> Part:
         error = _failure([sys.executable, "-c", f"import {package.module}"])
         note = f"cannot be imported: {error}" if error else ""
     return part(name, package.use, found=found, note=note, get=package.get)
+
+
+def why_not(module: str) -> str:
+    """Why this process cannot import a module, as words behind its name; '' where it can.
+
+    Examples:
+        >>> why_not("json"), why_not("no_such_package.part")
+        ('', 'is not installed')
+    """
+    try:
+        importlib.import_module(module)
+    except Exception as error:
+        absent = isinstance(error, ModuleNotFoundError) and error.name == module.partition(".")[0]
+        return "is not installed" if absent else f"cannot be imported: {reason(error)}"
+    return ""
 
 
 def version_of(distribution: str) -> str | None:

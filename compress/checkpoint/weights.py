@@ -11,6 +11,7 @@ from compress.base.errors import UsageError
 from compress.base.filekind import ARCHIVE, PICKLE, kind, wrong_kind
 from compress.base.reasons import reason
 from compress.checkpoint import ldct_benchmark
+from compress.checkpoint.files import BITS
 from compress.models.ddnet import DDnet, from_2dnet
 
 CONVERT = (
@@ -41,6 +42,9 @@ def fill(net: nn.Module, path: Path, *, standardised: bool = False) -> None:
         if found is None and (other := _other(path)):
             raise UsageError(f"the weights {path} are no safetensors file: {other}")
         state = found.state if found else safetensors.load_file(path)
+        if any(name.endswith(BITS) for name in state):  # their layers may be rewritten, too
+            why = "are of a stage with 2:4 masks; name those of a stage before sparsify"
+            raise UsageError(f"the weights {path} {why}")
         if isinstance(net, DDnet) and "dnet1.conv1_0.weight" in state:
             state = from_2dnet(state)
         net.load_state_dict(state)

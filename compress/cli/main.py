@@ -55,6 +55,10 @@ class _Commands(click.Group):
             return super().invoke(ctx)
         except BrokenPipeError:  # the reader of our output has gone; click ends quietly
             raise
+        except KeyboardInterrupt:
+            again = "stopped before the end; run the same command again"
+            click.echo(f"\n{ctx.invoked_subcommand}: {again}", err=True)
+            ctx.exit(Stopped.exit_code)
         except (CompressError, OSError) as error:
             log.debug("the place of the error:", exc_info=True)
             said = _sentence(error)
@@ -262,26 +266,16 @@ def doctor(recipe: Path | None, as_json: bool) -> None:
 
     Shows each step of RECIPE, or a line for every recipe that comes with this program.
     """
+    from compress.base.progress import start_log
     from compress.run import doctor as doctors
 
+    start_log()
     show(doctors.doctor(recipe), as_json, doctors.render)
-
-
-@main.command(short_help="Show every layer of a checkpoint or an engine.")
-@click.argument("path", type=click.Path(path_type=Path), metavar="MODEL|ENGINE")
-@JSON
-def inspect(path: Path, as_json: bool) -> None:
-    """Show every layer of a checkpoint folder or an engine: zeros, 2:4 and where it fails, MACs.
-
-    An engine is named by its file or its sidecar.
-    """
-    from compress.engines import inspection
-
-    show(inspection.inspect(path), as_json, inspection.render)
 
 
 main.add_command(engines.export)
 main.add_command(engines.bench)
+main.add_command(reports.inspect)
 main.add_command(reports.report)
 main.add_command(images.enhance)
 main.add_command(images.simulate)

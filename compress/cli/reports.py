@@ -1,8 +1,10 @@
-"""The command that writes reports of runs that are there: words in, calls out, like `cli`."""
+"""The commands that show runs and files that are there: words in, calls out, like `cli`."""
 
 from pathlib import Path
 
 import click
+
+from compress.cli.engines import JSON, show
 
 
 @click.command(short_help="Write the report of a run anew, or compare runs.")
@@ -36,3 +38,16 @@ def report(runs: tuple[Path, ...], file: Path | None) -> None:
         click.echo(rebuild(runs[0]))
         return
     click.echo(compare.write(runs, file or Path("compare.html")))
+
+
+@click.command(short_help="Show every layer of a checkpoint or an engine.")
+@click.argument("path", type=click.Path(path_type=Path), metavar="MODEL|ENGINE")
+@JSON
+def inspect(path: Path, as_json: bool) -> None:
+    """Show every layer of a checkpoint folder or an engine: zeros, 2:4 and where it fails, MACs.
+
+    An engine is named by its file or its sidecar.
+    """
+    from compress.engines import inspection
+
+    show(inspection.inspect(path), as_json, inspection.render)

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor, nn
 
-from compress.base.machine import Package
+from compress.base.machine import Package, why_not
 from compress.base.reasons import cause, quiet, reason
 from compress.engines.precision import Precision
 from compress.engines.records import Built
@@ -51,6 +51,14 @@ def giving_up(who: str, logged: Sequence[str] = ()) -> Iterator[None]:
     except Exception as error:  # compilers raise whatever they like
         first = RuntimeError(logged[0]) if logged else cause(error)
         raise NotBuilt(f"{who} gave up: {reason(first)}") from error
+
+
+def broken(packages: Sequence[Package]) -> NotBuilt | None:
+    """The first of these packages that this process cannot import; None where it can all."""
+    for package in packages:
+        if why := why_not(package.module):
+            return NotBuilt(f"{package.module} {why}", package.get)
+    return None
 
 
 @dataclass(frozen=True, kw_only=True)

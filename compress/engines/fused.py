@@ -27,7 +27,7 @@ from compress.base.errors import CompressError, UsageError
 from compress.base.files import write_atomic
 from compress.base.machine import Package
 from compress.base.tensors import to_bytes
-from compress.engines.base import Format, NotBuilt, Runner, Shape
+from compress.engines.base import Format, NotBuilt, Runner, Shape, broken
 from compress.engines.kernels import remembered, report, two_of_four
 from compress.engines.kernels.cuda import compiler
 from compress.engines.kernels.plan import Plan, compiled
@@ -132,7 +132,7 @@ class Fused(Format):
             return NotBuilt("fused kernels need a GPU of compute capability 8.0 or newer")
         if importlib.util.find_spec("triton") is None:
             return NotBuilt("Triton is not installed", "pip install triton")
-        return None
+        return broken(self.packages()[:1])  # CUDA C++ is a choice, see `compiler.available`
 
     def build(self, subject: nn.Module, shape: Shape, path: Path, device: torch.device) -> Built:
         """Fold, plan, measure tilings for the shape, write.

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from compress.base.machine import Package
-from compress.engines.base import Format, NotBuilt, Runner, Served, Shape, giving_up, placed
+from compress.engines.base import Format, NotBuilt, Runner, Served, Shape, broken, giving_up, placed
 from compress.engines.precision import Precision
 from compress.engines.records import Built
 from compress.quantization.quantisers import quantised
@@ -48,10 +48,10 @@ class Onnx(Format):
     def missing(self, device: torch.device) -> NotBuilt | None:
         """The packages that it takes; any device will do."""
         absent = [name for name in PACKAGES if importlib.util.find_spec(name) is None]
-        if not absent:
-            return None
-        reason = f"not installed: {', '.join(absent)}"
-        return NotBuilt(reason, f"pip install {' '.join(absent)}")
+        if absent:
+            reason = f"not installed: {', '.join(absent)}"
+            return NotBuilt(reason, f"pip install {' '.join(absent)}")
+        return broken(self.packages())
 
     def build(self, subject: nn.Module, shape: Shape, path: Path, device: torch.device) -> Built:
         """Trace on the CPU, write, and check the file's form; facts: opset, convolutions, 2:4."""

@@ -21,7 +21,7 @@ from compress.base import machine
 from compress.base.machine import Package
 from compress.base.words import listed
 from compress.engines import tensorrt_log, tensorrt_plan
-from compress.engines.base import Format, NotBuilt, Runner, Served, Shape, giving_up, placed
+from compress.engines.base import Format, NotBuilt, Runner, Served, Shape, broken, giving_up, placed
 from compress.engines.records import Built
 from compress.graph import cost
 
@@ -62,7 +62,7 @@ class TorchTensorRT(Format):
             return NotBuilt(reason, COMMAND.format(_minor()))
         if device.type != "cuda":
             return NotBuilt("TensorRT needs an NVIDIA GPU", "compress run RECIPE --device cuda")
-        return None
+        return broken(self.packages()[:1])  # it imports TensorRT, by one of two names
 
     def build(self, subject: nn.Module, shape: Shape, path: Path, device: torch.device) -> Built:
         """Trace and compile as one engine without a rest in PyTorch, then write it.

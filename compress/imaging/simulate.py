@@ -194,9 +194,9 @@ class _Run:
         self.options.out.mkdir(parents=True, exist_ok=True)
         write_json(self.options.out / "manifest.json", content)
         folders = " or ".join(str(self.options.out / kind) for kind in ("npy", "dicom"))
-        log.info("%d pairs of slices: --data %s", counted["slices"], folders)
         if self.stop.is_set() and "stopped" in counted["status"]:
             raise _stopped()
+        log.info("%d pairs of slices: --data %s", counted["slices"], folders)
         if failed := counted["status"].get("failed", 0):
             reasons = manifest.listed(rows, "failed")
             raise CompressError(

@@ -1,5 +1,6 @@
 """`compress doctor`: what this machine has, what each step would use here, what is missing."""
 
+import logging
 import os
 import sys
 from collections.abc import Iterable, Iterator, Mapping
@@ -22,6 +23,8 @@ from compress.recipe import load, shipped
 from compress.run.records import Doctor, DoctorRecipe, DoctorStep
 from compress.steps.export import Export
 
+log = logging.getLogger(__name__)
+
 
 def doctor(recipe: Path | None = None) -> Doctor:
     """Everything that decides what a recipe can do here, JSON-like.
@@ -38,6 +41,7 @@ def doctor(recipe: Path | None = None) -> Doctor:
         UsageError: the recipe cannot be read.
     """
     recipes = [load(path) for path in ([recipe] if recipe else shipped.paths())]
+    log.info("doctor: packages are imported one by one, which takes up to a minute")
     parts = [*track(all_parts(), "looking at this machine")]
     known = {part["name"]: part for part in parts}
     return {

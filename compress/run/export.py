@@ -73,7 +73,8 @@ def run(
         rows += step.build(loaded, work, model)
     finally:
         found: Exported = {"schema": 1, "engines": work.facts.get("engines", rows)}
-        write_json(out / FILE, found)
+        if found["engines"]:  # stopped before the first, it says nothing of those of before
+            write_json(out / FILE, found)
     for row in rows:
         if repository and row["status"] == "built":
             repository.add(out / row["sidecar"])

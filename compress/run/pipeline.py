@@ -12,14 +12,14 @@ import torch
 from torch import nn
 
 from compress import checkpoint
-from compress.base import devices
+from compress.base import devices, machine
 from compress.base.errors import UsageError
 from compress.base.files import remove_partial, write_atomic
 from compress.base.signals import interruptible
 from compress.base.torchrun import joined
 from compress.base.world import World
 from compress.checkpoint import Model
-from compress.context import Work
+from compress.context import Use, Work
 from compress.data import Data, DataOptions, load
 from compress.graph import trial
 from compress.recipe import Recipe
@@ -132,14 +132,21 @@ def _refuse_early(recipe: Recipe, chosen: Sequence[Stage], device: torch.device)
         The dense network as it was built for that.
     """
     steps = [stage.step for stage in chosen]
-    for step in steps:
-        step.uses(device)
+    for where, step in _named(chosen):
+        _refuse_broken(where, step.uses(device))
     if any(isinstance(step, Prune) for step in steps):
         preview.check(recipe)  # the network, too
         return recipe.model.build().eval()
     net = recipe.model.build().eval()
     preview.check_network(net, _named(chosen), recipe.data)
     return net
+
+
+def _refuse_broken(where: str, used: Use) -> None:
+    """Refuse a step whose packages are not there, or cannot be imported."""
+    for package in machine.packages():
+        if package.module in used.needs and (why := machine.why_not(package.module)):
+            raise UsageError(f"{where}: {package.module} {why}; {package.get} would help")
 
 
 def _named(chosen: Sequence[Stage]) -> list[sides.Named]:

@@ -6,7 +6,6 @@ NVIDIA's Python packages are needed, and no CUDA toolkit: `pip install 'compress
 import ctypes
 import functools
 import hashlib
-import importlib.util
 import logging
 import os
 import struct
@@ -20,6 +19,7 @@ import torch
 
 from compress.base.errors import UsageError
 from compress.base.files import cache_folder, write_atomic
+from compress.base.machine import why_not
 from compress.engines.kernels.cuda import wgmma
 from compress.engines.kernels.cuda.products import Kind
 from compress.engines.kernels.cuda.window import (
@@ -45,11 +45,8 @@ class Failed(Exception):
 
 
 def available() -> bool:
-    """Whether NVIDIA's Python packages are installed."""
-    try:
-        return importlib.util.find_spec("cuda.bindings.nvrtc") is not None
-    except ModuleNotFoundError:
-        return False
+    """Whether NVIDIA's Python packages are installed and can be imported."""
+    return not why_not("cuda.bindings.nvrtc")
 
 
 def kinds(device: torch.device) -> frozenset[Kind]:
