@@ -3,7 +3,7 @@
 import pytest
 import torch
 from networks import Plain, Shape, UNet
-from torch import nn
+from torch import Tensor, nn
 
 from compress.base.errors import UsageError
 from compress.graph import cost, trial
@@ -83,3 +83,21 @@ def test_networks_that_make_tensors_on_the_cpu_are_counted_without_arithmetic():
     assert SEEN.count("Tensor") < len(SEEN)
     last = max(k for k, name in enumerate(SEEN) if name == "Tensor")
     assert SEEN[last + 1] == "FakeTensor"  # the meta device was tried, nothing was computed
+
+
+class ByValues(nn.Module):
+    """What it does is decided by the pixels, so it has to be computed to be counted."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Conv2d(1, 8, 3, padding=1), nn.Conv2d(8, 1, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.first(x)
+        return self.last(y if x.mean() > 0 else y.relu())
+
+
+def test_a_network_whose_way_depends_on_values_is_counted_for_the_same_slice():
+    """It was counted for 64x64, and reports said 512x512."""
+    assert cost.counted(ByValues()).macs == 2 * 8 * 9 * 512**2
+    assert cost.counted(ByValues(), often=True).macs == 2 * 8 * 9 * 64**2

@@ -159,5 +159,6 @@ def test_slices_that_the_network_learned_from_are_told(model, data, tmp_path, ca
         caplog.clear()
         content = evaluate.run(path, data, tmp_path / "out", (), "cpu")
         assert content["trained_on"] == len(train.names) == 2
+        assert f"all figures are in {tmp_path / 'out' / 'evaluation.json'}" in caplog.text
         said = "the network was trained on 2 of these 4 slices: on others it may do worse "
         assert said in caplog.text

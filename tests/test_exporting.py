@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from click.testing import CliRunner
 from pairs import pairs
 
@@ -111,8 +112,6 @@ def test_wrong_words_end_with_exit_code_2(model, tmp_path, words, sentence) -> N
 
 
 def test_what_cannot_be_built_ends_with_exit_code_1(model, data, tmp_path) -> None:
-    import torch
-
     if TorchTensorRT().missing(torch.device("cpu")) is None:
         pytest.skip("TensorRT is here")
     words = ("--format", "torch_tensorrt,onnx", "--size", 32, "--data", data, "--device", "cpu")
@@ -130,6 +129,15 @@ def test_an_engine_that_differs_ends_with_exit_code_3(model, data, tmp_path, mon
     assert "differs from the network by 29.2 HU at most" in result.stderr
     (row,) = json.loads((tmp_path / export.FILE).read_text())["engines"]
     assert row["parity"]["ok"] is False
+
+
+def test_no_slices_are_made_where_nothing_can_be_built(model, tmp_path, monkeypatch) -> None:
+    if TorchTensorRT().missing(torch.device("cpu")) is None:
+        pytest.skip("TensorRT is here")
+    monkeypatch.setattr(export, "load", lambda *_a, **_k: pytest.fail("slices were made"))
+    result = call(model, "--format", "torch_tensorrt", "--size", 48, "-o", tmp_path)
+    assert result.exit_code == 1
+    assert "torch_tensorrt was not built" in result.stderr
 
 
 def test_stopped_before_the_first_engine_the_record_of_before_stays(

@@ -38,6 +38,13 @@ def test_a_folder_instead_of_data_whose_options_need_another_source(option, said
         pipeline.run(load(tmp_path / "r.yaml"), out=tmp_path / "out", data=tmp_path, device="cpu")
 
 
+def test_a_busy_folder_is_refused_before_anything_that_takes_time(tmp_path: Path, monkeypatch):
+    monkeypatch.setattr(pipeline, "_refuse_early", lambda *_: pytest.fail("it was looked at"))
+    (tmp_path / "r.yaml").write_text(RECIPE)
+    with folder.locked(tmp_path), pytest.raises(UsageError, match="another run is at work"):
+        pipeline.run(load(tmp_path / "r.yaml"), out=tmp_path, device="cpu")
+
+
 @pytest.mark.parametrize("step", ["sparsify", "quantize"])
 def test_a_package_that_cannot_be_imported_is_refused_before_training(
     step, tmp_path, break_package

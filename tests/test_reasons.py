@@ -7,9 +7,16 @@ import tempfile
 from pathlib import Path
 
 import pytest
+import torch
 
 from compress.base import machine
-from compress.base.reasons import compilers, reason
+from compress.base.errors import UsageError
+from compress.base.reasons import compilers, place, reason
+from compress.engines.base import NotBuilt, Shape
+from compress.engines.onnx import Onnx
+from compress.graph import trial
+
+CPU = torch.device("cpu")
 
 COMPILER = """CppCompileError: C++ compile error
 
@@ -57,6 +64,39 @@ def test_lines_of_compilers() -> None:
     assert compilers(["ptxas info: ok", "ptxas fatal : no such arch", "end"]).startswith("ptxas f")
     assert compilers(["Traceback", "ModuleNotFoundError: No module"]).startswith("ModuleNot")
     assert compilers([]) == ""
+
+
+class Mistaken(torch.nn.Module):
+    """Asks for a layer that it does not have."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.conv(x)
+
+
+class ByValues(torch.nn.Conv2d):
+    """Decides by the pixels what it does, which no file of an engine can hold."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = super().forward(x)
+        return y if x.mean() > 0 else y.relu()
+
+
+def test_a_mistake_in_a_network_is_named_with_its_file_and_line() -> None:
+    line = Mistaken.forward.__code__.co_firstlineno + 1
+    with pytest.raises(UsageError, match=rf"no attribute 'conv' \(test_reasons\.py:{line}\)$"):
+        trial.check_shape(Mistaken(), (16, 16))
+    assert place(ValueError("never raised")) == ""
+
+
+def test_a_network_that_decides_by_values_is_one_sentence(tmp_path: Path, capfd) -> None:
+    """PyTorch writes its graphs and a warning to standard error besides."""
+    line = ByValues.forward.__code__.co_firstlineno + 2
+    said = rf"values of a slice decide what the network does \(test_reasons\.py:{line}\)$"
+    with pytest.raises(NotBuilt, match=said):
+        Onnx().build(
+            ByValues(1, 1, 3, padding=1), Shape(batch=1, size=16), tmp_path / "n.onnx", CPU
+        )
+    assert "GraphModule" not in capfd.readouterr().err
 
 
 def test_a_blank_in_the_temporary_folder_is_named(monkeypatch) -> None:

@@ -22,7 +22,7 @@ import torch
 
 from compress import __version__
 from compress.base import openmp
-from compress.base.reasons import compilers, reason
+from compress.base.reasons import compilers, quiet, reason
 
 IMAGE = "nvcr.io/nvidia/pytorch:25.05-py3"
 """The newest container known to hold apex.amp; `pip install apex` gets an unrelated package."""
@@ -212,7 +212,8 @@ def why_not(module: str) -> str:
         ('', 'is not installed')
     """
     try:
-        importlib.import_module(module)
+        with quiet():
+            importlib.import_module(module)
     except Exception as error:
         absent = isinstance(error, ModuleNotFoundError) and error.name == module.partition(".")[0]
         return "is not installed" if absent else f"cannot be imported: {reason(error)}"

@@ -238,7 +238,7 @@ def _place(one: Group) -> str:
 def _sum(totals: Totals) -> str:
     return (
         f"2:4: {totals['sparse24']} of {totals['layers']} layers with {totals['share_of_macs']:.1%}"
-        f" of the MACs (of a 512x512 slice) and {totals['share_of_weights']:.1%} of the weights;"
+        f" of the MACs and {totals['share_of_weights']:.1%} of the weights;"
         f" eligible by the rule of ModelOpt and ASP: {totals['eligible_backend']},"
         f" by TensorRT's: {totals['eligible_trt']};"
         f" by the engine itself: {totals['eligible_engine']}; picked: {totals['picked']}"

@@ -134,7 +134,7 @@ def by_layer(what: Counted) -> dict[str, Layer]:
     return found
 
 
-def counted(net: nn.Module, size: tuple[int, int] | None = None) -> Counted:
+def counted(net: nn.Module, size: tuple[int, int] | None = None, *, often: bool = False) -> Counted:
     """Every use of a layer, and every product of values outside of them, for a slice.
 
     Runs on the meta device where the network does: no arithmetic, no memory.
@@ -142,12 +142,14 @@ def counted(net: nn.Module, size: tuple[int, int] | None = None) -> Counted:
     Args:
         net: a network of slices.
         size: H and W; None: 512 x 512, or the first of `SIDES` for a network that does not take
-            that, or whose way depends on values: it would have to be computed.
+            that.
+        often: without a size, the first of `SIDES`, too, for a network whose way depends on
+            values, so that it has to be computed: for who counts `again` and compares.
 
     Raises:
         UsageError: it takes none.
     """
-    for device in DEVICES if size else DEVICES[:2]:
+    for device in DEVICES[:2] if often and not size else DEVICES:
         with contextlib.suppress(Exception):  # whatever the network's code raises
             return _counted(net, size or SLICE, device, exact=size is None)
     if size is None:

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from compress.base.errors import UsageError
-from compress.base.reasons import quiet, reason
+from compress.base.reasons import place, quiet, reason
 from compress.base.tensors import cast
 from compress.graph import fitness
 from compress.graph.slices import Neighbouring, channels, neighbours
@@ -63,7 +63,9 @@ def _check_shape(net: nn.Module, size: tuple[int, int], device: str | None) -> N
     except Exception as error:  # the network's own code may raise anything
         no = "no slice" if given == want else f"no {what}"
         hint = _other_numbers(net)
-        raise UsageError(f"{name} takes {no} of shape {given}: {reason(error)}{hint}") from error
+        raise UsageError(
+            f"{name} takes {no} of shape {given}: {reason(error)}{place(error)}{hint}"
+        ) from error
     if found != want:
         must = "that shape" if given == want else str(want)
         a = "a slice" if given == want else what
@@ -110,7 +112,7 @@ def check_training(net: nn.Module, size: tuple[int, int]) -> None:
         raise
     except Exception as error:
         name = type(net).__name__
-        raise UsageError(f"{name} cannot be trained: {reason(error)}") from error
+        raise UsageError(f"{name} cannot be trained: {reason(error)}{place(error)}") from error
 
 
 def check_batch(net: nn.Module, batch: int, size: tuple[int, int]) -> None:

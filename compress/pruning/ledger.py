@@ -35,7 +35,7 @@ class Ledger:
         names = {id(p): name for name, p in net.named_parameters()}
         self._positions: dict[str, int] = {}
         self._out: dict[str, int] = {}
-        what = counted(net)
+        what = counted(net, often=True)
         for path, layer in by_layer(what).items():
             module = net.get_submodule(path)
             # A weight that is computed, as by a parametrization, is no parameter: it stays.

@@ -173,7 +173,7 @@ class Layer(TypedDict):
     picked: Literal["yes", "no", "unknown"] | None
     """Whether an engine runs it with a sparse kernel."""
     macs: int | None
-    """Multiply-accumulates for one 512x512 slice."""
+    """Multiply-accumulates for one slice, see `cost.counted`."""
     share_of_macs: float | None
     """Share of those of the network, in [0, 1]."""
     share_of_time: float | None

@@ -100,7 +100,9 @@ def run(
     if physics is not None:
         check(work, physics)
     out.mkdir(parents=True, exist_ok=True)  # now: hours of physics may come before it is needed
-    Evaluate(batch=net.batch, pictures=0).measure(Model(net=net.net, origin=ModelOptions()), work)
+    Evaluate(batch=net.batch, pictures=0).measure(
+        Model(net=net.net, origin=ModelOptions()), work, NAMES
+    )
     facts = cast("EvaluateFacts", work.facts)
     rows = [row for found in facts["rows"] for row in _long(found, chosen)]
     content: Evaluated = {
@@ -120,6 +122,7 @@ def run(
         write_atomic(out / "physics.md", (words.markdown(content["physics"]) + "\n").encode())
     write_json(out / "evaluation.json", content)
     write_atomic(out / "evaluation.csv", _csv(rows).encode())
+    log.info("evaluate: all figures are in %s", out / "evaluation.json")
     return content
 
 

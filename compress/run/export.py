@@ -17,10 +17,11 @@ from compress.engines import triton_server as server
 from compress.engines.records import EngineRow, Exported
 from compress.graph.padding import refuse_sides
 from compress.graph.slices import neighbours
-from compress.steps.export import Export
+from compress.steps.export import NOTHING, Export
 
 log = logging.getLogger(__name__)
 
+NO_PAIRS = Data(train=NONE, test=NONE, source="folder", fingerprint="")
 FILE = "export.json"
 """What was built, beside the engines: {schema, engines: rows as in the step's facts}."""
 
@@ -64,7 +65,8 @@ def run(
         server.check(step.formats)
     chosen, loaded = devices.choose(device), checkpoint.load(model)
     refuse_sides(loaded.net, (step.image_size, step.image_size), f"--size {step.image_size}")
-    pairs = _pairs(step, model, data, fallback, neighbours(loaded.net))
+    able = step.uses(chosen).name != NOTHING  # else there is nothing to compare
+    pairs = _pairs(step, model, data, fallback, neighbours(loaded.net)) if able else NO_PAIRS
     work = Work(stage=out, device=chosen, data=pairs, seed=0)
     repository = _repository(step, loaded, work, triton, triton_name)
     out.mkdir(parents=True, exist_ok=True)
@@ -160,6 +162,6 @@ def _unfetched(model: Path) -> bool:
         lacking = demo.lacking()
     except Unavailable:
         lacking = ["all"]
-    if lacking:
-        log.info("engines are compared on phantoms; --data names slices of your own")
+    kind = "phantoms" if lacking else "chest CT of the demo set"
+    log.info("engines are compared on %s; --data names slices of your own", kind)
     return bool(lacking)

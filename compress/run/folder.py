@@ -9,6 +9,8 @@ from pathlib import Path
 from compress.base.errors import UsageError
 from compress.base.locks import claimed
 
+LOCK = ".lock"
+"""File whose lock says that a run is at work."""
 ROOM = 200 * 2**20
 """Bytes that must be free: checkpoints of a few MB a stage, engines, pictures and reports."""
 
@@ -39,7 +41,7 @@ def locked(out: Path) -> Iterator[None]:
     Raises:
         UsageError: another process runs a recipe in it, or its file system has no locks.
     """
-    with claimed(out / ".lock") as mine:
+    with claimed(out / LOCK) as mine:
         if not mine:
             raise UsageError(f"another run is at work in {out}; wait for it or give another --out")
         yield

@@ -3,6 +3,7 @@
 The stages themselves are executed by execution.py.
 """
 
+import logging
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
@@ -25,11 +26,12 @@ from compress.graph import trial
 from compress.recipe import Recipe
 from compress.run import preview, sides
 from compress.run.execution import Execution
-from compress.run.folder import locked, prepare
+from compress.run.folder import LOCK, locked, prepare
 from compress.run.resume import drop_stale, refuse_foreign
 from compress.run.stages import Stage, stages
 from compress.steps.prune import Prune
 
+log = logging.getLogger(__name__)
 ELSEWHERE = DataOptions(source="folder", path=".")
 """A data source of which nothing is known before it is read."""
 
@@ -72,6 +74,9 @@ def run(
     chosen = stages(recipe, out, until)
     with joined(device) as (world, device), interruptible() as stop:
         target = devices.choose(device)
+        if world.first and loaded is None:  # in a sweep it is said once for all points
+            log.info("%s: looking at the recipe, its network and this machine", recipe.name)
+        _refuse_busy(out, world)
         # Slices of a folder have sides that nobody knows before they are read.
         unread = recipe.data if data is None and loaded is None else ELSEWHERE
         net = _refuse_early(replace(recipe, data=unread), chosen, target)
@@ -94,6 +99,14 @@ def run(
             )
             Execution(recipe, out, work, linked).through(chosen, model)
         return out if world.first else None
+
+
+def _refuse_busy(out: Path, world: World) -> None:
+    """Refuse a folder that another run is at work in, before anything that takes time."""
+    with world.together():
+        if world.first and (out / LOCK).exists():
+            with locked(out):
+                pass
 
 
 @contextmanager

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from compress.base.errors import CompressError, UsageError
 from compress.base.machine import IMAGE
+from compress.base.reasons import quiet
 from compress.graph import cost
 from compress.graph.layout import by_output
 from compress.sparsity import eligibility
@@ -182,7 +183,7 @@ def _modelopt(net: nn.Module, taken: set[str]) -> dict[str, Tensor]:
         return {}
     alone = nn.ModuleList(_plain(net.get_submodule(name)) for name in names)
     # ModelOpt prints a line a layer and warns of deprecations; both are noise to the user.
-    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()), quiet():
         warnings.simplefilter("ignore")
         import modelopt.torch.sparsity as mts
 

@@ -5,6 +5,7 @@ import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
+from types import MappingProxyType
 from typing import ClassVar, cast
 
 import numpy as np
@@ -110,16 +111,24 @@ class Evaluate:
             physics_facts.check(work.facts["physics"], self.at_most)
         return model
 
-    def measure(self, model: Model, work: Work) -> None:
-        """What `run` does, without a word; the figures stand in `work.facts`."""
+    def measure(
+        self, model: Model, work: Work, called: Mapping[str, str] = MappingProxyType({})
+    ) -> None:
+        """What `run` does, without a word; the figures stand in `work.facts`.
+
+        Args:
+            model: the network.
+            work: its slices, and where facts go.
+            called: other names of networks for the progress bar.
+        """
         test = work.data.test
         networks = self._compared(model, work)
         shown = _spread(test, self.pictures)
         pictures = {"full": [_clip(test.full[i]) for i in shown]}
         rows: list[SliceRow] = []
         for name, net in networks.items():
-            found = self._images(name, net, work)
-            for index, image in enumerate(track(found, f"evaluate {name}", len(test.full))):
+            found, words = self._images(name, net, work), f"evaluate {called.get(name, name)}"
+            for index, image in enumerate(track(found, words, len(test.full))):
                 about = {"slice": test.names[index], "patient": test.patients[index]}
                 full = torch.from_numpy(_clip(test.full[index])).to(image.device)
                 measured = metrics.measure(image, full)

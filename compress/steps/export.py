@@ -22,6 +22,8 @@ from compress.graph import trial
 from compress.graph.slices import channels
 
 log = logging.getLogger(__name__)
+NOTHING = "nothing"
+"""What a machine builds that no format can be built on."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,7 +74,7 @@ class Export:
                 raise UsageError(f"export: {name} cannot be built here: {found.reason}{help_}")
         able = [name for name, found in absent.items() if found is None]
         asked = f"asked for {', '.join(self.formats)}"
-        return Use(name=", ".join(able) or "nothing", why=asked)
+        return Use(name=", ".join(able) or NOTHING, why=asked)
 
     def run(self, model: Model, work: Work) -> Model:
         """Build every engine and compare it; the model passes through unchanged.
