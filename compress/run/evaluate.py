@@ -120,10 +120,15 @@ def run(
     if physics is not None:
         content["physics"] = measure({"input": None, "model": net.net}, work, physics)
         write_atomic(out / "physics.md", (words.markdown(content["physics"]) + "\n").encode())
-    write_json(out / "evaluation.json", content)
-    write_atomic(out / "evaluation.csv", _csv(rows).encode())
-    log.info("evaluate: all figures are in %s", out / "evaluation.json")
+    _write(content, out)
     return content
+
+
+def _write(content: Evaluated, out: Path) -> None:
+    """Write the two files, and say where."""
+    write_json(out / "evaluation.json", content)
+    write_atomic(out / "evaluation.csv", _csv(content["rows"]).encode())
+    log.info("evaluate: all figures are in %s", out / "evaluation.json")
 
 
 def render(content: Evaluated) -> None:
