@@ -100,9 +100,8 @@ def run(
     if physics is not None:
         check(work, physics)
     out.mkdir(parents=True, exist_ok=True)  # now: hours of physics may come before it is needed
-    Evaluate(batch=net.batch, pictures=0).measure(
-        Model(net=net.net, origin=ModelOptions()), work, NAMES
-    )
+    measured = Model(net=net.net, origin=ModelOptions())
+    Evaluate(batch=net.batch, pictures=0).measure(measured, work, NAMES)
     facts = cast("EvaluateFacts", work.facts)
     rows = [row for found in facts["rows"] for row in _long(found, chosen)]
     content: Evaluated = {
@@ -119,13 +118,14 @@ def run(
     }
     if physics is not None:
         content["physics"] = measure({"input": None, "model": net.net}, work, physics)
-        write_atomic(out / "physics.md", (words.markdown(content["physics"]) + "\n").encode())
     _write(content, out)
     return content
 
 
 def _write(content: Evaluated, out: Path) -> None:
-    """Write the two files, and say where."""
+    """Write the files, and say where."""
+    if "physics" in content:
+        write_atomic(out / "physics.md", (words.markdown(content["physics"]) + "\n").encode())
     write_json(out / "evaluation.json", content)
     write_atomic(out / "evaluation.csv", _csv(content["rows"]).encode())
     log.info("evaluate: all figures are in %s", out / "evaluation.json")

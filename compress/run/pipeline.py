@@ -61,8 +61,7 @@ def run(
         fallback: whether procedural phantoms may stand in for data that cannot be fetched.
         profile: whether training stages record where their time goes.
         loaded: the recipe's data where they are in memory already; `data` is then not read.
-        linked: stages at the beginning that are done elsewhere and linked into `out`; they are not
-            told of again.
+        linked: first stages, done elsewhere and linked into `out`; they are not told of again.
 
     Returns:
         The run folder; None in all but the first of several processes.
@@ -74,12 +73,10 @@ def run(
     chosen = stages(recipe, out, until)
     with joined(device) as (world, device), interruptible() as stop:
         target = devices.choose(device)
-        if world.first and loaded is None:  # in a sweep it is said once for all points
-            log.info("%s: looking at the recipe, its network and this machine", recipe.name)
-        _refuse_busy(out, world)
+        _begin(recipe, out, world, quietly=loaded is not None)  # a sweep has said more
         # Slices of a folder have sides that nobody knows before they are read.
-        unread = recipe.data if data is None and loaded is None else ELSEWHERE
-        net = _refuse_early(replace(recipe, data=unread), chosen, target)
+        known = recipe if data is None and loaded is None else replace(recipe, data=ELSEWHERE)
+        net = _refuse_early(known, chosen, target)
         with _held(out, world):
             refuse_foreign(chosen)
             with world.first_goes_first():  # it fills the cache
@@ -101,9 +98,11 @@ def run(
         return out if world.first else None
 
 
-def _refuse_busy(out: Path, world: World) -> None:
-    """Refuse a folder that another run is at work in, before anything that takes time."""
+def _begin(recipe: Recipe, out: Path, world: World, *, quietly: bool) -> None:
+    """Say so, and refuse a folder that another run is at work in, before all that takes time."""
     with world.together():
+        if world.first and not quietly:
+            log.info("%s: looking at the recipe, its network and this machine", recipe.name)
         if world.first and (out / LOCK).exists():
             with locked(out):
                 pass
