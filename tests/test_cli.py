@@ -2,6 +2,7 @@
 
 import json
 import logging
+import re
 import resource
 import signal
 import subprocess
@@ -237,3 +238,9 @@ def test_nothing_is_frozen_where_triton_would_list_it_as_leaked(monkeypatch, tri
     with images._short_end():
         pass
     assert bool(frozen) is not triton
+
+
+def test_readme_and_help_call_an_exit_status_the_same():
+    readme = Path(__file__).parents[1].joinpath("README.md").read_text(encoding="utf-8")
+    told = re.search(r"Exit status: .*, (3 .*?), 75", readme)[1]
+    assert f"{told}, 75" in " ".join(call("--help").stdout.split())

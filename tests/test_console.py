@@ -64,6 +64,22 @@ def test_check_says_what_the_rule_of_the_recipe_refuses(tmp_path: Path) -> None:
     assert "no multiple of 16" not in result.stdout
 
 
+def test_check_says_what_was_asked_and_whose_figures_are_shown(tmp_path: Path) -> None:
+    (tmp_path / "long_names.py").write_text(NET)
+    (tmp_path / "r.yaml").write_text(RECIPE.replace("amount: 0.3", "amount: 0.3, round_to: 8"))
+    lines = CliRunner().invoke(cli.main, ["check", str(tmp_path / "r.yaml")]).stdout.splitlines()
+    assert (
+        "steps[1].prune: 30.0 % of the MACs asked; 33.3 % is the nearest above it that one "
+        "threshold gives in multiples of 8"
+    ) in lines
+    assert lines[0].endswith(
+        " deviations from each layer's mean score, kept counts in multiples of 8"
+    )
+    assert any("MACs left" in line for line in lines)
+    besides = "1 by TensorRT's, which takes last besides"
+    assert f"2:4: 0 of 2 convolutions by the rule of ModelOpt and ASP, {besides}" in lines
+
+
 def test_sweep_ends_with_the_path_of_its_table(tmp_path: Path) -> None:
     (tmp_path / "r.yaml").write_text(RECIPE)
     out = tmp_path / "out"
@@ -84,3 +100,5 @@ def test_export_cuts_no_file_name_at_80_columns(capsys, eighty: None) -> None:
     assert name in "".join(line[1:].split("  ")[0].strip() for line in shown.splitlines())
     for figure in ("1.23 MB", "12.3456", "0.1234", "71.2"):
         assert figure in shown.replace("\N{NO-BREAK SPACE}", " ")
+    heads = [line.split("  ")[-1].strip() for line in shown.splitlines()[:2]]
+    assert " ".join(heads) == "PSNR to the network, dB"  # not of the image

@@ -207,15 +207,15 @@ def test_on_the_command_line(folder: Path) -> None:
     assert json.loads(result.stdout) == inspection.inspect(folder)
     lines = CliRunner().invoke(main.main, ["inspect", str(folder)]).stdout.splitlines()
     assert lines[2].split() == [
-        "layer", "weight", "zeros", "2:4", "eligible", "picked", "MACs", "share",
-    ]  # fmt: skip
+        "layer", "weight", "zeros", "2:4", "eligible", "MACs", "share",
+    ]  # fmt: skip  # nothing tells of kernels that were picked
     assert lines[4].split()[:6] == [
         "blocks.0.0.bottleneck.conv", "16x16x1x1", "50.0", "%", "yes", "both",
     ]  # fmt: skip
-    assert (
-        "decoders.3.narrow.conv: not 2:4: 4 groups of four hold more than two non-zeros, first at "
-        "out 0 in 0-3 tap 0,0 (4); out 0 in 4-7 tap 0,0 (4); out 0 in 8-11 tap 0,0 (4)"
-    ) in lines
+    narrow = [line for line in lines if line.startswith("decoders.3.narrow.conv: ")]
+    assert narrow == [
+        "decoders.3.narrow.conv: not for ModelOpt and ASP: 1 output channel is no multiple of 8"
+    ]  # it was left dense: where it is not 2:4 is no news
     assert "stem.conv: not for TensorRT: 1 input channel is no multiple of 4" in lines
     assert lines[-1].startswith("2:4: 43 of 45 layers with 97.")
 

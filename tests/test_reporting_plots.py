@@ -12,7 +12,7 @@ from compress import reporting
 from compress.base.errors import UsageError
 from compress.cli import main
 from compress.recipe import load
-from compress.reporting import charts, histograms, plots
+from compress.reporting import asked, charts, histograms, plots
 from compress.run import preview
 
 RECIPE = """schema: 1
@@ -39,6 +39,10 @@ def test_check_says_and_draws_what_would_go(tmp_path: Path, criterion: str) -> N
     last = found["pruning"][1]
     assert last["after"]["macs"] == found["pruned"]["macs"]
     assert found["removed"]["macs"] >= 0.4
+    # The second round asks for a share of the dense network, as the whole recipe does.
+    assert last["reached"] == pytest.approx(found["removed"]["macs"])
+    assert "of the MACs of the dense network asked" in asked.amount(last)
+    assert "of the dense network" not in asked.amount(found["pruning"][0])
     for group in last["groups"]:
         assert len(group["scores"]) == group["width"]
         assert 0 < group["kept"] <= group["width"]
@@ -64,6 +68,62 @@ def test_a_plot_that_cannot_be(tmp_path: Path) -> None:
         preview.draw({"pruning": []}, tmp_path / "x.svg")
     with pytest.raises(UsageError, match="the recipe has no step that removes channels"):
         preview.draw({"pruning": []}, tmp_path / "x.png")
+
+
+ASKED = {
+    "criterion": "gaussian", "amount": 0.5, "of": "macs", "reached": 0.614, "align": 16,
+    "threshold": -0.002, "removed": {"macs": 0.614}, "scope": "layer", "solver": "threshold",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({}, "50.0 % of the MACs asked; 61.4 % is the nearest above it that one threshold gives in "
+         "multiples of 16"),
+        ({"solver": "knapsack", "align": 1}, "50.0 % of the MACs asked; in whole channels the "
+         "solver comes to 61.4 %"),
+        ({"amount": 0.6137}, "61.4 % of the MACs asked"),
+        ({"of": "latency", "reached": 0.5}, "50.0 % of the latency asked"),
+        ({"amount": None}, ""),
+        ({"reached": None}, ""),
+    ],
+)  # fmt: skip
+def test_what_was_asked_is_said_beside_what_came_of_it(changed: dict, said: str) -> None:
+    assert asked.amount({**ASKED, **changed}).replace("\xa0", " ") == said
+
+
+@pytest.mark.parametrize(
+    ("changed", "unit"),
+    [
+        ({}, "deviations from each layer's mean score"),
+        ({"scope": "global"}, "deviations from the network's mean score"),
+        ({"solver": "knapsack"}, "deviations from the network's mean of log(worth / cost)"),
+        ({"criterion": "l1"}, "as a place among each layer's channels, 0 to 1"),
+        ({"criterion": "l1", "scope": "global"}, "in the unit of the scores"),
+    ],
+)
+def test_a_threshold_has_a_unit(changed: dict, unit: str) -> None:
+    assert asked.threshold({**ASKED, **changed}) == f"threshold \N{MINUS SIGN}0.002 {unit}"
+
+
+def test_the_picture_of_scores_says_what_was_asked() -> None:
+    title = histograms._title(ASKED)
+    assert asked.amount(ASKED) in title
+    assert "which rises until enough goes" in title
+    assert "rises" not in histograms._title({**ASKED, "solver": "knapsack"})  # each has its own
+    assert "asked" not in histograms._title({**ASKED, "amount": None})
+
+
+def test_the_report_says_what_was_asked_and_in_which_unit(tmp_path: Path) -> None:
+    run = run_folders.make(tmp_path / "run")
+    facts = json.loads((run / "01-prune" / "facts.json").read_text())
+    facts["facts"]["reached"] = 0.62
+    run_folders.write(run / "01-prune" / "facts.json", facts)
+    html = reporting.write(run, run / "07-report").read_text()
+    for page in (html, (run / "07-report" / "report.md").read_text()):
+        assert "60.0\xa0% of the MACs asked; 62.0\xa0% is the nearest above it" in page
+        assert "threshold 0.700 deviations from each layer" in page
 
 
 def test_histogram_of_a_layer() -> None:
@@ -132,6 +192,18 @@ def line(kind: str, x: float, psnr: float | None, **values: str) -> dict:
     return {"kind": kind, "name": name, "values": values, **own}
 
 
+def _legend(draw, along: plots._Along, folder: Path) -> list[str]:
+    """What the legend of a picture says."""
+    made = []
+    with pytest.MonkeyPatch.context() as patch:
+        figure = plots._figure
+        patch.setattr(plots, "_figure", lambda *a: made.append(figure(*a)) or made[-1])
+        draw(along, folder / "picture.png")
+    return [
+        text.get_text() for axes in made[0][1] if (own := axes.get_legend()) for text in own.texts
+    ]
+
+
 def test_axis_and_lines_of_a_sweep(tmp_path: Path) -> None:
     amount, criterion = "steps.prune.amount", "steps.prune.criterion"
     means = [
@@ -156,4 +228,7 @@ def test_axis_and_lines_of_a_sweep(tmp_path: Path) -> None:
     assert (along.label, along.of(epochs[1])) == ("train epochs", 10.0)
     assert not along.flat(dense[0])
     assert len(plots.sweep(epochs + dense, tmp_path)) == 3
+    assert _legend(plots._quality, along, tmp_path)[-1] == "dense, trained as long"
+    flat = plots._Along([line("baseline", 0.0, 44.0), line("point", 0.6, 44.0)])
+    assert "dense, trained as long" in _legend(plots._quality, flat, tmp_path)
     assert plots.sweep(dense, tmp_path) == []

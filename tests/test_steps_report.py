@@ -458,6 +458,21 @@ def test_a_network_worse_than_its_input_is_said_to_be(tmp_path: Path) -> None:
     assert any("no better than the untouched" in notice for notice in report["notices"])
 
 
+def test_differences_are_those_of_the_figures_shown(tmp_path: Path) -> None:
+    run = run_folders.make(tmp_path / "run")
+    stage = run / "05-evaluate" / "facts.json"
+    found = json.loads(stage.read_text())
+    for network, psnr in (("dense", 32.1249), ("compressed", 32.7584), ("input", 30.7551)):
+        found["facts"]["summary"][network]["psnr"]["mean"] = psnr
+    run_folders.write(stage, found)
+    html = reporting.write(run, run / "07-report").read_text()
+    report = json.loads((run / "07-report" / "report.json").read_text())
+    assert "32.12" in html
+    assert "+0.64\xa0dB" in html  # on top; 32.76 - 32.12
+    assert '<td class="n">+0.64</td>' in html  # in the table
+    assert "reaches 32.76 dB PSNR on 6 held-out slices, 2.00 dB above" in report["verdict"]
+
+
 def test_phantom_slices_are_called_so(tmp_path: Path) -> None:
     run = run_folders.make(tmp_path / "run")
     change(run / "manifest.json", data={**run_folders.manifest()["data"], "source": "phantom"})
@@ -593,6 +608,9 @@ SHOWN = (formatting.count, formatting.size, formatting.seconds, formatting.figur
         (formatting.seconds(7500), "2 h 5 min"),
         (formatting.signed(-0.5), "\N{MINUS SIGN}0.50"),
         (formatting.signed(0.5), "+0.50"),
+        (formatting.minus(32.7584, 32.1249), "+0.64"),  # 32.76 - 32.12, as a reader finds it
+        (formatting.minus(None, 1.0), "\u2013"),
+        (formatting.change({"kind": "decibels", "before": 32.1249, "after": 32.7584}), "+0.64 dB"),
         (formatting.scientific(2.13e-4), "2.13e-4"),
         (formatting.scientific(0.0), "0"),
         (formatting.percent(0.62), "62.0 %"),

@@ -68,7 +68,7 @@ class _Commands(click.Group):
 
 EPILOG = """\b
 Exit status: 0 done, 1 failed, 2 wrong usage or recipe,
-3 a quality gate failed, 75 stopped by a signal (run again to go on)."""
+3 a quality or accuracy check failed, 75 stopped by a signal (run again to go on)."""
 
 
 @click.group(cls=_Commands, epilog=EPILOG, context_settings={"help_option_names": ["-h", "--help"]})

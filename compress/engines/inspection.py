@@ -167,6 +167,8 @@ def _table(rows: Sequence[LayerRow], int8: Mapping[str, Scale]) -> Iterator[str]
     shown = set(COLUMNS + KERNEL + INT8)
     if not any(row["share_of_time"] is not None for row in rows):
         shown -= {"of time"}
+    if all(row["picked"] == "unknown" for row in rows):
+        shown -= {"picked"}
     if not any("kernel" in row for row in rows):
         shown -= set(KERNEL)
     if not int8:
@@ -218,8 +220,12 @@ def _microseconds(value: float | None) -> str:
 
 
 def _why(row: LayerRow) -> Iterator[str]:
-    """Where a layer is not 2:4 and why it cannot be."""
-    if row["first"]:
+    """Where a layer is not 2:4 and why it cannot be.
+
+    Groups are named of a layer that can be 2:4. One that TensorRT alone takes and that has no zeros
+    was left dense, not broken.
+    """
+    if row["first"] and (row["eligible_backend"] or (row["eligible_trt"] and row["zeros"])):
         places = "; ".join(_place(one) for one in row["first"])
         groups = "group of four holds" if row["failing"] == 1 else "groups of four hold"
         more = f"{row['failing']:,} {groups} more than two non-zeros, first at"

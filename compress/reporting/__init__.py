@@ -7,6 +7,7 @@ layers.py      one row for every layer: channels, 2:4, what an engine made of it
 speed.py       latencies that `compress bench` left in the run folder
 storage.py     sizes of the checkpoint files: dense, pruned, 2:4
 sentences.py   that dictionary -> sentences: on top the result and warnings, last the limits
+asked.py       the amount that a pruning was asked for, and the unit of its threshold
 undone.py      what the run did not do, and what would
 pictures.py    slices in HU -> PNG
 charts.py      numbers -> SVG

@@ -82,6 +82,13 @@ def signed(value: float | None, digits: int = 2) -> str:
     return DASH if value is None else f"{value:+.{digits}f}".replace("-", "\N{MINUS SIGN}")
 
 
+def minus(value: float | None, other: float | None, digits: int = 2) -> str:
+    """The difference of two figures as they are printed, so that a reader finds the same."""
+    if value is None or other is None:
+        return DASH
+    return signed(round(value, digits) - round(other, digits), digits)
+
+
 def yes(value: bool | None, true: str = "yes", false: str = "no", none: str = DASH) -> str:
     """A word for what is so, is not so, or is not known."""
     return none if value is None else true if value else false
@@ -103,7 +110,7 @@ def change(number: Mapping[str, Any]) -> str:
     if before is None or after is None:
         return ""
     if number["kind"] == "decibels":
-        return signed(after - before) + f"{SPACE}dB"
+        return f"{minus(after, before)}{SPACE}dB"
     if before == after:
         return "unchanged"
     return signed(100 * (after / before - 1), 1) + f"{SPACE}%"
@@ -115,6 +122,7 @@ FILTERS: Mapping[str, Callable[..., str]] = {
     "percent": percent,
     "figure": figure,
     "signed": signed,
+    "minus": minus,
     "scientific": scientific,
     "change": change,
     "yes": yes,

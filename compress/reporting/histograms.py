@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from compress.reporting.asked import amount, packed
 from compress.reporting.plots import COLOURS, INK
 
 Facts = Mapping[str, Any]
@@ -75,10 +76,12 @@ def figure(pruning: Facts) -> Any:
 
 def _title(pruning: Facts) -> str:
     removed = 100 * pruning["removed"]["macs"]
+    asked = f" ({said})" if (said := amount(pruning)) else ""
+    rises = ", which rises until enough goes" if asked and not packed(pruning) else ""
     return (
-        f"{pruning['criterion']}: {removed:.1f} % of the MACs go with the orange channels, those "
-        f"below the dashed threshold; kept counts are rounded up to multiples of "
-        f"{pruning['align']}. Curve: fitted normal distribution."
+        f"{pruning['criterion']}: {removed:.1f} % of the MACs go with the orange channels{asked}. "
+        f"They lie below the dashed threshold{rises}; kept counts are rounded up to "
+        f"multiples of {pruning['align']}. Curve: fitted normal distribution."
     )
 
 

@@ -13,7 +13,7 @@ from compress.base.words import listed
 from compress.quality import metrics
 from compress.quality.metrics import Window
 from compress.quality.ssim import MS_SSIM_SIDE
-from compress.reporting import charts, formatting, physics, physics_plots, pictures, speed
+from compress.reporting import asked, charts, formatting, physics, physics_plots, pictures, speed
 from compress.reporting.records import Facts, Picture, Report
 
 FOLDER = Path(__file__).parent
@@ -35,6 +35,8 @@ WINDOWS = {
 }
 
 
+PRUNING = {"asked": asked.amount, "threshold": asked.threshold, "scale": asked.scale}
+"""What they call those that read what a pruning was asked for."""
 SPEED = {"of_engine": speed.of_engine, "gain": speed.gain, "way": speed.way}
 """What the templates call the functions that read times."""
 SMALL = f"MS-SSIM is left out: it needs slices of at least {MS_SSIM_SIDE} pixels a side."
@@ -123,7 +125,7 @@ def _render(template: str, *, escape: bool, **context: object) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {**formatting.FILTERS, **SPEED}
+    environment.filters |= {**formatting.FILTERS, **SPEED, **PRUNING}
     return environment.get_template(template).render(networks=NETWORKS, **context)
 
 

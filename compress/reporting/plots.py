@@ -70,11 +70,11 @@ def _quality(x: _Along, path: Path) -> Path:
             _line(axes, x, lines, name, series, index)
         dense = [line for line in x.baselines if not x.flat(line)]
         if dense:
-            named = f"{dense[0]['name']}, as long"
+            named = f"{dense[0]['name']}, trained as long"
             _line(axes, x, sorted(dense, key=x.of), name, named, len(x.lines), "#59626d")
         for line in filter(x.flat, x.baselines):
             mean, sd = line[name]["mean"], line[name]["sd"] or 0.0
-            named = f"{line['name']}, as long"
+            named = f"{line['name']}, trained as long"
             axes.axhline(mean, color="#15181c", linestyle="--", linewidth=1.2, label=named)
             axes.axhspan(mean - sd, mean + sd, color="#15181c", alpha=0.10, linewidth=0)
         axes.set(xlabel=x.label, ylabel=label)

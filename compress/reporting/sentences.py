@@ -90,7 +90,7 @@ def _reached(report: Collected, own: str) -> str:
     if own != "dense" and fair:
         others = {"dense": f"the dense network{' trained as long' if final else ''}", **others}
     compared = [
-        f"{_distance(means[own] - means[other])} {words}"
+        f"{_distance(means[own], means[other])} {words}"
         for other, words in others.items()
         if other in means
     ]
@@ -104,7 +104,9 @@ def _reached(report: Collected, own: str) -> str:
     )
 
 
-def _distance(difference: float) -> str:
+def _distance(mean: float, other: float) -> str:
+    """Of both as they are printed."""
+    difference = round(mean, 2) - round(other, 2)
     if abs(difference) < 0.005:
         return "level with"
     return f"{abs(difference):.2f} dB {'above' if difference > 0 else 'below'}"

@@ -121,7 +121,8 @@ def render(found: Exported) -> None:
 
     from compress.reporting.formatting import figure, size
 
-    heads = ("size", "at most, HU", "on average, HU", "PSNR, dB")
+    # All three are differences from the network, of the engine; none says how good the image is.
+    heads = ("size", "at most, HU", "on average, HU", "PSNR to the\nnetwork, dB")
     numbers = (Column(head, no_wrap=True, justify="right") for head in heads)
     table = Table(Column("engine", overflow="fold"), *numbers, box=None)
     for row in found["engines"]:

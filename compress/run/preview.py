@@ -14,7 +14,8 @@ from compress.data import DataOptions, folder
 from compress.graph import cost, draws, trial
 from compress.pruning.unstructured import KINDS
 from compress.recipe import Recipe
-from compress.reporting.formatting import count
+from compress.reporting import asked
+from compress.reporting.formatting import SPACE, count
 from compress.run import sides
 from compress.run.records import Eligible, Plan, PlannedLayer, PlannedPrune, StepBackend
 from compress.sparsity.eligibility import RULES, Rule, reasons
@@ -23,6 +24,9 @@ from compress.steps.prune import Prune
 from compress.steps.quantize import Quantize
 from compress.steps.sparsify import Sparsify
 from compress.steps.train import Train
+
+NAMED = 3
+"""Layers that are named where there may be many."""
 
 
 def check(recipe: Recipe) -> Plan:
@@ -86,26 +90,30 @@ def render(plan: Plan) -> None:
 
     console = Console()
     for pruning in plan["pruning"]:
+        console.print(_cut(pruning), soft_wrap=True, highlight=False, markup=False)
         console.print(_scores(pruning))
-    console.print(_widths(plan["layers"]))
-    for sentence in _reasons(plan):
+    console.print(_widths(plan["layers"], "MACs left" if plan["pruning"] else "MACs"))
+    for sentence in (*_reasons(plan), *_sums(plan)):
         console.print(sentence, soft_wrap=True, highlight=False, markup=False)
+
+
+def _sums(plan: Plan) -> Iterator[str]:
+    """What the whole recipe saves, beside what was asked, and what its steps would use."""
     guess = " (an estimate: these weights are not trained yet)" if plan["estimated"] else ""
     for name in ("macs", "params"):
         before, after = plan["dense"][name], plan["pruned"][name]
-        console.print(f"{name}: {before:,} -> {after:,}, {plan['removed'][name]:.1%} less{guess}")
+        yield f"{name}: {before:,} -> {after:,}, {plan['removed'][name]:.1%} less{guess}"
+    for pruning in plan["pruning"]:
+        if said := asked.amount(pruning):
+            yield f"{pruning['where']}: {said}".replace(SPACE, " ")
     if products := plan["products"]:
-        console.print(f"of these, {products:,} macs are products of values, as in attention")
+        yield f"of these, {products:,} macs are products of values, as in attention"
     for pruning in plan["pruning"]:
         if found := pruning.get("latency"):
-            console.print(_times(pruning["where"], found), soft_wrap=True, highlight=False)
-    sparse = plan["sparse24"]
-    console.print(
-        f"2:4: {sparse['eligible_backend']} of {sparse['convolutions']} convolutions by the rule "
-        f"of ModelOpt and ASP, {sparse['eligible_trt']} by TensorRT's"
-    )
+            yield _times(pruning["where"], found)
+    yield _sparse(plan)
     for backend in plan["backends"]:
-        console.print(f"{backend['where']}: {backend['choice']} ({backend['why']})")
+        yield f"{backend['where']}: {backend['choice']} ({backend['why']})"
 
 
 def draw(plan: Plan, path: Path) -> list[Path]:
@@ -166,11 +174,11 @@ def _check_training(recipe: Recipe, net: nn.Module) -> None:
         trial.check_training(net, (min(crops), min(crops)))
 
 
-def _widths(rows: list[PlannedLayer]) -> Any:
+def _widths(rows: list[PlannedLayer], macs: str) -> Any:
     """Every layer's channels before and after, narrow enough for 80 columns; names are folded."""
     from rich.table import Column, Table
 
-    heads = ("in", "out", "MACs", "2:4")
+    heads = ("in", "out", macs, "2:4")
     numbers = (Column(head, no_wrap=True, justify="right") for head in heads)
     table = Table(Column("layer", overflow="fold"), *numbers, box=None)
     for row in rows:
@@ -210,14 +218,17 @@ def _kernels(pruning: PlannedPrune) -> Iterator[str]:
         yield f"{pruning['where']}: kernels {change} ({len(names)}): {', '.join(names)}"
 
 
+def _cut(pruning: PlannedPrune) -> str:
+    step = f"{pruning['where']}: {pruning['criterion']}"
+    return f"{step}, {asked.threshold(pruning)}, kept counts in multiples of {pruning['align']}"
+
+
 def _scores(pruning: PlannedPrune) -> Any:
     from rich.table import Column, Table
 
-    cut = f"cut at the mean {pruning['threshold']:+.3f} sigma"
-    title = f"{pruning['where']}: {pruning['criterion']}, {cut}, in multiples of {pruning['align']}"
     heads = ("mean", "sigma", "cut at", "kept")
     numbers = (Column(head, no_wrap=True, justify="right") for head in heads)
-    table = Table(Column("channels of", overflow="fold"), *numbers, title=title, box=None)
+    table = Table(Column("channels of", overflow="fold"), *numbers, box=None)
     for group in pruning["groups"]:
         cut = "" if group["threshold"] is None else f"{group['threshold']:.4f}"
         kept = f"{group['kept']}/{group['width']}"
@@ -233,6 +244,18 @@ def _times(where: str, found: LatencyFacts) -> str:
     return (
         f"{where}: predicted {found['before_ms']:.4g} -> {found['after_ms']:.4g} ms for the "
         f"convolutions of a slice of {found['size']} x {found['size']} ({table}{file}{note})"
+    )
+
+
+def _sparse(plan: Plan) -> str:
+    """How many layers each rule takes, and which ones TensorRT's takes besides."""
+    found = plan["sparse24"]
+    more = [row["name"] for row in plan["layers"] if row["eligible_by"] == ["trt"]]
+    names = ", ".join(more[:NAMED]) + (f" and {len(more) - NAMED} more" if more[NAMED:] else "")
+    besides = f", which takes {names} besides" if more else ""
+    return (
+        f"2:4: {found['eligible_backend']} of {found['convolutions']} convolutions by the rule "
+        f"of ModelOpt and ASP, {found['eligible_trt']} by TensorRT's{besides}"
     )
 
 
@@ -255,7 +278,8 @@ def _rule(recipe: Recipe) -> Rule:
 
 def _layers(before: dict[str, list[int]], model: Model, rule: Rule) -> list[PlannedLayer]:
     net = model.rewritten("deconv_to_conv").net
-    whys, after, macs = reasons(net, rule), channels(net), cost.layers(net)
+    by_rule = {one: reasons(net, one) for one in RULES}
+    whys, after, macs = by_rule[rule], channels(net), cost.layers(net)
     return [
         {
             "name": name,
@@ -263,6 +287,7 @@ def _layers(before: dict[str, list[int]], model: Model, rule: Rule) -> list[Plan
             "after": after[name],
             "macs": macs[name].macs if name in macs else 0,  # a layer that is never called
             "eligible": not whys[name],
+            "eligible_by": [one for one in RULES if not by_rule[one][name]],
             "reason": whys[name],
         }
         for name in before

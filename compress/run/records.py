@@ -158,6 +158,8 @@ class PlannedLayer(TypedDict):
     """Multiply-accumulates after, for one 512x512 slice; 0 for a layer out of use."""
     eligible: bool
     """Whether the layer can be 2:4, by the rule of the recipe's last sparsify."""
+    eligible_by: list[str]
+    """Rules by which it can: backend, that of ModelOpt and ASP, and trt, that of TensorRT."""
     reason: str
     """Why not; empty where it can."""
 

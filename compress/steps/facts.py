@@ -124,6 +124,8 @@ class PruneFacts(PruneHead):
     """Channels that stay are multiples of it; None where single weights were masked."""
     threshold: float | None
     """Common threshold of the ranks; None where single weights were masked."""
+    reached: NotRequired[float]
+    """Share removed of what `amount` is a share of; absent where single weights were masked."""
     groups: list[PruneGroup]
     """Groups of channels, in the network's order; empty where single weights were masked."""
     protected: list[str]

@@ -20,6 +20,8 @@ from compress.pruning.ledger import Ledger, Share
 from compress.pruning.options import PruneOptions
 from compress.pruning.selection import Ranked, score_at
 from compress.pruning.worth import Worth
+from compress.reporting import asked
+from compress.reporting.formatting import SPACE
 from compress.sparsity import masks
 from compress.steps import latency as timed
 from compress.steps.facts import PruneFacts, PruneGroup, PruneHead
@@ -145,7 +147,8 @@ class Prune(PruneOptions):
         model, plan = self.plan(model, work.seed, self._importance(model, work), work.device)
         pruned = replace(model, net=recalibrated(plan.apply(model.net), self.recalibrate, work))
         work.facts.update(self.describe(model, pruned, plan))
-        log.info("removed %.1f %% of MACs", 100 * plan.removed["macs"])
+        said = asked.amount(work.facts).replace(SPACE, " ")
+        log.info("removed %.1f %% of MACs%s", 100 * plan.removed["macs"], said and f" ({said})")
         if self.kernels != "keep":
             log.info("%d of %d kernels got smaller", len(plan.rings), len(plan.kernels))
         for name, reason in plan.failing.items():
@@ -174,6 +177,7 @@ class Prune(PruneOptions):
             **self._head(before, after, dict(plan.removed)),
             "align": plan.align,
             "threshold": plan.selection.threshold,
+            "reached": plan.selection.removed,
             "groups": [_group(g, plan, fitted) for g in plan.groups],
             "protected": [g.name for g in plan.groups if g.fixed],
             "proof": {
