@@ -158,11 +158,11 @@ def write_series(folder: Path, count: int, side: int = 48, syntax=ExplicitVRLitt
 
 
 PYDICOM_DATA = Package(
-    name="pydicom-data", version="1.0.0", licence="MIT",
+    name="pydicom-data", version="1.0.0", licence="MIT", content="DICOM images", megabytes=34,
     sha256="622ac97265f1d91f76b5120b5bd6eb0f57737c392ef863b72c71779c91e33637",
 )  # fmt: skip
 PYCERR = Package(
-    name="pycerr", version="2.5.1", licence="GPL",
+    name="pycerr", version="2.5.1", licence="GPL", content="DICOM images", megabytes=26,
     sha256="5c3e82cc387538c5c38143827314fc2aa743ef886e8518f7f52beff6805c635d",
 )  # fmt: skip
 

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from compress.base.errors import UsageError
-from compress.data import DataOptions, Unavailable, demo, demo_volumes
+from compress.data import DataOptions, Unavailable, demo, demo_volumes, lowdose
 from compress.data.lowdose import Slice
 
 SIDE = 8
@@ -148,6 +148,17 @@ def test_patients_are_split(packages):
     assert train.patients == ("A", "A", "B", "B")
     assert test.names == ("C-000", "C-001")
     assert train.low[0].shape == (SIDE, SIDE)
+
+
+def test_each_simulation_says_which_slices(packages, monkeypatch):
+    said = []
+    shown = lambda items, what, total: said.append(what) or items  # noqa: E731
+    monkeypatch.setattr(lowdose, "track", shown)
+    demo.load(DataOptions(train_slices=1, test_slices=1, views=4), seed=0)
+    assert said == [
+        "simulating low dose, training slices, 1 of 2",
+        "simulating low dose, held-out slices, 2 of 2",
+    ]
 
 
 def test_patients_are_chosen(packages):

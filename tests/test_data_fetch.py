@@ -20,7 +20,9 @@ from compress.data.fetch import Package, download
 
 CONTENT = b"a wheel"
 DIGEST = hashlib.sha256(CONTENT).hexdigest()
-TINY = Package(name="tinyct", version="1.0", sha256=DIGEST, licence="MIT")
+TINY = Package(
+    name="tinyct", version="1.0", sha256=DIGEST, licence="MIT", content="a tiny CT", megabytes=3
+)
 PAGE = (
     f'<a href="../../files/tinyct-1.0.tar.gz#sha256={"1" * 64}">source</a>\n'
     f'<a data-x="" href="../../files/tiny%20ct.whl?a=1&amp;b=2#sha256={DIGEST}">wheel</a>'
@@ -67,7 +69,7 @@ def test_the_file_with_the_pinned_hash_comes(shelf, tmp_path, caplog, capfd):
     assert [path for _, path in shelf.answers] == [
         "/simple/tinyct/", "/files/tiny%20ct.whl?a=1&b=2",
     ]  # fmt: skip
-    assert caplog.messages == ["fetching tinyct 1.0"]
+    assert caplog.messages == ["fetching a tiny CT of tinyct 1.0, 3 MB"]
     assert capfd.readouterr() == ("", "")
 
 

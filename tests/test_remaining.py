@@ -43,7 +43,9 @@ def test_equal_epochs_count_down_to_what_comes_later():
         found.done(60.0)
         estimates.append(found.seconds)
     assert estimates == [60.0 * (left + 5) for left in reversed(range(10))]
-    assert found.words().replace("\u00a0", " ") == "about 5 min 0 s of training left"
+    assert found.words().replace("\u00a0", " ") == (
+        "about 5 min 0 s of training left, later stages included"
+    )
 
 
 def test_a_slow_first_epoch_is_soon_forgotten():
@@ -105,7 +107,7 @@ def test_a_run_says_what_all_of_its_training_will_take(tmp_path, monkeypatch, ca
     # A retrain epoch has 4 crops of 32 x 32, one of train 2 of 16 x 16: 8 times as many pixels.
     assert seen == [(2, 2.0 + 16), (1, 1.0 + 16), (0, 16.0), (1, 1.0), (0, 0.0)]
     said = [record.getMessage().replace("\u00a0", " ") for record in caplog.records]
-    assert "00-train: 1 of 3 done, about 18 s of training left" in said
+    assert "00-train: 1 of 3 done, about 18 s of training left, later stages included" in said
     (tmp_path / "run" / "00-train" / "facts.json").unlink()
     seen.clear()
     pipeline.run(load(tmp_path / "r.yaml"), out=tmp_path / "run", device="cpu")
@@ -118,7 +120,7 @@ def test_the_first_estimate_is_said_at_once(caplog):
         for _ in progress.track(range(4), "00-train", note=found.words):
             found.done(60.0)
     said = [record.getMessage().replace("\u00a0", " ") for record in caplog.records]
-    assert said == ["00-train: 1 of 4 done, about 9 min 0 s of training left"]
+    assert said == ["00-train: 1 of 4 done, about 9 min 0 s of training left in this stage"]
 
 
 def test_it_is_beside_the_bar(monkeypatch):
@@ -126,7 +128,7 @@ def test_it_is_beside_the_bar(monkeypatch):
     found = remaining()
     for _ in progress.track(range(2), "00-train", note=found.words):
         found.done(60.0)
-    assert "of training left" in shown.text()
+    assert "of training left in this stage" in shown.text()
 
 
 def test_without_it_the_bar_has_its_own(monkeypatch):

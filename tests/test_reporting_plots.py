@@ -126,6 +126,18 @@ def test_the_report_says_what_was_asked_and_in_which_unit(tmp_path: Path) -> Non
         assert "threshold 0.700 deviations from each layer" in page
 
 
+def test_a_plot_into_no_folder_is_refused_before_any_work(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(preview, "check", None)  # not called
+    (tmp_path / "r.yaml").write_text(RECIPE.replace("CRITERION", "gaussian"))
+    for name, said in (
+        ("nofolder/x.png", f"there is no folder {tmp_path}/nofolder; make it first"),
+        ("x.svg", "--plot writes a PNG picture"),
+    ):
+        words = ["check", str(tmp_path / "r.yaml"), "--plot", str(tmp_path / name)]
+        result = CliRunner().invoke(main.main, words)
+        assert (result.exit_code, said in result.stderr) == (2, True), result.output
+
+
 def test_histogram_of_a_layer() -> None:
     assert histograms.kept_first(GROUP) == ([4.0, 3.0], [2.0, 1.0])
     edges = histograms.bins(GROUP["scores"])

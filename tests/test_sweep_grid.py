@@ -59,12 +59,21 @@ def test_ranges_hold_both_ends_in_decimal(path: Path) -> None:
         (("seed=1", "seed=2"), "--vary: an option is given twice; give all its values at once"),
         (("steps.prune.amount=0.5,1.5",), "amount must lie in (0, 1), got 1.5"),
         (("steps.prun.amount=0.5",), "steps.prun: no such step in the recipe"),
+        (("prune.amount=0.3",), "r.yaml with --vary prune.amount=0.3: unknown section 'prune'"),
     ],
 )
 def test_wrong_grids_are_refused(path: Path, vary: tuple[str, ...], sentence: str) -> None:
     with pytest.raises(UsageError) as caught:
         points(path, vary)
     assert sentence in str(caught.value)
+
+
+def test_what_was_set_is_told_from_what_was_varied(path: Path) -> None:
+    said = "r.yaml with --set seed=2 --vary seed=x --vary reseed=1: seed: expected a whole number"
+    with pytest.raises(UsageError) as caught:
+        points(path, ["seed=x", "reseed=1"], ["seed=2"])
+    assert said in str(caught.value)
+    assert caught.value.exit_code == 2
 
 
 def test_baselines_are_trained_as_long_and_shared(path: Path) -> None:

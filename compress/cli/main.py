@@ -168,6 +168,8 @@ def check(recipe: Path, overrides: tuple[str, ...], as_json: bool, plot: Path | 
     from compress.recipe import load
     from compress.run import preview
 
+    if plot is not None:
+        preview.check_picture(plot)
     loaded = load(recipe, overrides)
     found = preview.check(loaded)
     preview.check_folder(loaded)

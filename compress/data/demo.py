@@ -39,8 +39,9 @@ def load(options: DataOptions, seed: int) -> tuple[Pairs, Pairs]:
     test = spread(test, options.test_slices, "test_slices")
     given, kept = (Exposure.of(options), seed), cache / "lowdose"
     versions = bank(train, *given, options.realisations, kept)
-    learn_from = replace(simulate(train, *given, kept, beside), bank=versions)
-    return learn_from, simulate(test, *given, kept, beside)
+    learned = simulate(train, *given, kept, beside, "training slices, 1 of 2")
+    measured = simulate(test, *given, kept, beside, "held-out slices, 2 of 2")
+    return replace(learned, bank=versions), measured
 
 
 def patients(options: DataOptions) -> tuple[tuple[str, ...], tuple[str, ...]]:

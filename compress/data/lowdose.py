@@ -72,6 +72,7 @@ def simulate(
     seed: int,
     kept: Path | None,
     beside: Mapping[str, Sequence[Slice]] | None = None,
+    which: str = "slices",
 ) -> Pairs:
     """Slices with their simulated low-dose partners.
 
@@ -82,10 +83,11 @@ def simulate(
         kept: folder where results are kept and looked for; None keeps nothing.
         beside: for each slice, by name, the slices i-k to i+k of its volume, which the network
             sees; None: the slice alone.
+        which: what the slices are, for the person who waits.
     """
     given, beside = tuple(slices), beside or {}
     wanted = {s.name: s for s in (*given, *(s for s in given for s in beside.get(s.name, ())))}
-    found = track(wanted.values(), "simulating low dose", len(wanted))
+    found = track(wanted.values(), f"simulating low dose, {which}", len(wanted))
     low = {slice_.name: _kept(slice_, exposure, seed, kept) for slice_ in found}
     return Pairs(
         low=tuple(low[s.name] for s in given),

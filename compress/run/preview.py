@@ -116,6 +116,18 @@ def _sums(plan: Plan) -> Iterator[str]:
         yield f"{backend['where']}: {backend['choice']} ({backend['why']})"
 
 
+def check_picture(path: Path) -> None:
+    """Refuse a picture that `draw` could not write, before anything is computed.
+
+    Raises:
+        UsageError: it is no PNG, or its folder is not there.
+    """
+    if path.suffix.lower() != ".png":
+        raise UsageError(f"--plot writes a PNG picture, got {path}; let the name end in .png")
+    if not path.parent.is_dir():
+        raise UsageError(f"--plot {path}: there is no folder {path.parent}; make it first")
+
+
 def draw(plan: Plan, path: Path) -> list[Path]:
     """Write a picture of the scores for every prune step; returns the files.
 
@@ -124,13 +136,12 @@ def draw(plan: Plan, path: Path) -> list[Path]:
         path: the PNG file for the first prune step; more get their number before the suffix.
 
     Raises:
-        UsageError: the recipe removes no channels, or the file is no PNG.
+        UsageError: the recipe removes no channels, or as `check_picture`.
         OSError: it cannot be written.
     """
     from compress.reporting import histograms
 
-    if path.suffix.lower() != ".png":
-        raise UsageError(f"--plot writes a PNG picture, got {path}; let the name end in .png")
+    check_picture(path)
     if not plan["pruning"]:
         raise UsageError("--plot: the recipe has no step that removes channels")
     files = [

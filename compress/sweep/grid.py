@@ -50,9 +50,18 @@ def points(path: Path, vary: Sequence[str], overrides: Sequence[str] = ()) -> li
     found = []
     for combination in product(*axes.values()):
         values = dict(zip(axes, combination, strict=True))
-        changes = [f"{key}={value}" for key, value in values.items()]
-        found.append(Point(_name(values), values, load(path, [*overrides, *changes])))
+        found.append(Point(_name(values), values, _varied(path, overrides, values)))
     return found
+
+
+def _varied(path: Path, overrides: Sequence[str], values: Mapping[str, str]) -> Recipe:
+    """The recipe of a point; its values came with `--vary`, which is what the user typed."""
+    changes = [f"{key}={value}" for key, value in values.items()]
+    try:
+        return load(path, [*overrides, *changes])
+    except UsageError as error:
+        given, typed = ("".join(f" {o} {c}" for c in changes) for o in ("--set", "--vary"))
+        raise UsageError(str(error).replace(given, typed, 1)) from error
 
 
 def baselines(points: Sequence[Point], without: Sequence[str] = COMPRESSING) -> list[Point]:

@@ -50,6 +50,12 @@ class Remaining:
         return statistics.median(self.took) * (self.epochs + self.later)
 
     def words(self) -> str:
-        """The estimate for the person who waits; empty before the first epoch is done."""
+        """The estimate for the person who waits; empty before the first epoch is done.
+
+        A sweep trains a stage that points share by itself: its end is not the sweep's.
+        """
         left = self.seconds
-        return "" if left is None else f"about {formatting.seconds(left)} of training left"
+        if left is None:
+            return ""
+        of = ", later stages included" if self.later else " in this stage"
+        return f"about {formatting.seconds(left)} of training left{of}"
