@@ -249,3 +249,29 @@ def test_no_column_of_the_pruning_table_is_cut(browser: Any, run: Path) -> None:
         table = '[aria-label="Channel groups"]'
         assert all(inside(page, f"{table} th, {table} td"))
         assert "through a layer" in page.locator(table).inner_text()
+
+
+CUT = """[...document.querySelectorAll('.wide')].filter(w => w.scrollWidth > w.clientWidth)
+    .map(w => w.ariaLabel || w.previousElementSibling.innerText)"""
+
+
+def test_no_table_is_cut_on_a_desktop(browser: Any, run: Path, tmp_path: Path) -> None:
+    desk = {"width": 1280, "height": 800}
+    other = run_folders.make(tmp_path / "other")
+    for file in (rebuild(run), rebuild(other), compare.write([run, other], tmp_path / "c.html")):
+        for page in visit(browser, file, viewport=desk):
+            assert page.locator(".wide table").count() > 1
+            assert page.evaluate(CUT) == []
+
+
+def test_what_would_help_is_seen_on_a_phone(browser: Any, run: Path) -> None:
+    for page in visit(browser, rebuild(run), viewport=PHONE):
+        cells = '[aria-label="Not done"] tbody :is(th, td)'
+        assert all(inside(page, f"{cells}:not(:empty)"))
+        command = page.locator(f"{cells} code").first
+        assert command.is_visible()
+        label = (
+            "getComputedStyle(document.querySelector('td[data-label^=What]'), '::before').content"
+        )
+        assert "What would help" in page.evaluate(label)
+        assert not page.locator(f"{cells}:empty").first.is_visible()

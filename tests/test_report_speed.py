@@ -143,7 +143,7 @@ def test_what_2to4_alone_is_worth_is_said_as_it_was_measured(tmp_path: Path) -> 
     assert "without/" in pages[0]  # two engines of one name
     assert "/data/x" not in pages[0]
     engine = {"file": Path(last["name"]).name, "batch": last["batch"]}
-    assert speed.of_engine(found["speed"], engine)["ratio"] == last["ratio"]
+    assert speed.of_engine(engine, found["speed"])["ratio"] == last["ratio"]
 
 
 @pytest.mark.parametrize(("width", "measured"), [(8, True), (16, False)])

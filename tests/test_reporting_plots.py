@@ -1,19 +1,25 @@
 """Pictures: histograms of scores, curves of a sweep; what is drawn, not how it looks."""
 
 import json
+import logging
 from pathlib import Path
 
 import pytest
 import run_folders
+import torch
 from click.testing import CliRunner
+from pairs import data
 from PIL import Image
 
 from compress import reporting
 from compress.base.errors import UsageError
+from compress.checkpoint import Model, ModelOptions
 from compress.cli import main
+from compress.context import Work
 from compress.recipe import load
 from compress.reporting import asked, charts, histograms, plots
 from compress.run import preview
+from compress.steps.prune import Prune
 
 RECIPE = """schema: 1
 name: r
@@ -91,6 +97,23 @@ ASKED = {
 )  # fmt: skip
 def test_what_was_asked_is_said_beside_what_came_of_it(changed: dict, said: str) -> None:
     assert asked.amount({**ASKED, **changed}).replace("\xa0", " ") == said
+
+
+def test_the_log_of_a_run_says_what_was_asked(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logging.getLogger("compress"), "propagate", True)
+    caplog.set_level("INFO", logger="compress")
+    origin = ModelOptions(import_="networks:Plain", options={"width": 16})
+    work = Work(stage=tmp_path, device=torch.device("cpu"), data=data(), seed=0)
+    Prune(amount=0.1, round_to=8).run(Model(net=origin.build(), origin=origin), work)
+    (told,) = (m for m in caplog.messages if m.startswith("removed "))
+    share = 100 * work.facts["removed"]["macs"]
+    assert share > 11
+    assert told == (
+        f"removed {share:.1f} % of MACs (10.0 % of the MACs asked; {share:.1f} % is the nearest "
+        "above it that one threshold gives in multiples of 8)"
+    )
 
 
 @pytest.mark.parametrize(
@@ -214,6 +237,14 @@ def _legend(draw, along: plots._Along, folder: Path) -> list[str]:
     return [
         text.get_text() for axes in made[0][1] if (own := axes.get_legend()) for text in own.texts
     ]
+
+
+def test_bars_of_times_reach_to_the_rounds_at_the_ends() -> None:
+    timed = line("point", 0.6, 1.5) | {"times_as_fast_range": [1.2, 1.9]}
+    assert plots._bars([timed], "times_as_fast", 1.0) == [
+        [pytest.approx(0.3)], [pytest.approx(0.4)],
+    ]  # fmt: skip
+    assert plots._bars([timed, line("point", 0.3, 1.2)], "times_as_fast", 1.0) == [[0.1, 0.1]] * 2
 
 
 def test_axis_and_lines_of_a_sweep(tmp_path: Path) -> None:

@@ -265,6 +265,43 @@ def test_columns_that_nobody_can_fill_are_left_out(tmp_path: Path) -> None:
     assert "No engine tells for which layers it runs a sparse kernel" in html
 
 
+def test_columns_without_a_value_are_left_out(tmp_path: Path) -> None:
+    runs = [run_folders.make(tmp_path / name) for name in ("one", "two")]
+    page = compare.write(runs, tmp_path / "c.html").read_text()
+    assert ">MS-SSIM</th>" in page
+    assert ">Latency</th>" not in page  # of a fast machine, which nobody has measured on
+    for run in runs:
+        stage = run / "05-evaluate" / "facts.json"
+        found = json.loads(stage.read_text())
+        for own in found["facts"]["summary"].values():
+            own["ms_ssim"] = {"mean": None, "sd": None}
+        run_folders.write(stage, found)
+    page = compare.write(runs, tmp_path / "c.html").read_text()
+    assert ">MS-SSIM</th>" not in page
+    assert ">SSIM</th>" in page
+
+
+def test_engines_have_columns_for_what_is_known_of_them(tmp_path: Path) -> None:
+    def heads(run: Path) -> list[str]:
+        html = reporting.write(run, run / "07-report").read_text()
+        table = html[html.index('aria-label="Engines"') :]
+        return re.findall(r"<th scope=\"col\"[^>]*>([^<]*)</th>", table[: table.index("</thead>")])
+
+    run = run_folders.make(tmp_path / "run")
+    first = ["Format", "Precision", "State", "File, or why not and what to do"]
+    figures = ["Size", "Of dense", "At most, HU", "On average, HU"]
+    assert heads(run) == [*first, *figures]
+    run_folders.built(run)
+    assert heads(run) == [*first[:2], "Batch", *first[2:], *figures, "Latency", "Times as fast"]
+    stage = run / "06-export" / "facts.json"
+    found = json.loads(stage.read_text())
+    (run / "bench.json").unlink()
+    for engine in found["facts"]["engines"]:
+        engine |= {"bytes": None, "parity": None, "batch": None}
+    run_folders.write(stage, found)
+    assert heads(run) == first
+
+
 def test_what_was_not_done_is_listed_once_with_its_reason(tmp_path: Path) -> None:
     report, html, markdown = written(run_folders.make(tmp_path / "run"))
     undone = {row["what"]: (row["why"], row["command"]) for row in report["undone"]}

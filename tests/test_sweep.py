@@ -135,7 +135,10 @@ def test_tables(recipe: Path) -> None:
         **line,
         **{f"{name}_removed": {"mean": 0.0, "sd": None} for name in ("macs", "params")},
     }
-    as_sparse["times_as_fast"] = {"mean": 1.25, "sd": None}
+    low, high = line["times_as_fast_range"]
+    assert low <= line["times_as_fast"]["mean"] <= high
+    assert smaller.endswith(f" ({low:.2f} to {high:.2f}) |")
+    as_sparse |= {"times_as_fast": {"mean": 1.25, "sd": None}, "times_as_fast_range": None}
     assert tables.markdown([as_sparse]).endswith("| 1.25 |\n")  # nothing removed, yet 2:4 or INT8
     for name in ("quality.png", "seconds.png", "speed.png"):
         assert (asked.out / name).read_bytes().startswith(b"\x89PNG")
@@ -213,8 +216,40 @@ def test_a_network_that_cannot_be_timed_keeps_its_point(caplog, monkeypatch) -> 
     monkeypatch.setattr(logging.getLogger("compress"), "propagate", True)
     wrong = torch.nn.Conv2d(3, 3, 1)  # slices have one channel
     found = latency(wrong, wrong, torch.device("cpu"))
-    assert found == {"latency_ms": None, "times_as_fast": None}
+    assert {*found.values()} == {None}
     assert "no latency: " in caplog.text
+
+
+def test_the_range_of_times_is_over_all_rounds_and_of_older_rows_unknown() -> None:
+    def row(low: float | None, high: float | None) -> dict:
+        about = {"kind": "point", "values": {}, "reason": "", "jobs": 1, "times_as_fast": 1.5}
+        return about | {"times_as_fast_min": low, "times_as_fast_max": high}
+
+    (line,) = rows.summary([row(1.2, 1.6), row(1.1, 1.5), row(None, None)])
+    assert line["times_as_fast_range"] == [1.1, 1.6]
+    (line,) = rows.summary([{"kind": "point", "values": {}, "reason": "", "times_as_fast": 1.5}])
+    assert (line["times_as_fast_range"], line["widths"]) == (None, [])
+
+
+def test_points_of_the_same_widths_are_said_to_be_so(recipe: Path) -> None:
+    recipe.write_text(recipe.read_text().replace("round_to: 1}", "round_to: 8}"))
+    asked = sweep(recipe, "steps.prune.amount=0.1,0.3,0.6")
+    run(asked)
+    removed = {
+        r["point"]: r["macs_removed"] for r in rows.gather(asked.out) if r["kind"] == "point"
+    }
+    one, two, three = removed.values()
+    assert one == two < three  # so the first two are the same in size
+    note = (asked.out / "sweep.md").read_text().splitlines()[-1]
+    assert note == (
+        "`prune.amount=0.1` and `prune.amount=0.3` came to the same widths: networks of one size "
+        "and speed, so that `times as fast` differs by chance."
+    )
+    points = [r for r in rows.gather(asked.out) if r["kind"] == "point"]
+    other = [
+        r | {"values": {**r["values"], "steps.train.epochs": str(i)}} for i, r in enumerate(points)
+    ]
+    assert "same widths" not in tables.markdown(rows.summary(other))  # they differ in more
 
 
 def test_of_two_rows_of_one_key_the_one_alone_counts(tmp_path: Path) -> None:

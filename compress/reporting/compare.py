@@ -29,7 +29,8 @@ def write(runs: Sequence[Path], file: Path) -> Path:
         raise UsageError("a comparison needs two or more different run folders")
     found = compare(runs)
     chart = charts.scatter(_points(found["rows"]))
-    write_atomic(file, page.comparison(found, COMPARED, chart).encode())
+    shown = [c for c in COMPARED if any(row[c.key]["mean"] is not None for row in found["rows"])]
+    write_atomic(file, page.comparison(found, shown, chart).encode())
     return file
 
 

@@ -37,7 +37,7 @@ WINDOWS = {
 
 PRUNING = {"asked": asked.amount, "threshold": asked.threshold, "scale": asked.scale}
 """What they call those that read what a pruning was asked for."""
-SPEED = {"of_engine": speed.of_engine, "gain": speed.gain, "way": speed.way}
+SPEED = {"engine_time": speed.of_engine, "gain": speed.gain, "way": speed.way}
 """What the templates call the functions that read times."""
 SMALL = f"MS-SSIM is left out: it needs slices of at least {MS_SSIM_SIDE} pixels a side."
 SCALES = {

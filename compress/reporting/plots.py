@@ -113,7 +113,10 @@ def _speed(x: _Along, path: Path) -> Path:
     left.set(xlabel=x.label, ylabel="GMAC per slice")
     left.set_ylim(bottom=0)
     right.axhline(1, color="#59626d", linestyle="--", linewidth=1.2, label="dense")
-    right.set(xlabel=x.label, ylabel="times as fast as the dense network")
+    lines = [m for own in x.lines.values() for m in own if m["times_as_fast"]["mean"] is not None]
+    bars = lines and all(m.get("times_as_fast_range") for m in lines)
+    told = "\n(bars: lowest and highest round)" if bars else ""
+    right.set(xlabel=x.label, ylabel=f"times as fast as the dense network{told}")
     right.legend(frameon=False)
     figure.savefig(path)
     return path
@@ -124,11 +127,11 @@ def _line(
     colour: str = "", scale: float = 1.0,
 ) -> None:  # fmt: skip
     means = [scale * line[name]["mean"] for line in lines]
-    spread = [scale * (line[name]["sd"] or 0.0) for line in lines]
+    spread = _bars(lines, name, scale)
     axes.errorbar(
         [x.of(line) for line in lines],
         means,
-        yerr=spread if any(spread) else None,
+        yerr=spread if any(map(any, spread)) else None,
         color=colour or COLOURS[index % len(COLOURS)],
         marker=MARKERS[index % len(MARKERS)],
         markersize=4.5,
@@ -136,6 +139,17 @@ def _line(
         capsize=3,
         label=label,
     )
+
+
+def _bars(lines: Sequence[Row], name: str, scale: float) -> list[list[float]]:
+    """How far bars go below and above: a standard deviation, of times to the rounds at the ends."""
+    ends = [found for line in lines if (found := line.get(f"{name}_range"))]
+    if lines and len(ends) == len(lines):
+        means = [line[name]["mean"] for line in lines]
+        pairs = [(m - low, high - m) for m, (low, high) in zip(means, ends, strict=True)]
+        return [[scale * max(0.0, one) for one in side] for side in zip(*pairs, strict=True)]
+    sds = [scale * (line[name]["sd"] or 0.0) for line in lines]
+    return [sds, sds]
 
 
 def _figure(width: float, height: float, columns: int = 1) -> tuple[Any, Any]:

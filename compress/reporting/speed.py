@@ -130,7 +130,7 @@ def way(bench: Speed) -> str:
     return f"{row['how']}, {size}, in turns on {bench['where'].replace('CPU,', 'a CPU with')}"
 
 
-def of_engine(speed: Speed | None, engine: Facts) -> SpeedRow | None:
+def of_engine(engine: Facts, speed: Speed | None) -> SpeedRow | None:
     """The row of an engine, by the name of its file; that of its own batch where there are more.
 
     Where two engines have one name, the first one is the run's, which is told first.

@@ -15,6 +15,8 @@ from compress.graph.slices import channels
 log = logging.getLogger(__name__)
 
 BUDGET = Budget(rounds=5, seconds=0.5)
+KEYS = ("latency_ms", "times_as_fast", "times_as_fast_min", "times_as_fast_max")
+"""What is said of a network that was timed."""
 
 
 def latency(dense: nn.Module, net: nn.Module, device: torch.device) -> dict[str, float | None]:
@@ -30,13 +32,14 @@ def latency(dense: nn.Module, net: nn.Module, device: torch.device) -> dict[str,
 
     Returns:
         latency_ms (milliseconds per slice, median) and times_as_fast (dense / compressed, median
-        over rounds); None where a network cannot run so, which is no reason to lose its point.
+        over rounds, with the lowest and the highest); None where a network cannot run so, which is
+        no reason to lose its point.
     """
     try:
         return _timed(dense, net, device)
     except RuntimeError as error:  # out of memory too
         log.warning("no latency: %s", reason(error))
-        return {"latency_ms": None, "times_as_fast": None}
+        return dict.fromkeys(KEYS)
 
 
 def _timed(dense: nn.Module, net: nn.Module, device: torch.device) -> dict[str, float | None]:
@@ -50,4 +53,5 @@ def _timed(dense: nn.Module, net: nn.Module, device: torch.device) -> dict[str, 
         cases = [Case(call=c, batch=shape.batch, clock=timing.clock(device)) for c in calls]
         first, own = timing.rounds(cases, BUDGET)
     found = timing.summary(own, first)
-    return {"latency_ms": found["p50_ms"], "times_as_fast": found["ratio"]}
+    values = found["p50_ms"], found["ratio"], found["ratio_min"], found["ratio_max"]
+    return dict(zip(KEYS, values, strict=True))

@@ -1,5 +1,7 @@
 """What a sweep found: one row a point, and means over repetitions."""
 
+import hashlib
+import json
 import statistics
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
@@ -19,7 +21,7 @@ from compress.quantization.quantisers import plain
 from compress.recipe import Recipe
 from compress.run import preview
 from compress.sweep.grid import COMPRESSING
-from compress.sweep.latency import latency
+from compress.sweep.latency import KEYS, latency
 
 Row = dict[str, Any]
 QUALITY = tuple(METRICS)
@@ -57,6 +59,7 @@ def measured(run: Path, recipe: Recipe) -> Row:
     prunes = [stage["facts"] for stage in stages if stage["step"] == "prune"]
     return {
         **_costs(cost.cost(dense.net), cost.cost(model.net)),
+        "widths": _widths(model),
         "channels_removed": 1 - _channels(model) / _channels(dense),
         "align": prunes[-1]["align"] if prunes else None,
         **preview.sparse24(replace(model, net=plain(model.net))),
@@ -71,7 +74,7 @@ def measured(run: Path, recipe: Recipe) -> Row:
 
 def _latency(dense: Model, model: Model, device: torch.device) -> dict[str, float | None]:
     if model.quantised:  # simulated INT8 takes longer than float32, and no engine computes so
-        return {"latency_ms": None, "times_as_fast": None}
+        return dict.fromkeys(KEYS)
     return latency(dense.net, model.net, device)
 
 
@@ -94,7 +97,8 @@ def summary(rows: Iterable[Row]) -> list[Row]:
     Returns:
         kind, name, values, count, and {mean, sd} for each of `MEANS` and `TIMES`; sd is the
         sample standard deviation over the repetitions, None for one. Times are of rows that had the
-        device for themselves, where there are any.
+        device for themselves, where there are any. times_as_fast_range: the lowest and the highest
+        of their rounds, None where nobody has told. widths: hashes of the networks' shapes.
     """
     groups: dict[tuple[object, ...], list[Row]] = defaultdict(list)
     for row in rows:
@@ -109,6 +113,8 @@ def summary(rows: Iterable[Row]) -> list[Row]:
             "reasons": sorted({row["reason"] for row in group if row["reason"]}),
             **{name: _moments([row.get(name) for row in group]) for name in MEANS},
             **{name: _moments([row.get(name) for row in _alone(group)]) for name in TIMES},
+            "times_as_fast_range": _range(_alone(group)),
+            "widths": sorted({row["widths"] for row in group if row.get("widths")}),
         }
         for group in groups.values()
     ]
@@ -128,6 +134,13 @@ def _alone(group: Sequence[Row]) -> Sequence[Row]:
     return [row for row in group if row.get("jobs", 1) == 1] or group
 
 
+def _range(group: Sequence[Row]) -> list[float] | None:
+    """Of the rounds of all repetitions; rows of older sweeps have none."""
+    ends = ("times_as_fast_min", "times_as_fast_max")
+    low, high = ([v for row in group if (v := row.get(end)) is not None] for end in ends)
+    return [min(low), max(high)] if low and high else None
+
+
 def _costs(dense: cost.Cost, final: cost.Cost) -> Row:
     return {
         "macs": final.macs,
@@ -140,6 +153,12 @@ def _costs(dense: cost.Cost, final: cost.Cost) -> Row:
 
 def _channels(model: checkpoint.Model) -> int:
     return sum(out for _, out in checkpoint.channels(model.net).values())
+
+
+def _widths(model: Model) -> str:
+    """A hash of all shapes: networks of one hash compute the same, with other values."""
+    shapes = {name: list(one.shape) for name, one in plain(model.net).state_dict().items()}
+    return hashlib.sha256(json.dumps(shapes, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def _quality(evaluations: Sequence[Row]) -> Row:

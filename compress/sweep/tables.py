@@ -2,10 +2,12 @@
 
 import csv
 import io
-from collections.abc import Iterable, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from compress.base.files import write_atomic, write_json
+from compress.base.words import listed
 from compress.reporting.formatting import DASH
 from compress.sweep.rows import QUALITY, Row, gather, summary
 
@@ -14,7 +16,8 @@ COLUMNS = (
     "point", "kind", "status", "reason", "macs_removed", "params_removed", "channels_removed",
     "zeros", "macs", "params", "align", "eligible_backend", "eligible_trt", "convolutions",
     *(column for name in QUALITY for column in (name, f"{name}_sd", f"delta_{name}")),
-    "slices", "seconds_dense", "seconds_extra", "latency_ms", "times_as_fast", "seconds",
+    "slices", "seconds_dense", "seconds_extra", "latency_ms", "times_as_fast", "times_as_fast_min",
+    "times_as_fast_max", "seconds",
     "device", "commit",
     "recipe", "command", "key", "baseline_key", "without", "jobs",
 )  # fmt: skip
@@ -39,13 +42,39 @@ def markdown(means: Sequence[Row]) -> str:
     head = [
         "network", *(key.removeprefix("steps.") for key in keys), "runs", "MACs removed",
         "params removed", "2:4 eligible", "PSNR, dB", "difference, dB", "SSIM", "difference",
-        "RMSE, HU", "extra training (share of the dense)", "times as fast",
+        "RMSE, HU", "extra training (share of the dense)",
+        "times as fast (lowest to highest round)",
     ]  # fmt: skip
     lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
     for line in means:
         values = [line["values"].get(key, DASH) for key in keys]
         lines.append("| " + " | ".join([line["name"], *values, *_cells(line)]) + " |")
-    return "\n".join(lines) + "\n"
+    notes = (line for note in _same(means) for line in ("", note))
+    return "\n".join([*lines, *notes]) + "\n"
+
+
+def _same(means: Sequence[Row]) -> Iterator[str]:
+    """Of which points pruning left the same widths, where they differ in what it was asked for."""
+    alike: dict[tuple[tuple[str, ...], tuple[tuple[str, str], ...]], list[Row]] = defaultdict(list)
+    for line in means:
+        if line["kind"] == "point" and line.get("widths"):
+            others = tuple(item for item in line["values"].items() if "prune." not in item[0])
+            alike[tuple(line["widths"]), others].append(line)
+    for (_, others), lines in alike.items():
+        if len(lines) > 1:
+            where = f" at {_options(dict(others))}" if others else ""
+            yield (
+                f"{listed([_options(_pruning(line)) for line in lines])}{where} came to the same "
+                "widths: networks of one size and speed, so that `times as fast` differs by chance."
+            )
+
+
+def _pruning(line: Row) -> dict[str, str]:
+    return {key: value for key, value in line["values"].items() if "prune." in key}
+
+
+def _options(values: Mapping[str, str]) -> str:
+    return ", ".join(f"`{key.removeprefix('steps.')}={value}`" for key, value in values.items())
 
 
 def _cells(line: Row) -> list[str]:
@@ -64,7 +93,7 @@ def _cells(line: Row) -> list[str]:
         _plus_minus(line["delta_ssim"], 4),
         _plus_minus(line["rmse_hu"], 2),
         f"{extra:.1f} s, {100 * extra / dense:.0f} %" if dense else f"{extra:.1f} s",
-        DASH if _is_dense(line) else _plus_minus(line["times_as_fast"], 2),
+        DASH if _is_dense(line) else _times(line),
     ]
 
 
@@ -75,6 +104,12 @@ def _is_dense(line: Row) -> bool:
     """
     removed = line["macs_removed"]["mean"] or line["params_removed"]["mean"]
     return line["kind"] == "baseline" and not removed
+
+
+def _times(line: Row) -> str:
+    found = _plus_minus(line["times_as_fast"], 2)
+    ends = line.get("times_as_fast_range")
+    return f"{found} ({ends[0]:.2f} to {ends[1]:.2f})" if ends else found
 
 
 def _plus_minus(moments: Mapping[str, float | None], digits: int) -> str:
