@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 import yaml
 from children import descendants, ending
+from forked import standing_in
 from packaging.requirements import Requirement
 from packaging.version import Version
 
@@ -113,9 +114,16 @@ def test_scripts_are_clean(script):
     assert done.returncode == 0, done.stdout
 
 
-def python(*words: object, **more: object) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, *map(str, words)]
+def python(*words: object, program: Path | str = sys.executable, **more: object):
+    command = [str(program), *map(str, words)]
     return subprocess.run(command, capture_output=True, text=True, **more)
+
+
+@pytest.fixture
+def forking(tmp_path):
+    """A Python whose processes, and theirs, have PyTorch imported already."""
+    with standing_in(tmp_path / "python"):
+        yield tmp_path / "python"
 
 
 def test_pins_keep_what_is_installed_and_see_what_moved(tmp_path):
@@ -154,17 +162,17 @@ def test_the_build_fails_where_a_part_cannot_be_imported(tmp_path):
     assert python(DOCKER / "check.py", "compress", env=there).returncode == 0
 
 
-def test_health_names_the_steps_that_lack_something(tmp_path):
+def test_health_names_the_steps_that_lack_something(forking, tmp_path):
     recipe = tmp_path / "r.yaml"
     head = "schema: 1\nmodel: {name: ddnet}\nsteps: "
     recipe.write_text(f"{head}[evaluate, {{sparsify: {{backend: asp}}}}]")
-    asp = python(DOCKER / "health.py", recipe, cwd=ROOT)
+    asp = python(DOCKER / "health.py", recipe, program=forking, cwd=ROOT)
     if asp.returncode:  # else this machine has Apex
         assert asp.stdout.startswith("steps[1].sparsify: ")
     recipe.write_text(f"{head}[evaluate]")
-    good = python(DOCKER / "health.py", recipe, cwd=ROOT)
+    good = python(DOCKER / "health.py", recipe, program=forking, cwd=ROOT)
     assert (good.returncode, good.stdout) == (0, "every step has what it needs\n")
-    wrong = python(DOCKER / "health.py", tmp_path / "none.yaml", cwd=ROOT)
+    wrong = python(DOCKER / "health.py", tmp_path / "none.yaml", program=forking, cwd=ROOT)
     assert wrong.returncode == 1
     assert "none.yaml" in wrong.stdout
 
@@ -196,7 +204,6 @@ def cluster(tmp_path):
         f'if [ "$1" = show ]; then echo node1; echo node2; else echo "scontrol $*" >>{asked}; fi',
     )
     stand_in(programs, "torchrun", f'echo "torchrun $*" >>{asked}')
-    stand_in(programs, "python", f'exec {sys.executable} "$@"')
     env = {
         **os.environ,
         "PATH": f"{programs}:{os.environ['PATH']}",
@@ -205,7 +212,8 @@ def cluster(tmp_path):
         "SLURM_JOB_ID": f"7{os.getpid()}",
         "SLURM_JOB_NODELIST": "node[1-2]",
     }
-    return env, asked
+    with standing_in(programs / "python"):
+        yield env, asked
 
 
 def submit(script: str, *words: object, env: dict[str, str]) -> subprocess.Popen[str]:
@@ -390,8 +398,8 @@ def test_the_trained_part_says_how_busy_the_gpu_was(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)  # two minutes on two idle cores
-def test_the_short_form_runs_here(tmp_path):
-    env = {"ACCEPTANCE_QUICK": "1", "PYTHON": sys.executable, "PYTHONPATH": str(ROOT)}
+def test_the_short_form_runs_here(forking, tmp_path):
+    env = {"ACCEPTANCE_QUICK": "1", "PYTHON": str(forking), "PYTHONPATH": str(ROOT)}
     code, rows = accept(tmp_path / "acc", **env)
     assert code == 0, rows
     parts = ("reference", "eligible-picked", "bench-engines", "apex-masks")
