@@ -9,10 +9,12 @@ import sys
 import time
 from datetime import timedelta
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 import torch
 from children import ending
+from forked import Python
 
 from compress.base import torchrun, world
 from compress.base.errors import CompressError, UsageError
@@ -84,7 +86,7 @@ with joined("cpu") as (world, _):
 """
 WHOLE = """schema: 1
 name: whole
-model: {name: ddnet, residual: true, trunk: 16, bottleneck: 16, decoder: 16}
+model: {name: redcnn, channels: 16}
 data: {source: phantom, image_size: 32, train_slices: 2, test_slices: 1, views: 8}
 seed: 0
 steps:
@@ -104,18 +106,13 @@ def port() -> str:
 def start(command: list[str], processes: int) -> list[subprocess.CompletedProcess[str]]:
     """A command as torchrun starts it: in so many processes that know of each other."""
     place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port(), "OMP_NUM_THREADS": "1"}
-    running = []
-    for rank in range(processes):
-        known = {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(processes)}
-        environment = {**os.environ, **place, **known}
-        running.append(
-            subprocess.Popen(
-                [sys.executable, *command], env=environment, text=True,
-                stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-            )
-        )  # fmt: skip
-    with ending(running):
-        outputs = [process.communicate(timeout=500) for process in running]
+    with TemporaryDirectory() as name:
+        running: list[Python] = []
+        with ending(running):
+            for rank in range(processes):
+                known = {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(processes)}
+                running.append(Python(*command, folder=Path(name), environment=place | known))
+            outputs = [process.communicate(timeout=500) for process in running]
     return [
         subprocess.CompletedProcess(command, process.returncode, *output)
         for process, output in zip(running, outputs, strict=True)
@@ -212,7 +209,10 @@ def test_one_of_several_ends_before_anything_can_abort_it(processes: int, status
         "import atexit, os; from compress.cli.main import main; "
         "atexit.register(os.abort); main(['?'])"
     )
-    for done in start(["-c", code], processes):
+    command = [sys.executable, "-c", code]
+    for rank in range(processes):
+        known = {"RANK": str(rank), "WORLD_SIZE": str(processes)}
+        done = subprocess.run(command, env=os.environ | known, capture_output=True, text=True)
         assert done.returncode == status
         assert "No such command" in done.stderr
 
