@@ -3,12 +3,14 @@
 import json
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
 from click.testing import CliRunner
 
+from compress.base.timing import Budget, Call, Case, Clock
 from compress.bench import command
 from compress.data import Data
 from compress.training.update import Update
@@ -164,3 +166,45 @@ def test_memory_is_unknown_where_another_program_let_some_go() -> None:
     assert command._taken(7, 7) == 0
     assert command._taken(7, 10) is None
     assert command._taken(None, None) is None
+
+
+def test_every_turn_moves_the_bar(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[str] = []
+
+    def track(items: range, what: str, *, still: bool) -> Iterator[int]:
+        assert (what, still) == ("timing, batch 4", True)  # no thread beside what is timed
+        for item in items:
+            seen.append(f"{item + 1} of {len(items)}")
+            yield item
+
+    def clock(name: str) -> Clock:
+        def timed(_call: Call, count: int) -> list[float]:
+            seen.append(name)
+            return [0.1] * count
+
+        return timed
+
+    monkeypatch.setattr(command, "track", track)
+    cases = [Case(call=list, batch=4, clock=clock(name)) for name in "ab"]
+    found = command._timed(cases, Budget(rounds=2, seconds=0.4), 4)
+    assert [len(turns) for turns in found] == [2, 2]
+    names = "aabb" + "ab" + "ba"
+    assert seen == [word for k, name in enumerate(names, 1) for word in (f"{k} of 8", name)]
+
+
+def test_a_bench_that_is_interrupted_takes_its_bar_away(monkeypatch: pytest.MonkeyPatch) -> None:
+    ended: list[bool] = []
+
+    def track(items: range, _what: str, *, still: bool) -> Iterator[int]:
+        try:
+            yield from items
+        finally:
+            ended.append(still)
+
+    def clock(_call: Call, _count: int) -> list[float]:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(command, "track", track)
+    with pytest.raises(KeyboardInterrupt):
+        command._timed([Case(call=list, batch=1, clock=clock)], Budget(), 1)
+    assert ended == [True]

@@ -2,6 +2,9 @@
 
 import io
 import logging
+import re
+import threading
+import time
 
 import rich.console
 
@@ -31,6 +34,35 @@ def test_what_is_soon_done_says_nothing(caplog) -> None:
     with caplog.at_level(logging.INFO, logger="compress"):
         assert list(progress.track("ab", "looking")) == ["a", "b"]
     assert not caplog.records
+
+
+def test_a_bar_beside_what_is_timed_is_drawn_between_items_only(monkeypatch) -> None:
+    shown, seen = Terminal.install(monkeypatch), []
+    before = threading.active_count()
+    for _ in progress.track(range(3), "timing", still=True):
+        drawn = shown.text()
+        time.sleep(0.25)  # a bar that moves by itself is drawn ten times a second
+        seen.append((threading.active_count() - before, shown.text() == drawn))
+    assert seen == 3 * [(0, True)]
+    assert "33%" in shown.text()
+    assert "67%" in shown.text()
+
+
+def test_a_meter_shows_the_time_left(monkeypatch) -> None:
+    shown = Terminal.install(monkeypatch)
+    with progress.meter(4, "slices") as advance:
+        for _ in range(3):
+            advance(1)
+            time.sleep(0.15)
+    assert "3/4" in shown.text()
+    assert re.search(r"slices/s.*\d:\d\d:\d\d", shown.text())
+
+
+def test_a_meter_of_nothing_draws_nothing(monkeypatch) -> None:
+    shown = Terminal.install(monkeypatch)
+    with progress.meter(0, "results"):
+        pass
+    assert shown.text() == ""
 
 
 class Terminal:

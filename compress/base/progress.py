@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Callable, Iterable, Iterator, Sized
+from collections.abc import Callable, Generator, Iterable, Iterator, Sized
 from contextlib import contextmanager
 from typing import TypeVar
 
@@ -24,7 +24,8 @@ def track(
     total: int | None = None,
     note: Callable[[], str] = _nothing,
     before: int = 0,
-) -> Iterator[T]:
+    still: bool = False,
+) -> Generator[T, None, None]:
     """Yield `items` under a progress bar on standard error, or with a line in the log each minute.
 
     Args:
@@ -33,17 +34,26 @@ def track(
         total: number of items, where `items` has no length.
         note: what to add after each item, such as the time left; the first one is said at once.
         before: how many were done earlier, by a run that was stopped; they count.
+        still: draw between items only, not by a thread beside them, which may be timed.
     """
     from rich.console import Console
 
     console = Console(stderr=True)
     if total is None and isinstance(items, Sized):
         total = before + len(items)
-    yield from (_drawn if console.is_terminal else _told)(items, description, total, note, before)
+    if console.is_terminal:
+        yield from _drawn(items, description, total, note, before, still)
+    else:
+        yield from _told(items, description, total, note, before)
 
 
 def _drawn(
-    items: Iterable[T], description: str, total: int | None, note: Callable[[], str], before: int
+    items: Iterable[T],
+    description: str,
+    total: int | None,
+    note: Callable[[], str],
+    before: int,
+    still: bool,
 ) -> Iterator[T]:
     from rich.console import Console
     from rich.progress import (
@@ -56,11 +66,12 @@ def _drawn(
 
     left = TimeRemainingColumn() if note is _nothing else TextColumn("{task.fields[note]}")
     columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), left)
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, transient=True, auto_refresh=not still) as progress:
         bar = progress.add_task(description, total=total, completed=before, note="")
         for item in items:
             yield item
-            progress.update(bar, advance=1, note=note())
+            progress.update(bar, advance=1, note=note(), refresh=still)
 
 
 def _told(
@@ -78,7 +89,9 @@ def _told(
 
 @contextmanager
 def meter(total: int, what: str) -> Iterator[Callable[[int], None]]:
-    """A bar with the speed on standard error, or a line in the log now and then.
+    """A bar with speed and time left on standard error, or a line in the log now and then.
+
+    Nothing is drawn where there is nothing to count.
 
     Args:
         total: how many there are.
@@ -88,13 +101,21 @@ def meter(total: int, what: str) -> Iterator[Callable[[int], None]]:
         A function that takes how many more are done.
     """
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeRemainingColumn,
+    )
 
     console = Console(stderr=True)
-    columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[speed]}"))
+    drawn = console.is_terminal and total > 0
+    speeds = TextColumn("{task.fields[speed]}")
+    columns = (BarColumn(), MofNCompleteColumn(), speeds, TimeRemainingColumn())
     start = said = time.perf_counter()
     done = 0
-    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
+    with Progress(*columns, console=console, disable=not drawn) as progress:
         bar = progress.add_task(what, total=total, speed="")
 
         def advance(count: int) -> None:

@@ -4,13 +4,16 @@ Ratios are to the first artefact of the same batch. Artefacts of equal widths th
 sparsity alone are compared besides: that ratio, with its spread, is what 2:4 gave.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 
 from compress.base import devices, machine, timing
 from compress.base.errors import CompressError, UsageError
+from compress.base.progress import track
 from compress.base.reasons import reason
 from compress.base.timing import Budget, Case, Timing
 from compress.bench.records import Bench, BenchPlace, BenchRow, Execution, SparsePair
@@ -21,6 +24,8 @@ from compress.graph.padding import refuse_sides
 from compress.run import manifest
 
 SCHEMA = 1
+BEFORE = 2
+"""Turns of each case before its rounds: to warm up, and to choose how many calls a round has."""
 
 
 def run(
@@ -165,7 +170,24 @@ def _measure(
         about.append({"device": str(artefact.device), "memory_bytes": taken, **facts})
         clock = timing.clock(artefact.device)
         cases.append(Case(call=call, batch=shape.batch, clock=clock))
-    return timing.rounds(cases, budget), about
+    return _timed(cases, budget, shape.batch), about
+
+
+def _timed(cases: Sequence[Case], budget: Budget, batch: int) -> list[list[list[float]]]:
+    """The rounds of all cases, under a bar that is drawn between the calls that are timed."""
+    turns = range(len(cases) * (BEFORE + budget.rounds))
+    with closing(track(turns, f"timing, batch {batch}", still=True)) as shown:
+        return timing.rounds([_counted(case, shown) for case in cases], budget)
+
+
+def _counted(case: Case, shown: Iterator[int]) -> Case:
+    """The case, each turn of which moves the bar on before it begins."""
+
+    def clock(call: timing.Call, count: int) -> list[float]:
+        next(shown, None)
+        return case.clock(call, count)
+
+    return replace(case, clock=clock)
 
 
 def _taken(before: int | None, after: int | None) -> int | None:
