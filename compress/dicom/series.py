@@ -51,12 +51,13 @@ def find(headers: Iterable[Header]) -> list[Series]:
     return [_series(uid, own) for uid, own in groups.items()]
 
 
-def choose(headers: Sequence[Header], wanted: Sequence[str]) -> list[Header]:
+def choose(headers: Sequence[Header], wanted: Sequence[str], named: str = "INPUT") -> list[Header]:
     """The headers, those of other series than the wanted ones marked so.
 
     Args:
         headers: of all files.
         wanted: UIDs, keys from the table, or ALL; empty where there is but one series.
+        named: what messages call the input, see `Source.named`.
 
     Raises:
         UsageError: there is no series, several and none is named, or a named one is not there or
@@ -64,16 +65,16 @@ def choose(headers: Sequence[Header], wanted: Sequence[str]) -> list[Header]:
     """
     found = find(headers)
     if not found and not any(header.failed for header in headers):
-        raise UsageError(f"INPUT holds no CT image{_why(headers)}")
+        raise UsageError(f"{named} holds no CT image{_why(headers)}")
     if len(found) > 1 and not wanted:
         raise UsageError(
-            f"INPUT holds {len(found)} CT series; choose one by --series and a key of the table, "
+            f"{named} holds {len(found)} CT series; choose one by --series and a key of the table, "
             "or all by --series all"
         )
     if not wanted or ALL in wanted:
         chosen = {series.uid for series in found}
     else:
-        chosen = {_named(found, name) for name in wanted}
+        chosen = {_named(found, name, named) for name in wanted}
     return [
         replace(header, reason=Reason.OTHER_SERIES)
         if header.reason is None and header.series not in chosen
@@ -134,14 +135,14 @@ def without_duplicates(headers: Sequence[Header], known: Mapping[str, str]) -> l
     return result
 
 
-def _named(found: Sequence[Series], name: str) -> str:
+def _named(found: Sequence[Series], name: str, source: str) -> str:
     """The UID of the series with this UID or key, or the only one whose key begins so."""
     begun = name.rstrip("….").lower()  # as a narrow terminal may have cut it
     fitting = [series for series in found if name in (series.uid, series.key)] or [
         series for series in found if len(begun) >= FEWEST and series.key.startswith(begun)
     ]
     if not fitting:
-        raise UsageError("--series names a series that INPUT does not hold; see the table")
+        raise UsageError(f"--series names a series that {source} does not hold; see the table")
     if len(fitting) > 1:
         raise UsageError(f"--series {name} names {len(fitting)} series; give more of the key")
     return fitting[0].uid

@@ -17,6 +17,7 @@ output.py      whether OUT can take results
 manifest.py    what became of every file
 clock.py       where the time went
 simulate.py    low-dose partners of a series
+going_on.py    what a simulation that was stopped has done
 arrays.py      slices as NumPy arrays, for `compress.enhance`
 
 Only inference.py, simulate.py and arrays.py need torch: `enhance` starts its workers before it
@@ -24,5 +25,5 @@ imports it.
 """
 
 STOPPED = "enhance: stopped; run again with --skip-existing to go on"
-STOPPED_SIMULATION = "simulate: stopped; empty PAIRS and run again"
+STOPPED_SIMULATION = "simulate: stopped; run the same command again to go on"
 """What the commands say when a signal ends them."""

@@ -76,7 +76,7 @@ def run(options: Options) -> Enhanced:
                 pool = Pool(Desk, (source,), processes())
                 clock.lap("workers")
                 headers, net = _beside(Look(pool, names), options, clock)
-                chosen = _chosen(headers, options, pool)
+                chosen = _chosen(headers, options, pool, source.named)
                 done = _Run(options, pool, net, chosen, stop, clock)
                 clock.lap("choose")
             done.through()
@@ -193,7 +193,9 @@ class _Run:
             write_json(self.options.out / self._manifest, content)
         except OSError as error:
             if not self.full:
-                raise UsageError(f"OUT cannot be written: {error.strerror}") from error
+                raise UsageError(
+                    f"OUT {self.options.out} cannot be written: {error.strerror}"
+                ) from error
         self._say(counted, seconds["work"])
         return content
 
@@ -210,13 +212,14 @@ class _Run:
 
     def _say(self, counted: Counts, seconds: float) -> None:
         status = counted["status"]
-        manifest.log_enhanced(counted, seconds)
         manifest.log_counts(self.rows, counted)
+        manifest.log_enhanced(counted, seconds, self.options.out)
         if self.full:
             there = status.get("enhanced", 0) + status.get("existing", 0)
             raise CompressError(
-                f"OUT's disk is full: {there} of {there + status.get('stopped', 0)} results are "
-                "there; make space and run again with --skip-existing to go on"
+                f"the disk of OUT {self.options.out} is full: {there} of "
+                f"{there + status.get('stopped', 0)} results are there; make space and run again "
+                "with --skip-existing to go on"
             )
         if "stopped" in status:
             raise stopped()
@@ -249,7 +252,7 @@ class _Run:
         there = {number: job for number, job in self.jobs.items() if job.target.exists()}
         if there and self.options.existing == "refuse":
             raise UsageError(
-                f"OUT already holds {len(there)} of these results; "
+                f"OUT {self.options.out} already holds {len(there)} of these results; "
                 "give --skip-existing to keep or --overwrite to replace them"
             )
         self._remove_partial()
@@ -278,10 +281,10 @@ class _Run:
             remove_partial(folder, own)
 
 
-def _chosen(headers: list[Header], options: Options, pool: Pool) -> list[Header]:
+def _chosen(headers: list[Header], options: Options, pool: Pool, named: str) -> list[Header]:
     if not options.include_results:
         headers = series.without_results(headers, "enhance")
     series.render(series.find(headers))
-    chosen = series.choose(headers, options.series)
+    chosen = series.choose(headers, options.series, named)
     single = series.without_duplicates(chosen, digests(pool, series.contested(chosen)))
     return single if options.shard[1] == 1 else series.shard(single, *options.shard)

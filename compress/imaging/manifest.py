@@ -4,6 +4,7 @@ import hashlib
 import logging
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, cast
 
 from compress.base.errors import CompressError
@@ -64,13 +65,14 @@ def counts(rows: Sequence[Mapping[str, Any]]) -> Counts:
     return cast("Counts", found)
 
 
-def log_enhanced(counted: Counts, seconds: float) -> None:
-    """Log how many files there are of each status, and the speed."""
+def log_enhanced(counted: Counts, seconds: float, out: Path) -> None:
+    """Log how many files there are of each status, the speed, and where results lie."""
     status = counted["status"]
     log.info(
-        "%d files enhanced (%d slices, %.1f slices/s), %d there already, %d skipped, %d failed",
+        "%d files enhanced (%d slices, %.1f slices/s), %d there already, %d skipped, %d failed: %s",
         status.get("enhanced", 0), counted["slices"], counted["slices"] / max(seconds, 1e-9),
         status.get("existing", 0), status.get("skipped", 0), status.get("failed", 0),
+        out,
     )  # fmt: skip
 
 

@@ -23,7 +23,7 @@ def check(out: Path, source: Path, name: str = "OUT") -> None:
         UsageError: it is the input itself, no folder, not writable, or its disk is full.
     """
     if out.is_dir() and source.is_dir() and out.samefile(source):
-        raise UsageError(f"{name} is INPUT; give another folder, so that results stay apart")
+        raise UsageError(f"{name} {out} is INPUT; give another folder, so that results stay apart")
     place = out.absolute()
     while not os.path.lexists(place) and place != place.parent:
         place = place.parent
@@ -33,7 +33,7 @@ def check(out: Path, source: Path, name: str = "OUT") -> None:
             file.flush()
             os.fsync(file.fileno())
     except OSError as error:
-        raise UsageError(f"{name} cannot be written: {error.strerror}") from error
+        raise UsageError(f"{name} {out} cannot be written: {error.strerror}") from error
 
 
 def above(target: Path, out: Path) -> Iterator[Path]:

@@ -47,25 +47,29 @@ def run(options: Options, cluster: Cluster, parts: int | None = None) -> Enhance
         (options.out / manifest.name(index + 1, count)).unlink(missing_ok=True)
     failure = None
     try:
-        spread.through(engine, tasks, "OUT/cluster")
+        spread.through(engine, tasks, str(options.out / "cluster"))
     except (UsageError, Stopped):
         raise
     except CompressError as error:  # files failed, which the manifest says, or a part did
         failure = error
     found = _merged(options.out, count, time.monotonic() - started)
     if failure is not None or found is None:
-        raise failure or CompressError("a part has written no manifest; see its log in OUT/cluster")
+        lacking = f"a part has written no manifest; see its log in {options.out / 'cluster'}"
+        raise failure or CompressError(lacking)
     return found
 
 
 def _check(options: Options) -> None:
     """Refuse what every part would refuse, and what parts cannot know."""
     if options.existing == "overwrite":
-        raise UsageError("--overwrite and --cluster exclude each other; empty OUT instead")
+        raise UsageError(
+            f"--overwrite and --cluster exclude each other; empty {options.out} instead"
+        )
     output.check(options.out, options.source)
     if options.existing == "refuse" and any(options.out.glob("manifest*.json")):
         raise UsageError(
-            "OUT already holds results; give --skip-existing to keep them, or another folder"
+            f"OUT {options.out} already holds results; give --skip-existing to keep them, "
+            "or another folder"
         )
 
 
@@ -102,8 +106,8 @@ def _merged(out: Path, count: int, seconds: float) -> Enhanced | None:
         return None
     found: Enhanced = joined([read_json(path) for path in paths], seconds)
     write_json(whole, found)
-    manifest.log_enhanced(found["counts"], seconds)
     manifest.log_counts(found["files"], found["counts"])
+    manifest.log_enhanced(found["counts"], seconds, out)
     manifest.refuse_failures(found["files"], whole.name)
     return found
 

@@ -84,6 +84,8 @@ class Simulated(TypedDict):
 
     schema: int
     """Version of this record."""
+    version: str
+    """Version of this package."""
     simulation: str
     """The settings, in words."""
     counts: Counts

@@ -4,13 +4,15 @@
     PAIRS/dicom/{full,low}/patient-N/UID.dcm    the source, and a derived image; --data PAIRS/dicom
 
 Noise is inserted as `lowdose` says, with a generator for each slice made of the seed and its UID:
-the pairs depend neither on the order of work nor on the device. Enhanced CT gives npy only.
+the pairs depend neither on the order of work nor on the device. Enhanced CT gives npy only. A run
+that was stopped therefore goes on where it was, by its manifest, which is there from the start.
 """
 
 import io
 import logging
 import math
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -19,6 +21,7 @@ from typing import Literal
 
 import numpy as np
 
+from compress import __version__
 from compress.base import devices
 from compress.base.errors import CompressError, Stopped, UsageError
 from compress.base.files import digest, write_atomic, write_json
@@ -33,7 +36,7 @@ from compress.dicom import Reason, Refused, headers, parsing, reading, series, s
 from compress.dicom.headers import Header
 from compress.dicom.spacing import spacing_of
 from compress.dicom.writing import Process, derive
-from compress.imaging import STOPPED_SIMULATION, manifest, output
+from compress.imaging import STOPPED_SIMULATION, going_on, manifest, output
 from compress.imaging.records import FileRow, Simulated
 
 log = logging.getLogger(__name__)
@@ -68,20 +71,20 @@ def run(options: Options) -> Simulated:
     """Simulate the chosen series; what was written to manifest.json.
 
     Raises:
-        UsageError: input, series, device or output are not usable; nothing was written.
+        UsageError: input, series, device or output are not usable, or the output is that of
+            another command; nothing was written.
         CompressError: some files failed; the pairs of all others are there.
-        Stopped: a signal came.
+        Stopped: a signal came; the same call goes on.
     """
     source = sources.open_source(options.source)
     output.check(options.out, source.path, "PAIRS")
-    if options.out.exists() and any(options.out.iterdir()):
-        raise UsageError("PAIRS is not empty; give a new folder, or empty it")
+    earlier = going_on.earlier(options.out)
     device = devices.choose(options.device)
     scanner: Scanner = CPU if device.type == "cpu" else TorchScanner(device)
     with parsing.silent(), interruptible("stopping") as stop:
         with at_once(stop, _stopped()):
             chosen = _chosen(options, source)
-        return _Run(options, source, scanner, stop).through(chosen)
+        return _Run(options, source, scanner, stop).through(chosen, earlier)
 
 
 def _stopped() -> Stopped:
@@ -94,7 +97,7 @@ def _chosen(options: Options, source: sources.Source) -> list[Header]:
     if not options.include_results:
         found = series.without_results(found, "simulate")
     series.render(series.find(found))
-    chosen = series.choose(found, options.series)
+    chosen = series.choose(found, options.series, source.named)
     contested = series.contested(chosen)
     compared = track(contested, "comparing", len(contested))
     return series.without_duplicates(chosen, series.digests(source, compared))
@@ -140,24 +143,51 @@ class _Run:
         )
         self.process = Process(model=digest(self.words), precision="fp32", simulated=self.words)
 
-    def through(self, chosen: Sequence[Header]) -> Simulated:
-        """Every file of the chosen series."""
+    def through(self, chosen: Sequence[Header], earlier: Simulated | None) -> Simulated:
+        """Every file of the chosen series that `earlier`, an earlier run's manifest, lacks."""
         rows = [manifest.row(number, header) for number, header in enumerate(chosen)]
-        todo = [number for number, header in enumerate(chosen) if header.reason is None]
-        patients = list(dict.fromkeys(chosen[number].patient for number in todo))
-        for number in track(todo, "simulating low dose"):
-            if self.stop.is_set():
-                break
-            header = chosen[number]
-            folder = f"patient-{patients.index(header.patient) + 1}"
-            try:
+        self._take_over(rows, chosen, earlier)
+        todo = [number for number, row in enumerate(rows) if row["status"] == "stopped"]
+        there = sum(row["status"] == "existing" for row in rows)
+        patients = list(dict.fromkeys(h.patient for h in chosen if h.reason is None))
+        self._write_manifest(rows)
+        try:
+            for number in track(todo, "simulating low dose", there + len(todo), before=there):
+                if self.stop.is_set():
+                    break
+                header = chosen[number]
+                folder = f"patient-{patients.index(header.patient) + 1}"
                 with at_once(self.stop, _stopped()):
-                    rows[number] |= manifest.outcome(self._pair(header, folder), "simulated")
-            except Stopped:
-                break
-            except Refused as error:
-                rows[number] |= manifest.outcome(error)
+                    rows[number] |= self._outcome(header, folder)
+        except Stopped:
+            pass
+        except BaseException:
+            with suppress(UsageError):  # the disk may be full
+                self._write_manifest(rows)  # so that the same command goes on
+            raise
         return self._close(rows)
+
+    def _take_over(
+        self, rows: list[FileRow], chosen: Sequence[Header], earlier: Simulated | None
+    ) -> None:
+        """Mark what an earlier run of the same command has done."""
+        if earlier is None:
+            return
+        done = going_on.done(self.options.out, earlier, self._content(rows))
+        names = {number: chosen[number].name for number in done}
+        with at_once(self.stop, _stopped()):
+            looked = track(names.values(), "looking at sources", len(names))
+            known = series.digests(self.source, looked)
+        for number, row in done.items():
+            if known.get(names[number]) != row["source_sha256"]:
+                raise going_on.other(self.options.out)
+            rows[number] |= {**row, "status": "existing"}
+
+    def _outcome(self, header: Header, folder: str) -> FileRow:
+        try:
+            return manifest.outcome(self._pair(header, folder), "simulated")
+        except Refused as error:
+            return manifest.outcome(error)
 
     def _pair(self, header: Header, folder: str) -> FileRow:
         data = self.source.read(header.name)
@@ -181,27 +211,44 @@ class _Run:
             path.parent.mkdir(parents=True, exist_ok=True)
             write_atomic(path, data)
         except OSError as error:
-            raise UsageError(f"PAIRS cannot be written: {error.strerror}") from error
+            raise self._unwritable(error) from error
 
-    def _close(self, rows: list[FileRow]) -> Simulated:
-        counted = manifest.counts(rows)
-        content: Simulated = {
+    def _unwritable(self, error: OSError) -> UsageError:
+        return UsageError(f"PAIRS {self.options.out} cannot be written: {error.strerror}")
+
+    def _content(self, rows: list[FileRow]) -> Simulated:
+        return {
             "schema": 1,
+            "version": __version__,
             "simulation": self.words,
-            "counts": counted,
+            "counts": manifest.counts(rows),
             "files": rows,
         }
-        self.options.out.mkdir(parents=True, exist_ok=True)
-        write_json(self.options.out / "manifest.json", content)
-        folders = " or ".join(str(self.options.out / kind) for kind in ("npy", "dicom"))
+
+    def _write_manifest(self, rows: list[FileRow]) -> Simulated:
+        content = self._content(rows)
+        try:
+            self.options.out.mkdir(parents=True, exist_ok=True)
+            write_json(self.options.out / manifest.NAME, content)
+        except OSError as error:
+            raise self._unwritable(error) from error
+        return content
+
+    def _close(self, rows: list[FileRow]) -> Simulated:
+        content = self._write_manifest(rows)
+        counted, out = content["counts"], self.options.out
+        pairs = counted["slices"]
+        if not pairs:
+            going_on.forget(out)
         if self.stop.is_set() and "stopped" in counted["status"]:
             raise _stopped()
-        log.info("%d pairs of slices: --data %s", counted["slices"], folders)
+        if pairs:
+            kinds = [out / kind for kind in ("npy", "dicom") if (out / kind).is_dir()]
+            log.info("%d pairs of slices: --data %s", pairs, " or ".join(map(str, kinds)))
         if failed := counted["status"].get("failed", 0):
-            reasons = manifest.listed(rows, "failed")
-            raise CompressError(
-                f"{failed} of {len(rows)} files failed: {reasons}; manifest.json says which"
-            )
+            said = f"{failed} of {len(rows)} files failed: {manifest.listed(rows, 'failed')}"
+            which = "manifest.json says which" if pairs else "no pair was made, and nothing written"
+            raise CompressError(f"{said}; {which}")
         return content
 
 

@@ -318,7 +318,9 @@ def test_results_are_not_replaced_unless_told(model, tmp_path):
     out = tmp_path / "out"
     enhance_all(folder, model, out)
     first = {path.name: path.stat().st_mtime_ns for path in out.glob("*.dcm")}
-    with pytest.raises(UsageError, match=r"^OUT already holds 3 of these results; give --skip-exi"):
+    with pytest.raises(
+        UsageError, match=r"^OUT \S+/out already holds 3 of these results; give --skip-exi"
+    ):
         enhance_all(folder, model, out)
     content = enhance_all(folder, model, out, existing="skip")
     assert content["counts"]["status"] == {"existing": 3}
@@ -392,10 +394,20 @@ def test_no_patient_data_and_no_path_are_shown(model, tmp_path, logged):
     assert result.exit_code == 1, result.output
     shown = result.output + logged.text + (out / "manifest.json").read_text()
     shown += "".join(str(path.relative_to(tmp_path)) for path in out.rglob("*"))
-    for secret in (*SECRETS, "Jane", str(tmp_path), uid("S"), uid("S", 0)):
+    for secret in (*SECRETS, "Jane", str(folder), uid("S"), uid("S", 0)):
         assert secret not in shown, secret
     assert "Traceback" not in shown
     assert "3 of 6 files failed" in result.stderr
+
+
+def test_the_last_line_names_the_folder(model, tmp_path):
+    folder, out = write_series(tmp_path / "in", 2), tmp_path / "out"
+    (folder / "notes.txt").write_text("no DICOM file")
+    words = [sys.executable, "-m", "compress", "enhance", str(folder), "-m", str(model)]
+    done = subprocess.run([*words, "-o", str(out)], capture_output=True, text=True, check=True)
+    said = done.stderr.splitlines()[-1]
+    assert "2 files enhanced (2 slices, " in said
+    assert said.endswith(f"0 there already, 1 skipped, 0 failed: {out}")
 
 
 def test_only_folders_of_the_input_are_mirrored_and_files_get_new_names(model, tmp_path):
@@ -471,7 +483,9 @@ def test_a_signal_stops_and_going_on_completes(monkeypatch, tmp_path):
 def test_an_output_that_cannot_be_written(model, tmp_path):
     folder = write_series(tmp_path / "in", 1)
     (tmp_path / "out").touch()
-    with pytest.raises(UsageError, match=r"^OUT cannot be written: (File exists|Not a directory)"):
+    with pytest.raises(
+        UsageError, match=r"^OUT \S+/out cannot be written: (File exists|Not a directory)"
+    ):
         enhance_all(folder, model, tmp_path / "out")
 
 
@@ -501,7 +515,7 @@ def test_usage_errors_end_with_code_2(model, tmp_path):
         ((*base, "--skip-existing", "--overwrite"), "exclude each other"),
         ((*base, "--shard", "5/4"), "is no i/n with i from 1 to n"),
         ((*base, "--shard", "x"), "is no i/n with i from 1 to n"),
-        ((*base, "--series", "1.2"), "--series names a series that INPUT does not hold"),
+        ((*base, "--series", "1.2"), f"--series names a series that INPUT {folder} does not hold"),
         ((*base, "--device", "tpu"), "there is no such device"),
         (("enhance", "nowhere", *base[2:]), "INPUT nowhere does not exist"),
         ((*base[:3], str(folder / "IM0000"), *base[4:]), "neither a checkpoint folder nor an"),

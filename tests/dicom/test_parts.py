@@ -99,7 +99,7 @@ def test_files_that_fail_are_named_once(model: Path, tmp_path: Path) -> None:
     )
     assert len(results(out)) == 6
     again = CliRunner().invoke(cli.main, words)
-    assert (again.exit_code, "OUT already holds results" in again.output) == (2, True)
+    assert (again.exit_code, f"OUT {out} already holds results" in again.output) == (2, True)
 
 
 def test_what_excludes_a_cluster(model: Path, tmp_path: Path) -> None:

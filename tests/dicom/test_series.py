@@ -1,6 +1,7 @@
 """Which series there are, which one is meant, and what is never shown."""
 
 import pytest
+from click.testing import CliRunner
 from dicom_files import (
     SECRETS,
     bundled,
@@ -20,6 +21,7 @@ from pydicom.uid import (
 )
 
 from compress.base.errors import UsageError
+from compress.cli import main
 from compress.dicom import SENTENCES, Reason, Refused, series, short
 from compress.dicom.headers import valid_uid
 
@@ -126,8 +128,31 @@ def test_nothing_to_enhance_says_what_there_is(tmp_path):
     said = r"^INPUT holds no CT image: 1 not-ct \(no CT image, .*\), 1 not-dicom \(no DICOM file\)$"
     with pytest.raises(UsageError, match=said):
         series.choose(headers_of(tmp_path)[1], ())
-    with pytest.raises(UsageError, match=r"^INPUT holds no CT image: no file at all$"):
-        series.choose([], ())
+    with pytest.raises(UsageError, match=r"^INPUT here holds no CT image: no file at all$"):
+        series.choose([], (), "INPUT here")
+
+
+def test_messages_name_the_input_as_typed(mixed):
+    headers = headers_of(mixed)[1]
+    with pytest.raises(UsageError, match=r"^INPUT here holds 2 CT series; choose one by --series"):
+        series.choose(headers, (), "INPUT here")
+    with pytest.raises(UsageError, match=r"^--series names a series that INPUT here does not hold"):
+        series.choose(headers, ["1.2.3"], "INPUT here")
+
+
+def test_the_commands_name_what_was_typed(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "used").mkdir()
+    (tmp_path / "used/x").touch()
+    write_series(tmp_path / "scan", 1, side=16)
+    for words, said in (
+        ("simulate empty -o out", "INPUT empty holds no CT image: no file at all"),
+        ("simulate scan -o used", "PAIRS used is not empty"),
+        ("simulate scan -o scan", "PAIRS scan is INPUT; give another folder"),
+    ):
+        result = CliRunner().invoke(main.main, words.split())
+        assert (result.exit_code, said in result.stderr) == (2, True), result.output
 
 
 def test_duplicates_and_conflicts(tmp_path):

@@ -1,8 +1,10 @@
 """Low-dose partners: pairs that training accepts, the same noise everywhere, derived objects."""
 
 import json
+import logging
 import math
 import shutil
+import signal
 
 import numpy as np
 import pydicom
@@ -148,12 +150,145 @@ def test_bad_files_stop_no_other(tmp_path):
     assert len(list((tmp_path / "out/npy/low").rglob("*.npy"))) == 2
 
 
-def test_a_folder_that_is_in_use_is_refused(tmp_path):
+OTHER = r"^PAIRS \S+/out is not empty, and not of this very command and input; give a new folder"
+
+
+@pytest.mark.parametrize("content", [None, "no JSON", "[]", '{"schema": 1, "files": []}'])
+def test_a_folder_that_is_in_use_is_refused(tmp_path, content):
     source = write_series(tmp_path / "in", 1)
     (tmp_path / "out").mkdir()
-    (tmp_path / "out/x").touch()
-    with pytest.raises(UsageError, match=r"^PAIRS is not empty; give a new folder, or empty it$"):
+    if content is None:
+        (tmp_path / "out/x").touch()
+    else:
+        (tmp_path / "out/manifest.json").write_text(content)
+    with pytest.raises(UsageError, match=OTHER):
         run(Options(source=source, out=tmp_path / "out", **FEW))
+    assert len(list((tmp_path / "out").iterdir())) == 1
+
+
+def stopped_after(count, options, monkeypatch):
+    """A run that a signal ends after so many pairs."""
+    real, made = simulate._Run._pair, []
+
+    def pair(self, header, folder):
+        if len(made) == count:
+            signal.raise_signal(signal.SIGTERM)
+        made.append(header.name)
+        return real(self, header, folder)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(simulate._Run, "_pair", pair)
+        with pytest.raises(Stopped, match="run the same command again"):
+            run(options)
+    return made
+
+
+def arrays(out):
+    return {
+        str(path.relative_to(out)): np.load(path).tobytes()
+        if path.suffix == ".npy"
+        else pydicom.dcmread(path).PixelData
+        for path in out.rglob("*")
+        if path.suffix in (".npy", ".dcm")
+    }
+
+
+def two_patients(folder):
+    write_series(folder / "a", 3, side=32)
+    write_series(folder / "b", 3, side=32, series="T", PatientID="other")
+    (folder / "notes.txt").write_text("no DICOM file")
+    return folder
+
+
+@pytest.mark.parametrize("count", [1, 4])
+def test_the_same_command_goes_on_bit_by_bit(tmp_path, monkeypatch, count):
+    source = two_patients(tmp_path / "in")
+    whole, again = (
+        Options(source=source, out=tmp_path / name, series=("all",), **FEW)
+        for name in ("whole", "again")
+    )
+    run(whole)
+    made = stopped_after(count, again, monkeypatch)
+    assert len(made) == count
+    written = {path: path.stat().st_mtime_ns for path in again.out.rglob("*.npy")}
+    assert len(written) == 2 * count
+    counts = run(again)["counts"]
+    assert counts["status"] == {"existing": count, "simulated": 6 - count, "skipped": 1}
+    assert counts["slices"] == 6
+    assert {path: path.stat().st_mtime_ns for path in written} == written  # none written again
+    assert arrays(whole.out) == arrays(again.out)
+    assert run(again)["counts"]["status"] == {"existing": 6, "skipped": 1}
+
+
+def test_a_pair_that_was_lost_is_made_again(tmp_path, pairs, monkeypatch):
+    source = two_patients(tmp_path / "in")
+    options = Options(source=source, out=tmp_path / "out", series=("all",), **FEW)
+    stopped_after(2, options, monkeypatch)
+    next((tmp_path / "out/dicom/low").rglob("*.dcm")).unlink()
+    assert run(options)["counts"]["status"] == {"existing": 1, "simulated": 5, "skipped": 1}
+    assert arrays(options.out) == arrays(pairs)
+
+
+def test_a_full_disk_is_made_room_on_and_the_same_command_goes_on(tmp_path, pairs, monkeypatch):
+    options = Options(
+        source=two_patients(tmp_path / "in"), out=tmp_path / "out", series=("all",), **FEW
+    )
+    real, room = simulate.write_atomic, iter(range(10))
+
+    def full(path, data):
+        if next(room, None) is None:
+            raise OSError(28, "No space left on device")
+        real(path, data)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(simulate, "write_atomic", full)
+        with pytest.raises(UsageError, match="No space left on"):
+            run(options)
+    assert run(options)["counts"]["status"] == {"existing": 2, "simulated": 4, "skipped": 1}
+    assert arrays(options.out) == arrays(pairs)
+
+
+@pytest.mark.parametrize("change", ["seed", "series", "files", "pixels", "version"])
+def test_nothing_else_goes_on_in_its_folder(tmp_path, monkeypatch, change):
+    source, more = two_patients(tmp_path / "in"), {"series": ("all",), **FEW}
+    stopped_after(2, Options(source=source, out=tmp_path / "out", **more), monkeypatch)
+    before = arrays(tmp_path / "out")
+    if change == "seed":
+        more["seed"] = 1
+    elif change == "series":
+        more["series"] = (uid("S"),)
+    elif change == "files":
+        (source / "b/IM0000").unlink()
+    elif change == "pixels":
+        (source / "a/IM0000").write_bytes(packed(dataset(body(32, 2))))
+    else:
+        monkeypatch.setattr(simulate, "__version__", "0")
+    with pytest.raises(UsageError, match=OTHER) as caught:
+        run(Options(source=source, out=tmp_path / "out", **more))
+    assert caught.value.exit_code == 2
+    assert arrays(tmp_path / "out") == before
+
+
+def test_without_any_pair_there_is_no_hint_and_nothing_is_left(tmp_path, caplog, monkeypatch):
+    monkeypatch.setattr(logging.getLogger("compress"), "propagate", True)
+    caplog.set_level("INFO", "compress")
+    source, out = tmp_path / "in", tmp_path / "out"
+    source.mkdir()
+    (source / "text.dcm").write_text("no DICOM file")
+    (source / "x").write_bytes(packed(dataset(body(32), PixelSpacing=None)))
+    with pytest.raises(CompressError, match=r"no pair was made, and nothing written$"):
+        run(Options(source=source, out=out, **FEW))
+    assert not out.exists()
+    assert "--data" not in caplog.text
+    good = write_series(tmp_path / "good", 1, side=32)
+    assert run(Options(source=good, out=out, **FEW))["counts"]["slices"] == 1
+    assert f"1 pairs of slices: --data {out}/npy or {out}/dicom" in caplog.text
+
+
+def test_a_stop_before_the_first_pair_leaves_nothing(tmp_path, monkeypatch):
+    source = write_series(tmp_path / "in", 2, side=32)
+    stopped_after(0, Options(source=source, out=tmp_path / "out", **FEW), monkeypatch)
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_folder_that_cannot_be_written(tmp_path, monkeypatch):
@@ -163,7 +298,9 @@ def test_a_folder_that_cannot_be_written(tmp_path, monkeypatch):
         raise OSError(28, "No space left on device", "secret path")
 
     monkeypatch.setattr(simulate, "write_atomic", full)
-    with pytest.raises(UsageError, match=r"^PAIRS cannot be written: No space left on device$"):
+    with pytest.raises(
+        UsageError, match=r"^PAIRS \S+/out cannot be written: No space left on device$"
+    ):
         run(Options(source=source, out=tmp_path / "out", **FEW))
 
 
@@ -172,7 +309,7 @@ def test_a_signal_stops(tmp_path, monkeypatch):
     monkeypatch.setattr(simulate._Run, "_pair", None)
     with monkeypatch.context() as patch:
         patch.setattr("threading.Event.is_set", lambda _self: True)
-        with pytest.raises(Stopped, match="simulate: stopped; empty PAIRS and run again"):
+        with pytest.raises(Stopped, match="simulate: stopped; run the same command again to go on"):
             run(Options(source=source, out=tmp_path / "out", **FEW))
 
 

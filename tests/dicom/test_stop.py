@@ -226,9 +226,11 @@ def test_an_output_that_is_no_folder_is_refused_before_any_work(tmp_path):
     (tmp_path / "file").touch()
     (tmp_path / "gone").symlink_to(tmp_path / "nowhere/at/all")
     for name in ("file", "file/below", "gone"):
-        with pytest.raises(UsageError, match=r"^OUT cannot be written: (Not a dir|No such file)"):
+        with pytest.raises(
+            UsageError, match=r"^OUT \S+ cannot be written: (Not a dir|No such file)"
+        ):
             enhance(source, tmp_path / name)
-        with pytest.raises(UsageError, match=r"^PAIRS cannot be written: (Not a|No such file)"):
+        with pytest.raises(UsageError, match=r"^PAIRS \S+ cannot be written: (Not a|No such file)"):
             simulate.run(simulate.Options(source=source, out=tmp_path / name, device="cpu"))
 
 
@@ -237,7 +239,7 @@ def test_the_input_as_output_is_refused(tmp_path):
     source = write_series(tmp_path / "in", 1, side=16)
     (tmp_path / "link").symlink_to(source)
     for out in (source, tmp_path / "link", source / ".." / "in"):
-        with pytest.raises(UsageError, match=r"^OUT is INPUT; give another folder"):
+        with pytest.raises(UsageError, match=r"^OUT \S+ is INPUT; give another folder"):
             enhance(source, out)
 
 
@@ -249,7 +251,9 @@ def test_a_full_disk_is_noticed_before_any_work(tmp_path, monkeypatch):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(UsageError, match=r"^OUT cannot be written: No space left on device$"):
+    with pytest.raises(
+        UsageError, match=r"^OUT \S+/out/deep cannot be written: No space left on device$"
+    ):
         enhance(source, tmp_path / "out/deep")
     assert not (tmp_path / "out").exists()
 
@@ -264,7 +268,7 @@ def test_a_disk_that_fills_up_ends_the_run_which_can_go_on(tmp_path, monkeypatch
     source, out = write_series(tmp_path / "in", 40, side=16), tmp_path / "out"
     monkeypatch.setattr(command, "Desk", dicom_desks.Filling)
     monkeypatch.setattr(inference, "load", lambda *_a, **_k: dicom_desks.identity(2))
-    said = r"^OUT's disk is full: \d of 40 results are there; make space and run again with --skip"
+    said = r"^the disk of OUT \S+/out is full: \d of 40 results are there; make space and"
     with pytest.raises(CompressError, match=said) as caught:
         enhance(source, out)
     assert caught.value.exit_code == 1
@@ -290,7 +294,7 @@ def test_a_disk_that_is_really_full(tmp_path):
     words = [*shell, f"{mount} && {command_}; {looks}"]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     done = subprocess.run(words, cwd=tmp_path, env=environment, capture_output=True, text=True)
-    assert "OUT's disk is full" in done.stderr, done.stderr
+    assert "the disk of OUT disk/out is full" in done.stderr, done.stderr
     code, partial, images, files = done.stdout.split("\n")[-5:-1]
     assert (code, partial) == ("code 1", "0")
     assert 10 < int(images) < 32
@@ -322,7 +326,7 @@ def test_simulated_partners_are_what_is_enhanced_and_not_simulated_again(tmp_pat
     simulate.run(simulate.Options(source=source, out=tmp_path / "pairs", **few))
     low = tmp_path / "pairs/dicom/low"
     assert enhance(low, tmp_path / "out")["counts"]["status"] == {"enhanced": 1}
-    with pytest.raises(UsageError, match=r"INPUT holds no CT image: 1 own-result .*--incl"):
+    with pytest.raises(UsageError, match=r"INPUT \S+/low holds no CT image: 1 own-result .*--incl"):
         simulate.run(simulate.Options(source=low, out=tmp_path / "twice", **few))
     more = {"include_results": True, **few}
     content = simulate.run(simulate.Options(source=low, out=tmp_path / "twice", **more))
