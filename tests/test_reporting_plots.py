@@ -18,7 +18,7 @@ from compress.cli import main
 from compress.context import Work
 from compress.recipe import load
 from compress.reporting import asked, charts, histograms, plots
-from compress.run import preview
+from compress.run import pictures, preview
 from compress.steps.prune import Prune
 
 RECIPE = """schema: 1
@@ -52,7 +52,7 @@ def test_check_says_and_draws_what_would_go(tmp_path: Path, criterion: str) -> N
     for group in last["groups"]:
         assert len(group["scores"]) == group["width"]
         assert 0 < group["kept"] <= group["width"]
-    files = preview.draw(found, tmp_path / "scores.png")
+    files = pictures.draw(found, tmp_path / "scores.png")
     assert [file.name for file in files] == ["scores.png", "scores-2.png"]
     for file in files:
         with Image.open(file) as picture:
@@ -71,9 +71,9 @@ def test_check_names_its_pictures(tmp_path: Path) -> None:
 
 def test_a_plot_that_cannot_be(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"--plot writes a PNG picture, got .*x\.svg"):
-        preview.draw({"pruning": []}, tmp_path / "x.svg")
+        pictures.draw({"pruning": []}, tmp_path / "x.svg")
     with pytest.raises(UsageError, match="the recipe has no step that removes channels"):
-        preview.draw({"pruning": []}, tmp_path / "x.png")
+        pictures.draw({"pruning": []}, tmp_path / "x.png")
 
 
 ASKED = {

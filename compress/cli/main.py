@@ -166,16 +166,16 @@ def run(
 def check(recipe: Path, overrides: tuple[str, ...], as_json: bool, plot: Path | None) -> None:
     """Show what RECIPE would do to its network, without training: layers, cost, 2:4, back ends."""
     from compress.recipe import load
-    from compress.run import preview
+    from compress.run import pictures, preview
 
     if plot is not None:
-        preview.check_picture(plot)
+        pictures.check(plot)
     loaded = load(recipe, overrides)
     found = preview.check(loaded)
     preview.check_folder(loaded)
-    pictures = preview.draw(found, plot) if plot is not None else []
+    drawn = pictures.draw(found, plot) if plot is not None else []
     show(found, as_json, preview.render)
-    for picture in pictures:
+    for picture in drawn:
         click.echo(picture, err=True)
 
 

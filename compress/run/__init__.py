@@ -9,6 +9,7 @@ folder.py    run folders and their lock
 manifest.py  what a run was made with: versions, commit, GPU, data
 records.py   what manifest.json, facts.json, plans and evaluations hold
 preview.py   `compress check`: what a recipe would do
+pictures.py  `compress check --plot`: the scores of every layer
 new.py       `compress new`: a recipe to begin with
 doctor.py    `compress doctor`: what this machine has and lacks
 report.py    `compress report`: a run's report, written again

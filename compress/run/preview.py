@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from torch import nn
 
-from compress.base.errors import UsageError
 from compress.checkpoint import Model, channels
 from compress.data import DataOptions, folder
 from compress.graph import cost, draws, trial
@@ -114,43 +113,6 @@ def _sums(plan: Plan) -> Iterator[str]:
     yield _sparse(plan)
     for backend in plan["backends"]:
         yield f"{backend['where']}: {backend['choice']} ({backend['why']})"
-
-
-def check_picture(path: Path) -> None:
-    """Refuse a picture that `draw` could not write, before anything is computed.
-
-    Raises:
-        UsageError: it is no PNG, or its folder is not there.
-    """
-    if path.suffix.lower() != ".png":
-        raise UsageError(f"--plot writes a PNG picture, got {path}; let the name end in .png")
-    if not path.parent.is_dir():
-        raise UsageError(f"--plot {path}: there is no folder {path.parent}; make it first")
-
-
-def draw(plan: Plan, path: Path) -> list[Path]:
-    """Write a picture of the scores for every prune step; returns the files.
-
-    Args:
-        plan: what `check` returns.
-        path: the PNG file for the first prune step; more get their number before the suffix.
-
-    Raises:
-        UsageError: the recipe removes no channels, or as `check_picture`.
-        OSError: it cannot be written.
-    """
-    from compress.reporting import histograms
-
-    check_picture(path)
-    if not plan["pruning"]:
-        raise UsageError("--plot: the recipe has no step that removes channels")
-    files = [
-        path,
-        *(path.with_stem(f"{path.stem}-{i}") for i in range(2, len(plan["pruning"]) + 1)),
-    ]
-    for file, pruning in zip(files, plan["pruning"], strict=True):
-        histograms.draw(pruning, file)
-    return files
 
 
 def check_folder(recipe: Recipe) -> None:
