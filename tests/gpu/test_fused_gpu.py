@@ -161,8 +161,7 @@ if __name__ == "__main__":
         job.make(job.first)()
     torch.cuda.synchronize()
     assert before and files() == before
-    choices = tune.tune(session, 60.0)
-    assert choices.conv
+    assert tune.tune(session, 60.0).choices.conv
 """
     file = tmp_path / "ahead_of_time.py"
     file.write_text(code.replace("CACHE", repr(str(tmp_path / "cache"))))
