@@ -38,6 +38,19 @@ def test_each_proof_has_gpus_of_its_own_and_the_longest_begins_first(tmp_path: P
     assert "a rig |" in table
 
 
+def test_what_is_timed_runs_beside_nothing_else(tmp_path: Path) -> None:
+    """Cores that compile beside a tuner make its kernels slower."""
+    show = "echo NAME >> {out}/order; sleep 0.5; echo NAME >> {out}/order"
+    made = {
+        name: Proof(show.replace("NAME", name), seconds, stage=stage)
+        for name, seconds, stage in (("a", 9, 2), ("b", 1, 1), ("c", 1, 0), ("d", 5, 1))
+    }
+    good, _ = run(tmp_path, ["0", "1"], 60, **made)
+    order = (tmp_path / "order").read_text().split()
+    assert good
+    assert (order[:2], sorted(order[2:6]), order[6:]) == (["c", "c"], [*"bbdd"], ["a", "a"])
+
+
 def test_python_is_this_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     program = tmp_path / "py thon3"
     program.write_text('#!/bin/sh\necho mine "$@"\n')

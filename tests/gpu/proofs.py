@@ -7,9 +7,10 @@
 --other is a checkout of an older commit, to time engines in turns with; --rig a folder with `lib`
 and `site` of TensorRT-RTX. A proof that needs what is not there is skipped with the reason. Each
 has a log OUT/NAME.log and, so that nothing is measured that another one tuned, a cache of its own,
-which shares the demo set with yours. The longest begin first; with --until none begins that would
-end later, and what still runs then is stopped. OUT/proofs.md has a line for each. Exit status: 0
-where every proof that began ended well, else 1.
+which shares the demo set with yours. What is timed comes first and beside nothing else that keeps
+cores busy: tuners that share them with compilers find slower kernels. Then the longest begin first;
+with --until none begins that would end later, and what still runs then is stopped. OUT/proofs.md
+has a line for each. Exit status: 0 where every proof that began ended well, else 1.
 """
 
 import os
@@ -37,7 +38,12 @@ FP16 = {
 }
 INT8 = {"window": "to_be_sanitized and int8"}
 TURNS = "python tests/bench/turns.py --seconds 28 --other {other} --other-seconds 40"
+INT8_ENDS = "int8.py --network dense --batch 16"
 A100 = "COMPRESS_FUSED_ARCH=80 python tests/bench"
+
+
+TIMED, BY_ITSELF, REST = range(3)
+"""Stages: what keeps few cores busy and is timed; what is timed and needs all cores; the rest."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +54,8 @@ class Proof:
     seconds: int
     """On an H200 with 16 cores."""
     gpus: int = 1
+    stage: int = REST
+    """Proofs of one stage run side by side, those of a later one when they have ended."""
 
     def missing(self, given: Mapping[str, str], gpus: int) -> str:
         """Why it cannot run here, or ''."""
@@ -67,39 +75,51 @@ def sanitized(tool: str, tests: Mapping[str, str], seconds: int) -> Proof:
     return Proof(" && ".join(commands), seconds)
 
 
-def enhanced(name: str, tree: str) -> Proof:
-    """2,660 slices through the engine of a network of widths 16/16/16, with a checkout's code."""
-    made = f"{{out}}/{name}"
+def engine_of(tree: str, made: str) -> str:
+    """A command: with a checkout's code, the engine of a network of widths 16/16/16 in `made`."""
     code = (
         "from pathlib import Path; from compress import checkpoint as c; "
         "widths = dict(residual=True, trunk=16, bottleneck=16, decoder=16); "
         'o = c.ModelOptions(name="ddnet", options=widths); p = Path("PLACE"); '
         "p.mkdir(parents=True); c.save(c.Model(net=o.build().eval(), origin=o), p)"
     ).replace("PLACE", f"{made}/network")
-    words = "--device cuda --phases --runs 2 --slices 2660 --disk /dev/shm"
-    return Proof(
+    return (
         f"cd {tree} && export PYTHONPATH=$PWD:$PYTHONPATH && python -c '{code}' && "
         f"python -m compress export {made}/network --format fused --precision fp16 --batch 16 "
-        f"--out {made}/engine && "
-        f"python tests/bench/enhance.py {made}/engine/*.safetensors {words}",
-        160,
+        f"--out {made}/engine"
     )
 
 
+def enhanced(trees: Sequence[str]) -> Proof:
+    """2,660 slices through such engines of several checkouts, each with its own code, in turns."""
+    places = [f"{{out}}/enhance/{k}" for k in range(len(trees))]
+    built = [f"({engine_of(*both)})" for both in zip(trees, places, strict=True)]
+    words = "--device cuda --phases --runs 1 --slices 2660 --disk /dev/shm"
+    runs = [
+        f"(cd {tree} && export PYTHONPATH=$PWD:$PYTHONPATH && "
+        f"python tests/bench/enhance.py {place}/engine/*.safetensors {words})"
+        for _ in range(3)
+        for tree, place in zip(trees, places, strict=True)
+    ]
+    return Proof(" && ".join(built + runs), 260, stage=BY_ITSELF)
+
+
 PROOFS: Mapping[str, Proof] = {
-    "turns-dense-16": Proof(f"{TURNS} --network dense --batch 16", 150),
-    "turns-dense-1": Proof(f"{TURNS} --network dense --batch 1", 130),
-    "turns-16-16-16-16": Proof(f"{TURNS} --network 16-16-16 --batch 16", 130),
-    "turns-16-16-16-1": Proof(f"{TURNS} --network 16-16-16 --batch 1", 120),
+    "turns-dense-16": Proof(f"{TURNS} --network dense --batch 16", 150, stage=TIMED),
+    "turns-dense-1": Proof(f"{TURNS} --network dense --batch 1", 130, stage=TIMED),
+    "turns-16-16-16-16": Proof(f"{TURNS} --network 16-16-16 --batch 16", 130, stage=TIMED),
+    "turns-16-16-16-1": Proof(f"{TURNS} --network 16-16-16 --batch 1", 120, stage=TIMED),
     **{
         f"turns-{name}-a100": Proof(
-            f"{A100}/turns.py --network {name} --batch 16 --seconds 25 --no-compile", 90
+            f"{A100}/turns.py --network {name} --batch 16 --seconds 25 --no-compile",
+            90,
+            stage=TIMED,
         )
         for name in ("dense", "16-16-16")
     },
-    "int8": Proof("python tests/bench/int8.py --network dense --batch 16 --seconds 30", 260),
-    "int8-a100": Proof(f"{A100}/int8.py --network dense --batch 16 --seconds 22", 150),
-    "int8-kernels": Proof("python tests/bench/int8.py --network dense --batch 16 --kernels", 300),
+    "int8": Proof(f"python tests/bench/{INT8_ENDS} --seconds 30", 150, stage=TIMED),
+    "int8-a100": Proof(f"{A100}/{INT8_ENDS} --seconds 22", 130, stage=TIMED),
+    "int8-kernels": Proof(f"python tests/bench/{INT8_ENDS} --kernels", 300, stage=TIMED),
     "cuda-tests": Proof(f"{TESTS} -n 12 tests/gpu/test_fused_cuda_gpu.py", 220),
     "fused-tests": Proof(f"{TESTS} -n 12 tests/gpu/test_fused_gpu.py", 300),
     "training-tests": Proof(
@@ -118,15 +138,20 @@ PROOFS: Mapping[str, Proof] = {
     "racecheck-int8": sanitized("racecheck", INT8, 300),
     "reference": Proof(
         "python -m compress run recipes/ddnet_struct60_asp.yaml --out {out}/reference "
-        "--set 'steps.export.formats=[\"fused\"]'", 200,
+        "--set 'steps.export.formats=[\"fused\"]' && "
+        "python -m compress export {out}/reference/02-retrain --format fused --batch 16 "
+        "--out {out}/equal-widths && "
+        "python -m compress bench {out}/equal-widths/*.safetensors "
+        "{out}/reference/06-export/*-b16.safetensors --json > {out}/reference/bench.json && "
+        "python -m compress report {out}/reference && grep 2:4 {out}/reference/*/report.md", 260,
     ),
-    "enhance": enhanced("enhance", "."),
-    "enhance-other": enhanced("enhance-other", "{other}"),
     "engines": Proof(
         "python tests/gpu/engines.py --out {out}/engines --rig {rig} --formats torch_tensorrt "
-        "--batch 16 --rounds 8 --seconds 0.3 --data demo", 170,
+        "--batch 16 --rounds 8 --seconds 0.3 --data demo", 190, stage=TIMED,
     ),
-    "scaling": Proof("python tests/bench/scaling.py --out {out}/scaling.json", 500, gpus=2),
+    "scaling": Proof(
+        "python tests/bench/scaling.py --out {out}/scaling.json", 500, gpus=2, stage=BY_ITSELF
+    ),
 }  # fmt: skip
 
 
@@ -193,9 +218,11 @@ def report(out: Path, name: str, state: str, seconds: float, words: str) -> None
     print(f"{name:20} {state:8} {seconds:5.0f} s  {shown}", flush=True)
 
 
-def next_of(left: Mapping[str, Proof], free: int, until: float) -> str:
-    """The longest proof for which there are GPUs and time, or ''."""
-    able = [n for n, p in left.items() if p.gpus <= free and time.monotonic() + p.seconds <= until]
+def next_of(left: Mapping[str, Proof], running: Sequence[Proof], free: int, until: float) -> str:
+    """The longest proof of the stage that is on for which there are GPUs and time, or ''."""
+    soon = {n: p for n, p in left.items() if time.monotonic() + p.seconds <= until}
+    stage = min((proof.stage for proof in running or soon.values()), default=REST)
+    able = [n for n, p in soon.items() if p.gpus <= free and p.stage == stage]
     return max(able, key=lambda name: left[name].seconds, default="")
 
 
@@ -218,8 +245,8 @@ def run(
     absent = {name: proof.missing(given, len(gpus)) for name, proof in proofs.items()}
     left = {name: proof for name, proof in proofs.items() if not absent[name]}
     running: list[Running] = []
-    while running or next_of(left, len(free), until):
-        while name := next_of(left, len(free), until):
+    while running or next_of(left, [], len(free), until):
+        while name := next_of(left, [proofs[r.name] for r in running], len(free), until):
             proof = left.pop(name)
             own, free = free[: proof.gpus], free[proof.gpus :]
             running.append(begin(out, name, proof.command.format(**given), own))
