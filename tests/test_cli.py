@@ -141,7 +141,11 @@ def test_errors_are_one_line_and_an_exit_code(recipe, monkeypatch, error, code, 
 
 def test_ctrl_c_says_what_was_stopped_and_what_to_do(recipe, monkeypatch):
     monkeypatch.setattr(preview, "check", lambda *_: signal.raise_signal(signal.SIGINT))
-    result = call("check", recipe)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # shells ignore it behind &
+    try:
+        result = call("check", recipe)
+    finally:
+        signal.signal(signal.SIGINT, before)
     said = "\ncheck: stopped before the end; run the same command again\n"
     assert (result.exit_code, result.stdout, result.stderr) == (75, "", said)
 
