@@ -50,12 +50,11 @@ def engine(net: nn.Module, batch: int, seconds: float) -> Callable[[], float]:
     session = Session(plan, tensors, shape, choices=found.choices)
     session.image.uniform_()
     session.capture()
-    graph = session.graph
-    assert graph is not None
 
     def call() -> float:
-        assert session.buffers  # the graph alone would let go of what it reads and writes
-        return float(turns.median(graph.replay))
+        """Holds the session: the graph alone would let go of what it reads and writes."""
+        assert session.graph is not None
+        return float(turns.median(session.graph.replay))
 
     return call
 
