@@ -1,5 +1,6 @@
 """Proofs side by side: each on GPUs of its own, stopped in time, and said how it ended."""
 
+import re
 import sys
 import time
 from pathlib import Path
@@ -88,3 +89,16 @@ def test_commands_name_files_and_tests_that_exist(tmp_path: Path) -> None:
         assert chosen.split(" and ")[0] in tests
     with pytest.raises(SystemExit, match="0"):
         proofs.main(["--list", "racecheck"])
+
+
+def test_proofs_that_the_documents_name_exist_and_every_test_and_bench_has_one() -> None:
+    root = GPU.parents[1]
+    texts = [path.read_text() for path in root.glob("docs/*.md")]
+    named = {name for text in texts for name in re.findall(r"proofs\.py ([a-z][a-z0-9-]+)", text)}
+    assert {"enhance", "reference"} <= named <= set(proofs.PROOFS)
+    commands = " ".join(proof.command for proof in proofs.PROOFS.values())
+    timed = [
+        root / "tests" / "bench" / f"{name}.py" for name in ("turns", "int8", "enhance", "scaling")
+    ]
+    unseen = [path.name for path in (*GPU.glob("test_*.py"), *timed) if path.name not in commands]
+    assert not unseen

@@ -37,7 +37,7 @@ FP16 = {
     "move": "moves_to_be_sanitized",
 }
 INT8 = {"window": "to_be_sanitized and int8"}
-TURNS = "python tests/bench/turns.py --seconds 28 --other {other} --other-seconds 40"
+TURNS = "python tests/bench/turns.py --seconds 120 --other {other} --other-seconds 90"
 INT8_ENDS = "int8.py --network dense --batch 16"
 A100 = "COMPRESS_FUSED_ARCH=80 python tests/bench"
 
@@ -106,9 +106,9 @@ def enhanced(trees: Sequence[str]) -> Proof:
 
 PROOFS: Mapping[str, Proof] = {
     "turns-dense-16": Proof(f"{TURNS} --network dense --batch 16", 150, stage=TIMED),
-    "turns-dense-1": Proof(f"{TURNS} --network dense --batch 1", 130, stage=TIMED),
+    "turns-dense-1": Proof(f"{TURNS} --network dense --batch 1", 160, stage=TIMED),
     "turns-16-16-16-16": Proof(f"{TURNS} --network 16-16-16 --batch 16", 130, stage=TIMED),
-    "turns-16-16-16-1": Proof(f"{TURNS} --network 16-16-16 --batch 1", 120, stage=TIMED),
+    "turns-16-16-16-1": Proof(f"{TURNS} --network 16-16-16 --batch 1", 160, stage=TIMED),
     **{
         f"turns-{name}-a100": Proof(
             f"{A100}/turns.py --network {name} --batch 16 --seconds 25 --no-compile",
