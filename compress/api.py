@@ -13,7 +13,6 @@ NumPy arrays in HU. `Neighbouring(net, 1)` makes such a network of one that sees
     >>> sparse = compress.sparsify(pruned)
 """
 
-import copy
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -37,6 +36,7 @@ from compress.engines.formats import FormatName
 from compress.graph import fitness
 from compress.graph.cost import Cost, cost
 from compress.graph.slices import Neighbouring, neighbours
+from compress.graph.trial import duplicate
 from compress.imaging.arrays import enhance
 from compress.quantization.quantisers import unmeasured
 from compress.recipe.arguments import step
@@ -290,7 +290,7 @@ def _done(chosen: Prune | Sparsify | Quantize, model: Model, train: Pairs = NONE
 def _model(net: nn.Module) -> Model:
     """A network without a recipe; of masks and of the cost of INT8 layers nothing is known."""
     fitness.check(net, values=True)
-    return Model(net=copy.deepcopy(net).eval(), origin=ModelOptions(), quantised=unmeasured(net))
+    return Model(net=duplicate(net).eval(), origin=ModelOptions(), quantised=unmeasured(net))
 
 
 def _work(device: torch.device, test: Pairs, train: Pairs = NONE) -> Work:

@@ -20,16 +20,19 @@ from pathlib import Path
 from compress.engines.base import Shape
 from compress.engines.aot_inductor import AotInductor
 
-net, cpu = torch.nn.Conv2d(1, 1, 3, padding=1), torch.device("cpu")
-AotInductor().build(net, Shape(batch=1, size=32), Path(sys.argv[1]), cpu)
+torch.set_num_threads(int(sys.argv[2]))
+net = torch.nn.Sequential(torch.nn.Conv2d(1, 4, 3, padding=1), torch.nn.Softplus())
+AotInductor().build(net, Shape(batch=1, size=256), Path(sys.argv[1]), torch.device("cpu"))
 """
 LOAD = """
-import sys, torch
+import os, sys, torch
 from pathlib import Path
 from compress.engines.aot_inductor import AotInductor
 
+torch.set_num_threads(int(sys.argv[2]))
 run = AotInductor().load(Path(sys.argv[1]), torch.device("cpu"))
-print(tuple(run(torch.rand(1, 1, 32, 32)).shape))
+before = len(os.listdir("/proc/self/task"))
+print(*run(torch.rand(1, 1, 256, 256)).shape, len(os.listdir("/proc/self/task")) - before)
 """
 
 
@@ -46,9 +49,15 @@ def python(code: str, *words: object, **environment: str) -> str:
 
 @pytest.mark.slow
 @pytest.mark.skipif(not machine.compiler()["works"], reason="needs a C++ compiler")
-def test_a_package_with_a_standard_library_of_its_own_loads_in_a_fresh_process(tmp_path):
+def test_a_package_with_a_standard_library_of_its_own_runs_on_the_threads_of_a_fresh_process(
+    tmp_path,
+):
+    """Threads of the process that builds it are not all cores, so PyTorch alone would keep them."""
     compiler, package = tmp_path / "c++", tmp_path / "m.pt2"
     compiler.write_text(LINKER.format(*[os.environ.get("CXX", "g++")] * 2))
     compiler.chmod(0o755)
-    python(BUILD, package, CXX=str(compiler), TORCHINDUCTOR_CACHE_DIR=str(tmp_path / "cache"))
-    assert python(LOAD, package) == "(1, 1, 32, 32)"
+    threads = (os.cpu_count() or 1) + 2
+    cache = str(tmp_path / "cache")
+    python(BUILD, package, threads, CXX=str(compiler), TORCHINDUCTOR_CACHE_DIR=cache)
+    assert python(LOAD, package, 1) == "1 4 256 256 0"
+    assert python(LOAD, package, 3) == "1 4 256 256 2"

@@ -244,6 +244,12 @@ class Pair(nn.Conv2d):
         return super().forward(x), x
 
 
+def normed() -> nn.Module:
+    """A layer whose weight PyTorch cannot copy."""
+    with pytest.warns(FutureWarning, match="deprecated"):
+        return nn.utils.weight_norm(nn.Conv2d(1, 1, 3, padding=1))
+
+
 LOW = np.zeros((1, 32, 32))
 
 
@@ -257,6 +263,7 @@ LOW = np.zeros((1, 32, 32))
         (lambda: compress.prune(DDnet), "a network is a torch.nn.Module, got the class DDnet"),
         (lambda: compress.prune(nn.Conv2d(1, 1, 1, device="meta")), "no weights yet: they are on"),
         (lambda: compress.sparsify("net"), "a network is a torch.nn.Module, got 'net'"),
+        (lambda: compress.sparsify(normed()), "take torch.nn.utils.parametrizations.weight_norm"),
         (lambda: compress.cost("net"), "a network is a torch.nn.Module, got 'net'"),
         (lambda: compress.enhance("net", LOW), "a network is a torch.nn.Module, got 'net'"),
         (lambda: compress.enhance(Pair(), LOW), "Pair gives a tuple, not a tensor"),

@@ -13,6 +13,13 @@ from compress.base.tensors import channels_last
 from compress.engines.base import Format, NotBuilt, Runner, Shape, giving_up, placed
 from compress.engines.records import Built
 
+CONFIGS = {"cpp.dynamic_threads": True}
+"""A package for a CPU then runs on as many threads as the process that loads it may use.
+
+Otherwise it keeps those of the process that built it, where these were not all cores of the host:
+in a share of a cluster's node it would keep cores busy that are others', or leave its own idle.
+"""
+
 
 class AotInductor(Format):
     """`.pt2` packages, for the CPU or the GPU that they are built on."""
@@ -37,7 +44,9 @@ class AotInductor(Format):
             program = torch.export.export(
                 subject, (shape.example(device),), dynamic_shapes=shape.dynamic_shapes()
             )
-            torch._inductor.aoti_compile_and_package(program, package_path=str(path))
+            torch._inductor.aoti_compile_and_package(
+                program, package_path=str(path), inductor_configs=dict(CONFIGS)
+            )
         return {}
 
     def load(self, path: Path, device: torch.device) -> Runner:

@@ -213,16 +213,25 @@ def copied(net: nn.Module, device: str) -> nn.Module:
         UsageError: it cannot be copied, or is of a kind that no step can handle.
     """
     fitness.check(net)
+    shadow = cast(duplicate(net).to(_place(device)), torch.float32)
+    if shadow.eval() is None:
+        raise UsageError(f"{_name(net)}: {fitness.NO_SELF}")
+    return shadow
+
+
+def duplicate(net: nn.Module) -> nn.Module:
+    """A copy that shares nothing with the network.
+
+    Raises:
+        UsageError: PyTorch cannot copy it.
+    """
     try:
-        shadow = cast(copy.deepcopy(net).to(_place(device)), torch.float32)
+        return copy.deepcopy(net)
     except RuntimeError as error:
         raise UsageError(
             f"{type(net).__name__} cannot be copied ({reason(error)}); in place of "
             "torch.nn.utils.weight_norm take torch.nn.utils.parametrizations.weight_norm"
         ) from error
-    if shadow.eval() is None:
-        raise UsageError(f"{_name(net)}: {fitness.NO_SELF}")
-    return shadow
 
 
 def _place(device: str) -> str:
