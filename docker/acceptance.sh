@@ -191,7 +191,7 @@ lacking() {
 gpu_tests() { "$python" -m pytest -q -W default -p no:cacheprovider tests/gpu; }
 
 pack() {
-    # Without what can be made again: training states, and checkpoints of the stages between.
+    # Without what can be made again: training states, and the weights of all stages.
     tar -czf "$out.tar.gz" -C "$(dirname "$out")" --exclude='state.*' --exclude='*.pt' \
         --exclude='[0-9][0-9]-*/model.safetensors' "$(basename "$out")" && du -h "$out.tar.gz"
 }

@@ -3,11 +3,11 @@
 `python tools/option_reference.py recipes/README.md` writes it into that file, below the mark.
 """
 
+import argparse
 import ast
 import inspect
 import json
 import re
-import sys
 import textwrap
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import is_dataclass
@@ -84,7 +84,9 @@ def _cell(text: str) -> str:
 
 def main() -> None:
     """Write the reference into the file that the command line names, below the mark."""
-    path = Path(sys.argv[1])
+    parser = argparse.ArgumentParser(description=main.__doc__)
+    parser.add_argument("file", type=Path, help="recipes/README.md")
+    path = parser.parse_args().file
     head = path.read_text(encoding="utf-8").partition(MARK)[0]
     path.write_text(head + reference(), encoding="utf-8")
 

@@ -29,8 +29,8 @@ class ModelOptions:
     import_: str | None = None
     """`package.module:Class` of your own; the module is imported, that is, its code is run."""
     weights: str | None = None
-    """Absolute path of a safetensors file to start from: our names, or 2dnet's for ddnet. Or a
-    checkpoint of ldct-benchmark (.pt); it is read without running any code in it."""
+    """A safetensors file to start from, seen from the recipe's folder: our names, or 2dnet's for
+    ddnet. Or a checkpoint of ldct-benchmark (.pt); it is read without running any code in it."""
     folder: str | None = None
     """Where `import_` is looked for first: the recipe's folder."""
     options: Mapping[str, Any] = field(default_factory=dict)

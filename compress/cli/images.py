@@ -174,8 +174,8 @@ def enhance(
 @click.option(
     "--electronic",
     type=click.FloatRange(min=0),
-    default=3.16,
-    show_default=True,
+    default=10**0.5,
+    show_default="3.16, the square root of 10",
     help="Standard deviation of the electronic noise, in photons.",
 )
 @click.option(

@@ -35,13 +35,16 @@ def _step_rooted(step: Tree, folder: Path) -> Tree:
     """A step as written, with the paths in its options made absolute."""
     if not isinstance(step, dict):
         return step
-    rooted = dict(step)
-    for word, given in step.items():
-        paths = [key for key in STEP_PATHS if isinstance(given, dict) and key in given]
-        for key in paths:
-            assert isinstance(given, dict)
-            if isinstance(path := given[key], str):
-                rooted[word] = {**given, key: str(folder / Path(path).expanduser())}
+    return {word: _options_rooted(given, folder) for word, given in step.items()}
+
+
+def _options_rooted(given: Tree, folder: Path) -> Tree:
+    if not isinstance(given, dict):
+        return given
+    rooted = dict(given)
+    for key in STEP_PATHS:
+        if isinstance(path := given.get(key), str):
+            rooted[key] = str(folder / Path(path).expanduser())
     return rooted
 
 

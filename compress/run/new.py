@@ -42,7 +42,7 @@ steps:
   - sparsify
   - retrain:  {epochs: 40, crop: $crop, batch: 8}
 
-  # INT8 through ONNX, for TensorRT; layers that cost too many HU stay in half precision.
+  # INT8, for TensorRT or ddnet's fused engine; layers that cost too many HU stay in half precision.
   # - quantize
 
   # The dense network trained as long as both retrains, for a fair comparison; doubles their time.
@@ -51,7 +51,7 @@ steps:
   # PSNR, SSIM and RMSE on slices that were held out.
   - evaluate
 
-  # Engines, compared with the network. With a GPU: [torch_tensorrt, aot_inductor, onnx].
+  # Engines, compared with the network. With a GPU: [torch_tensorrt, aot_inductor]; ddnet: [fused].
   - export:   {formats: [onnx], batch: [1], image_size: $size}
 
   # runs/$name/07-report/report.html
