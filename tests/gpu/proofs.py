@@ -145,7 +145,7 @@ PROOFS: Mapping[str, Proof] = {
         "{out}/reference/06-export/*-b16.safetensors --json > {out}/reference/bench.json && "
         "python -m compress report {out}/reference && grep 2:4 {out}/reference/*/report.md", 260,
     ),
-    "enhance": enhanced([str(ROOT), "{other}"]),
+    "enhance": enhanced([".", "{other}"]),
     "engines": Proof(
         "python tests/gpu/engines.py --out {out}/engines --rig {rig} --formats torch_tensorrt "
         "--batch 16 --rounds 8 --seconds 0.3 --data demo", 190, stage=TIMED,
