@@ -27,7 +27,7 @@ from compress.checkpoint import Model, ModelOptions
 from compress.context import Work
 from compress.engines import fused
 from compress.engines.base import NotBuilt
-from compress.engines.kernels import launch, plain, remembered, tune
+from compress.engines.kernels import choose, launch, plain, remembered, search, tune
 from compress.engines.kernels.cuda.moves import Move
 from compress.engines.kernels.cuda.window import Window
 from compress.engines.kernels.packing import (
@@ -339,7 +339,7 @@ def as_on_a_gpu(monkeypatch):
             super().__init__(*arguments, kernels=False)
 
     monkeypatch.setattr(fused.Fused, "missing", lambda *_: None)
-    monkeypatch.setattr(tune, "tune", lambda *_: tune.Found(choices=Choices(), units=[]))
+    monkeypatch.setattr(tune, "tune", lambda *_: choose.Found(choices=Choices(), units=[]))
     monkeypatch.setattr(fused, "Engine", Plain)
 
 
@@ -404,7 +404,7 @@ def tuned(monkeypatch, ms, seconds: float = 60.0, known=None) -> Choices:
                 buffers[at.buffer].inside[..., at.start : at.start + at.channels].mul_(1.1)
         return ms(f"{op.size}x{op.size}" if kind == "conv" else kind, cut)
 
-    monkeypatch.setattr(tune, "milliseconds", milliseconds)
+    monkeypatch.setattr(search, "milliseconds", milliseconds)
     return tune.tune(session, seconds, known).choices
 
 
@@ -427,6 +427,67 @@ def test_a_chain_is_one_kernel_where_that_is_faster_than_two(monkeypatch):
     assert apart.conv  # where one kernel has no room on a GPU, two do
     assert not apart.chain
     assert not tuned(monkeypatch, lambda *_: 1.0, seconds=-1.0).conv
+
+
+class Added:
+    """Instead of `timed.Race`: a network takes as long as its kernels in all, as `cost` has it."""
+
+    cost = staticmethod(lambda kind, cut: 0.0)
+
+    def __init__(self, _session, first):
+        self.best, self.raced = first, 0
+
+    def won_by(self, other):
+        self.raced += 1
+        won = self.total(other) < self.total(self.best)
+        self.best = other if won else self.best
+        return won
+
+    def total(self, choices):
+        """Of the cuts that are chosen; what one chain computes takes no kernel of its own."""
+        taken = sum(self.cost("chain", cut) for cut in choices.chain.values())
+        cuts = choices.conv.items()
+        return taken + sum(self.cost(key[:3], cut) for key, cut in cuts) - 2 * len(choices.chain)
+
+
+def test_a_cut_that_is_fastest_alone_goes_where_the_network_is_slower_by_it(monkeypatch):
+    fast = list[Tiling]()
+
+    def alone(kind, cut):
+        if kind == "5x5" and cut.gx == 2 and not fast:
+            fast.append(cut)
+        return 9.0 if kind == "chain" else 1.0 if cut in fast else 1.1
+
+    before = tuned(monkeypatch, alone)
+    assert fast[0] in before.conv.values()
+    monkeypatch.setattr(choose, "Race", Added)
+    extra = 0.0
+
+    def cost(kind, cut):
+        return 9.0 if kind == "chain" else 1.0 + extra * (cut in fast)
+
+    monkeypatch.setattr(Added, "cost", staticmethod(cost))
+    assert tuned(monkeypatch, alone) == before  # a network that gains nothing stays as it is
+    extra = 1.0
+    known: dict = {}
+    after = tuned(monkeypatch, alone, known=known)
+    assert fast[0] not in after.conv.values()
+    assert {key: known[key] for key in after.conv} == after.conv  # for the next build
+    assert tuned(monkeypatch, alone, known=known).conv == after.conv
+
+
+@pytest.mark.parametrize(("alone", "together"), [(1.9, 3.0), (2.1, 0.5)])
+def test_one_kernel_or_two_is_what_the_network_is_faster_with(monkeypatch, alone, together):
+    monkeypatch.setattr(choose, "Race", Added)
+
+    def ms(kind, _cut):
+        return alone if kind == "chain" else 1.0
+
+    def cost(kind, _cut):
+        return together if kind == "chain" else 1.0
+
+    monkeypatch.setattr(Added, "cost", staticmethod(cost))
+    assert bool(tuned(monkeypatch, ms).chain) == (together < 2)
 
 
 def test_where_the_first_tiling_does_not_run_another_is_taken(monkeypatch):
@@ -460,14 +521,15 @@ def test_what_was_found_is_taken_again_and_only_checked(monkeypatch):
 
 def test_a_layer_that_gives_nothing_but_zeros_is_no_wrong_tiling():
     zeros, nan = torch.zeros(3), torch.full((3,), float("nan"))
-    assert tune._off(zeros, zeros) == 0
-    assert tune._off(nan, zeros) == tune._off(zeros + 1, zeros) == float("inf")
-    assert tune._off(torch.tensor([1.0, 2.1]), torch.tensor([1.0, 2.0])) == pytest.approx(0.05)
+    assert search._off(zeros, zeros) == 0
+    assert search._off(nan, zeros) == search._off(zeros + 1, zeros) == float("inf")
+    assert search._off(torch.tensor([1.0, 2.1]), torch.tensor([1.0, 2.0])) == pytest.approx(0.05)
 
 
 def test_a_search_that_was_cut_short_is_not_remembered(monkeypatch):
     known, clock = {}, itertools.count()  # a second from one look at it to the next
-    monkeypatch.setattr(tune, "time", SimpleNamespace(monotonic=lambda: next(clock)))
+    for module in (tune, search):
+        monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: next(clock)))
     assert tuned(monkeypatch, lambda *_: 1.0, seconds=5, known=known).conv
     assert not known
 

@@ -34,8 +34,8 @@ from hypothesis import strategies as st
 
 from compress.base.errors import UsageError
 from compress.engines import fused
+from compress.engines.kernels import choose, plain, remembered, report, search, tune
 from compress.engines.kernels import jobs as jobs_of
-from compress.engines.kernels import plain, remembered, report, tune
 from compress.engines.kernels import two_of_four as stored
 from compress.engines.kernels.cuda import compiler, fragments, launch, moves, window
 from compress.engines.kernels.cuda.products import Kind
@@ -307,7 +307,7 @@ def test_an_older_file_keeps_the_upsampling_by_itself(as_on_hopper):
 def test_the_stem_pools_where_one_kernel_measures_faster_than_two(
     as_on_hopper, monkeypatch, together
 ):
-    shape, whole, took = (1, 32, 16), tune._measured, {"ms": math.inf}
+    shape, whole, took = (1, 32, 16), search._measured, {"ms": math.inf}
     keys = {f"{name} 32x16 b1" for name in ("7x7 1-16", "pool 16", "7x7 1-16 + pool 16")}
 
     def measured(job, *given):
@@ -323,8 +323,8 @@ def test_the_stem_pools_where_one_kernel_measures_faster_than_two(
     monkeypatch.setattr(
         tune, "jobs", lambda one: {k: j for k, j in jobs_of.jobs(one).items() if k in keys}
     )
-    monkeypatch.setattr(tune, "_measured", measured)
-    monkeypatch.setattr(tune, "milliseconds", milliseconds)
+    monkeypatch.setattr(search, "_measured", measured)
+    monkeypatch.setattr(search, "milliseconds", milliseconds)
     plan, tensors = compiled(network(bottleneck=16, decoder=16))
     found = tune.tune(Session(plan, tensors, shape), 60.0)
     assert isinstance(found.units[0][0], Layer) == (together < 4)
@@ -339,14 +339,31 @@ def test_2to4_kernels_that_are_faster_alone_go_where_the_whole_network_is_slower
     """And what is remembered for the next build are the kernels that the engine has."""
     monkeypatch.setattr(compiler, "ahead", lambda *_: None)
     monkeypatch.setattr(
-        tune, "_measured", lambda _, cut, *__: 1.0 if getattr(cut, "kind", "") == "mma.sp" else 2.0
+        search,
+        "_measured",
+        lambda _, cut, *__: 1.0 if getattr(cut, "kind", "") == "mma.sp" else 2.0,
     )
-    asked = []
-    monkeypatch.setattr(tune, "fastest", lambda _, ways: asked.append(ways) or index)
+    asked = list[Choices]()
+
+    class Race:
+        """Of all ways, the one without any 2:4 kernel wins, or none does."""
+
+        raced = 0
+
+        def __init__(self, _session, first):
+            asked.append(first)
+
+        def won_by(self, other):
+            if "mma.sp" in _kinds(other):
+                return False
+            asked.append(other)
+            return bool(index)
+
+    monkeypatch.setattr(choose, "Race", Race)
     plan, tensors = compiled(halved(network(bottleneck=16, decoder=16)))
     known: dict = {}
     found = tune.tune(Session(plan, tensors, (1, 32, 16)), 60.0, known)
-    ((sparse, dense),) = asked
+    sparse, dense = asked
     kinds = [_kinds(one) for one in (sparse, dense)]
     assert "mma.sp" in kinds[0]
     assert "mma.sp" not in kinds[1]
@@ -542,7 +559,7 @@ def test_a_sidecar_tells_kernel_time_and_floor_of_every_layer():
     units = cheapest(plan, lambda unit: 0.5 if isinstance(unit, Layer) else 1.0)
     cuts = [cut if isinstance(unit, Layer) else None for unit in units]
     cuts[0] = candidates(Task(inside=1, out=16, x=1, y=32), 32, 32, frozenset({"stem"}), ROOM)[0]
-    found = tune.Found(
+    found = choose.Found(
         choices=Choices(), units=[(*one, 0.004) for one in zip(units, cuts, strict=True)]
     )
     facts = report.facts(session, found)

@@ -34,8 +34,8 @@ from torch import nn
 from compress.base.errors import UsageError
 from compress.engines import fused
 from compress.engines.base import NotBuilt, Shape
+from compress.engines.kernels import choose, plain, report
 from compress.engines.kernels import jobs as jobs_of
-from compress.engines.kernels import plain, report, tune
 from compress.engines.kernels.cuda import compiler, fragments, launch
 from compress.engines.kernels.cuda.products import Kind, products
 from compress.engines.kernels.cuda.window import Task, Window, candidates, shared
@@ -429,7 +429,7 @@ def test_a_whole_2to4_network_of_these_kernels(as_on_hopper, options):
     assert off < max(1e-3, 2 * rounding), (off, rounding)
     assert off < relative(less, expected) / 2
     units = [(unit, _cut(session, unit), 0.004) for unit in session.units]
-    facts = report.facts(session, tune.Found(choices=choices, units=units))
+    facts = report.facts(session, choose.Found(choices=choices, units=units))
     assert facts["sparsity"] == {"eligible": 20, "picked": 20}
     assert facts["kernels"]["blocks.0.1.growth.conv"]["sparse"]
     words = {row["kernel"] for row in facts["kernels"].values()}

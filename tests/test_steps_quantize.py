@@ -28,7 +28,7 @@ from compress.context import Work
 from compress.engines import fused, inspection
 from compress.engines.base import Shape
 from compress.engines.formats import formats
-from compress.engines.kernels import tune
+from compress.engines.kernels import choose, tune
 from compress.engines.kernels.session import Choices
 from compress.engines.onnx import Onnx
 from compress.engines.onnx import weights as onnx_weights
@@ -545,7 +545,7 @@ def test_a_fused_engine_of_int8_layers_passes_the_comparison(tmp_path: Path, mon
 
     monkeypatch.setattr(fused.Fused, "missing", lambda *_: None)
     monkeypatch.setattr(fused.compiler, "available", lambda: True)
-    monkeypatch.setattr(tune, "tune", lambda *_: tune.Found(choices=Choices(), units=[]))
+    monkeypatch.setattr(tune, "tune", lambda *_: choose.Found(choices=Choices(), units=[]))
     monkeypatch.setattr(fused, "Engine", Plain)
     origin, place = ModelOptions(name="ddnet", options=NARROW), work(tmp_path)
     net = randomise(origin.build(), 1).float().eval()

@@ -31,15 +31,15 @@ from torch import Tensor, nn
 
 from compress.base.files import write_json
 from compress.engines import fused
-from compress.engines.kernels import remembered, report
-from compress.engines.kernels import tune as tuner
+from compress.engines.kernels import remembered, report, timed
+from compress.engines.kernels.choose import Found
 from compress.engines.kernels.cuda import compiler
 from compress.engines.kernels.cuda.window import Window, strips
 from compress.engines.kernels.jobs import jobs
 from compress.engines.kernels.plan import Conv, compiled
 from compress.engines.kernels.route import merges
 from compress.engines.kernels.session import Session
-from compress.engines.kernels.tune import Found, tune
+from compress.engines.kernels.tune import tune
 from compress.graph.rewrite import deconv_to_conv
 from compress.models.ddnet import DDnet
 
@@ -214,7 +214,7 @@ def pair(
             sides = strips(SIDE) if isinstance(cut, Window) else [cut.strip]
             times = {}
             for one in (replace(cut, strip=side) for side in sides):
-                times[one] = tuner.milliseconds(partial(job.make, one), session.image.device)
+                times[one] = timed.milliseconds(partial(job.make, one), session.image.device)
             best = min(times, key=times.__getitem__)
             rows.append({"what": key, "us": times[best] * 1e3 / batch, "cut": str(best)})
             print(f"{key:40} {rows[-1]['us']:7.2f} {best}")

@@ -7,6 +7,7 @@ the others run. All are CUDA graphs of 512x512 slices. Prints the median of each
 a slice, and of the ratios.
 """
 
+import logging
 import os
 import statistics
 import subprocess
@@ -113,6 +114,8 @@ def main(
     answers: bool,
 ) -> None:
     """Measure in turns."""
+    logging.basicConfig(format="%(relativeCreated)d ms %(message)s")
+    logging.getLogger("compress.engines.kernels.choose").setLevel(logging.INFO)
     if answers:
         answer(fused(name, batch, seconds))
         return

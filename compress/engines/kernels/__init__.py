@@ -13,6 +13,8 @@ launch.py       from operations and buffers to the arguments of kernels         
 session.py      a plan bound to one shape: buffers, chosen tilings, one CUDA graph
 jobs.py         what is to be cut: each shape of a convolution or chain once
 tune.py         which tiling is fastest, measured
+search.py       the search for the fastest cut of one kernel
+choose.py       which of the measured kernels compute a network, as measured in the whole network
 timed.py        times of a kernel, and of ways through a whole network in turns
 single.py       single convolutions, tuned and timed
 ahead.py        kernels compiled by worker processes before they are measured

@@ -20,7 +20,7 @@ from compress.engines.records import Built
 from compress.sparsity.records import EngineColumns
 
 if TYPE_CHECKING:
-    from compress.engines.kernels.tune import Found
+    from compress.engines.kernels.choose import Found
 
 BYTES_A_SECOND, FLOPS = 3e12, 800e12
 """Memory, and dense float16 tensor cores, which are half as fast as INT8 ones."""

@@ -5,7 +5,7 @@ Both inside CUDA graphs, as the engine runs them.
 
 import logging
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -19,6 +19,8 @@ CALLS, REPEATS = 10, 5
 """Calls of a kernel in a graph, and how often it is replayed; the least time counts."""
 ROUNDS, REPLAYS = 7, 3
 """Turns of whole networks, of which the median counts; replays in each, of which the least does."""
+GAIN = 0.998
+"""Largest share of the time of the way so far that another way is taken at: less is by chance."""
 LOST: Any = getattr(torch, "AcceleratorError", ())
 """Raised where memory was touched that is not there; nothing runs in this process after it."""
 NEVER = float("inf")
@@ -45,40 +47,55 @@ def milliseconds(make: Callable[[], launch.Call], device: torch.device) -> float
         return NEVER
 
 
-def fastest(session: Session, ways: Sequence[Choices]) -> int:
-    """The index of the way that takes least time; 0 where that cannot be measured.
+class Race:
+    """Ways to compute a whole network, each against the fastest one so far.
 
     Args:
-        session: the network, its batch and size; not changed.
-        ways: kernels and cuts of it.
+        session: the network, its batch and size; not changed. On a CPU nothing is timed.
+        first: kernels and cuts of the way to be beaten.
     """
-    try:
-        times = _in_turns(session, ways) if session.image.is_cuda else []
-    except LOST:
-        raise
-    except Exception as error:  # no room for all of them: the layers' own times then decide
-        log.warning("fused: whole networks are not compared: %s", error)
-        times = []
-    return min(range(len(times)), key=times.__getitem__, default=0)
+
+    def __init__(self, session: Session, first: Choices) -> None:
+        self._session, self._first = session, first
+        self._best: Session | None = None
+        self._over = not session.image.is_cuda
+        self.raced = 0
+
+    def won_by(self, other: Choices) -> bool:
+        """Whether another way takes less time; it is the one to be beaten then."""
+        if self._over:
+            return False
+        self.raced += 1
+        try:
+            return self._won_by(other)
+        except LOST:
+            raise
+        except Exception as error:  # no room for both: the layers' own times then decide
+            log.warning("fused: whole networks are not compared: %s", error)
+            self._over = True
+            return False
+
+    def _won_by(self, other: Choices) -> bool:
+        self._best = self._best or self._captured(self._first)
+        rival = self._captured(other)
+        rounds = [(_least(self._best), _least(rival)) for _ in range(ROUNDS)]
+        before, now = (statistics.median(times) for times in zip(*rounds, strict=True))
+        won = bool(now <= GAIN * before)
+        self._best = rival if won else self._best
+        return won
+
+    def _captured(self, choices: Choices) -> Session:
+        batch, _, height, width = self._session.image.shape
+        plan, tensors = self._session.plan, self._session.tensors
+        made = Session(plan, tensors, (batch, height, width), choices=choices)
+        made.image.copy_(self._session.image)
+        made.capture()
+        return made
 
 
-def _in_turns(session: Session, ways: Sequence[Choices]) -> list[float]:
-    """The milliseconds of each way as one CUDA graph; needs the buffers of all at once."""
-    batch, _, height, width = session.image.shape
-    given = session.plan, session.tensors, (batch, height, width)
-    graphs = list[torch.cuda.CUDAGraph]()
-    sessions = [Session(*given, choices=one) for one in ways]
-    for one in sessions:
-        one.image.copy_(session.image)
-        one.capture()
-        assert one.graph is not None
-        graphs.append(one.graph)
-    rounds = [[_least(graph) for graph in graphs] for _ in range(ROUNDS)]
-    return [statistics.median(times) for times in zip(*rounds, strict=True)]
-
-
-def _least(graph: torch.cuda.CUDAGraph) -> float:
-    return min(_replayed(graph) for _ in range(REPLAYS))
+def _least(session: Session) -> float:
+    assert session.graph is not None
+    return min(_replayed(session.graph) for _ in range(REPLAYS))
 
 
 def _replayed(graph: torch.cuda.CUDAGraph) -> float:

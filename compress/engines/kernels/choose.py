@@ -1,0 +1,166 @@
+"""Which of the measured kernels compute a network: by their own times, then in the whole network.
+
+A kernel that is fastest alone, ten times in a row, finds its data in the caches; in the network it
+need not be the fastest one. So the choice that follows from the times of single kernels is changed
+layer by layer, the costliest first, and a change stays where the whole network gains by it.
+"""
+
+import logging
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+
+from compress.engines.base import NotBuilt
+from compress.engines.kernels.cuda.moves import Move
+from compress.engines.kernels.cuda.window import Window
+from compress.engines.kernels.plan import Chain
+from compress.engines.kernels.route import Layer, Unit, cheapest
+from compress.engines.kernels.search import Search
+from compress.engines.kernels.session import Choices, Cut, Key, Session
+from compress.engines.kernels.tiling import Tiling
+from compress.engines.kernels.timed import NEVER, Race
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Found:
+    """What a search found."""
+
+    choices: Choices
+    units: list[tuple[Unit, Cut | None, float]]
+    """What each kernel computes, how it is cut, and its time in ms; in order."""
+
+
+@dataclass(frozen=True)
+class Way:
+    """A way to compute a network, from measured kernels.
+
+    Args:
+        searches: by shape.
+        joined: pairs of operations that one kernel computes, whatever their times.
+        apart: pairs that two kernels compute.
+    """
+
+    searches: Mapping[Key, Search]
+    joined: frozenset[Key] = field(default_factory=frozenset)
+    apart: frozenset[Key] = field(default_factory=frozenset)
+
+    def found(self, session: Session) -> Found:
+        """The fastest cuts, and the fastest way to merge operations.
+
+        Raises:
+            NotBuilt: nothing runs.
+        """
+        convs = dict(self._convs())
+        moved = {key: one.best for key, one in self.searches.items() if isinstance(one.best, Move)}
+        units = [(one, *self._of(session, one)) for one in self._units(session)]
+        merged = {
+            session.key(unit): cut for unit, cut, _ in units if isinstance(unit, Chain | Layer)
+        }
+        chains = {key: cut for key, cut in merged.items() if isinstance(cut, Tiling)}
+        layers = {key: cut for key, cut in merged.items() if isinstance(cut, Window)}
+        choices = Choices(conv=convs, chain=chains, layer=layers, move=moved)
+        return Found(choices=choices, units=units)
+
+    def _convs(self) -> Iterator[tuple[Key, Cut]]:
+        for key, one in self.searches.items():
+            if one.job.merged or not one.tried or not one.job.size:
+                continue
+            if one.ms == NEVER or one.best is None:
+                what = f"{one.job.size}x{one.job.size}"
+                raise NotBuilt(f"no tiling of a {what} convolution runs on this GPU")
+            yield key, one.best
+
+    def _units(self, session: Session) -> list[Unit]:
+        """The cheapest units; where a time is missing, operations stay by themselves."""
+
+        def cost(unit: Unit) -> float:
+            key = session.key(unit)
+            if key in self.apart:
+                return NEVER
+            _, ms = self._of(session, unit)
+            alone = NEVER if isinstance(unit, Chain | Layer) else 1e6
+            return 0.0 if key in self.joined else ms if ms < NEVER else alone
+
+        return cheapest(session.plan, cost)
+
+    def _of(self, session: Session, unit: Unit) -> tuple[Cut | None, float]:
+        """How a unit is cut, and its time."""
+        found = self.searches.get(session.key(unit))
+        return (None, NEVER) if found is None else (found.best, found.ms)
+
+
+class _Best:
+    """The fastest way so far, and what computes by it."""
+
+    def __init__(self, session: Session, way: Way) -> None:
+        self.session, self.way, self.found = session, way, way.found(session)
+        self.race = Race(session, self.found.choices)
+
+    def try_(self, way: Way | None) -> bool:
+        """Take another way, if the whole network is faster by it."""
+        if way is None:
+            return False
+        found = way.found(self.session)
+        if found.choices == self.found.choices or not self.race.won_by(found.choices):
+            return False
+        self.way, self.found = way, found
+        return True
+
+    def used(self, key: Key) -> bool:
+        """Whether a kernel of this shape runs."""
+        return any(self.session.key(unit) == key for unit, _, _ in self.found.units)
+
+
+def in_network(
+    session: Session, searches: Mapping[Key, Search], until: float
+) -> tuple[Mapping[Key, Search], Found]:
+    """The kernels that make the whole network fastest.
+
+    Args:
+        session: the network, its batch and size.
+        searches: measured kernels by shape.
+        until: when to stop, on the clock of time.monotonic; with and without 2:4 kernels the
+            network is measured in any case.
+
+    Returns:
+        searches, without what lost in the network; what was chosen.
+
+    Raises:
+        NotBuilt: nothing runs.
+    """
+    best = _Best(session, Way(searches))
+    for key in sorted(searches, key=lambda key: -searches[key].ms):
+        for change in (_another_kind, _another_cut, _regrouped):
+            if time.monotonic() < until and best.try_(change(best, key)):
+                log.info("fused: the network is faster with %s", best.way.searches[key].best)
+    log.info("fused: %d changes measured in the whole network", best.race.raced)
+    dense = {key: one.without("mma.sp") for key, one in best.way.searches.items()}
+    if dense != best.way.searches and best.try_(replace(best.way, searches=dense)):
+        log.info("fused: the network is faster without 2:4 kernels")
+    return best.way.searches, best.found
+
+
+def _another_kind(best: _Best, key: Key) -> Way | None:
+    return _with(best, key, best.way.searches[key].another_kind())
+
+
+def _another_cut(best: _Best, key: Key) -> Way | None:
+    return _with(best, key, best.way.searches[key].another_cut())
+
+
+def _with(best: _Best, key: Key, search: Search | None) -> Way | None:
+    if search is None or not best.used(key):
+        return None
+    return replace(best.way, searches={**best.way.searches, key: search})
+
+
+def _regrouped(best: _Best, key: Key) -> Way | None:
+    """Two operations in one kernel where two compute them, or the other way round."""
+    search, way = best.way.searches[key], best.way
+    if not search.job.merged or search.ms == NEVER:
+        return None
+    if best.used(key):
+        return replace(way, joined=way.joined - {key}, apart=way.apart | {key})
+    return replace(way, joined=way.joined | {key}, apart=way.apart - {key})
