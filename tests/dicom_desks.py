@@ -4,10 +4,13 @@ import errno
 import json
 import os
 import random
+import resource
 import signal
 import sys
 import time
 from pathlib import Path
+
+import numpy as np
 
 from compress.base.files import PARTIAL
 from compress.imaging.tasks import Desk
@@ -50,6 +53,16 @@ class Filling(Desk):
         if number >= 2:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         return super().encode(number, *given)
+
+
+class Allocating(Desk):
+    """Takes and leaves arrays as those of a slice, and says how many pages of them were new."""
+
+    def digest(self, _number, _name):
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+        arrays = [np.ones(1 << 19) for _ in range(6)]
+        del arrays
+        return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
 
 
 class Hanging(Desk):

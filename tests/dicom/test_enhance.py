@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import platform
 import subprocess
 import sys
 import time
@@ -35,7 +36,7 @@ from compress.base.errors import CompressError, Stopped, UsageError
 from compress.base.files import PARTIAL
 from compress.checkpoint import Model, ModelOptions
 from compress.cli import main
-from compress.dicom import short
+from compress.dicom import short, sources
 from compress.graph import padding
 from compress.imaging import command as enhance
 from compress.imaging import inference, scan, stream, workers
@@ -192,6 +193,17 @@ pool.join()
     words = [sys.executable, "-c", code]
     done = subprocess.run(words, capture_output=True, text=True, env=clean)
     assert done.stdout == "None 1 None\n", done.stderr
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="an option of glibc")
+def test_workers_use_the_memory_of_a_slice_for_the_next_one(tmp_path):
+    pool = workers.Pool(dicom_desks.Allocating, (sources.open_source(tmp_path),), 1)
+    try:
+        new = [pages for _, pages in pool.each("digest", dict.fromkeys(range(5), ("",)))]
+    finally:
+        pool.close()
+    assert new[0] > 300  # 24 MB in pages of 4 KB to 64 KB
+    assert max(new[1:]) < 100
 
 
 def test_the_workers_server_starts_before_anything_heavy_is_imported():
