@@ -13,6 +13,7 @@ import ctypes
 import errno
 import os
 import resource
+import select
 import signal
 import time
 from collections import deque
@@ -82,6 +83,8 @@ class Pool:
         forking.begin((forking.NEEDED[0], make.__module__))
         self._make, self._arguments = make, tuple(arguments)
         self._arena: Arena | None = None
+        self._poll, self._busy = select.poll(), dict[int, _Worker]()  # by handle of the pipe
+        self._ready: deque[_Worker] = deque()
         self._workers = [self._start() for _ in range(count)]
         self._lost: deque[tuple[Key, Lost]] = deque()
 
@@ -107,6 +110,8 @@ class Pool:
         worker = holder or min(self._workers, key=lambda w: len(w.queue) + len(w.holds))
         if not worker.queue:
             worker.since = time.monotonic()
+            self._busy[worker.pipe.fileno()] = worker
+            self._poll.register(worker.pipe, select.POLLIN)
         worker.queue.append((task, number))
         if task == "decode":
             worker.holds.add(number)
@@ -121,17 +126,13 @@ class Pool:
             seconds: how long to look out for one without `wait`.
         """
         while not self._lost:
-            pipes = {worker.pipe: worker for worker in self._workers if worker.queue}
-            ready = connection.wait(list(pipes), timeout=TICK if wait else seconds)
-            if ready:
-                worker = pipes[ready[0]]  # type: ignore[index]
+            worker = self._next(TICK if wait else seconds)
+            if worker is not None:
                 try:
                     return self._done(worker, worker.pipe.recv())
                 except (EOFError, OSError):
                     self._replace(worker)
-            elif self._end_hanging():
-                continue
-            else:
+            elif not self._end_hanging():
                 return None
         return self._lost.popleft()
 
@@ -177,9 +178,26 @@ class Pool:
             worker.pipe.send(("share", 0, (arena.slots, arena.size)))
             reduction.send_handle(worker.pipe, arena.handle, worker.process.pid)
 
+    def _next(self, seconds: float) -> _Worker | None:
+        """A worker that has answered or ended; all that are found at once come one by one.
+
+        What is waited for stays registered: to hand all pipes to the system anew takes longer than
+        an answer, and on many cores all workers wait for this process.
+        """
+        if not self._ready:
+            self._ready.extend(self._busy[handle] for handle, _ in self._poll.poll(1000 * seconds))
+        return self._ready.popleft() if self._ready else None
+
+    def _rest(self, worker: _Worker) -> None:
+        """Look out for its answers no longer, until it has something to do."""
+        del self._busy[worker.pipe.fileno()]
+        self._poll.unregister(worker.pipe)
+
     def _done(self, worker: _Worker, outcome: Any) -> tuple[Key, Any]:
         key = worker.queue.popleft()
         worker.since = time.monotonic()
+        if not worker.queue:
+            self._rest(worker)
         if key[0] == "encode" or isinstance(outcome, Refused):
             worker.holds.discard(key[1])
         return key, outcome
@@ -197,6 +215,7 @@ class Pool:
         """A new worker for one that has ended; its first task is to blame."""
         worker.process.kill()
         worker.process.join()
+        self._rest(worker)
         worker.pipe.close()
         guilty = worker.queue[0]
         waiting = {number for _, number in worker.queue}

@@ -195,6 +195,19 @@ pool.join()
     assert done.stdout == "None 1 None\n", done.stderr
 
 
+def test_all_tasks_have_an_outcome_where_several_of_many_workers_crash(tmp_path):
+    names = ["crash" if k in (3, 4, 30) else f"{k}" for k in range(40)]
+    pool = workers.Pool(dicom_desks.CrashingDigest, (sources.open_source(tmp_path),), 4)
+    try:
+        found = list(pool.each("digest", {k: (name,) for k, name in enumerate(names)}))
+    finally:
+        pool.close()
+    assert sorted(number for number, _ in found) == list(range(40))
+    lost = {number: one for number, one in found if isinstance(one, workers.Lost)}
+    assert {number for number, one in lost.items() if one.guilty} == {3, 4, 30}
+    assert all(one == names[number] for number, one in found if number not in lost)
+
+
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="an option of glibc")
 def test_workers_use_the_memory_of_a_slice_for_the_next_one(tmp_path):
     pool = workers.Pool(dicom_desks.Allocating, (sources.open_source(tmp_path),), 1)
