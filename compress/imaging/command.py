@@ -132,6 +132,7 @@ class _Run:
             strip_private=options.strip_private,
         )
         self.full, self.blocked = False, dict[Path, bool]()
+        self.inside = dict[str, Path]()  # paths take longer to make than to look up
         self.around = windows(headers, net.neighbours) if net.neighbours else {}
         headers = [self._fitting(header) for header in headers]
         self.rows = [manifest.row(number, header) for number, header in enumerate(headers)]
@@ -140,7 +141,8 @@ class _Run:
             for number, header in enumerate(headers)
             if header.reason is None
         }
-        above = (output.above(job.target, options.out) for job in self.jobs.values())
+        one_of_each = {job.target.parent: job.target for job in self.jobs.values()}.values()
+        above = (output.above(target, options.out) for target in one_of_each)
         self.folders = set[Path]().union(*above)
 
     def through(self) -> None:
@@ -234,7 +236,7 @@ class _Run:
             return replace(header, reason=Reason.ENGINE_SIZE, failed=True)
         if header.reason is None and self.net.neighbours and header.name not in self.around:
             return replace(header, reason=Reason.NO_NEIGHBOURS, failed=True)
-        if header.reason is None and self._blocked(self._target(header).parent):
+        if header.reason is None and self._blocked(self._folder(header)):
             return replace(header, reason=Reason.UNWRITABLE, failed=True)
         return header
 
@@ -243,9 +245,14 @@ class _Run:
             self.blocked[folder] = output.blocked(folder)
         return self.blocked[folder]
 
+    def _folder(self, header: Header) -> Path:
+        parent = header.name.rpartition("/")[0]
+        if parent not in self.inside:
+            self.inside[parent] = self.options.out / PurePosixPath(parent)
+        return self.inside[parent]
+
     def _target(self, header: Header) -> Path:
-        folder = self.options.out / PurePosixPath(header.name).parent
-        return folder / f"{self.process.sop(header.sop)}.dcm"
+        return self._folder(header) / f"{self.process.sop(header.sop)}.dcm"
 
     def _meet_existing(self) -> None:
         """Results that are there already: refuse to go on, keep them, or write them again."""
