@@ -137,7 +137,6 @@ def commands(dataset: Dataset) -> frozenset[str]:
 
 
 def _examined(source: Source, name: str) -> Header:
-    _check_prefix(source.prefix(name), name)
     dataset, fault = _read_header(source, name)
     kind = sop_class(dataset)
     if kind == MediaStorageDirectoryStorage:
@@ -182,9 +181,16 @@ def _check_prefix(prefix: bytes, name: str) -> None:
 
 
 def _read_header(source: Source, name: str) -> tuple[FileDataset, Reason | None]:
-    """Up to the pixels, and what is wrong at its end; a folder's file is not read beyond it."""
-    if not source.archive:
+    """Up to the pixels, and what is wrong at its end; a folder's file is not read beyond it.
+
+    That is opened once: on a network's disk each time is a question to its server.
+    """
+    if source.archive:
+        _check_prefix(source.prefix(name), name)
+    else:
         with source.opened(name) as file:
+            _check_prefix(file.read(PREFIX), name)
+            file.seek(0)
             if syntax(file) != DeflatedExplicitVRLittleEndian:
                 return _to_pixels(file)
     data = source.read(name)
