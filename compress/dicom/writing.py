@@ -13,12 +13,12 @@ import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from typing import NamedTuple
 
 import numpy as np
 import pydicom
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
-from pydicom.sr.coding import Code
 from pydicom.uid import ExplicitVRLittleEndian
 
 from compress import __version__
@@ -28,6 +28,15 @@ from compress.dicom.headers import ENHANCED, MAKER, sop_class, valid_uid
 from compress.dicom.padding import among_tissue
 from compress.dicom.reading import Image
 from compress.dicom.rescale import HU
+
+
+class Code(NamedTuple):
+    """A coded concept (PS3.3 section 8); that of pydicom brings tables of all of them along."""
+
+    value: str
+    scheme_designator: str
+    meaning: str
+
 
 SERIES_OFFSET = 1000
 """Added to SeriesNumber, so that viewers list the new series after the scanner's."""

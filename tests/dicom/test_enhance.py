@@ -233,6 +233,12 @@ cli.main(["enhance", "nowhere", "-m", "x", "-o", "y"], standalone_mode=False)
     assert "INPUT nowhere does not exist" in done.stderr
 
 
+def test_workers_do_not_import_what_they_do_not_need():
+    code = "import sys, compress.imaging.tasks; print({'torch', 'pydicom.sr'} & {*sys.modules})"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout == "set()\n", done.stderr
+
+
 class Slow:
     """A flight that takes a while, as on a GPU."""
 
