@@ -1,6 +1,7 @@
 """The commands that read and write images: words in, calls out, like `cli`."""
 
 import gc
+import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,6 +14,8 @@ from compress.base.errors import CompressError
 from compress.cli.clusters import cluster, on_a_cluster
 from compress.cli.parameters import Shard
 
+LEAKS_FROM = (3, 9)
+"""The version of Triton from which on its library lists objects that outlive it."""
 INPUT = click.argument("source", type=click.Path(path_type=Path), metavar="INPUT")
 SERIES = click.option(
     "series",
@@ -53,14 +56,20 @@ def _stoppable(words: str) -> Iterator[None]:
 def _short_end() -> Iterator[None]:
     """Spare the end of the process a look through all objects of torch, a third of a second.
 
-    Not where Triton is loaded, which torch may do: from 3.9 on its library lists objects that stay
-    as leaks, some thirty lines behind the last word of the command.
+    Not where Triton is loaded, which torch may do, and would list objects that stay as leaks.
     """
     try:
         yield
     finally:
-        if "triton" not in sys.modules:
+        if not _lists_leaks(sys.modules.get("triton")):
             gc.freeze()
+
+
+def _lists_leaks(triton: Any) -> bool:
+    """Whether a module of Triton does so, some thirty lines behind the last word of the command."""
+    version = re.match(r"(\d+)\.(\d+)", str(getattr(triton, "__version__", "")))
+    known = tuple(map(int, version.groups())) if version else LEAKS_FROM
+    return triton is not None and known >= LEAKS_FROM
 
 
 @click.command(short_help="Enhance DICOM CT series with a network or an engine.")
