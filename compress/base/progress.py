@@ -110,7 +110,8 @@ def meter(total: int, what: str) -> Iterator[Callable[[int], None]]:
     )
 
     console = Console(stderr=True)
-    drawn = console.is_terminal and total > 0
+    told = not console.is_terminal  # looks at the environment each time
+    drawn = not told and total > 0
     speeds = TextColumn("{task.fields[speed]}")
     columns = (BarColumn(), MofNCompleteColumn(), speeds, TimeRemainingColumn())
     start = said = time.perf_counter()
@@ -123,8 +124,9 @@ def meter(total: int, what: str) -> Iterator[Callable[[int], None]]:
             done += count
             now = time.perf_counter()
             speed = f"{done / max(now - start, 1e-9):.1f} {what}/s"
-            progress.update(bar, advance=count, speed=speed)
-            if not console.is_terminal and now - said > EVERY:
+            if drawn:
+                progress.update(bar, advance=count, speed=speed)
+            elif told and now - said > EVERY:
                 said = now
                 log.info("%d of %d %s, %s", done, total, what, speed)
 
