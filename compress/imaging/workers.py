@@ -11,6 +11,7 @@ import this file and nothing heavier.
 import contextlib
 import ctypes
 import errno
+import gc
 import os
 import resource
 import select
@@ -239,6 +240,7 @@ def _serve(pipe: connection.Connection, make: Callable[..., Any], arguments: Seq
     with contextlib.suppress(ValueError, OSError):  # a lower limit is set already
         resource.setrlimit(resource.RLIMIT_DATA, (MEMORY, MEMORY))
     _keep_pages()
+    gc.freeze()  # a look through all that was imported would copy the pages that it shares
     quiet()
     desk = make(*arguments)
     mute = os.open(os.devnull, os.O_WRONLY)
