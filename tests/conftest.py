@@ -45,7 +45,7 @@ def as_on_hopper(emulator, monkeypatch):
     from compress.engines.kernels import jobs, plain, session
     from compress.engines.kernels.cuda import compiler
 
-    kinds = frozenset({"mma", "mma.sp", "wgmma", "stem", "int8", "int8.sp"})
+    kinds = frozenset({"mma", "mma.sp", "wgmma", "wgmma.sp", "stem", "int8", "int8.sp"})
     monkeypatch.setattr(jobs, "_cuda", lambda one: one.kernels)
     monkeypatch.setattr(compiler, "kinds", lambda _: kinds)
     monkeypatch.setattr(compiler, "room", lambda _: compiler.SHARED[90])

@@ -1,7 +1,6 @@
 """The commands that read and write images: words in, calls out, like `cli`."""
 
 import gc
-import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -67,9 +66,9 @@ def _short_end() -> Iterator[None]:
 
 def _lists_leaks(triton: Any) -> bool:
     """Whether a module of Triton does so, some thirty lines behind the last word of the command."""
-    version = re.match(r"(\d+)\.(\d+)", str(getattr(triton, "__version__", "")))
-    known = tuple(map(int, version.groups())) if version else LEAKS_FROM
-    return triton is not None and known >= LEAKS_FROM
+    words = str(getattr(triton, "__version__", "")).split(".")[:2]
+    numbers = tuple(int(word) for word in words if word.isdecimal())
+    return triton is not None and (len(numbers) < 2 or numbers >= LEAKS_FROM)
 
 
 @click.command(short_help="Enhance DICOM CT series with a network or an engine.")

@@ -134,6 +134,8 @@ def main(
 def compare(calls: dict[str, Callable[[], float]], name: str, batch: int) -> None:
     """Measure in turns and print."""
     rounds = [{one: time() / batch for one, time in calls.items()} for _ in range(ROUNDS + 1)][1:]
+    for at, turn in enumerate(rounds):
+        print(f"round {at + 1}:", ", ".join(f"{one} {ms:.4f}" for one, ms in turn.items()))
     for one in calls:
         times = [turn[one] for turn in rounds]
         print(f"{one:20} {statistics.median(times):.4f} ms a slice, batch {batch}")

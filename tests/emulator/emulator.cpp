@@ -17,12 +17,16 @@ struct Copy {
   const void* from;
   int bytes;
 };
-// Four bytes of shared memory: which warps read and wrote them since which barrier, and copies on their way there.
+// When shared memory is accessed: after which barrier of the block, and of the block or the warpgroup.
+struct Time {
+  unsigned long block = -1, warpgroup = -1;
+};
+// Four bytes of shared memory: which warps read and wrote them when, and copies on their way there.
 struct Cell {
-  unsigned long read = -1, written = -1;
+  Time read, written;
   int reader = 0, writer = 0, copies = 0;
 };
-constexpr int SEVERAL = -1;
+constexpr int SEVERAL = -100;  // warps; -1, -2, ...: several of warpgroup 0, 1, ...
 struct Meeting {
   int count = 0;
   unsigned long turn = 0;
@@ -48,7 +52,7 @@ int racing;
 u32 first_race;
 Index block;
 unsigned threads;
-std::vector<Meeting> warps, warpgroups;
+std::vector<Meeting> warps, warpgroups, workers;
 Meeting all;
 void (*body)(const void*);
 const void* given;
@@ -100,7 +104,7 @@ void run() {
 void run_block(unsigned count, size_t bytes) {
   shared.assign(bytes, 0xFF);  // 0xFFFF is a NaN
   cells.assign(bytes / 4 + 1, Cell{});
-  warps.assign(count / 32, Meeting{}), warpgroups.assign((count + 127) / 128, Meeting{}), all = Meeting{};
+  warps.assign(count / 32, Meeting{}), warpgroups.assign((count + 127) / 128, Meeting{}), workers = warpgroups, all = Meeting{};
   fibres = std::vector<Fibre>(count);
   while (stacks.size() < count) stacks.emplace_back(new char[STACK]);
   for (unsigned i = 0; i < count; ++i) {
@@ -136,14 +140,24 @@ uint8_t* at(u32 address, int bytes) {
 void race(u32 address) {
   if (!racing++) first_race = address;
 }
-// Warps that access the same bytes between two barriers, one of them writing, race; within a warp order is kept.
+Time now() { return {all.turn, all.turn + workers[self() >> 7].turn}; }
+int warpgroup_of(int warp) { return warp == SEVERAL ? SEVERAL : warp < 0 ? -1 - warp : warp >> 2; }
+// Whether nothing made this warp wait for what another one, or several, did then.
+bool beside(const Time& then, int warp) {
+  const int mine = self() >> 5;
+  if (warp == mine) return false;
+  return warpgroup_of(warp) == mine >> 2 ? then.warpgroup == now().warpgroup : then.block == all.turn;
+}
+int with(int warp) {
+  const int mine = self() >> 7;
+  return warpgroup_of(warp) == mine ? -1 - mine : SEVERAL;
+}
 uint8_t* read(u32 address, int bytes) {
   uint8_t* p = at(address, bytes);
   for (u32 i = address / 4; i < (address + bytes + 3) / 4; ++i) {
     Cell& c = cells[i];
-    const int warp = self() >> 5;
-    if (c.copies || (c.written == all.turn && c.writer != warp)) race(address);
-    c.reader = c.read == all.turn && c.reader != warp ? SEVERAL : warp, c.read = all.turn;
+    if (c.copies || beside(c.written, c.writer)) race(address);
+    c.reader = beside(c.read, c.reader) ? with(c.reader) : self() >> 5, c.read = now();
   }
   return p;
 }
@@ -151,9 +165,8 @@ uint8_t* written(u32 address, int bytes, int copies) {
   uint8_t* p = at(address, bytes);
   for (u32 i = address / 4; i < (address + bytes + 3) / 4; ++i) {
     Cell& c = cells[i];
-    const int warp = self() >> 5;
-    if ((c.read == all.turn && c.reader != warp) || (c.written == all.turn && c.writer != warp)) race(address);
-    c.writer = warp, c.written = all.turn, c.copies += copies;
+    if (beside(c.read, c.reader) || beside(c.written, c.writer)) race(address);
+    c.writer = self() >> 5, c.written = now(), c.copies += copies;
   }
   return p;
 }
@@ -265,31 +278,53 @@ void mma_int8(int* d, const u32* a, const u32* b, bool sparse, u32 metadata) {
       }
   });
 }
-void wgmma(float* d, u64 a, u64 b, int n) {
-  const int lane = self() & 127;
-  Meeting& w = warpgroups[self() >> 7];
-  w.out[lane] = d;
-  meet(w, 128, [&] {
-    auto value = [](u64 descriptor, int row, int k) {
-      const u32 base = (u32)(descriptor & 0x3FFF) << 4, lbo = (u32)(descriptor >> 16 & 0x3FFF) << 4, sbo = (u32)(descriptor >> 32 & 0x3FFF) << 4;
-      u16 bits;
-      memcpy(&bits, read(base + row / 8 * sbo + row % 8 * 16 + k / 8 * lbo + k % 8 * 2, 2), 2);
-      return number(bits);
-    };
-    static float A[64][16], B[256][16], D[64][256];
-    for (int k = 0; k < 16; ++k) {
-      for (int m = 0; m < 64; ++m) A[m][k] = value(a, m, k);
-      for (int column = 0; column < n; ++column) B[column][k] = value(b, column, k);
+// An element of an operand of wgmma in shared memory.
+float element(u64 descriptor, int row, int k) {
+  const u32 base = (u32)(descriptor & 0x3FFF) << 4, lbo = (u32)(descriptor >> 16 & 0x3FFF) << 4, sbo = (u32)(descriptor >> 32 & 0x3FFF) << 4;
+  u16 bits;
+  memcpy(&bits, read(base + row / 8 * sbo + row % 8 * 16 + k / 8 * lbo + k % 8 * 2, 2), 2);
+  return number(bits);
+}
+void multiply(Meeting& w, const float (&A)[64][32], u64 b, int n, int count) {
+  static float B[256][32];
+  for (int k = 0; k < count; ++k)
+    for (int column = 0; column < n; ++column) B[column][k] = element(b, column, k);
+  static float D[64][256];
+  for (int m = 0; m < 64; ++m)
+    for (int column = 0; column < n; ++column) {
+      D[m][column] = 0;
+      for (int k = 0; k < count; ++k) D[m][column] += A[m][k] * B[column][k];
     }
+  for (int q = 0; q < 128; ++q)
+    for (int j = 0; j < n / 8; ++j)
+      for (int i = 0; i < 4; ++i)
+        ((float*)w.out[q])[j * 4 + i] += D[(q >> 5) * 16 + ((q & 31) >> 2) + (i >> 1) * 8][j * 8 + 2 * (q & 3) + (i & 1)];
+}
+void wgmma(float* d, u64 a, u64 b, int n) {
+  Meeting& w = warpgroups[self() >> 7];
+  w.out[self() & 127] = d;
+  meet(w, 128, [&] {
+    static float A[64][32];
     for (int m = 0; m < 64; ++m)
-      for (int column = 0; column < n; ++column) {
-        D[m][column] = 0;
-        for (int k = 0; k < 16; ++k) D[m][column] += A[m][k] * B[column][k];
+      for (int k = 0; k < 16; ++k) A[m][k] = element(a, m, k);
+    multiply(w, A, b, n, 16);
+  });
+}
+// Of 64 x 32 values 64 x 16 are stored; metadata of a warp's 16 rows as for mma.
+void wgmma_sparse(float* d, u64 a, u64 b, u32 metadata, int select, int n) {
+  Meeting& w = warpgroups[self() >> 7];
+  w.out[self() & 127] = d, w.in[self() & 127][2] = &metadata;
+  meet(w, 128, [&] {
+    static float A[64][32];
+    memset(A, 0, sizeof A);
+    for (int m = 0; m < 64; ++m)
+      for (int k = 0; k < 16; ++k) {
+        const int group = k / 2, lane = m % 8 * 4 + 2 * select + group / 4;
+        const u32 word = *(const u32*)w.in[m / 16 * 32 + lane][2], bits = word >> (16 * (m / 8 % 2) + 4 * (group % 4)) & 15;
+        if ((bits & 3) >= bits >> 2) fail("metadata is not ordered");
+        A[m][4 * group + (k % 2 ? bits >> 2 : bits & 3)] = element(a, m, k);
       }
-    for (int q = 0; q < 128; ++q)
-      for (int j = 0; j < n / 8; ++j)
-        for (int i = 0; i < 4; ++i)
-          ((float*)w.out[q])[j * 4 + i] += D[(q >> 5) * 16 + ((q & 31) >> 2) + (i >> 1) * 8][j * 8 + 2 * (q & 3) + (i & 1)];
+    multiply(w, A, b, n, 32);
   });
 }
 }  // namespace emulator
@@ -308,6 +343,10 @@ extern "C" int races(unsigned* address) {
 }
 void __syncthreads() {
   meet(all, (int)threads, [] {});
+}
+void worker_wait(int warpgroup) {
+  if (warpgroup != self() >> 7) fail("the barrier of another warpgroup");
+  meet(workers[warpgroup], 128, [] {});
 }
 
 void copy16(u32 to, const void* from, int bytes, bool wanted) {

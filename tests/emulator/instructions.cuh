@@ -38,11 +38,13 @@ void load_matrices(u32* r, u32 address, int count);
 void mma(float* d, const u32* a, const u32* b, int k, bool sparse, u32 metadata, int select);
 void mma_int8(int* d, const u32* a, const u32* b, bool sparse, u32 metadata);
 void wgmma(float* d, u64 a, u64 b, int n);
+void wgmma_sparse(float* d, u64 a, u64 b, u32 metadata, int select, int n);
 }  // namespace emulator
 
 #define threadIdx (emulator::thread())
 #define blockIdx (emulator::block)
 void __syncthreads();
+void worker_wait(int warpgroup);
 inline int min(int a, int b) { return a < b ? a : b; }
 inline int max(int a, int b) { return a < b ? b : a; }
 
@@ -125,4 +127,7 @@ inline void wgmma_commit() {}
 template <int PENDING> void wgmma_wait() {}
 template <int N> struct Wgmma {
   static void multiply(float* d, u64 a, u64 b) { emulator::wgmma(d, a, b, N); }
+};
+template <int N> struct WgmmaSparse {
+  template <int SELECT> static void multiply(float* d, u64 a, u64 b, u32 metadata) { emulator::wgmma_sparse(d, a, b, metadata, SELECT, N); }
 };

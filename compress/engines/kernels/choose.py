@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 
 from compress.engines.base import NotBuilt
 from compress.engines.kernels.cuda.moves import Move
+from compress.engines.kernels.cuda.products import SPARSE
 from compress.engines.kernels.cuda.window import Window
 from compress.engines.kernels.plan import Chain
 from compress.engines.kernels.route import Layer, Unit, cheapest
@@ -98,8 +99,8 @@ class _Best:
         self.session, self.way, self.found = session, way, way.found(session)
         self.race = Race(session, self.found.choices)
 
-    def try_(self, way: Way | None) -> bool:
-        """Take another way, if the whole network is faster by it."""
+    def take_if_faster(self, way: Way | None) -> bool:
+        """Whether the whole network is faster another way, which is then the best one."""
         if way is None:
             return False
         found = way.found(self.session)
@@ -116,7 +117,7 @@ class _Best:
 def in_network(
     session: Session, searches: Mapping[Key, Search], until: float
 ) -> tuple[Mapping[Key, Search], Found]:
-    """The kernels that make the whole network fastest.
+    """The kernels that make the whole network fastest, with 2:4 ones among them and without.
 
     Args:
         session: the network, its batch and size.
@@ -130,16 +131,31 @@ def in_network(
     Raises:
         NotBuilt: nothing runs.
     """
-    best = _Best(session, Way(searches))
+    now, way = time.monotonic(), Way(searches)
+    both = _dense(way) != way
+    best = _changed(_Best(session, way), now + (until - now) / 2 if both else until)
+    if both:
+        dense = _changed(_Best(session, _dense(best.way)), until)
+        if best.take_if_faster(dense.way):
+            log.info("fused: the network is faster without 2:4 kernels")
+    return best.way.searches, best.found
+
+
+def _dense(way: Way) -> Way:
+    """The same without 2:4 kernels."""
+    searches = {key: one.without(SPARSE) for key, one in way.searches.items()}
+    return replace(way, searches=searches)
+
+
+def _changed(best: _Best, until: float) -> _Best:
+    """Change it layer by layer, the costliest first, where the whole network gains by it."""
+    searches = best.way.searches
     for key in sorted(searches, key=lambda key: -searches[key].ms):
         for change in (_another_kind, _another_cut, _regrouped):
-            if time.monotonic() < until and best.try_(change(best, key)):
+            if time.monotonic() < until and best.take_if_faster(change(best, key)):
                 log.info("fused: the network is faster with %s", best.way.searches[key].best)
     log.info("fused: %d changes measured in the whole network", best.race.raced)
-    dense = {key: one.without("mma.sp") for key, one in best.way.searches.items()}
-    if dense != best.way.searches and best.try_(replace(best.way, searches=dense)):
-        log.info("fused: the network is faster without 2:4 kernels")
-    return best.way.searches, best.found
+    return best
 
 
 def _another_kind(best: _Best, key: Key) -> Way | None:

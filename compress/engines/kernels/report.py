@@ -90,8 +90,8 @@ def kernel(unit: Unit, cut: Cut | None) -> str:
     if not isinstance(cut, Window):
         return "PyTorch" if isinstance(unit, Conv) and unit.plain else "Triton"
     words = {
-        "mma.sp": "mma.sp (2:4)", "stem": "mma", "int8": "mma (INT8)",
-        "int8.sp": "mma.sp (INT8, 2:4)",
+        "mma.sp": "mma.sp (2:4)", "wgmma.sp": "wgmma.sp (2:4)", "stem": "mma",
+        "int8": "mma (INT8)", "int8.sp": "mma.sp (INT8, 2:4)",
     }  # fmt: skip
     layer = unit if isinstance(unit, Layer) else None
     mixed = "bilinear x2 + " if layer and isinstance(layer.first, Upsample) else ""

@@ -6,7 +6,7 @@ most of DDnet's layers.
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -95,11 +95,11 @@ class Search:
         ran = [c for c, ms in self.times.items() if isinstance(c, kinds) and ms < NEVER]
         return sorted(ran, key=self.times.__getitem__)
 
-    def without(self, kind: Kind) -> "Search":
-        """The same without an instruction, where anything else ran; itself where it is not best."""
-        if _kind(self.best) != kind:
+    def without(self, kinds: Set[Kind]) -> "Search":
+        """The same without some instructions; itself where none is best, or nothing else ran."""
+        if _kind(self.best) not in kinds:
             return self
-        return self._but([cut for cut in self.times if _kind(cut) == kind]) or self
+        return self._but([cut for cut in self.times if _kind(cut) in kinds]) or self
 
     def another_kind(self) -> "Search | None":
         """Without the instruction of the best cut; None where all others are far slower."""

@@ -7,7 +7,8 @@ mma_*.cuh          its parts: rows copied, steps of a strip, the 1x1 before, pro
 window_int8.cu     by mma.sync or mma.sp of INT8, 8.0 and newer; parts of the above are in it
 int8_*.cuh         its own parts: rows rounded, products
 window_wgmma.cu    by wgmma, 9.0 only
-wgmma_store.cuh    its part: what follows
+window_wgmma_sparse.cu  by wgmma.sp, 9.0 only: 2:4, 32 output channels
+wgmma_*.cuh        parts of both: rows copied, what follows
 upsample.cuh       bilinear x2 of a part of the input of either
 bilinear.cuh       its formula
 stem.cu            the 7x7 of one channel, and the max-pool behind it

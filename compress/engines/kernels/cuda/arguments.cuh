@@ -38,12 +38,18 @@ DEV float leaky(float v) { return fmaxf(v, v * SLOPE); }
 // LeakyReLU of two channels, as float16.
 DEV u32 leaky_pair(float low, float high) { return leaky_halves(halves(low, high), SLOPE_HALVES); }
 
-// The strip of a block: columns x0.., rows y0 .. y0 + rows - 1 of slice n.
+// A strip: columns x0.., rows y0 .. y0 + rows - 1 of slice n.
 struct Strip {
   int n, x0, y0, rows;
 };
-DEV Strip strip_of_block(const Arguments& a, int tile) {
-  const int across = (a.width + tile - 1) / tile, down = (a.height + a.strip - 1) / a.strip, at = blockIdx.x;
-  const int y0 = at / across % down * a.strip;
-  return {at / (across * down), at % across * tile, y0, min(a.strip, a.height - y0)};
+// Those of a block lie below each other; of the last ones of a slice there may be no rows, and less.
+DEV Strip strip_of_block(const Arguments& a, int tile, int strips = 1, int at = 0) {
+  const int across = (a.width + tile - 1) / tile, rows = a.strip * strips, down = (a.height + rows - 1) / rows, block = blockIdx.x;
+  const int y0 = block / across % down * rows + at * a.strip;
+  return {block / (across * down), block % across * tile, y0, min(a.strip, a.height - y0)};
 }
+
+// A thread among those that compute a strip.
+#ifndef TILE_THREAD
+#define TILE_THREAD threadIdx.x
+#endif

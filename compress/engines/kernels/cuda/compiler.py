@@ -60,7 +60,7 @@ def kinds(device: torch.device) -> frozenset[Kind]:
         raise UsageError(f"{ARCHITECTURE} is 80 or 90, not {wanted!r}")
     hopper = _capability(device) == HOPPER and wanted == "90"
     everywhere: frozenset[Kind] = frozenset({"mma", "mma.sp", "stem", "int8", "int8.sp"})
-    return everywhere | {"wgmma"} if hopper else everywhere
+    return everywhere | {"wgmma", "wgmma.sp"} if hopper else everywhere
 
 
 def only_a100() -> bool:
@@ -85,6 +85,8 @@ class Source:
     """parameters.cuh: constants by name."""
     columns: tuple[int, ...] = ()
     """Numbers of columns that it uses wgmma for."""
+    sparse: bool = False
+    """Whether its wgmma multiplies 2:4 weights."""
 
     def texts(self) -> tuple[str, dict[str, str]]:
         """Its text, and the headers that it includes by name."""
@@ -94,7 +96,7 @@ class Source:
         lines = [one for one in lines if one.split()[2] not in SWITCHES] + switches
         lines += [f"constexpr float SLOPE = {SLOPE}f;", f"constexpr u32 SLOPE_HALVES = {TWICE};"]
         headers["parameters.cuh"] = "\n".join(["#include <instructions.cuh>", *lines, ""])
-        headers["wgmma.cuh"] = wgmma.header(list(self.columns))
+        headers["wgmma.cuh"] = wgmma.header(list(self.columns), self.sparse)
         return (FOLDER / self.main).read_text(), headers
 
 
@@ -112,6 +114,9 @@ def source(task: Task, cut: Window) -> Source:
     if cut.kind == "wgmma":
         columns = (task.side * task.out, task.inside)
         return Source("window_wgmma.cu", "window_wgmma", values, columns)
+    if cut.kind == "wgmma.sp":
+        name = "window_wgmma_sparse"
+        return Source(f"{name}.cu", name, values, (32 * cut.blocks,), sparse=True)
     name = "window_int8" if task.int8 else "window_mma"
     return Source(f"{name}.cu", name, values)
 

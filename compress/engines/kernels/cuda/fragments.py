@@ -183,6 +183,29 @@ def window_wgmma(weight: Tensor) -> Tensor:
     return parts.permute(5, 1, 2, 4, 0, 3).contiguous()
 
 
+def window_wgmma_sparse(weight: Tensor) -> tuple[Tensor, Tensor]:
+    """2:4 weights (32, in, k, k) for window_wgmma_sparse.cu, and their metadata.
+
+    Weights lie as [dx][step of 32][half][dy][out][8] with zeros above the first dy and below the
+    last one. Metadata are words of each thread of a warpgroup, by pairs of products: of the input
+    row's place among k + 1, dx, and the step.
+
+    Raises:
+        ValueError: the weight is not 2:4.
+    """
+    channels = torch.cat([_CHANNELS, 16 + _CHANNELS])
+    wide = torch.nn.functional.pad(weight[channels], (0, 0, 1, 1))  # (out, in, dy, dx)
+    parts = torch.unflatten(wide, 1, (-1, 32)).permute(4, 1, 3, 0, 2)  # (dx, step, dy, out, 32)
+    values, bits = kept(parts)
+    rows = (bits << 4 * torch.arange(8)).sum(-1)  # (dx, step, dy, out)
+    both = torch.cat([rows[:, :, :-1], rows[:, :, 1:]], -1)  # what an input row adds to: 64 rows
+    products = torch.unflatten(both.permute(2, 0, 1, 3).flatten(0, 2), -1, (4, 16))
+    even = torch.nn.functional.pad(products, (0, 0, 0, 0, 0, len(products) % 2))
+    words = torch.stack([metadata(even[:, warp]) for warp in range(4)], 1)
+    halves = torch.unflatten(values, -1, (2, 8)).permute(0, 1, 4, 2, 3, 5)
+    return halves.contiguous(), words.contiguous()
+
+
 def bottleneck_wgmma(weight: Tensor) -> Tensor:
     """Weights (out, in) of the 1x1 before it: [step][half of 16][out][8]."""
     return torch.unflatten(weight, 1, (-1, 2, 8)).permute(1, 2, 0, 3).contiguous()

@@ -193,6 +193,8 @@ DEV void mma_int8_sparse(int (&d)[4], const u32 (&a)[4], const u32* b, u32 metad
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]), "r"(b[2]), "r"(b[3]), "r"(metadata));
 }
 
+// All 128 threads of a warpgroup, and no others.
+DEV void worker_wait(int warpgroup) { asm volatile("bar.sync %0, 128;\n" ::"r"(warpgroup + 1) : "memory"); }
 // What ordinary stores and copies left in shared memory becomes visible to wgmma.
 DEV void fence_async() { asm volatile("fence.proxy.async.shared::cta;\n" ::: "memory"); }
 // Keeps the compiler from using a register of wgmma before the wait that stands above this.

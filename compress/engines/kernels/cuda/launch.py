@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from compress.engines.kernels.cuda import compiler, fragments, moves
-from compress.engines.kernels.cuda.products import Kind
+from compress.engines.kernels.cuda.products import SPARSE, Kind
 from compress.engines.kernels.cuda.window import Task, Window, shared
 from compress.engines.kernels.memory import Framed
 from compress.engines.kernels.packing import padded, spread
@@ -158,7 +158,7 @@ def call(
         x_slice=x.strides[0], y_slice=y.strides[0], x_row=x.strides[1], y_row=y.strides[1],
         height=x.height, width=x.width, strip=cut.strip,
     )  # fmt: skip
-    across, down = -(-x.width // cut.tile(about)), -(-x.height // cut.strip)
+    across, down = -(-x.width // cut.tile(about)), -(-x.height // (cut.strip * cut.strips))
     return kernel.call(len(x.whole) * across * down, arguments, given)
 
 
@@ -199,8 +199,10 @@ def _window(op: Conv, about: Task, tensors: Tensors, kind: Kind) -> dict[str, Te
         return _window_int8(op, about, tensors, kind)
     weight = _half(tensors[f"{op.name}.weight"], op.source.positions, about.inside, about.out)
     bias = _bias(tensors, op.name, about.out)
-    if kind == "mma.sp":
-        values, words = fragments.window_mma_sparse(weight)
+    if kind in SPARSE:
+        wgmma = kind == "wgmma.sp"
+        order = fragments.window_wgmma_sparse if wgmma else fragments.window_mma_sparse
+        values, words = order(weight)
         return {"weights": _on(values, bias), "metadata": _on(words, bias), "bias": bias}
     orders = {"wgmma": fragments.window_wgmma, "stem": fragments.stem}
     made = orders.get(kind, fragments.window_mma)
@@ -258,7 +260,7 @@ def _then(op: Conv, about: Task, tensors: Tensors, kind: Kind) -> dict[str, Tens
     weight = tensors[f"{op.then}.weight"]
     wide = _half(weight, list(range(weight.shape[1])), about.out, about.then)[:, :, 0, 0]
     bias = _bias(tensors, op.then, about.then)
-    made = fragments.then_wgmma if kind == "wgmma" else fragments.then_mma
+    made = fragments.then_wgmma if kind in ("wgmma", "wgmma.sp") else fragments.then_mma
     return {"then_weights": _on(made(wide), bias), "then_bias": bias}
 
 

@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 from typing import Literal
 
-Kind = Literal["mma", "mma.sp", "wgmma", "stem", "int8", "int8.sp"]
-SPARSE: frozenset[Kind] = frozenset({"mma.sp", "int8.sp"})
+Kind = Literal["mma", "mma.sp", "wgmma", "wgmma.sp", "stem", "int8", "int8.sp"]
+SPARSE: frozenset[Kind] = frozenset({"mma.sp", "wgmma.sp", "int8.sp"})
 """Kinds for 2:4 weights."""
 DENSE_INT8: frozenset[Kind] = frozenset({"int8"})
 """Not measured for 2:4 weights: twice the products, and all else is the same."""

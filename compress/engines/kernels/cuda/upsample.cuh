@@ -28,7 +28,7 @@ struct Low {
   int left;         // the first column in shared memory
 };
 DEV Low low_rows(const Arguments& a, const Strip& s) {
-  const int eight = threadIdx.x >> 3, plane = eight % LOW_PLANES, pixel = (threadIdx.x & 7) + eight / LOW_PLANES * 8;
+  const int eight = TILE_THREAD >> 3, plane = eight % LOW_PLANES, pixel = (TILE_THREAD & 7) + eight / LOW_PLANES * 8;
   const int left = between(max(s.x0 - PAD, 0), a.ratio_x, a.low_width).first, next = rows_between(a, s.y0 - PAD).first;
   Low l = {a.low + s.n * a.low_slice + (long long)next * a.low_row + (left + pixel) * LOW + plane * 8, (u32)(plane * LOW_PLANE + pixel * 16), 0, next, left};
 #pragma unroll
@@ -72,16 +72,16 @@ struct Mixer {
   float upper[MIXED][8], lower[MIXED][8], upper_right[2], lower_right[2];  // mixed by columns
   int left, first;                    // as in Low; the upper row
 };
-DEV int mixed_plane(int i) { return min((int)threadIdx.x / TILE + i * TOGETHER, LOW_PLANES - 1); }
+DEV int mixed_plane(int i) { return min((int)TILE_THREAD / TILE + i * TOGETHER, LOW_PLANES - 1); }
 // The frame's values, by channel.
 DEV const u16* frame(const Arguments& a, const Strip& s) { return a.x + s.n * a.x_slice - a.x_row - X; }
 DEV Mixer mixer(const Arguments& a, const Strip& s, int left) {
-  Mixer m = {column(a, s, left, threadIdx.x % TILE)};
+  Mixer m = {column(a, s, left, TILE_THREAD % TILE)};
   m.left = left;
   if constexpr (!BRANCHES) {
 #pragma unroll
     for (int i = 0; i < MIXED; ++i) m.border[i] = load_global(frame(a, s) + mixed_plane(i) * 8);
-    m.border_right = load_word(frame(a, s) + threadIdx.x % WORDS_RIGHT * 2, true);
+    m.border_right = load_word(frame(a, s) + TILE_THREAD % WORDS_RIGHT * 2, true);
   }
   return m;
 }
@@ -114,7 +114,7 @@ struct Right {
   Column column;
 };
 DEV Right right_of(const Arguments& a, const Strip& s, const Mixer& m, int turn) {
-  const int at = (threadIdx.x + THREADS - 32 * turn) % THREADS, word = at % WORDS_RIGHT;
+  const int at = (TILE_THREAD + THREADS - 32 * turn) % THREADS, word = at % WORDS_RIGHT;
   const bool wanted = at < MORE * WORDS_RIGHT;
   const int pixel = TILE + (wanted ? at / WORDS_RIGHT : 0);
   return {pixel, word, wanted, (u32)(word / 4 * LOW_PLANE + word % 4 * 4), column(a, s, m.left, pixel)};
@@ -151,8 +151,8 @@ DEV void mix_row(const Arguments& a, const Strip& s, const Right& right, Mixer& 
       if constexpr (!BRANCHES) mixed.v[j] = either(inside, mixed.v[j], m.border[i].v[j]);
     }
     if (BRANCHES && !inside) mixed = load_global(frame(a, s) + mixed_plane(i) * 8);
-    const int plane = threadIdx.x / TILE + i * TOGETHER;
-    store_shared(to + plane * PLANE_BYTES + threadIdx.x % TILE * PIXEL_BYTES, mixed, plane < LOW_PLANES);
+    const int plane = TILE_THREAD / TILE + i * TOGETHER;
+    store_shared(to + plane * PLANE_BYTES + TILE_THREAD % TILE * PIXEL_BYTES, mixed, plane < LOW_PLANES);
   }
   if (BRANCHES && !right.wanted) return;
   move_down(m.upper_right, m.lower_right, moved);

@@ -48,14 +48,15 @@ class Window:
     """One cut: a block computes a strip of `strip` rows and `tile` columns, row by row."""
 
     kind: Kind
-    """The instruction: dense mma.sync, 2:4 mma.sp, dense wgmma; mma.sync for the stem; int8 is
-    mma.sync of INT8, int8.sp mma.sp of INT8."""
+    """The instruction: dense mma.sync, 2:4 mma.sp, dense wgmma, 2:4 wgmma.sp; mma.sync for the
+    stem; int8 is mma.sync of INT8, int8.sp mma.sp of INT8."""
     strip: int
     """Rows of a strip."""
     warps: int = 4
     """Warps of a block, side by side; for wgmma a multiple of 4."""
     blocks: int = 8
-    """Blocks of 8 columns that a warp computes; wgmma and the stem compute 2 with each."""
+    """Blocks of 8 columns that a warp computes; wgmma and the stem compute 2 with each. A warp of
+    wgmma.sp computes 16 of 64 rows of a product, in four times as many blocks."""
     rows: int = 1
     """Rows in one step; weights that are read from shared memory serve all of them."""
     stages: int = 4
@@ -73,7 +74,12 @@ class Window:
         """Columns of a strip; a warp whose results are pooled computes two of its neighbour's."""
         if self.kind == "stem":
             return self.warps * (16 * self.blocks - 2 * bool(task.pool))
-        return self.warps * (16 if self.kind == "wgmma" else 8 * self.blocks)
+        return self.warps // self.strips * (16 if self.kind == "wgmma" else 8 * self.blocks)
+
+    @property
+    def strips(self) -> int:
+        """Strips of a block, below each other: for wgmma.sp each warpgroup has its own."""
+        return self.warps // 4 if self.kind == "wgmma.sp" else 1
 
     @property
     def threads(self) -> int:
@@ -93,6 +99,8 @@ def constants(task: Task, cut: Window) -> dict[str, int]:
     }  # fmt: skip
     if cut.kind == "wgmma":
         return {**found, "GROUPS": cut.warps // 4}
+    if cut.kind == "wgmma.sp":
+        return {**found, "WORKERS": cut.strips}
     more = {"WARPS": cut.warps, "BLOCKS": cut.blocks, "ROWS": cut.rows}
     if cut.kind == "stem":
         more |= {"POOL": int(bool(task.pool)), "POOL_PIXEL": task.pool, "WIDE": int(cut.wide)}
@@ -113,6 +121,10 @@ def shared(task: Task, cut: Window) -> int:
         weights = 2 * task.side**2 * task.inside * task.out
         row, middle = 2 * source, 2 * task.inside
         behind, rows = 0, 1
+    elif cut.kind == "wgmma.sp":
+        weights = 2 * task.side * (task.side + 2) * task.inside // 2 * task.out
+        row, middle, rows = 2 * source, 0, cut.rows
+        behind = rows * task.out // 8 * (32 * cut.blocks + 1) * 16
     else:
         weights = 0 if cut.registers else _fragments(task, cut)
         row, middle, rows = 2 * source + 16, 2 * task.inside + 16, cut.rows
@@ -124,7 +136,8 @@ def shared(task: Task, cut: Window) -> int:
         before += (16 if task.bottleneck else 8) * task.inside
         row -= 0 if task.bottleneck or task.upsampled else 16
     low = (cut.stages * rows // 2 + 2) * (pixels // 2 + 2) * 2 * task.upsampled
-    return weights + before + behind + cut.stages * rows * pixels * row + stored + low
+    strip = behind + cut.stages * rows * pixels * row + stored + low
+    return weights + before + cut.strips * strip
 
 
 def _fragments(task: Task, cut: Window) -> int:
@@ -168,7 +181,7 @@ def _cuts(task: Task) -> list[Window]:
     if task.inside == 1:
         cuts = [_cut("stem", *one) for one in _STEM]
         return [replace(cut, wide=wide) for wide in (False, True) for cut in cuts]
-    cuts = _int8(task) if task.int8 else [*_mma(task), *_wgmma(task)]
+    cuts = _int8(task) if task.int8 else [*_mma(task), *_wgmma(task), *_wgmma_sparse(task)]
     return [cut for cut in cuts if (task.side - 1) % cut.rows == 0]
 
 
@@ -229,6 +242,14 @@ def _wgmma(task: Task) -> list[Window]:
     if task.upsampled and task.out == 16:
         small = [(4, 3, 4), (4, 4, 4), (8, 3, 2)]
     return [_cut("wgmma", warps, 8, 1, stages, most) for warps, stages, most in shapes + small]
+
+
+def _wgmma_sparse(task: Task) -> list[Window]:
+    """For 32 output channels: of 16 channels of four rows 3 of 8 weights would be zeros."""
+    if task.out != 32 or task.inside == 16 or task.bottleneck:
+        return []
+    shapes = [(warps, stages) for warps in (4, 8) for stages in (4, 5)]
+    return [_cut("wgmma.sp", warps, 4, 2, stages, 1) for warps, stages in shapes]
 
 
 def _cut(
