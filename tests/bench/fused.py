@@ -11,7 +11,7 @@ captured graphs; what is compared runs in turns. Parts:
     layers-NET-BATCH    tilings measured; then each layer's time beside its floor
     engine-NET-BATCH    the whole engine and torch.compile with one CUDA graph, in turns
     stem-NET-BATCH      every CUDA cut of the stem, of its max-pool, and of both in one kernel
-    decoder-NET-BATCH   likewise of the last upsampling and the 5x5 behind it
+    decoder-NET-BATCH   likewise of the upsamplings and the 5x5 behind each
 """
 
 import json
@@ -19,7 +19,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -36,8 +36,8 @@ from compress.engines.kernels.choose import Found
 from compress.engines.kernels.cuda import compiler
 from compress.engines.kernels.cuda.window import Window, strips
 from compress.engines.kernels.jobs import jobs
-from compress.engines.kernels.plan import Conv, compiled
-from compress.engines.kernels.route import merges
+from compress.engines.kernels.plan import Conv, Pool, Upsample, compiled
+from compress.engines.kernels.route import Layer, merges
 from compress.engines.kernels.session import Session
 from compress.engines.kernels.tune import tune
 from compress.graph.rewrite import deconv_to_conv
@@ -58,7 +58,7 @@ PARTS = {
     **{f"layers-{name}-{batch}": 150 for batch in (16, 1) for name in NETWORKS},
     **{f"engine-{name}-{batch}": 120 for batch in (16, 1) for name in NETWORKS},
     **{f"stem-16-16-16-{batch}": 60 for batch in (16, 1)},
-    **{f"decoder-{name}-16": 60 for name in NETWORKS if name.endswith("2to4")},
+    **{f"decoder-{name}-16": 120 for name in NETWORKS if name.endswith("2to4")},
 }
 """Part -> seconds that it may take."""
 
@@ -198,16 +198,21 @@ def whole(name: str, batch: int, seconds: float, engine: Path) -> dict[str, Any]
     }
 
 
-def pair(
-    which: Callable[[Iterable[int]], int], name: str, batch: int, _seconds: float, _engine: Path
-) -> dict[str, Any]:
-    """Microseconds a slice of every cut of two neighbours, in the fastest of its strips."""
+def pairs(first: type, name: str, batch: int, _seconds: float, _engine: Path) -> dict[str, Any]:
+    """Microseconds a slice of every cut of neighbours, in the fastest of its strips.
+
+    Args:
+        first: of pairs the class of the first operation; Conv is the stem.
+    """
     plan, tensors = compiled(network(name).cuda())
     session = Session(plan, tensors, (batch, SIDE, SIDE))
     for buffer in session.buffers.values():
         buffer.inside.normal_(std=0.1)
-    both, found, rows = merges(plan)[which(merges(plan))], jobs(session), []
-    for key in map(session.key, (both.first, both.second, both)):
+    found, rows = jobs(session), []
+    layers = [one for one in merges(plan).values() if isinstance(one, Layer)]
+    of_stem = [one for one in layers if isinstance(one.second, Pool)]
+    chosen = of_stem if first is Conv else [one for one in layers if isinstance(one.first, first)]
+    for key in (session.key(op) for both in chosen for op in (both.first, both.second, both)):
         job = found[key]
         compiler.ahead([s for cut in job.cuda if (s := job.source(cut))], session.image.device)
         for cut in job.cuda:
@@ -224,8 +229,8 @@ def pair(
 KINDS = {
     "layers": layers,
     "engine": whole,
-    "stem": partial(pair, min),
-    "decoder": partial(pair, max),
+    "stem": partial(pairs, Conv),
+    "decoder": partial(pairs, Upsample),
 }
 
 
