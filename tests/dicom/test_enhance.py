@@ -208,6 +208,21 @@ def test_all_tasks_have_an_outcome_where_several_of_many_workers_crash(tmp_path)
     assert all(one == names[number] for number, one in found if number not in lost)
 
 
+def test_workers_that_die_with_nothing_to_do_are_replaced_at_the_next_task(tmp_path):
+    pool = workers.Pool(dicom_desks.CrashingDigest, (sources.open_source(tmp_path),), 2)
+    try:
+        jobs = {k: (f"{k}",) for k in range(8)}
+        assert len(list(pool.each("digest", jobs))) == 8
+        for worker in pool._workers:
+            worker.process.kill()
+            worker.process.join()
+        assert pool.answer(wait=True) is None
+        found = list(pool.each("digest", jobs))
+    finally:
+        pool.close()
+    assert sorted(number for number, _ in found) == list(range(8))
+
+
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="an option of glibc")
 def test_workers_use_the_memory_of_a_slice_for_the_next_one(tmp_path):
     pool = workers.Pool(dicom_desks.Allocating, (sources.open_source(tmp_path),), 1)
