@@ -11,6 +11,7 @@ import threading
 import time
 from pathlib import Path
 
+import children
 import dicom_desks
 import dicom_stops
 import pytest
@@ -90,16 +91,36 @@ def test_a_network_that_takes_its_time_does_not_either(number, begun, tmp_path):
     assert {row["status"] for row in rows(tmp_path / "out")} == {"stopped"}
 
 
-def test_a_signal_to_all_processes_is_one_to_the_command(begun, tmp_path):
-    """As Slurm sends it: no file may be blamed for a worker that it ended."""
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_to_all_processes_is_one_to_the_command(number, begun, tmp_path):
+    """As Slurm or a terminal sends it: no file may be blamed for a worker that it ended."""
     source = write_series(tmp_path / "in", 8, side=16)
     process = begun("slow", source, tmp_path / "out")
     assert heard(process, "computing")
-    os.killpg(process.pid, signal.SIGTERM)
+    os.killpg(process.pid, number)
     process.wait(10)
     assert process.returncode == 75
     ended(process)
     assert {row["reason"] for row in rows(tmp_path / "out")} == {None}
+
+
+@pytest.mark.parametrize("seconds", [0.0, 0.1, 0.2, 0.4])
+def test_ctrl_c_while_the_workers_server_imports_says_one_sentence(seconds, tmp_path):
+    source = write_series(tmp_path / "in", 1, side=16)
+    words = ["enhance", source, "-m", tmp_path / "model", "-o", tmp_path / "out"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "compress", *map(str, words)],
+        start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    with children.ending([process]):
+        # itself, multiprocessing's tracker of resources, and the server
+        assert until(lambda: len(session(process.pid)) > 2, 20.0)
+        time.sleep(seconds)
+        os.killpg(process.pid, signal.SIGINT)
+        said = ended(process)
+    assert process.returncode == 75, said
+    assert "Traceback" not in said
+    assert said.splitlines()[-1].startswith("enhance: stopped"), said
 
 
 def test_workers_end_with_the_command_even_if_they_hang(begun, tmp_path):
