@@ -183,7 +183,8 @@ def _check_prefix(prefix: bytes, name: str) -> None:
 def _read_header(source: Source, name: str) -> tuple[FileDataset, Reason | None]:
     """Up to the pixels, and what is wrong at its end; a folder's file is not read beyond it.
 
-    That is opened once: on a network's disk each time is a question to its server.
+    That is opened once: on a network's disk each time is a question to its server. Only a deflated
+    one, which is rare, is opened again and read whole, as its end is found by unpacking it.
     """
     if source.archive:
         _check_prefix(source.prefix(name), name)

@@ -61,15 +61,12 @@ class Source:
         return data
 
     def prefix(self, name: str) -> bytes:
-        """The first PREFIX bytes, cheaply.
+        """The first PREFIX bytes of a zip's member, without unpacking the rest.
 
         Raises:
             Refused: as `read`.
         """
-        if self.archive:
-            return self._member(name, PREFIX)
-        with self.opened(name) as file:
-            return file.read(PREFIX)
+        return self._member(name, PREFIX)
 
     @contextmanager
     def opened(self, name: str) -> Iterator[BinaryIO]:
