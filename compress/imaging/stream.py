@@ -126,8 +126,9 @@ class Stream:
             job, slot = self.jobs[number], self.free.pop()
             self.slot[number] = slot
             self.order.append(number)
-            given = (job.header.name, slot, job.shape, self.process.assume_hu, job.around)
-            self.pool.submit("decode", number, *given)
+            source = (job.header.name, job.header.sop)
+            given = (slot, job.shape, self.process.assume_hu, job.around)
+            self.pool.submit("decode", number, *source, *given)
 
     def _advance(self) -> None:
         """Line up the slices of decoded files, in order."""

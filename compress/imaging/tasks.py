@@ -64,6 +64,7 @@ class Desk:
         self,
         number: int,
         name: str,
+        sop: str,
         slot: int,
         shape: tuple[int, int, int],
         assume_hu: bool,
@@ -74,9 +75,13 @@ class Desk:
         With `around`, the slot gets the slices of these files, `name` in the middle.
 
         Raises:
-            Refused: as `reading.read`, or SHAPE where the pixels are not those of the header.
+            Refused: as `reading.read`, SHAPE where the pixels are not those of the header, or
+                DAMAGED where the file has become another image, as the result has its name from
+                `sop`, the UID of the header.
         """
         image = reading.read(self.source.read(name), assume_hu=assume_hu)
+        if str(image.dataset.get("SOPInstanceUID")) != sop:
+            raise Refused(Reason.DAMAGED)
         if image.stored.shape != (1 if around else shape[0], *shape[1:]):
             raise Refused(Reason.SHAPE)
         view = self.arena.view(slot, shape)

@@ -492,6 +492,15 @@ def test_a_crash_of_the_encoder(monkeypatch, tmp_path):
     assert reasons(tmp_path / "out").index("crashed") == 2
 
 
+def test_a_file_that_becomes_another_image_is_not_enhanced_under_its_name(monkeypatch, tmp_path):
+    folder = write_series(tmp_path / "in", 6, side=16)
+    (tmp_path / "other").write_bytes(packed(dataset(body(16), SOPInstanceUID=uid("other"))))
+    with pytest.raises(CompressError, match="1 of 6 files failed: 1 damaged"):
+        run_with(dicom_desks.Replacing, monkeypatch, folder, tmp_path / "out")
+    assert reasons(tmp_path / "out") == [None, None, "damaged", None, None, None]
+    assert len(images(tmp_path / "out")) == 5
+
+
 def test_a_hanging_decoder_is_ended(monkeypatch, tmp_path):
     folder = write_series(tmp_path / "in", 6, side=16)
     (folder / "IM0002").rename(folder / "IM0002crash")
