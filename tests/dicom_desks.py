@@ -46,6 +46,15 @@ class CrashingEncode(Desk):
         return super().encode(number, *given)
 
 
+class CrashingWrite(Desk):
+    """The same, when the third result is written and has not got its name yet."""
+
+    def encode(self, number, *given):
+        if number == 2:
+            Path.replace = lambda *_: os._exit(11)  # this process writes nothing else
+        return super().encode(number, *given)
+
+
 class Filling(Desk):
     """Has no space for the third result and what follows."""
 

@@ -169,7 +169,8 @@ class _Run:
             stream.run()
             self.clock.seconds |= stream.seconds
         self.full = stream.full
-        if self.stop.is_set() or self.full:
+        crashed = any(row["reason"] == Reason.CRASHED for row in self.rows)  # maybe as it wrote
+        if self.stop.is_set() or self.full or crashed:
             self.pool.close()
             self._remove_partial()
         self.clock.lap("stream")

@@ -492,6 +492,17 @@ def test_a_crash_of_the_encoder(monkeypatch, tmp_path):
     assert reasons(tmp_path / "out").index("crashed") == 2
 
 
+def test_a_crash_while_a_result_is_written_leaves_no_part_of_it(monkeypatch, tmp_path):
+    folder, out = write_series(tmp_path / "in", 12, side=16), tmp_path / "out"
+    out.mkdir()
+    others = out / f".9.9.dcm.0123abcd{PARTIAL}"  # another shard may be writing it
+    others.touch()
+    with pytest.raises(CompressError, match="1 of 12 files failed: 1 crashed"):
+        run_with(dicom_desks.CrashingWrite, monkeypatch, folder, out)
+    assert list(out.rglob(f".*{PARTIAL}")) == [others]
+    assert len(images(out)) == 11
+
+
 def test_a_file_that_becomes_another_image_is_not_enhanced_under_its_name(monkeypatch, tmp_path):
     folder = write_series(tmp_path / "in", 6, side=16)
     (tmp_path / "other").write_bytes(packed(dataset(body(16), SOPInstanceUID=uid("other"))))
