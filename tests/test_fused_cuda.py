@@ -4,6 +4,7 @@ The emulator follows the PTX manual's fragment layouts; g++ compiles the kernels
 compiles them for real, for an A100 and a Hopper GPU, and says how many registers they take.
 """
 
+import contextlib
 import itertools
 import math
 import random
@@ -185,6 +186,8 @@ def test_a_bottleneck_inside_a_convolution_is_never_stored(emulator, kind, slots
      ("wgmma.sp", "copy_wait<STAGES - 2 - AHEAD>()", "copy_wait<STAGES - 1 - AHEAD>()"),
      ("wgmma.sp", "worker_wait(worker);  // the results", "// the results"),
      ("wgmma.sp", "step_at(base, slot, STAGES - 1)", "step_at(base, slot, STAGES - 2)"),
+     ("wgmma.sp", "    fence_async();\n    worker_wait", "    worker_wait"),
+     ("wgmma", "    fence_async();\n", ""),
      ("wgmma.sp", "block + worker * WORKER", "block + worker * (WORKER - 2048)")],
 )  # fmt: skip
 def test_the_emulator_sees_a_wait_or_a_barrier_that_is_missing(
@@ -196,6 +199,24 @@ def test_the_emulator_sees_a_wait_or_a_barrier_that_is_missing(
     given = case.buffers, case.tensors, case.image, cut(task, kind, 2 if out == 32 else 1)
     with broken(monkeypatch, right, wrong), pytest.raises(emulated.Race):
         launch.call(op, None, *given)()
+
+
+@needs_compiler
+@pytest.mark.parametrize(
+    ("kind", "right", "wrong"),
+    [("wgmma", "    wgmma_wait<0>();\n#pragma", "#pragma"), ("wgmma", "    wgmma_commit();\n", ""),
+     ("wgmma.sp", "    wgmma_wait<0>();\n", ""), ("wgmma.sp", "    wgmma_commit();\n", "")],
+)  # fmt: skip
+def test_the_emulator_sees_products_that_nobody_waits_for(
+    emulator, monkeypatch, kind, right, wrong
+):
+    sparse, out = kind in SPARSE, 32 if kind == "wgmma.sp" else 16
+    op, case = conv_case(5, (32,), out, (1, 16, 70), sparse=sparse, dtype=torch.float16)
+    task = launch.task(op, None, lambda name: case.buffers[name].strides[2])
+    with broken(monkeypatch, right, wrong):
+        call = launch.call(op, None, *of(case), cut(task, kind, 2))
+    with contextlib.suppress(emulated.Race):
+        assert error(op, case, call) > LIMIT
 
 
 @needs_compiler

@@ -38,15 +38,17 @@ from compress.engines.records import Built
 
 log = logging.getLogger(__name__)
 CUDA_PACKAGES = "pip install cuda-bindings nvidia-cuda-nvrtc"
-SCHEMA = "5"
-READ = ("3", "4", SCHEMA)
-"""Schemas that are read: 3 is of version 0.1, before there were CUDA kernels; 4 knows no INT8."""
+SCHEMA = "6"
+READ = ("3", "4", "5", SCHEMA)
+"""Schemas that are read: 3 is of version 0.1, before there were CUDA kernels; 4 knows no INT8, 5 no
+wgmma.sp."""
 SESSIONS = 4
 """Shapes that an engine keeps buffers for; the one that waited longest goes."""
 LEVELS = 4
 """Sides must be multiples of 2 to this power."""
 SECONDS = 120.0
-"""Time for measuring kernels in a build; those remembered from earlier builds take next to none."""
+"""Time for measuring kernels in a build. Those remembered from earlier builds take next to none;
+which of them are one kernel is measured again."""
 VALUES, INDEX = ".values24", ".index24"
 """Of a 2:4 weight in a file, see two_of_four.py."""
 Tilings = Mapping[str, Choices]

@@ -2,6 +2,8 @@
 // mma.sp and wgmma follow the fragment layouts of the PTX manual, written from the manual and not from the kernels.
 // cp.async is deferred until it is waited for, so that a missing wait shows; shared memory begins as NaN; warps run in
 // random order from one barrier to the next, so that a missing barrier shows; global memory is what `allow` was told of.
+// Results of wgmma come when they are waited for, and until then nobody may write what it reads; what it reads must have been
+// written before the writer's fence.
 #include <instructions.cuh>
 #include <setjmp.h>
 #include <stdio.h>
@@ -25,6 +27,16 @@ struct Time {
 struct Cell {
   Time read, written;
   int reader = 0, writer = 0, copies = 0;
+  int thread = -1;                      // who wrote last
+  unsigned long fences = 0;             // of that thread until then
+  int multiplier = -1;                  // the warpgroup whose wgmma reads them
+  unsigned long group = 0;              // and the group of that
+};
+// Sums of a wgmma that nobody waited for yet.
+struct Product {
+  unsigned long group;
+  float* to;
+  std::vector<float> values;
 };
 constexpr int SEVERAL = -100;  // warps; -1, -2, ...: several of warpgroup 0, 1, ...
 struct Meeting {
@@ -41,6 +53,8 @@ struct Fibre {
   jmp_buf later;
   std::vector<Copy> open;
   std::vector<std::vector<Copy>> groups;
+  unsigned long fences = 0, commits = 0;  // of what it wrote, and of its wgmma
+  std::vector<Product> products;
 };
 std::vector<Fibre> fibres;
 Fibre* current;
@@ -53,6 +67,7 @@ u32 first_race;
 Index block;
 unsigned threads;
 std::vector<Meeting> warps, warpgroups, workers;
+std::vector<unsigned long> multiplied;  // groups of wgmma that are done, by warpgroup
 Meeting all;
 void (*body)(const void*);
 const void* given;
@@ -104,7 +119,7 @@ void run() {
 void run_block(unsigned count, size_t bytes) {
   shared.assign(bytes, 0xFF);  // 0xFFFF is a NaN
   cells.assign(bytes / 4 + 1, Cell{});
-  warps.assign(count / 32, Meeting{}), warpgroups.assign((count + 127) / 128, Meeting{}), workers = warpgroups, all = Meeting{};
+  warps.assign(count / 32, Meeting{}), warpgroups.assign((count + 127) / 128, Meeting{}), workers = warpgroups, multiplied.assign(warpgroups.size(), 0), all = Meeting{};
   fibres = std::vector<Fibre>(count);
   while (stacks.size() < count) stacks.emplace_back(new char[STACK]);
   for (unsigned i = 0; i < count; ++i) {
@@ -165,7 +180,9 @@ uint8_t* written(u32 address, int bytes, int copies) {
   uint8_t* p = at(address, bytes);
   for (u32 i = address / 4; i < (address + bytes + 3) / 4; ++i) {
     Cell& c = cells[i];
-    if (beside(c.read, c.reader) || beside(c.written, c.writer)) race(address);
+    const bool multiplying = c.multiplier >= 0 && c.group >= multiplied[c.multiplier];
+    if (multiplying || beside(c.read, c.reader) || beside(c.written, c.writer)) race(address);
+    c.thread = self(), c.fences = current->fences;
     c.writer = self() >> 5, c.written = now(), c.copies += copies;
   }
   return p;
@@ -281,8 +298,12 @@ void mma_int8(int* d, const u32* a, const u32* b, bool sparse, u32 metadata) {
 // An element of an operand of wgmma in shared memory.
 float element(u64 descriptor, int row, int k) {
   const u32 base = (u32)(descriptor & 0x3FFF) << 4, lbo = (u32)(descriptor >> 16 & 0x3FFF) << 4, sbo = (u32)(descriptor >> 32 & 0x3FFF) << 4;
+  const u32 address = base + row / 8 * sbo + row % 8 * 16 + k / 8 * lbo + k % 8 * 2;
   u16 bits;
-  memcpy(&bits, read(base + row / 8 * sbo + row % 8 * 16 + k / 8 * lbo + k % 8 * 2, 2), 2);
+  memcpy(&bits, read(address, 2), 2);
+  Cell& c = cells[address / 4];
+  if (c.thread >= 0 && c.fences == fibres[c.thread].fences) race(address);
+  c.multiplier = self() >> 7, c.group = current->commits;
   return number(bits);
 }
 void multiply(Meeting& w, const float (&A)[64][32], u64 b, int n, int count) {
@@ -295,11 +316,25 @@ void multiply(Meeting& w, const float (&A)[64][32], u64 b, int n, int count) {
       D[m][column] = 0;
       for (int k = 0; k < count; ++k) D[m][column] += A[m][k] * B[column][k];
     }
-  for (int q = 0; q < 128; ++q)
+  for (int q = 0; q < 128; ++q) {
+    Product product = {current->commits, (float*)w.out[q], {}};
     for (int j = 0; j < n / 8; ++j)
-      for (int i = 0; i < 4; ++i)
-        ((float*)w.out[q])[j * 4 + i] += D[(q >> 5) * 16 + ((q & 31) >> 2) + (i >> 1) * 8][j * 8 + 2 * (q & 3) + (i & 1)];
+      for (int i = 0; i < 4; ++i) product.values.push_back(D[(q >> 5) * 16 + ((q & 31) >> 2) + (i >> 1) * 8][j * 8 + 2 * (q & 3) + (i & 1)]);
+    fibres[(self() & ~127) + q].products.push_back(std::move(product));
+  }
 }
+void wgmma_commit() { ++current->commits; }
+void wgmma_wait(int pending) {
+  const unsigned long done = current->commits - min((int)current->commits, pending);
+  unsigned long& all_done = multiplied[self() >> 7];
+  if (done > all_done) all_done = done;
+  auto& products = current->products;
+  while (!products.empty() && products[0].group < done) {
+    for (size_t i = 0; i < products[0].values.size(); ++i) products[0].to[i] += products[0].values[i];
+    products.erase(products.begin());
+  }
+}
+void fence_async() { ++current->fences; }
 void wgmma(float* d, u64 a, u64 b, int n) {
   Meeting& w = warpgroups[self() >> 7];
   w.out[self() & 127] = d;

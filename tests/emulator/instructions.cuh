@@ -38,6 +38,9 @@ void load_matrices(u32* r, u32 address, int count);
 void mma(float* d, const u32* a, const u32* b, int k, bool sparse, u32 metadata, int select);
 void mma_int8(int* d, const u32* a, const u32* b, bool sparse, u32 metadata);
 void wgmma(float* d, u64 a, u64 b, int n);
+void wgmma_commit();
+void wgmma_wait(int pending);
+void fence_async();
 void wgmma_sparse(float* d, u64 a, u64 b, u32 metadata, int select, int n);
 }  // namespace emulator
 
@@ -120,11 +123,11 @@ inline void mma_int8_sparse(int (&d)[4], const u32 (&a)[4], const u32* b, u32 me
   emulator::mma_int8(d, a, b, true, metadata);
 }
 
-inline void fence_async() {}
+inline void fence_async() { emulator::fence_async(); }
 inline void wgmma_arrived(float&) {}
 inline void wgmma_fence() {}
-inline void wgmma_commit() {}
-template <int PENDING> void wgmma_wait() {}
+inline void wgmma_commit() { emulator::wgmma_commit(); }
+template <int PENDING> void wgmma_wait() { emulator::wgmma_wait(PENDING); }
 template <int N> struct Wgmma {
   static void multiply(float* d, u64 a, u64 b) { emulator::wgmma(d, a, b, N); }
 };

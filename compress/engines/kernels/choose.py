@@ -15,8 +15,8 @@ from compress.engines.kernels.cuda.moves import Move
 from compress.engines.kernels.cuda.products import SPARSE
 from compress.engines.kernels.cuda.window import Window
 from compress.engines.kernels.plan import Chain
-from compress.engines.kernels.route import Layer, Unit, cheapest
-from compress.engines.kernels.search import Search
+from compress.engines.kernels.route import Layer, Unit, cheapest, merges
+from compress.engines.kernels.search import FAR, Search
 from compress.engines.kernels.session import Choices, Cut, Key, Session
 from compress.engines.kernels.tiling import Tiling
 from compress.engines.kernels.timed import NEVER, Race
@@ -80,11 +80,15 @@ class Way:
             key = session.key(unit)
             if key in self.apart:
                 return NEVER
-            _, ms = self._of(session, unit)
+            ms = self.ms(session, unit)
             alone = NEVER if isinstance(unit, Chain | Layer) else 1e6
             return 0.0 if key in self.joined else ms if ms < NEVER else alone
 
         return cheapest(session.plan, cost)
+
+    def ms(self, session: Session, unit: Unit) -> float:
+        """The time of a unit's fastest kernel by itself; infinite where none was measured."""
+        return self._of(session, unit)[1]
 
     def _of(self, session: Session, unit: Unit) -> tuple[Cut | None, float]:
         """How a unit is cut, and its time."""
@@ -98,6 +102,7 @@ class _Best:
     def __init__(self, session: Session, way: Way) -> None:
         self.session, self.way, self.found = session, way, way.found(session)
         self.race = Race(session, self.found.choices)
+        self.pairs = {session.key(pair): pair for pair in merges(session.plan).values()}
 
     def take_if_faster(self, way: Way | None) -> bool:
         """Whether the whole network is faster another way, which is then the best one."""
@@ -135,14 +140,14 @@ def in_network(
     both = _dense(way) != way
     best = _changed(_Best(session, way), now + (until - now) / 2 if both else until)
     if both:
-        dense = _changed(_Best(session, _dense(best.way)), until)
-        if best.take_if_faster(dense.way):
-            log.info("fused: the network is faster without 2:4 kernels")
+        dense = _changed(_Best(session, _dense(best.way)), until).way  # its graphs are freed
+        if best.take_if_faster(dense):
+            log.info("fused: the network is faster without those of its 2:4 kernels")
     return best.way.searches, best.found
 
 
 def _dense(way: Way) -> Way:
-    """The same without 2:4 kernels."""
+    """The same without 2:4 kernels; where an earlier search left nothing else, it stays."""
     searches = {key: one.without(SPARSE) for key, one in way.searches.items()}
     return replace(way, searches=searches)
 
@@ -153,9 +158,16 @@ def _changed(best: _Best, until: float) -> _Best:
     for key in sorted(searches, key=lambda key: -searches[key].ms):
         for change in (_another_kind, _another_cut, _regrouped):
             if time.monotonic() < until and best.take_if_faster(change(best, key)):
-                log.info("fused: the network is faster with %s", best.way.searches[key].best)
+                log.info("fused: the network is faster%s", _words(best, key))
     log.info("fused: %d changes measured in the whole network", best.race.raced)
     return best
+
+
+def _words(best: _Best, key: Key) -> str:
+    search = best.way.searches[key]
+    if not best.used(key):
+        return f" with two kernels instead of one: {key}"
+    return f" with {search.best}: {key}"
 
 
 def _another_kind(best: _Best, key: Key) -> Way | None:
@@ -173,10 +185,17 @@ def _with(best: _Best, key: Key, search: Search | None) -> Way | None:
 
 
 def _regrouped(best: _Best, key: Key) -> Way | None:
-    """Two operations in one kernel where two compute them, or the other way round."""
+    """Two operations in one kernel where two compute them, or the other way round.
+
+    Not where that is far slower by the times of the kernels.
+    """
     search, way = best.way.searches[key], best.way
-    if not search.job.merged or search.ms == NEVER:
+    pair = best.pairs.get(key)
+    if pair is None or search.ms == NEVER:
         return None
+    two = sum(way.ms(best.session, one) for one in (pair.first, pair.second))
     if best.used(key):
-        return replace(way, joined=way.joined - {key}, apart=way.apart | {key})
-    return replace(way, joined=way.joined | {key}, apart=way.apart - {key})
+        changed = replace(way, joined=way.joined - {key}, apart=way.apart | {key})
+        return changed if two <= FAR * search.ms else None
+    changed = replace(way, joined=way.joined | {key}, apart=way.apart - {key})
+    return changed if search.ms <= FAR * two else None

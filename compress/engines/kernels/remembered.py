@@ -1,7 +1,7 @@
 """Tilings that earlier builds measured, kept in the user's cache: one file a kind of GPU.
 
 A file counts for one version of Triton and of the kernels. What it says is no matter of trust:
-`tune.py` compares the result of every remembered tiling with PyTorch's before it takes it.
+`search.py` compares the result of every remembered tiling with PyTorch's before it takes it.
 """
 
 import hashlib
@@ -22,9 +22,14 @@ from compress.engines.kernels.session import Cut, Key
 from compress.engines.kernels.tiling import Tiling
 
 log = logging.getLogger(__name__)
-KERNELS = ("conv.py", "chain.py", "launch.py", "packing.py", "memory.py", "moves.py", "tiling.py")
-CUDA = ("*.cu", "*.cuh", "window.py", "products.py", "launch.py", "moves.py")
-"""Files that decide what a cut costs, those of folder cuda by pattern."""
+KERNELS = (
+    "conv.py", "chain.py", "launch.py", "packing.py", "memory.py", "moves.py", "tiling.py",
+    "search.py", "choose.py", "timed.py",
+)  # fmt: skip
+CUDA = (
+    "*.cu", "*.cuh", "window.py", "products.py", "launch.py", "moves.py", "wgmma.py", "compiler.py",
+)  # fmt: skip
+"""Files that decide what a cut costs and which one is taken, those of folder cuda by pattern."""
 
 
 @contextmanager
@@ -32,7 +37,7 @@ def tilings(gpu: str) -> Iterator[MutableMapping[Key, Cut]]:
     """What is known of a kind of GPU; what the block adds is written at its end, if it can be.
 
     Args:
-        gpu: its name.
+        gpu: its name, and what else they are remembered for.
     """
     path = _path(gpu)
     known = _read(path)

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from compress.engines.kernels.cuda.moves import Move
 from compress.engines.kernels.cuda.products import Kind
 from compress.engines.kernels.cuda.window import Window, strips
 from compress.engines.kernels.jobs import Job
@@ -24,10 +25,11 @@ log = logging.getLogger(__name__)
 STEPS = 3
 """Of the search in tiling.py."""
 FAR = 1.2
-"""A kernel this many times slower than the fastest one is not searched any further."""
+"""What is this many times slower than the fastest is left: Triton's kernel before its tilings are
+searched, an instruction's before its strips are, and a change before the whole network is timed."""
 WINDOWS = 2
 """Kernels of CUDA C++ whose strips are measured in all heights: the fastest ones of all, and the
-fastest one of each other instruction."""
+fastest one of each other instruction that is not `FAR` slower than the first."""
 
 
 @dataclass
@@ -45,7 +47,7 @@ class Search:
     @property
     def best(self) -> Cut | None:
         """The fastest cut; where the search starts, if nothing ran."""
-        least = self._fastest(Tiling, Window)
+        least = self._fastest(Tiling, Window, Move)
         return least or self.known or self.job.first
 
     @property

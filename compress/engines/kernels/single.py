@@ -1,6 +1,6 @@
 """Milliseconds of single convolutions on the kernels of the engine `fused`, each tuned.
 
-Every convolution gets buffers as a plan of a network has them, and the search of `tune.py`. Where
+Every convolution gets buffers as a plan of a network has them, and the search of `search.py`. Where
 an engine computes two layers in one kernel, it takes less time than both have here.
 """
 
@@ -113,7 +113,7 @@ def milliseconds(
     from compress.engines.kernels.tune import tune
 
     made = session(points, device)
-    with remembered.tilings(torch.cuda.get_device_name(device)) as known:
+    with remembered.tilings(f"{torch.cuda.get_device_name(device)} single") as known:
         found = tune(made, seconds, known, network=False)
     named = {unit.name: ms for unit, _, ms in found.units if isinstance(unit, Conv)}
     times = {point: named.get(str(at), NEVER) for at, point in enumerate(points)}

@@ -60,7 +60,8 @@ def tune(
             compiled(tilings, until)
             for key, one in searches.items():
                 one.measure(tilings[key], until)
-    _say_short(searches)
+    if network:
+        _say_short(searches)
     alone = searches, Way(searches).found(session)
     chosen, found = in_network(session, searches, until) if network else alone
     known.update(_whole(chosen))

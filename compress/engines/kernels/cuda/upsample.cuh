@@ -1,9 +1,9 @@
-// Bilinear x2 before a 5x5 or 3x3, for window_mma.cu and window_wgmma.cu: the first UPSAMPLED channels of its input come from a
-// smaller image, and lie nowhere but in the ring.
+// Bilinear x2 before a 5x5 or 3x3, for window_mma.cu, window_int8.cu, window_wgmma.cu and window_wgmma_sparse.cu: the first
+// UPSAMPLED channels of its input come from a smaller image, and lie nowhere but in the ring.
 //
 // Rows of the smaller image are copied once each, ahead of the other channels of what needs them, into a ring of their
-// own. Behind the barrier that says that they are there, all threads mix the rows of the next step, while this step's
-// products run: by columns when a row of the smaller image is new, by rows always.
+// own. Behind the barrier that says that they are there, all threads of the strip mix the rows of the next step, while this
+// step's products run: by columns when a row of the smaller image is new, by rows always.
 //
 //   shared memory, from LOW_AT: [row % LOW_ROWS][plane of 8 channels][LOW_PIXELS][16 bytes]
 #pragma once

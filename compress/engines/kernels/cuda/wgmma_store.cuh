@@ -1,4 +1,4 @@
-// What follows a 5x5 or 3x3: perhaps a 1x1 and the image, and the store, for window_wgmma.cu.
+// What follows a 5x5 or 3x3: perhaps a 1x1 and the image, and the store, for window_wgmma.cu and window_wgmma_sparse.cu.
 #pragma once
 struct Then {
   u32 weights[THEN ? Q / 2 : 1][THEN_BLOCKS][2];

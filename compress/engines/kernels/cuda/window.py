@@ -53,7 +53,7 @@ class Window:
     strip: int
     """Rows of a strip."""
     warps: int = 4
-    """Warps of a block, side by side; for wgmma a multiple of 4."""
+    """Warps of a block, side by side; for wgmma a multiple of 4, for wgmma.sp 4 for each strip."""
     blocks: int = 8
     """Blocks of 8 columns that a warp computes; wgmma and the stem compute 2 with each. A warp of
     wgmma.sp computes 16 of 64 rows of a product, in four times as many blocks."""
