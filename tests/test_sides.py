@@ -305,5 +305,29 @@ def test_check_looks_at_a_folders_first_slice(
     result = CliRunner().invoke(cli.main, ["check", str(tmp_path / "r.yaml")])
     assert (result.exit_code == 2) == bool(said), result.output
     assert said in result.stderr
-    folder.rename(tmp_path / "gone")  # as on a machine that has no data
-    assert CliRunner().invoke(cli.main, ["check", str(tmp_path / "r.yaml")]).exit_code == 0
+
+
+def test_a_data_folder_that_is_not_there_is_refused_at_once(tmp_path: Path) -> None:
+    section = "{source: phantom, image_size: 100, train_slices: 1, test_slices: 1, views: 8}"
+    (tmp_path / "r.yaml").write_text(RECIPE.replace(section, "{source: folder, path: npyy}"))
+    (tmp_path / "other.yaml").write_text(RECIPE)
+    out, gone = tmp_path / "out", str(tmp_path / "npyy")
+    for name, words in (
+        ("r.yaml", ["run", "--out", str(out)]),
+        ("other.yaml", ["run", "--out", str(out), "--data", gone]),
+    ):
+        result = CliRunner().invoke(cli.main, [*words, str(tmp_path / name)])
+        assert result.exit_code == 2, result.output
+        assert f"there is no data folder {gone}" in result.stderr
+        assert not result.stdout
+    assert not out.exists()
+
+
+def test_check_warns_of_a_data_folder_that_is_not_there(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    section = "{source: phantom, image_size: 100, train_slices: 1, test_slices: 1, views: 8}"
+    (tmp_path / "r.yaml").write_text(RECIPE.replace(section, "{source: folder, path: npyy}"))
+    preview.check_folder(load(tmp_path / "r.yaml"))
+    gone = tmp_path / "npyy"
+    assert f"there is no data folder {gone} here, and no run without it" in caplog.text

@@ -41,7 +41,7 @@ def load(root: Path, neighbours: int = 0) -> tuple[Pairs, Pairs]:
     Raises:
         UsageError: a folder, a partner or a file is missing or not usable; the first one is named.
     """
-    if not (_existing(root) / "train").is_dir():
+    if not (existing(root) / "train").is_dir():
         return _unnamed(*_split(_pairs(root, neighbours), root))
     test = next((root / name for name in ("test", "val") if (root / name).is_dir()), None)
     if test is None:
@@ -61,7 +61,7 @@ def held_out(root: Path, neighbours: int = 0) -> Pairs:
     """
     if (root / "train").is_dir():
         return load(root, neighbours)[1]
-    return _unnamed(_pairs(_existing(root), neighbours), NONE)[0]
+    return _unnamed(_pairs(existing(root), neighbours), NONE)[0]
 
 
 def shape(root: Path) -> tuple[int, int]:
@@ -72,7 +72,7 @@ def shape(root: Path) -> tuple[int, int]:
     Raises:
         UsageError: as `load`, as far as that slice goes.
     """
-    there = _existing(root)
+    there = existing(root)
     low, full = _sides(there / "train" if (there / "train").is_dir() else there)
     files = listed(full)
     match(low, full, listed(low), files)
@@ -108,7 +108,12 @@ def _pairs(folder: Path, neighbours: int) -> Pairs:
     )
 
 
-def _existing(root: Path) -> Path:
+def existing(root: Path) -> Path:
+    """`root`, a folder that is there.
+
+    Raises:
+        UsageError: it is not.
+    """
     if not root.is_dir():
         raise UsageError(f"there is no data folder {root}")
     return root

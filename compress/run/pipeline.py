@@ -22,6 +22,7 @@ from compress.base.world import World
 from compress.checkpoint import Model
 from compress.context import Use, Work
 from compress.data import Data, DataOptions, load
+from compress.data.folder import existing
 from compress.graph import trial
 from compress.recipe import Recipe
 from compress.run import preview, sides
@@ -73,7 +74,7 @@ def run(
     chosen = stages(recipe, out, until)
     with joined(device) as (world, device), interruptible() as stop:
         target = devices.choose(device)
-        _begin(recipe, out, world, quietly=loaded is not None)  # a sweep has said more
+        _begin(recipe, out, world, data, quietly=loaded is not None)  # a sweep has said more
         # Slices of a folder have sides that nobody knows before they are read.
         known = recipe if data is None and loaded is None else replace(recipe, data=ELSEWHERE)
         net = _refuse_early(known, chosen, target)
@@ -98,11 +99,17 @@ def run(
         return out if world.first else None
 
 
-def _begin(recipe: Recipe, out: Path, world: World, *, quietly: bool) -> None:
-    """Say so, and refuse a folder that another run is at work in, before all that takes time."""
+def _begin(recipe: Recipe, out: Path, world: World, data: Path | None, *, quietly: bool) -> None:
+    """Say so, and refuse before all that takes time.
+
+    Data that are not there, and a folder that another run is at work in.
+    """
     with world.together():
         if world.first and not quietly:
             log.info("%s: looking at the recipe, its network and this machine", recipe.name)
+            given = data or recipe.data.path
+            if given and not out.exists():  # what is done already may need no data
+                existing(Path(given))
         if world.first and (out / LOCK).exists():
             with locked(out):
                 pass

@@ -1,5 +1,6 @@
 """`compress check`: what a recipe would do to its network, without training."""
 
+import logging
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -24,6 +25,7 @@ from compress.steps.quantize import Quantize
 from compress.steps.sparsify import Sparsify
 from compress.steps.train import Train
 
+log = logging.getLogger(__name__)
 NAMED = 3
 """Layers that are named where there may be many."""
 
@@ -116,13 +118,16 @@ def _sums(plan: Plan) -> Iterator[str]:
 
 
 def check_folder(recipe: Recipe) -> None:
-    """Refuse what the first slice of the recipe's folder tells, where that folder is there.
+    """Refuse what the first slice of the recipe's folder tells; warn where there is no such folder.
 
     Raises:
         UsageError: it is no folder of pairs, the slice is not usable, or a crop is larger.
     """
     data = recipe.data
-    if data.path is not None and (path := Path(data.path)).is_dir():
+    if data.path is not None and not Path(data.path).is_dir():  # as where a recipe is written
+        log.warning("there is no data folder %s here, and no run without it", data.path)
+    elif data.path is not None:
+        path = Path(data.path)
         net = recipe.model.build().eval()
         sides.refuse(sides.named(recipe.steps), net, data, folder.shape(path))
 
