@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from compress.base.errors import UsageError
-from compress.data import DataOptions, Unavailable, demo, load
+from compress.data import DataOptions, Unavailable, demo, load, phantom
 from compress.data.pairs import digests
 
 PHANTOM = DataOptions(source="phantom", image_size=32, train_slices=2, test_slices=1, views=30)
@@ -76,14 +76,23 @@ def fail(options, seed):
 
 
 def test_phantoms_stand_in_loudly(monkeypatch, caplog):
+    said: list[str] = []
+
+    def slow(options, seed):
+        said.extend(caplog.messages)
+        return made(options, seed)
+
+    made = phantom.load
     monkeypatch.setattr(demo, "load", fail)
+    monkeypatch.setattr(phantom, "load", slow)
     data = load(replace(PHANTOM, source="demo"), seed=0)
+    assert len(said) == 1, "making phantoms takes a minute without a word"
     assert data.source == "phantom"
     assert data.fingerprint == load(PHANTOM, seed=0).fingerprint
     (notice,) = data.notices
     assert "no route; phantoms are used instead, so the results say nothing about real CT" in notice
     assert [(record.levelname, record.message) for record in caplog.records] == [
-        ("WARNING", notice)
+        ("WARNING", f"{notice}; --no-fallback stops instead")
     ]
 
 

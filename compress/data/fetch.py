@@ -125,8 +125,18 @@ def _link(package: Package, indexes: Sequence[str], options: Mapping[str, Any]) 
 
 
 def _reason(error: Exception) -> str:
-    """What requests complains of, in short and without the password of an index."""
-    return re.sub(r"//[^/@\s]+@", "//", str(error))[:200].rstrip(".")
+    """The innermost cause of a failed request, in short and without the password of an index."""
+    cause: BaseException = error
+    while inner := _inside(cause):
+        cause = inner
+    said = getattr(cause, "strerror", None) or str(cause) or type(cause).__name__
+    return re.sub(r"//[^/@\s]+@", "//", said)[:200].rstrip(".")
+
+
+def _inside(error: BaseException) -> BaseException | None:
+    """The error that another one wraps, if any: urllib3 and requests pass it on in several ways."""
+    held = (*error.args, getattr(error, "reason", None), error.__cause__, error.__context__)
+    return next((one for one in held if isinstance(one, BaseException)), None)
 
 
 def _unavailable(package: Package, reason: str) -> Unavailable:

@@ -162,16 +162,17 @@ def load(options: DataOptions, *, seed: int, fallback: bool = True) -> Data:
         UsageError: a folder or what lies in it is not usable, or the demo set cannot be fetched
             and there is no fallback.
     """
-    notices = []
+    told: list[str] = []
+    notices: list[str] = []
     try:
         train, test = SOURCES[options.source].load(options, seed)
     except Unavailable as error:
         reason = f"the demo set cannot be downloaded: {error}"
         if not fallback:
             raise UsageError(reason) from error
-        notices.append(
-            f"{reason}; phantoms are used instead, so the results say nothing about real CT"
-        )
+        notice = f"{reason}; phantoms are used instead, so the results say nothing about real CT"
+        log.warning("%s; --no-fallback stops instead", notice)  # making phantoms takes a minute
+        told.append(notice)
         options = replace(options, source="phantom", train_patients=None, test_patients=None)
         train, test = SOURCES[options.source].load(options, seed)
     if shared := sorted(set(train.patients) & set(test.patients)):
@@ -183,7 +184,7 @@ def load(options: DataOptions, *, seed: int, fallback: bool = True) -> Data:
         notices += [said for pairs in (train, test) if (said := _unlike(pairs))]
     for notice in notices:
         log.warning("%s", notice)
-    return Data(train, test, options.source, _fingerprint(train, test), tuple(notices))
+    return Data(train, test, options.source, _fingerprint(train, test), (*told, *notices))
 
 
 def _apart(patients: Sequence[str]) -> str:
