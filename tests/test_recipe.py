@@ -437,6 +437,15 @@ def test_paths_start_at_the_recipe_and_those_of_overrides_at_the_working_folder(
     assert load(recipe, ["data.path=ct"]).data.path == str(tmp_path / "here" / "ct")
 
 
+@pytest.mark.parametrize("name", ["mine.yaml", "mine.yml"])
+def test_a_recipe_without_its_ending_is_told_it(tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    Path(name).write_text(steps("evaluate"))
+    assert refusal(Path("mine")).endswith(
+        f"of that name comes with the package; did you mean {name}?"
+    )
+
+
 def test_an_unreadable_recipe_is_refused_in_one_sentence(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert refusal(Path("no.yaml")) == "no.yaml: there is no such file"

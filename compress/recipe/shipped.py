@@ -6,6 +6,9 @@ from pathlib import Path
 from compress.base.errors import UsageError
 from compress.recipe.schema import suggestion
 
+ENDINGS = (".yaml", ".yml")
+"""Of files that are recipes."""
+
 
 def paths() -> list[Path]:
     """Every shipped recipe, sorted by name."""
@@ -16,15 +19,18 @@ def find(recipe: Path) -> Path:
     """The file of a recipe: `recipe` itself, or the shipped one of that name.
 
     Raises:
-        UsageError: `recipe` is a bare name, neither a file nor a shipped recipe.
+        UsageError: `recipe` is a bare name, neither a file nor a shipped recipe; names the file
+            here that has it and an ending, if there is one.
     """
     bare = recipe.name == str(recipe) and recipe.suffix == ""
     if recipe.exists() or not bare:
         return recipe
     known = {path.stem: path for path in paths()}
     if recipe.name not in known:
+        beside = [f"{recipe}{ending}" for ending in ENDINGS if Path(f"{recipe}{ending}").is_file()]
+        hint = f"did you mean {beside[0]}?" if beside else suggestion(recipe.name, known)
         raise UsageError(
             f"{recipe}: there is no such file, and no recipe of that name comes with the package; "
-            f"{suggestion(recipe.name, known)}"
+            f"{hint}"
         )
     return known[recipe.name]
