@@ -35,6 +35,8 @@ steps:
       epochs: 4
   - report
 """
+SHARE = "; it is a share, 0.5 for 50 %"
+"""End of the sentence on an amount that is none."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -158,6 +160,10 @@ def test_values_take_the_type_of_their_option(write, options, name, value):
         ("{count: [1]}", ".count: expected a whole number, got a list"),
         ("{count: {a: 1}}", ".count: expected a whole number, got options by name"),
         ("{count: 1, share: half}", ".share: expected a number, got 'half'"),
+        (
+            "{count: 1, share: 62.5%}",
+            ".share: expected a number, got '62.5%'; write the share, 0.625 for 62.5 %",
+        ),
         ("{count: 1, share: .nan}", ".share: expected a number, got nan"),
         ("{count: 1, share: 1e999}", ".share: expected a number, got inf"),
         (f"{{count: 1, share: {10**309}}}", f".share: expected a number, got {10**59}"),
@@ -209,7 +215,10 @@ def test_a_wrong_value_is_refused_in_one_sentence(write, options, sentence):
             steps("train: {epochs: 1}", "prune: {amuont: 0.5}"),
             "steps[1].prune: unknown option 'amuont'; did you mean 'amount'?",
         ),
-        (steps("prune: {amount: 1.5}"), "steps[0].prune: amount must lie in (0, 1), got 1.5"),
+        (
+            steps("prune: {amount: 1.5}"),
+            f"steps[0].prune: amount must lie in (0, 1), got 1.5{SHARE}",
+        ),
         (
             steps("sparsify: {pattern: 2:3}"),
             "steps[0].sparsify.pattern: expected \"2:4\", got '2:3'; did you mean '2:4'?",
@@ -412,7 +421,7 @@ def test_overrides_are_checked_together(write):
         ("steps.9.epochs=1", "steps.9: the recipe's steps are numbered 0 to 5"),
         ("steps.prune=1", "steps.prune: name an option of the step too, "
          "as in steps.prune.amount"),
-        ("steps.prune.amount=2", "steps[1].prune: amount must lie in (0, 1), got 2.0"),
+        ("steps.prune.amount=2", f"steps[1].prune: amount must lie in (0, 1), got 2.0{SHARE}"),
     ],
 )  # fmt: skip
 def test_a_wrong_override_is_refused_in_one_sentence(write, override, sentence):

@@ -87,7 +87,8 @@ class PruneOptions:
         if (self.amount is None) == (self.threshold is None):
             raise ValueError("give either amount or threshold")
         if self.amount is not None and not 0 < self.amount < 1:
-            raise ValueError(f"amount must lie in (0, 1), got {self.amount}")
+            share = "it is a share, 0.5 for 50 %"
+            raise ValueError(f"amount must lie in (0, 1), got {self.amount}; {share}")
         if not 0 <= self.min_keep <= 1:
             raise ValueError(f"min_keep must lie in [0, 1], got {self.min_keep}")
         if self.round_to is not None and self.round_to < 1:

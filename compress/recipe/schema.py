@@ -4,6 +4,7 @@ Every complaint is one sentence: the place in the recipe, what was found, what i
 """
 
 import logging
+import re
 import sys
 from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
@@ -22,6 +23,8 @@ T = TypeVar("T")
 WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
 TRUTH = {"yes": "true", "on": "true", "no": "false", "off": "false"}
 """Words that YAML 1.1 takes for truth values and YAML 1.2 for text."""
+PERCENT = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,9})?) ?%", re.ASCII)
+"""What people write for a share."""
 
 
 def fill(build: Callable[..., T], tree: Tree, where: str) -> T:
@@ -217,6 +220,8 @@ def _hint(kind: Any, tree: Tree) -> str:
     if get_origin(kind) is Literal:
         near = get_close_matches(tree, get_args(kind), n=1)
         return f"; did you mean {near[0]!r}?" if near else ""
+    if kind is float and (percent := PERCENT.fullmatch(tree)):
+        return f"; write the share, {float(percent[1]) / 100:g} for {percent[1]} %"
     if kind is bool and tree.lower() in TRUTH:
         return f"; write {TRUTH[tree.lower()]}"
     with suppress(UsageError):
