@@ -158,6 +158,12 @@ def test_what_is_no_checkpoint_is_told_what_is_missing(tmp_path: Path) -> None:
     (tmp_path / "04-retrain" / "model.json").write_text("{}")
     with pytest.raises(UsageError, match=r"no model\.safetensors; try .*04-retrain$"):
         checkpoint.load(tmp_path)
+    (tmp_path / "06-export").mkdir()
+    with pytest.raises(UsageError, match=r"no model\.safetensors$"):
+        checkpoint.load(tmp_path / "06-export")  # the folder around it is no run's
+    (tmp_path / "recipe.yaml").touch()
+    with pytest.raises(UsageError, match=r"06-export holds no .*; try .*04-retrain$"):
+        checkpoint.load(tmp_path / "06-export")
 
 
 @pytest.mark.parametrize(

@@ -25,6 +25,8 @@ from compress.sparsity.masks import Pattern
 
 SCHEMA = 1
 WEIGHTS, TABLE = "model.safetensors", "model.json"
+RUN = "recipe.yaml"
+"""A file of every run folder."""
 BITS = ".mask24"
 """Suffix of a mask's tensor: uint8, the mask's bits in the weight's order, eight to a byte."""
 TRAINED_ON = "trained_on"
@@ -188,4 +190,6 @@ def _missing(folder: Path) -> str:
         return f"of {TABLE}, {other}"
     gone = ", ".join(f"no {name}" for name in (TABLE, WEIGHTS) if not (folder / name).exists())
     inside = sorted(folder.glob(f"*/{TABLE}"))
+    if not inside and (folder.parent / RUN).is_file():  # another stage of a run
+        inside = sorted(folder.parent.glob(f"[0-9]*/{TABLE}"))
     return f"{gone}; try {inside[-1].parent}" if gone and inside else gone

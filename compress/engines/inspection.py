@@ -80,6 +80,7 @@ def render(found: Inspection) -> None:
 
 
 def _checkpoint(folder: Path) -> Found:
+    sidecar.refuse_folder(folder)
     model = checkpoint.load(folder)
     about: dict[str, object] = {
         "network": model.origin.name or model.origin.import_,

@@ -18,7 +18,7 @@ from compress.base.errors import UsageError
 from compress.base.filekind import wrong_kind
 from compress.base.files import read_json, sha256, write_json
 from compress.base.hu import HU_MAX, HU_MIN
-from compress.checkpoint.files import NONE, NORMALISATION, Kinds, unlike
+from compress.checkpoint.files import NONE, NORMALISATION, TABLE, Kinds, unlike
 from compress.checkpoint.hashes import CODE
 from compress.engines.base import Format, Runner, Shape
 from compress.engines.formats import FormatName, formats
@@ -127,6 +127,18 @@ def of(path: Path) -> Path:
     if not side.is_file():
         raise UsageError(f"{path} is neither a checkpoint folder nor an engine with a sidecar")
     return side
+
+
+def refuse_folder(folder: Path) -> None:
+    """Refuse a folder of engines, where one of them or a checkpoint's folder is meant.
+
+    Raises:
+        UsageError: it holds engines and no checkpoint; names one of them.
+    """
+    engines = [side.with_suffix("") for side in sorted(folder.glob("*.json"))]
+    found = next((engine for engine in engines if engine.is_file()), None)
+    if found is not None and not (folder / TABLE).exists():
+        raise UsageError(f"{folder} holds no checkpoint, but engines; try {found}")
 
 
 def read(path: Path) -> tuple[Sidecar, Path]:

@@ -169,6 +169,7 @@ def load(path: Path, *, device: str | None, batch: int | None) -> Network:
 def _checkpoint(path: Path, device: str | None, batch: int | None) -> Network:
     """On a GPU a residual network computes its correction in half precision, see `Subject`."""
     target = devices.choose(device)
+    sidecar.refuse_folder(path)
     net = checkpoint.load(path).net
     half = target.type == "cuda" and is_residual(net)
     precision = "fp16" if half else "fp32"

@@ -13,6 +13,7 @@ from compress.base.errors import CompressError, UsageError
 from compress.checkpoint import Model, ModelOptions
 from compress.engines import onnx, sidecar
 from compress.engines.base import Shape
+from compress.engines.inspection import inspect
 from compress.graph.padding import AnySize, mirrored
 from compress.imaging.command import Options, run
 from compress.imaging.inference import Flight, Network, load
@@ -209,8 +210,16 @@ def test_neither_checkpoint_nor_engine(tmp_path):
     (tmp_path / "x.onnx").touch()
     with pytest.raises(UsageError, match=r"x.onnx is neither a checkpoint folder nor an engine"):
         load(tmp_path / "x.onnx", device=None, batch=None)
-    with pytest.raises(UsageError, match="holds no checkpoint"):
+    with pytest.raises(UsageError, match="holds no checkpoint: no model"):
         load(tmp_path, device="cpu", batch=None)
+
+
+def test_a_folder_of_engines_names_one(engine):
+    said = rf"{engine.parent} holds no checkpoint, but engines; try {engine}$"
+    with pytest.raises(UsageError, match=said):
+        load(engine.parent, device="cpu", batch=None)
+    with pytest.raises(UsageError, match=said):
+        inspect(engine.parent)
 
 
 def test_enhance_with_an_engine_that_is_too_small_for_some(engine, tmp_path):
