@@ -148,7 +148,7 @@ def test_missing_folder(tmp_path):
 @pytest.mark.parametrize(
     ("gone", "sentence"),
     [
-        ("train/low/a.npy", r"train/full/a.npy has no partner .*train/low/a.npy"),
+        ("train/low/a.npy", r"train/full/a.npy has no partner .*train/low/a.npy \(1 of 3 files\)$"),
         ("test/full/b.npy", r"test/low/b.npy has no partner .*test/full/b.npy"),
         ("train/full", r"train has a folder low, but none called full"),
         ("test", r"has a folder train, but none called test or val"),

@@ -99,7 +99,10 @@ def test_one_slice_too_few_or_twice_is_named(tmp_path: Path) -> None:
     names = [f"x{index}" for index in range(COUNT)]
     series(tmp_path, names)
     (tmp_path / "low" / "x3").unlink()
-    with pytest.raises(UsageError, match=r"full/IM003 has no partner by position"):
+    said = (
+        rf"^{tmp_path}/full/IM003 has no partner of that name and none by position \(1 of 9 files"
+    )
+    with pytest.raises(UsageError, match=said):
         folder.load(tmp_path)
     dicom(tmp_path / "low" / "x3", 3)
     dicom(tmp_path / "full" / "IM9", 3)
@@ -107,7 +110,7 @@ def test_one_slice_too_few_or_twice_is_named(tmp_path: Path) -> None:
         folder.load(tmp_path)
     (tmp_path / "full" / "IM9").unlink()
     dicom(tmp_path / "low" / "y", 3)
-    with pytest.raises(UsageError, match=r"low/(x3|y) has no partner by position"):
+    with pytest.raises(UsageError, match=r"low/(x3|y) has no partner of that name and none by pos"):
         folder.load(tmp_path)
 
 

@@ -55,9 +55,10 @@ def match(low: Path, full: Path, lows: Files, fulls: Files) -> Partners:
         by_place = _dicom(*dicom)
         lows, fulls = ({n: p for n, p in side.items() if n not in own}
                        for side, own in zip((lows, fulls), dicom, strict=True))  # fmt: skip
-    for name in sorted(lows.keys() ^ fulls.keys()):
+    if alone := sorted(lows.keys() ^ fulls.keys()):
+        name, number = alone[0], _number(alone, lows, fulls)
         there, missing = (low, full) if name in lows else (full, low)
-        raise UsageError(f"{there / name} has no partner {missing / name}")
+        raise UsageError(f"{there / name} has no partner {missing / name}{number}")
     by_name = {name: (lows[name], fulls[name]) for name in lows}
     return dict(sorted((by_place | by_name).items()))
 
@@ -102,26 +103,41 @@ def _by_place(
     """Partners by patient and place; every file must have exactly one.
 
     Raises:
-        UsageError: `why` names do not do, and the first file that has no partner.
+        UsageError: `why` names do not do, the first file that has no partner, and how many.
     """
     from compress.dicom.position import misfit
 
     taken: dict[Path, Path] = {}
+    alone: list[Path] = []
     columns = _columns(low_places)
     for path in fulls.values():
         low = _nearest(full_places[path], columns)
         if low is None or misfit(low_places[low], full_places[path]):
-            raise UsageError(f"{_reason(why, lows, fulls)}; {path} has no partner by position")
+            alone.append(path)
+            continue
         if low in taken:
             both = f"{taken[low]} and {path} are at the same position"
             raise UsageError(f"{_reason(why, lows, fulls)}; {both}")
         taken[low] = path
-    for path in lows.values():
-        if path not in taken:
-            raise UsageError(f"{_reason(why, lows, fulls)}; {path} has no partner by position")
+    if alone := [*alone, *(path for path in lows.values() if path not in taken)]:
+        raise UsageError(_lonely(alone, why, lows, fulls))
     log.warning("%s; pairs are made by patient and position", why)
     partner = {full: low for low, full in taken.items()}
     return {name: (partner[path], path) for name, path in fulls.items()}
+
+
+def _lonely(alone: Sequence[Path], why: str, lows: Files, fulls: Files) -> str:
+    """The sentence on files without a partner by position; the first by name, too, is named."""
+    unnamed = {(lows.get(name) or fulls[name]) for name in lows.keys() ^ fulls.keys()}
+    number = _number(alone, lows, fulls)
+    if both := [path for path in alone if path in unnamed]:
+        return f"{both[0]} has no partner of that name and none by position{number}"
+    return f"{_reason(why, lows, fulls)}; {alone[0]} has no partner by position{number}"
+
+
+def _number(alone: Sequence[object], lows: Files, fulls: Files) -> str:
+    """How many files have no partner, as the end of a sentence."""
+    return f" ({len(alone)} of {len(lows) + len(fulls)} files)"
 
 
 def _reason(why: str, lows: Files, fulls: Files) -> str:
