@@ -205,4 +205,6 @@ def _why(headers: Sequence[Header]) -> str:
     if not headers:
         return ": no file at all"
     counts = Counter(header.reason for header in headers if header.reason)
+    if set(counts) == {Reason.NOT_DICOM}:
+        return f": {len(headers)} files, none is DICOM" if len(headers) > 1 else ": no DICOM file"
     return f": {told(counts)}"

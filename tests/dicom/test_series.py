@@ -132,6 +132,15 @@ def test_nothing_to_enhance_says_what_there_is(tmp_path):
         series.choose([], (), "INPUT here")
 
 
+def test_files_of_which_none_is_dicom_are_counted(tmp_path):
+    (tmp_path / "a.npy").write_bytes(b"x")
+    with pytest.raises(UsageError, match=r"^INPUT holds no CT image: no DICOM file$"):
+        series.choose(headers_of(tmp_path)[1], ())
+    (tmp_path / "b.npy").write_bytes(b"y")
+    with pytest.raises(UsageError, match=r"^INPUT holds no CT image: 2 files, none is DICOM$"):
+        series.choose(headers_of(tmp_path)[1], ())
+
+
 def test_messages_name_the_input_as_typed(mixed):
     headers = headers_of(mixed)[1]
     with pytest.raises(UsageError, match=r"^INPUT here holds 2 CT series; choose one by --series"):
