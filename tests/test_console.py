@@ -76,6 +76,8 @@ def test_check_says_what_was_asked_and_whose_figures_are_shown(tmp_path: Path) -
         " deviations from each layer's mean score, kept counts in multiples of 8"
     )
     assert any("MACs left" in line for line in lines)
+    assert any(line.startswith("MACs of a 512x512 slice: ") for line in lines)
+    assert any(line.startswith("parameters: ") for line in lines)
     besides = "1 by TensorRT's, which takes last besides"
     assert f"2:4: 0 of 2 convolutions by the rule of ModelOpt and ASP, {besides}" in lines
 

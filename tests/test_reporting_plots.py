@@ -227,16 +227,20 @@ def line(kind: str, x: float, psnr: float | None, **values: str) -> dict:
     return {"kind": kind, "name": name, "values": values, **own}
 
 
-def _legend(draw, along: plots._Along, folder: Path) -> list[str]:
-    """What the legend of a picture says."""
+def _drawn(draw, along: plots._Along, folder: Path) -> list:
+    """The axes of a picture."""
     made = []
     with pytest.MonkeyPatch.context() as patch:
         figure = plots._figure
         patch.setattr(plots, "_figure", lambda *a: made.append(figure(*a)) or made[-1])
         draw(along, folder / "picture.png")
-    return [
-        text.get_text() for axes in made[0][1] if (own := axes.get_legend()) for text in own.texts
-    ]
+    return made[0][1]
+
+
+def _legend(draw, along: plots._Along, folder: Path) -> list[str]:
+    """What the legend of a picture says."""
+    drawn = _drawn(draw, along, folder)
+    return [text.get_text() for axes in drawn if (own := axes.get_legend()) for text in own.texts]
 
 
 def test_bars_of_times_reach_to_the_rounds_at_the_ends() -> None:
@@ -265,6 +269,7 @@ def test_axis_and_lines_of_a_sweep(tmp_path: Path) -> None:
     }  # fmt: skip
     found = [path.name for path in plots.sweep(means, tmp_path)]
     assert found == ["quality.png", "seconds.png", "speed.png"]
+    assert _drawn(plots._speed, along, tmp_path)[0].get_ylabel() == "GMAC of a 512x512 slice"
     epochs = [line("point", 0.6, 44.0, **{"steps.train.epochs": e}) for e in ("5", "10")]
     dense = [line("baseline", 0.0, 44.0, **{"steps.train.epochs": e}) for e in ("5", "10")]
     along = plots._Along(epochs + dense)

@@ -417,8 +417,14 @@ def test_both_pages_show_every_part(tmp_path: Path) -> None:
             "train: {epochs: 10}",
             "0.0041",
             "by the gaussian criterion",
+            "MACs of a 512x512 slice",
         ):
             assert expected in page
+    assert "MACs of a slice" not in html + markdown
+    assert "MACs per slice" not in html + markdown
+    commit = "3f1c2d4e5a6b7c8d9e0f1a2b3c4d5e6f7a8b9c0d"
+    assert f"<dt>Commit of compress</dt><dd><code>{commit}</code></dd>" in html
+    assert f"commit of compress `{commit}`" in markdown
     assert "pip install &#39;torch-tensorrt==2.13.*&#39;" in html
     assert "`pip install 'torch-tensorrt==2.13.*'`" in markdown
     tables = re.findall(r"(?:^\|.*\n)+", markdown, re.MULTILINE)

@@ -34,7 +34,7 @@ def costs(stages: list[Facts]) -> Costs:
 
     return {
         "numbers": [
-            number("macs", "MACs of a slice", "count"),
+            number("macs", "MACs of a 512x512 slice", "count"),
             number("params", "Parameters", "count"),
             number("bytes", "File size", "bytes"),
         ],

@@ -110,7 +110,7 @@ def _speed(x: _Along, path: Path) -> Path:
         _line(left, x, lines, "macs", series, index, scale=1e-9)
         timed = [line for line in lines if line["times_as_fast"]["mean"] is not None]
         _line(right, x, timed, "times_as_fast", series, index)
-    left.set(xlabel=x.label, ylabel="GMAC per slice")
+    left.set(xlabel=x.label, ylabel="GMAC of a 512x512 slice")
     left.set_ylim(bottom=0)
     right.axhline(1, color="#59626d", linestyle="--", linewidth=1.2, label="dense")
     lines = [m for own in x.lines.values() for m in own if m["times_as_fast"]["mean"] is not None]

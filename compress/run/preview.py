@@ -66,14 +66,15 @@ def check(recipe: Recipe) -> Plan:
         if used.why:  # there was a choice
             where = f"steps[{index}].{word}"
             backends.append({"where": where, "choice": used.name, "why": used.why})
-    pruned = cost.cost(model.net)
+    pruned, way = cost.cost(model.net), cost.counted(model.net)
     return {
         "schema": 1,
         "recipe": recipe.name,
         "estimated": recipe.model.weights is None,
         "dense": {"params": dense.params, "macs": dense.macs},
         "pruned": {"params": pruned.params, "macs": pruned.macs},
-        "products": sum(one.macs for one in cost.counted(model.net).products),
+        "products": sum(one.macs for one in way.products),
+        "size": list(way.size),
         "removed": {
             "params": 1 - pruned.params / dense.params,
             "macs": 1 - pruned.macs / dense.macs,
@@ -101,14 +102,15 @@ def render(plan: Plan) -> None:
 def _sums(plan: Plan) -> Iterator[str]:
     """What the whole recipe saves, beside what was asked, and what its steps would use."""
     guess = " (an estimate: these weights are not trained yet)" if plan["estimated"] else ""
-    for name in ("macs", "params"):
+    heads = {"macs": f"MACs of a {'x'.join(map(str, plan['size']))} slice", "params": "parameters"}
+    for name, head in heads.items():
         before, after = plan["dense"][name], plan["pruned"][name]
-        yield f"{name}: {before:,} -> {after:,}, {plan['removed'][name]:.1%} less{guess}"
+        yield f"{head}: {before:,} -> {after:,}, {plan['removed'][name]:.1%} less{guess}"
     for pruning in plan["pruning"]:
         if said := asked.amount(pruning):
             yield f"{pruning['where']}: {said}".replace(SPACE, " ")
     if products := plan["products"]:
-        yield f"of these, {products:,} macs are products of values, as in attention"
+        yield f"of these, {products:,} MACs are products of values, as in attention"
     for pruning in plan["pruning"]:
         if found := pruning.get("latency"):
             yield _times(pruning["where"], found)

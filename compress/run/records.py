@@ -186,6 +186,8 @@ class Plan(TypedDict):
     """The network after."""
     products: int
     """Multiply-accumulates after that are products of values, as in attention, and in no layer."""
+    size: list[int]
+    """H and W of the slice whose MACs are counted."""
     removed: Shares
     """What went."""
     sparse24: Eligible

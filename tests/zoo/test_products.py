@@ -178,7 +178,7 @@ def test_check_states_the_products(tmp_path: Path, capsys: pytest.CaptureFixture
     plan = preview.check(load(tmp_path / "r.yaml"))
     preview.render(plan)
     assert plan["products"] == 2 * 2 * 128**4 * 8
-    assert f"of these, {plan['products']:,} macs are products of values" in capsys.readouterr().out
+    assert f"of these, {plan['products']:,} MACs are products of values" in capsys.readouterr().out
     assert sum(row["macs"] for row in plan["layers"]) + plan["products"] == plan["pruned"]["macs"]
 
 
