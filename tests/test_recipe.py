@@ -245,6 +245,13 @@ def test_a_wrong_value_is_refused_in_one_sentence(write, options, sentence):
         ("a: !!python/object:os.system 1", "line 1: anchors (&), aliases (*) and tags (!) are "
          "not allowed; write the value out, or quote it where it is text"),
         ("a: 1\n b: 2", "line 2: broken YAML: mapping values are not allowed here"),
+        ("steps:\n  - train\n  -report\n", "near line 3: broken YAML: while scanning a simple key, "
+         "could not find expected ':'; write a blank behind '-' in line 3: `- report`"),
+        ("steps:\n  -train: {a: 1}\n  - report\n", "line 3: broken YAML: while parsing a block "
+         "mapping, expected <block end>, but found '-'; "
+         "write a blank behind '-' in line 2: `- train`"),
+        ("a: 1\nreport\n", "near line 2: broken YAML: while scanning a simple key, "
+         "could not find expected ':'"),
         (
             "a: 1\n---\nb: 2",
             "line 2: broken YAML: expected a single document in the stream, "

@@ -6,6 +6,7 @@ tags are refused: a recipe is plain data, and its size is what one sees.
 """
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -30,6 +31,8 @@ CORE = {
     r"|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN))\Z",
 }
 """What a plain scalar must look like to be no text, by tag; no octal or hex beyond 64 bits."""
+ITEM = re.compile(r"\s*-([A-Za-z]\w*)")
+"""An item of a list whose '-' has no blank behind it, so that YAML takes it for text."""
 
 
 def read(path: Path) -> str:
@@ -65,7 +68,7 @@ def parse(text: str) -> Tree:
     try:
         tree: Tree = _Loader(text).get_single_data()
     except yaml.MarkedYAMLError as error:
-        raise UsageError(_broken(error)) from None
+        raise UsageError(_broken(error, text)) from None
     except ReaderError as error:
         line = text.count("\n", 0, error.position) + 1
         raise UsageError(f"line {line}: broken YAML: a control character") from None
@@ -110,9 +113,21 @@ for _name, _form in CORE.items():
 _Loader.add_constructor("tag:yaml.org,2002:int", _int)
 
 
-def _broken(error: yaml.MarkedYAMLError) -> str:
-    mark = error.problem_mark or error.context_mark
-    line = f"line {mark.line + 1 if mark else 1}"
+def _broken(error: yaml.MarkedYAMLError, text: str) -> str:
+    mark, lines = error.problem_mark or error.context_mark, text.splitlines()
+    number = mark.line + 1 if mark else 1
+    line = f"line {number}" if number <= len(lines) else f"near line {len(lines)}"
     if (error.context or "").endswith((" alias", " anchor", " tag")):  # such as [*.conv]
         return f"{line}: {REFERENCES}"
-    return f"{line}: broken YAML: {', '.join(filter(None, (error.context, error.problem)))}"
+    said = ", ".join(filter(None, (error.context, error.problem)))
+    return f"{line}: broken YAML: {said}{_dash(error, lines)}"
+
+
+def _dash(error: yaml.MarkedYAMLError, lines: Sequence[str]) -> str:
+    """A hint where the line at fault is one such as `-report`."""
+    begun, found = error.context_mark, error.problem_mark
+    places = ([begun.line] if begun else []) + ([found.line - 1, found.line] if found else [])
+    for place in places:
+        if 0 <= place < len(lines) and (item := ITEM.match(lines[place])):
+            return f"; write a blank behind '-' in line {place + 1}: `- {item[1]}`"
+    return ""
