@@ -131,6 +131,11 @@ def test_tables(recipe: Path) -> None:
     (smaller,) = (line for line in text.splitlines() if "| 0.3 |" in line)
     assert float(smaller.split("|")[-2].split("±")[0]) > 0
     assert "cannot be removed at round_to 1" in text
+    cells = dict(zip(text.splitlines()[0].split(" | "), dense.split(" | "), strict=True))
+    assert re.fullmatch(r"\d of 3", cells["convolutions eligible for 2:4"])
+    for head, key in (("first training, s", "dense"), ("retraining, s", "extra")):
+        of = next(m for m in means if m["name"] == "dense")[f"seconds_{key}"]["mean"]
+        assert cells[head] == f"{of:.1f}"
     as_sparse = {
         **line,
         **{f"{name}_removed": {"mean": 0.0, "sd": None} for name in ("macs", "params")},

@@ -30,7 +30,7 @@ SEEDS = ("seed", "reseed")
 """Varied options that only repeat: rows that differ in nothing else are one line of the table."""
 MEANS = (
     "macs", "macs_removed", "params_removed", "channels_removed", "zeros", "eligible_backend",
-    *QUALITY, *(f"delta_{name}" for name in QUALITY),
+    "convolutions", *QUALITY, *(f"delta_{name}" for name in QUALITY),
 )  # fmt: skip
 FORMER = ("prune", "sparsify")
 """All compressing steps when there was no quantize; rows of older sweeps have them."""
