@@ -12,6 +12,7 @@ from compress.base import machine
 from compress.base.errors import UsageError
 from compress.base.machine import Package
 from compress.cli import main
+from compress.engines.formats import formats
 from compress.recipe import shipped
 from compress.run import doctor, manifest
 from compress.sparsity import masks
@@ -158,6 +159,24 @@ def test_a_package_works_when_it_can_be_imported():
 def test_a_package_that_is_not_there_comes_with_its_command():
     found = package("no_such_package.part")
     assert (found["works"], found["note"], found["get"]) == (False, "not installed", "get it")
+
+
+@pytest.mark.parametrize(
+    ("gpu", "version", "note", "get"),
+    [
+        (False, "2.13.0", ": it needs an NVIDIA GPU that PyTorch can use", ""),
+        (True, "2.15.0", ": Torch-TensorRT for torch 2.15 was not out in 2026-11; torch 2.14 or "
+         "older is needed", ""),
+        (True, "2.14.0", "", "pip install 'torch-tensorrt==2.14.*'"),
+    ],
+)  # fmt: skip
+def test_no_package_is_advised_that_would_not_help(gpu, version, note, get, monkeypatch):
+    monkeypatch.setattr(doctor.torch.cuda, "is_available", lambda: gpu)
+    monkeypatch.setattr(doctor.torch, "__version__", version)
+    monkeypatch.setattr(machine.importlib.util, "find_spec", lambda _name: None)
+    found = [machine.examine(one) for one in formats()["torch_tensorrt"].packages()]
+    assert [one["name"] for one in found] == ["torch_tensorrt", "tensorrt"]
+    assert {(one["note"], one["get"]) for one in found} == {(f"not installed{note}", get)}
 
 
 @pytest.fixture

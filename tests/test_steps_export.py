@@ -24,7 +24,7 @@ from compress.base.errors import QualityError, UsageError
 from compress.base.hu import to_network
 from compress.checkpoint import Model, ModelOptions
 from compress.context import Work
-from compress.engines import aot_inductor, onnx, parity, sidecar, subprocess_run
+from compress.engines import aot_inductor, onnx, parity, sidecar, subprocess_run, torch_tensorrt
 from compress.engines.base import Format, NotBuilt, Shape
 from compress.engines.build import Job
 from compress.engines.formats import formats
@@ -168,10 +168,28 @@ def test_what_cannot_be_built_is_said_with_reason_and_command(tmp_path: Path, ca
     first, second = place.facts["engines"]
     assert (first["status"], second["status"]) == ("not built", "built")
     assert first["file"] is None
-    assert "torch_tensorrt" in first["reason"]
-    assert first["command"].startswith("pip install 'torch-tensorrt==")
-    with pytest.raises(UsageError, match=r"torch_tensorrt cannot be built here: .* would help"):
+    gpu = torch.cuda.is_available()
+    assert first["reason"] == "TensorRT needs an NVIDIA GPU"
+    assert first["command"] == ("compress run RECIPE --device cuda" if gpu else "")
+    with pytest.raises(UsageError, match="torch_tensorrt cannot be built here: TensorRT needs an"):
         replace(options, require=("torch_tensorrt",)).uses(CPU)
+
+
+@pytest.mark.parametrize(
+    ("version", "behind", "command"),
+    [
+        ("2.14.1+cu130", "", "pip install 'torch-tensorrt==2.14.*'"),
+        ("2.15.0+cu130", ": Torch-TensorRT for torch 2.15 was not out in 2026-11; torch 2.14 or "
+         "older is needed", ""),
+    ],
+)  # fmt: skip
+def test_no_torch_tensorrt_is_advised_that_is_not_out(version, behind, command, monkeypatch):
+    monkeypatch.setattr(torch_tensorrt.importlib.util, "find_spec", lambda _name: None)
+    monkeypatch.setattr(torch_tensorrt.tensorrt_plan, "library", lambda: "")
+    monkeypatch.setattr(torch, "__version__", version)
+    lack = formats()["torch_tensorrt"].missing(torch.device("cuda"))
+    absent = "torch_tensorrt and tensorrt are not installed"
+    assert (lack.reason, lack.command) == (f"{absent}{behind}", command)
 
 
 def test_a_package_that_cannot_be_imported_is_a_reason_not_a_traceback(tmp_path, break_package):

@@ -45,6 +45,8 @@ class Package:
     """What it is here for."""
     get: str
     """Command that installs it."""
+    lack: str = ""
+    """Why no command brings it here; empty where `get` does."""
 
 
 def packages() -> tuple[Package, ...]:
@@ -192,7 +194,8 @@ def examine(package: Package) -> Part:
     name, top = package.module, package.module.partition(".")[0]
     spec = importlib.util.find_spec(top)
     if spec is None:
-        return part(name, package.use, note="not installed", get=package.get)
+        lack = f": {package.lack}" if package.lack else ""
+        return part(name, package.use, note=f"not installed{lack}", get=package.get)
     found = version_of(package.distribution) or version_of_module(top)
     found = found or "installed, without a version"
     places = list(spec.submodule_search_locations or [])

@@ -26,6 +26,8 @@ from compress.engines.records import Built
 from compress.graph import cost
 
 COMMAND = "pip install 'torch-tensorrt=={}.*'"
+NEWEST, KNOWN = (2, 14), "2026-11"
+"""The newest Torch-TensorRT, for the torch of that version, and the month when it was."""
 LOGGER = "torch_tensorrt [TensorRT Conversion Context]"
 """Where Torch-TensorRT hands TensorRT's own messages to Python's logging."""
 
@@ -42,10 +44,11 @@ class TorchTensorRT(Format):
 
     def packages(self) -> tuple[Package, ...]:
         """Torch-TensorRT for the installed torch, which brings TensorRT."""
-        command, use = COMMAND.format(_minor()), "export torch_tensorrt"
+        use, gpu = "export torch_tensorrt", torch.cuda.is_available()
+        why, command = _obtained() if gpu else ("it needs an NVIDIA GPU that PyTorch can use", "")
         return (
-            Package("torch-tensorrt", "torch_tensorrt", use, command),
-            Package("tensorrt", "tensorrt", use, command),
+            Package("torch-tensorrt", "torch_tensorrt", use, command, why),
+            Package("tensorrt", "tensorrt", use, command, why),
         )
 
     def place(self, device: torch.device) -> dict[str, str | None]:
@@ -54,14 +57,17 @@ class TorchTensorRT(Format):
 
     def missing(self, device: torch.device) -> NotBuilt | None:
         """A GPU and both packages."""
+        if device.type != "cuda":
+            able = torch.cuda.is_available()
+            command = "compress run RECIPE --device cuda" if able else ""
+            return NotBuilt("TensorRT needs an NVIDIA GPU", command)
         absent = [] if importlib.util.find_spec("torch_tensorrt") else ["torch_tensorrt"]
         absent += [] if tensorrt_plan.library() else ["tensorrt"]
         if absent:
             verb = "is" if len(absent) == 1 else "are"
-            reason = f"{listed(absent)} {verb} not installed"
-            return NotBuilt(reason, COMMAND.format(_minor()))
-        if device.type != "cuda":
-            return NotBuilt("TensorRT needs an NVIDIA GPU", "compress run RECIPE --device cuda")
+            why, command = _obtained()
+            reason = f"{listed(absent)} {verb} not installed{': ' if why else ''}{why}"
+            return NotBuilt(reason, command)
         return broken(self.packages()[:1])  # it imports TensorRT, by one of two names
 
     def build(self, subject: nn.Module, shape: Shape, path: Path, device: torch.device) -> Built:
@@ -115,6 +121,15 @@ class TorchTensorRT(Format):
 def _minor() -> str:
     """The version of torch without the patch level, which that of Torch-TensorRT follows."""
     return ".".join(torch.__version__.split(".")[:2])
+
+
+def _obtained() -> tuple[str, str]:
+    """Why there is no Torch-TensorRT for this torch, or the command that installs it."""
+    if tuple(map(int, _minor().split("."))) <= NEWEST:
+        return "", COMMAND.format(_minor())
+    newest = ".".join(map(str, NEWEST))
+    late = f"Torch-TensorRT for torch {_minor()} was not out in {KNOWN}"
+    return f"{late}; torch {newest} or older is needed", ""
 
 
 def _engine(compiled: nn.Module) -> Any:

@@ -103,9 +103,9 @@ def _sums(plan: Plan) -> Iterator[str]:
     """What the whole recipe saves, beside what was asked, and what its steps would use."""
     guess = " (an estimate: these weights are not trained yet)" if plan["estimated"] else ""
     heads = {"macs": f"MACs of a {'x'.join(map(str, plan['size']))} slice", "params": "parameters"}
-    for name, head in heads.items():
+    for name in ("macs", "params"):
         before, after = plan["dense"][name], plan["pruned"][name]
-        yield f"{head}: {before:,} -> {after:,}, {plan['removed'][name]:.1%} less{guess}"
+        yield f"{heads[name]}: {before:,} -> {after:,}, {plan['removed'][name]:.1%} less{guess}"
     for pruning in plan["pruning"]:
         if said := asked.amount(pruning):
             yield f"{pruning['where']}: {said}".replace(SPACE, " ")
