@@ -90,6 +90,21 @@ def test_a_stopped_run_goes_on_to_the_same_bits(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_more_ctrl_c_while_a_stopped_run_ends_do_not_change_its_exit_status(tmp_path: Path) -> None:
+    (tmp_path / "r.yaml").write_text(RECIPE)
+    process = start(tmp_path)
+    until_an_epoch_is_done(process, tmp_path)
+    process.send_signal(signal.SIGINT)
+    with process, ending([process]):
+        assert process.stderr
+        assert any("stopped and saved" in line for line in process.stderr)
+        for _ in range(3):  # Python takes longer than this to shut down
+            process.send_signal(signal.SIGINT)
+            time.sleep(0.02)
+        assert process.wait(timeout=60) == 75
+
+
+@pytest.mark.slow
 def test_a_signal_to_one_process_stops_both_and_they_go_on_to_the_same_bits(tmp_path: Path) -> None:
     whole, parts = recipes(tmp_path)
     finish_two(start_two(whole), (0, 0))

@@ -17,6 +17,18 @@ def processes() -> int:
     return size
 
 
+def undisturbed(now: bool) -> None:
+    """Let no more Ctrl-C change the exit status of this process, stopped and ending `now`.
+
+    Python takes up to a second to shut down, and dies by the signal then. SIGTERM still ends it.
+    """
+    import signal
+    import threading
+
+    if now and threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
 def leave(status: int) -> None:
     """End this process here and now where it is one of several; alone, do nothing.
 

@@ -42,7 +42,11 @@ NO_FALLBACK = click.option(
 class _Commands(click.Group):
     """Turns errors meant for the user into one line on standard error and their exit code."""
 
+    own = False
+    """Whether the command is that of the process, which ends with it."""
+
     def main(self, *args: Any, **more: Any) -> Any:
+        self.own = not args and more.get("args") is None
         openmp.decide()  # before commands import torch, which loads OpenMP
         try:
             return super().main(*args, **more)
@@ -56,12 +60,14 @@ class _Commands(click.Group):
         except BrokenPipeError:  # the reader of our output has gone; click ends quietly
             raise
         except KeyboardInterrupt:
+            ending.undisturbed(self.own)
             again = "stopped before the end; run the same command again"
             click.echo(f"\n{ctx.invoked_subcommand}: {again}", err=True)
             ctx.exit(Stopped.exit_code)
         except (CompressError, OSError) as error:
             log.debug("the place of the error:", exc_info=True)
             said = _sentence(error)
+            ending.undisturbed(self.own and isinstance(error, Stopped))
             click.echo(said if isinstance(error, Stopped) else f"Error: {said}", err=True)
             ctx.exit(getattr(error, "exit_code", 1))
 
