@@ -182,3 +182,10 @@ def test_a_pip_that_cannot_be_read_or_hangs(tmp_path, monkeypatch):
     monkeypatch.setattr(fetch, "LIMIT", 0.01)
     with pytest.raises(Unavailable, match="timed out"):
         download(TINY, tmp_path)
+
+
+def test_errors_that_hold_each_other_are_told_by_the_inner_one():
+    inner = ValueError("refused")
+    outer = RuntimeError(inner)
+    inner.__context__ = outer
+    assert fetch._reason(outer) == "refused"

@@ -176,6 +176,14 @@ def test_a_bottleneck_inside_a_convolution_is_never_stored(emulator, kind, slots
     assert error(op, case, run) < LIMIT
 
 
+def two_strips(kind):
+    """A convolution that a kind of kernel computes in two strips, and how it is cut."""
+    sparse, out = kind in SPARSE, 32 if kind == "wgmma.sp" else 16
+    op, case = conv_case(5, (32,), out, (1, 16, 70), sparse=sparse, dtype=torch.float16)
+    task = launch.task(op, None, lambda name: case.buffers[name].strides[2])
+    return op, case, cut(task, kind, 2 if out == 32 else 1)
+
+
 @needs_compiler
 @pytest.mark.parametrize(
     ("kind", "right", "wrong"),
@@ -193,12 +201,9 @@ def test_a_bottleneck_inside_a_convolution_is_never_stored(emulator, kind, slots
 def test_the_emulator_sees_a_wait_or_a_barrier_that_is_missing(
     emulator, monkeypatch, kind, right, wrong
 ):
-    sparse, out = kind in SPARSE, 32 if kind == "wgmma.sp" else 16
-    op, case = conv_case(5, (32,), out, (1, 16, 70), sparse=sparse, dtype=torch.float16)
-    task = launch.task(op, None, lambda name: case.buffers[name].strides[2])
-    given = case.buffers, case.tensors, case.image, cut(task, kind, 2 if out == 32 else 1)
+    op, case, one = two_strips(kind)
     with broken(monkeypatch, right, wrong), pytest.raises(emulated.Race):
-        launch.call(op, None, *given)()
+        launch.call(op, None, *of(case), one)()
 
 
 @needs_compiler
@@ -210,11 +215,9 @@ def test_the_emulator_sees_a_wait_or_a_barrier_that_is_missing(
 def test_the_emulator_sees_products_that_nobody_waits_for(
     emulator, monkeypatch, kind, right, wrong
 ):
-    sparse, out = kind in SPARSE, 32 if kind == "wgmma.sp" else 16
-    op, case = conv_case(5, (32,), out, (1, 16, 70), sparse=sparse, dtype=torch.float16)
-    task = launch.task(op, None, lambda name: case.buffers[name].strides[2])
+    op, case, one = two_strips(kind)
     with broken(monkeypatch, right, wrong):
-        call = launch.call(op, None, *of(case), cut(task, kind, 2))
+        call = launch.call(op, None, *of(case), one)
     with contextlib.suppress(emulated.Race):
         assert error(op, case, call) > LIMIT
 

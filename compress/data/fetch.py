@@ -127,8 +127,10 @@ def _link(package: Package, indexes: Sequence[str], options: Mapping[str, Any]) 
 def _reason(error: Exception) -> str:
     """The innermost cause of a failed request, in short and without the password of an index."""
     cause: BaseException = error
-    while inner := _inside(cause):
+    seen = [cause]
+    while (inner := _inside(cause)) and inner not in seen:  # two may hold each other
         cause = inner
+        seen.append(inner)
     said = getattr(cause, "strerror", None) or str(cause) or type(cause).__name__
     return re.sub(r"//[^/@\s]+@", "//", said)[:200].rstrip(".")
 
