@@ -28,7 +28,7 @@ from compress.base.files import write_atomic
 from compress.base.machine import Package
 from compress.base.tensors import to_bytes
 from compress.engines.base import Format, NotBuilt, Runner, Shape, broken
-from compress.engines.kernels import remembered, report, two_of_four
+from compress.engines.kernels import remembered, report, rounding, two_of_four
 from compress.engines.kernels.cuda import compiler
 from compress.engines.kernels.plan import Plan, compiled
 from compress.engines.kernels.plan_json import from_json
@@ -151,6 +151,7 @@ class Fused(Format):
             plan, tensors = compiled(getattr(subject, "net", subject))
             if any(op.int8 for op in plan.convs()) and not compiler.available():
                 raise NotBuilt("INT8 layers need NVIDIA's packages for CUDA C++", CUDA_PACKAGES)
+            tensors = rounding.in_half(plan, tensors)
             engine = Engine(plan, _on(tensors, device), {}, kernels=True)
             session = engine.session(shape.batch, shape.size, shape.size)
         except UsageError as error:

@@ -85,7 +85,7 @@ def sparse_rows(rows: Tensor, square: Tensor, width: int) -> tuple[Tensor, Tenso
     """
     found, kept = _surgery(rows, square, width)
     plain = _magnitude(rows, width)
-    worse = (_errors(rows - found, square) > _errors(rows - plain, square))[:, None]
+    worse = (errors(rows - found, square) > errors(rows - plain, square))[:, None]
     mask = mask_2to4(rows[:, :width])
     return torch.where(worse, plain, found), torch.where(worse, mask, kept)
 
@@ -117,7 +117,7 @@ def second_moment(net: nn.Module, name: str, inputs: Sequence[Tensor], uses: int
 def _surgery(rows: Tensor, square: Tensor, width: int) -> tuple[Tensor, Tensor]:
     """Column by column: the two of every four that cost least go, the columns behind make up."""
     rows, kept = rows.clone(), torch.ones(len(rows), width, dtype=torch.bool, device=rows.device)
-    factor = _inverse_factor(square)
+    factor = inverse_factor(square, DAMPING)
     own = factor.diagonal()
     for first in range(0, width, 4):
         quad = slice(first, first + 4)
@@ -132,24 +132,33 @@ def _surgery(rows: Tensor, square: Tensor, width: int) -> tuple[Tensor, Tensor]:
     return rows, kept
 
 
-def _inverse_factor(square: Tensor) -> Tensor:
-    """Upper triangular U with U^T U = H^-1, of a damped H; row q is of the columns from q on."""
+def inverse_factor(square: Tensor, damping: float) -> Tensor:
+    """What makes up for a change of column q is in proportion to row q of this, behind q.
+
+    Args:
+        square: (n, n), the mean of x x^T over inputs x.
+        damping: see `DAMPING`.
+
+    Returns:
+        Upper triangular U with U^T U = H^-1, H the damped `square`; row q is that of the inverse
+        for the columns from q on, over the root of its first element.
+    """
     mean = float(square.diagonal().mean()) or 1.0
-    damped = square + DAMPING * mean * torch.eye(len(square), dtype=square.dtype).to(square.device)
+    damped = square + damping * mean * torch.eye(len(square), dtype=square.dtype).to(square.device)
     inverse = torch.cholesky_inverse(torch.linalg.cholesky(damped))
     factor: Tensor = torch.linalg.cholesky(inverse, upper=True)
     return factor
 
 
-def _errors(change: Tensor, square: Tensor) -> Tensor:
-    """(out,) d H d^T of every row d."""
+def errors(change: Tensor, square: Tensor) -> Tensor:
+    """(out,) d H d^T of every row d of (out, n): the mean square by which an output changes."""
     return ((change @ square) * change).sum(1)
 
 
 def _lost(rows: Tensor, found: Tensor, square: Tensor) -> float:
     """Squared error of a layer's output as a share of its square."""
-    whole = float(_errors(rows, square).sum())
-    return float(_errors(rows - found, square).sum()) / whole if whole else 0.0
+    whole = float(errors(rows, square).sum())
+    return float(errors(rows - found, square).sum()) / whole if whole else 0.0
 
 
 def _magnitude(rows: Tensor, width: int) -> Tensor:

@@ -3,6 +3,7 @@
 plan.py         a network as a list of operations on a few buffers; what an engine file stores
 served.py       which convolutions the kernels compute
 packing.py      weights as the kernels read them, BatchNorm folded with exact borders
+rounding.py     weights in float16 whose errors cancel
 tiling.py       how a convolution is cut into programs, and which cuts are tried
 memory.py       buffers with a frame around each slice, made once per shape
 plain.py        every operation in PyTorch: the fall-back, and what the kernels are compared with

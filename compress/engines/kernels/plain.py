@@ -26,28 +26,29 @@ def conv(
         tensors: of the plan.
         image: (N, 1, H, W) float32, for a residual.
     """
-    x = _read(buffers[op.source.buffer], op.source)
-    y = _unit(x, tensors, op.name, SLOPE if op.activate else 1.0)
+    x = read(buffers[op.source.buffer], op.source)
+    y = unit(x, tensors, op.name, SLOPE if op.activate else 1.0)
     if op.then:
-        y = _unit(y, tensors, op.then, SLOPE if op.then_activate else 1.0)
+        y = unit(y, tensors, op.then, SLOPE if op.then_activate else 1.0)
     _write(buffers[op.target.buffer], op.target, y + image if op.residual else y)
 
 
 def pool(op: Pool, buffers: Mapping[str, Framed]) -> None:
     """Max-pool."""
-    x = _read(buffers[op.source.buffer], op.source)
+    x = read(buffers[op.source.buffer], op.source)
     _write(buffers[op.target.buffer], op.target, F.max_pool2d(x, 3, stride=2, padding=1))
 
 
 def upsample(op: Upsample, buffers: Mapping[str, Framed]) -> None:
     """Bilinear x2."""
-    x, target = _read(buffers[op.source.buffer], op.source), buffers[op.target.buffer]
+    x, target = read(buffers[op.source.buffer], op.source), buffers[op.target.buffer]
     size = (target.height, target.width)
     y = F.interpolate(x, size=size, mode="bilinear", align_corners=True)
     _write(target, op.target, y)
 
 
-def _unit(x: Tensor, tensors: Mapping[str, Tensor], name: str, slope: float) -> Tensor:
+def unit(x: Tensor, tensors: Mapping[str, Tensor], name: str, slope: float) -> Tensor:
+    """(N, in, H, W) -> (N, out, H, W): a convolution by its name, with bias and LeakyReLU."""
     weight, table = tensors[f"{name}.weight"].to(x), tensors[f"{name}.bias"].to(x)
     if f"{name}.steps" in tensors:
         return F.leaky_relu(_int8(x, weight, tensors, name) + table.view(-1, 1, 1), slope)
@@ -65,8 +66,11 @@ def _int8(x: Tensor, weight: Tensor, tensors: Mapping[str, Tensor], name: str) -
     return y * tensors[f"{name}.steps"].to(x).view(-1, 1, 1)
 
 
-def _read(buffer: Framed, at: Slice) -> Tensor:
-    """The true channels; by slices, because a CUDA graph takes no index from the host."""
+def read(buffer: Framed, at: Slice) -> Tensor:
+    """(N, C, H, W), the true channels.
+
+    By slices, because a CUDA graph takes no index from the host.
+    """
     parts, start = [], at.start
     for one in at.slots:
         parts.append(buffer.nchw(start, one))
