@@ -52,6 +52,22 @@ def test_what_is_timed_runs_beside_nothing_else(tmp_path: Path) -> None:
     assert (order[:2], sorted(order[2:6]), order[6:]) == (["c", "c"], [*"bbdd"], ["a", "a"])
 
 
+MEET = "touch {out}/OWN; for i in $(seq 90); do [ -e {out}/OTHER ] && exit; sleep 0.1; done; exit 3"
+"""Ends well if the other proof runs meanwhile."""
+
+
+@pytest.mark.parametrize(("stage", "jobs"), [(2, 2), (2, 1), (0, 2)])
+def test_proofs_that_are_not_timed_may_share_a_gpu(tmp_path: Path, stage: int, jobs: int) -> None:
+    command = MEET.replace("90", "20") if stage == 0 or jobs == 1 else MEET
+    made = {
+        name: Proof(command.replace("OWN", name).replace("OTHER", other), 1, stage=stage)
+        for name, other in (("a", "b"), ("b", "a"))
+    }
+    given = {"out": str(tmp_path), "other": "", "rig": ""}
+    good = proofs.run(made, given, ["0"], time.monotonic() + 60, jobs)
+    assert good == (stage == 2 and jobs == 2)
+
+
 def test_python_is_this_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     program = tmp_path / "py thon3"
     program.write_text('#!/bin/sh\necho mine "$@"\n')

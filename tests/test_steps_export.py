@@ -563,6 +563,22 @@ def test_limits_hold_inside_the_body(tmp_path: Path, monkeypatch) -> None:
     assert 30 < found["psnr"] < 60
 
 
+def test_where_an_engine_differs_most_is_said(tmp_path: Path, monkeypatch, caplog) -> None:
+    place = work(tmp_path / "e")
+    low = parity.slices(place.data.test, Shape(batch=2, size=64))
+    inside = parity.body(low)
+    row, column = (int(one) for one in inside[1, 0].nonzero()[7])
+    wrong = torch.zeros_like(low)
+    wrong[1, 0, row, column] = 0.01
+    wrong[~inside] = 0.1  # air around the patient does not count
+    net = DDnet(residual=True, trunk=4, bottleneck=4, decoder=4)
+    monkeypatch.setattr(parity.subprocess_run, "run", lambda _side, x: x + wrong)
+    with caplog.at_level("INFO"), pytest.raises(QualityError, match=r"differs .* by 29\.2 HU"):
+        Export(image_size=64, batch=(2,)).run(model(net), place)
+    assert f"29.2 HU from the network, in slice 1 at row {row}, column {column}" in caplog.text
+    assert place.facts["engines"][0]["parity"]["max_at"] == [1, row, column]
+
+
 def test_changed_weights_are_refused(tmp_path: Path) -> None:
     place = work(tmp_path / "run" / "01-export")
     before = tmp_path / "run" / "00-train"

@@ -191,7 +191,12 @@ class Job:
             self.precision,
             self.work.device,
         )
-        log.info("%s: at most %.3g HU from the network", engine.name, parity["max_hu"])
+        log.info(
+            "%s: at most %.3g HU from the network, in slice %d at row %d, column %d",
+            engine.name,
+            parity["max_hu"],
+            *parity["max_at"],
+        )
         return {
             "status": "built",
             "file": engine.name,

@@ -42,8 +42,8 @@ def compare(
         device: where the network is computed.
 
     Returns:
-        max_hu and mean_hu inside the body, max_hu_everywhere, psnr (dB, the network's output as
-        the truth; None where both are equal), slices, both limits, and ok.
+        max_hu, max_at and mean_hu inside the body, max_hu_everywhere, psnr (dB, the network's
+        output as the truth; None where both are equal), slices, both limits, and ok.
 
     Raises:
         QualityError: the engine does not load, or gives NaN, infinity or another shape.
@@ -55,12 +55,16 @@ def compare(
         raise QualityError(f"export: {side.stem} gives NaN, infinity or another shape")
     difference = (got - expected).abs() * DATA_RANGE
     middle = low.shape[1] // 2
-    inside = difference[body(low[:, middle : middle + 1])]
+    within = body(low[:, middle : middle + 1])
+    inside = difference[within]
+    highest = int(difference.where(within, -1.0).argmax())
+    index, _, row, column = np.unravel_index(highest, tuple(difference.shape))
     limits = INT8 if quantised(net) else ARITHMETIC[precision]
     error = float((difference.double() ** 2).mean())
     max_hu, mean_hu = float(inside.max()), float(inside.mean())
     return {
         "max_hu": max_hu,
+        "max_at": [int(index), int(row), int(column)],
         "mean_hu": mean_hu,
         "max_hu_everywhere": float(difference.max()),
         "psnr": 10 * torch.tensor(DATA_RANGE**2 / error).log10().item() if error else None,

@@ -180,6 +180,8 @@ class Parity(TypedDict):
 
     max_hu: float
     """Largest difference inside the body, HU."""
+    max_at: list[int]
+    """Where that is: slice, row, column of what the engine was given, each from 0."""
     mean_hu: float
     """Mean difference inside the body, HU."""
     max_hu_everywhere: float

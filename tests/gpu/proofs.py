@@ -8,9 +8,10 @@
 and `site` of TensorRT-RTX. A proof that needs what is not there is skipped with the reason. Each
 has a log OUT/NAME.log and, so that nothing is measured that another one tuned, a cache of its own,
 which shares the demo set with yours. What is timed comes first and beside nothing else that keeps
-cores busy: tuners that share them with compilers find slower kernels. Then the longest begin first;
-with --until none begins that would end later, and what still runs then is stopped. OUT/proofs.md
-has a line for each. Exit status: 0 where every proof that began ended well, else 1.
+cores busy: tuners that share them with compilers find slower kernels. Then the longest begin first,
+--jobs of them at once on a GPU; with --until none begins that would end later, and what still runs
+then is stopped. OUT/proofs.md has a line for each. Exit status: 0 where every proof that began
+ended well, else 1.
 """
 
 import os
@@ -20,7 +21,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -123,8 +125,8 @@ PROOFS: Mapping[str, Proof] = {
     "int8": Proof(f"python tests/bench/{INT8_ENDS} --seconds 30", 150, stage=TIMED),
     "int8-a100": Proof(f"{A100}/{INT8_ENDS} --seconds 22", 130, stage=TIMED),
     "int8-kernels": Proof(f"python tests/bench/{INT8_ENDS} --kernels", 300, stage=TIMED),
-    "cuda-tests": Proof(f"{TESTS} -n 12 tests/gpu/test_fused_cuda_gpu.py", 220),
-    "fused-tests": Proof(f"{TESTS} -n 12 tests/gpu/test_fused_gpu.py", 300),
+    "cuda-tests": Proof(f"{TESTS} -n 12 tests/gpu/test_fused_cuda_gpu.py", 160),
+    "fused-tests": Proof(f"{TESTS} -n 12 tests/gpu/test_fused_gpu.py", 160),
     "training-tests": Proof(
         f"{TESTS} -n 4 tests/gpu/test_training.py tests/gpu/test_masks_gpu.py", 200
     ),
@@ -146,7 +148,8 @@ PROOFS: Mapping[str, Proof] = {
         "--out {out}/equal-widths && "
         "python -m compress bench {out}/equal-widths/*.safetensors "
         "{out}/reference/06-export/*-b16.safetensors --json > {out}/reference/bench.json && "
-        "python -m compress report {out}/reference && grep 2:4 {out}/reference/*/report.md", 260,
+        "python -m compress report {out}/reference && grep 2:4 {out}/reference/*/report.md", 230,
+        stage=TIMED,
     ),
     "enhance": enhanced([".", "{other}"]),
     "engines": Proof(
@@ -222,12 +225,21 @@ def report(out: Path, name: str, state: str, seconds: float, words: str) -> None
     print(f"{name:20} {state:8} {seconds:5.0f} s  {shown}", flush=True)
 
 
-def next_of(left: Mapping[str, Proof], running: Sequence[Proof], free: int, until: float) -> str:
+def next_of(
+    left: Mapping[str, Proof], running: Sequence[Proof], until: float, free: Callable[[int], int]
+) -> str:
     """The longest proof of the stage that is on for which there are GPUs and time, or ''."""
     soon = {n: p for n, p in left.items() if time.monotonic() + p.seconds <= until}
     stage = min((proof.stage for proof in running or soon.values()), default=REST)
-    able = [n for n, p in soon.items() if p.gpus <= free and p.stage == stage]
+    able = [n for n, p in soon.items() if p.gpus <= free(stage) and p.stage == stage]
     return max(able, key=lambda name: left[name].seconds, default="")
+
+
+def idle(gpus: Sequence[str], running: Sequence[Running], stage: int, jobs: int) -> list[str]:
+    """The GPUs that one more proof of this stage may use, those that fewest use first."""
+    used = Counter(gpu for one in running for gpu in one.gpus)
+    most = jobs if stage == REST else 1
+    return sorted((gpu for gpu in gpus if used[gpu] < most), key=lambda gpu: used[gpu])
 
 
 def ended(running: Sequence[Running], until: float) -> Iterator[tuple[Running, str]]:
@@ -242,17 +254,25 @@ def ended(running: Sequence[Running], until: float) -> Iterator[tuple[Running, s
 
 
 def run(
-    proofs: Mapping[str, Proof], given: Mapping[str, str], gpus: Sequence[str], until: float
+    proofs: Mapping[str, Proof],
+    given: Mapping[str, str],
+    gpus: Sequence[str],
+    until: float,
+    jobs: int = 1,
 ) -> bool:
     """Run proofs side by side to the monotonic time `until`; whether all that began ended well."""
-    out, free, good = Path(given["out"]), list(gpus), True
+    out, good = Path(given["out"]), True
     absent = {name: proof.missing(given, len(gpus)) for name, proof in proofs.items()}
     left = {name: proof for name, proof in proofs.items() if not absent[name]}
     running: list[Running] = []
-    while running or next_of(left, [], len(free), until):
-        while name := next_of(left, [proofs[r.name] for r in running], len(free), until):
+
+    def free(stage: int) -> int:
+        return len(idle(gpus, running, stage, jobs))
+
+    while running or next_of(left, [], until, free):
+        while name := next_of(left, [proofs[r.name] for r in running], until, free):
             proof = left.pop(name)
-            own, free = free[: proof.gpus], free[proof.gpus :]
+            own = idle(gpus, running, proof.stage, jobs)[: proof.gpus]
             running.append(begin(out, name, proof.command.format(**given), own))
         time.sleep(0.1)
         for one, state in list(ended(running, until)):
@@ -260,7 +280,6 @@ def run(
             spent = time.monotonic() - one.begun
             report(out, one.name, state, spent, last(out / f"{one.name}.log"))
             running.remove(one)
-            free += one.gpus
     for name, why in absent.items():
         if why:
             report(out, name, "skipped", 0, why)
@@ -275,10 +294,12 @@ def run(
 @click.option("--other", default="", help="Checkout of another commit.")
 @click.option("--rig", default="", help="Folder of TensorRT-RTX: lib and site.")
 @click.option("--until", default=3600.0, help="Seconds from now.")
+@click.option("--jobs", default=1, help="Proofs at once on a GPU, of those that are not timed.")
 @click.option("--list", "listed", is_flag=True, help="Print the commands, run nothing.")
 def main(
-    names: tuple[str, ...], out: Path | None, other: str, rig: str, until: float, listed: bool
-) -> None:
+    names: tuple[str, ...], out: Path | None, other: str, rig: str, until: float, jobs: int,
+    listed: bool,
+) -> None:  # fmt: skip
     """Run proofs."""
     chosen = {name: PROOFS[name] for name in names or PROOFS}
     if listed:
@@ -289,7 +310,7 @@ def main(
         raise click.UsageError("give --out, a folder for logs and results")
     out.mkdir(parents=True, exist_ok=True)
     given = {"out": str(out.resolve()), "other": other, "rig": rig}
-    sys.exit(not run(chosen, given, visible_gpus(), time.monotonic() + until))
+    sys.exit(not run(chosen, given, visible_gpus(), time.monotonic() + until, jobs))
 
 
 if __name__ == "__main__":
