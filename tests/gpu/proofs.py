@@ -147,8 +147,8 @@ PROOFS: Mapping[str, Proof] = {
         "python -m compress export {out}/reference/02-retrain --format fused --batch 16 "
         "--out {out}/equal-widths && "
         "python -m compress bench {out}/equal-widths/*.safetensors "
-        "{out}/reference/06-export/*-b16.safetensors --json > {out}/reference/bench.json && "
-        "python -m compress report {out}/reference && grep 2:4 {out}/reference/*/report.md", 230,
+        "{out}/reference/*-export/*-b16.safetensors --json > {out}/reference/bench.json && "
+        "python -m compress report {out}/reference && grep 2:4 {out}/reference/*/report.md", 240,
         stage=TIMED,
     ),
     "enhance": enhanced([".", "{other}"]),
