@@ -28,7 +28,7 @@ from compress.base.files import write_atomic
 from compress.base.machine import Package
 from compress.base.tensors import to_bytes
 from compress.engines.base import Format, NotBuilt, Runner, Shape, broken
-from compress.engines.kernels import remembered, report, rounding, two_of_four
+from compress.engines.kernels import remembered, report, two_of_four
 from compress.engines.kernels.cuda import compiler
 from compress.engines.kernels.plan import Plan, compiled
 from compress.engines.kernels.plan_json import from_json
@@ -144,6 +144,7 @@ class Fused(Format):
                 INT8 and there is no kernel for that.
             CompressError: the GPU failed while tilings were measured.
         """
+        from compress.engines.kernels import rounding  # phantoms, which enhance does without
         from compress.engines.kernels.timed import LOST
         from compress.engines.kernels.tune import tune
 
