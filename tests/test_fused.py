@@ -18,19 +18,24 @@ import numpy as np
 import pytest
 import torch
 from fused_cases import chain_case, conv_case, error, unit
+from hypothesis import given
+from hypothesis import strategies as st
 from pairs import data
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from compress.base.errors import UsageError
+from compress.base.hu import DATA_RANGE, HU_MIN
 from compress.checkpoint import Model, ModelOptions
 from compress.context import Work
 from compress.engines import fused
 from compress.engines.base import NotBuilt
 from compress.engines.kernels import choose, launch, plain, remembered, rounding, search, tune
+from compress.engines.kernels import plan as plans
 from compress.engines.kernels.cuda.moves import Move
 from compress.engines.kernels.cuda.window import Window
 from compress.engines.kernels.packing import (
+    SHIFT,
     border,
     folded,
     grouped,
@@ -40,7 +45,7 @@ from compress.engines.kernels.packing import (
     spread,
 )
 from compress.engines.kernels.plan import Chain, Pool, Upsample, compiled
-from compress.engines.kernels.plan_json import from_json
+from compress.engines.kernels.plan_json import from_json, to_json
 from compress.engines.kernels.session import Choices, Session
 from compress.engines.kernels.tiling import Tiling, default, variations
 from compress.graph import kernels
@@ -91,7 +96,7 @@ def relative(y: torch.Tensor, expected: torch.Tensor) -> float:
 def test_a_plan_computes_what_the_network_does(name, shape):
     net, x = network(name), slices(*shape)
     plan, tensors = compiled(net)
-    assert from_json(json.loads(json.dumps(plan.to_json()))) == plan
+    assert from_json(json.loads(json.dumps(to_json(plan)))) == plan
     options = {"kernels": False, "poison": True}
     with torch.no_grad():
         expected = net(x)
@@ -138,32 +143,65 @@ def test_kernels_of_any_layer_may_be_smaller():
 
 @pytest.mark.parametrize("size", [1, 3, 5, 7])
 @pytest.mark.parametrize("shape", [(1, 1), (1, 6), (2, 3), (5, 4), (9, 12)])
-def test_batchnorm_is_folded_exactly_at_every_border(size, shape):
+@pytest.mark.parametrize("offset", [0.0, 0.7])
+def test_batchnorm_is_folded_exactly_at_every_border(size, shape, offset):
     norm, conv = unit(3, 4, size, 0)
-    weight, table = folded(norm, conv)
+    weight, table = folded(norm, conv, offset)
     x = torch.randn(2, 3, *shape, generator=torch.Generator().manual_seed(0)).double()
     with torch.no_grad():
         expected = torch.nn.functional.leaky_relu(conv(norm(x)), 0.01)
-    got = plain.unit(x, {"c.weight": weight, "c.bias": table}, "c", 0.01)
+    got = plain.unit(x - offset, {"c.weight": weight, "c.bias": table}, "c", 0.01)
     assert relative(got, expected) < 1e-13
 
 
 @pytest.mark.parametrize("size", [5, 7])
 @pytest.mark.parametrize("shape", [(1, 1), (2, 3), (9, 12)])
-def test_with_its_border_around_it_an_image_needs_one_bias(size, shape):
+@pytest.mark.parametrize("offset", [0.0, 0.7])
+@pytest.mark.parametrize("normalised", [True, False])
+def test_with_its_border_around_it_an_image_needs_one_bias(size, shape, offset, normalised):
     norm, conv = unit(3, 4, size, 0)
-    weight, table = folded(norm, conv)
-    around = border(norm, conv)
+    norm = norm if normalised else torch.nn.Identity()
+    weight, table = folded(norm, conv, offset)
+    around = border(norm, conv, offset)
     assert around is not None
     pad = size // 2
     height, width = shape
     x = torch.randn(2, 3, height, width, generator=torch.Generator().manual_seed(0)).double()
     wide = around[:, None, None].repeat(2, 1, height + 2 * pad, width + 2 * pad)
     wide = wide.view(2, 3, height + 2 * pad, width + 2 * pad)
-    wide[..., pad : pad + height, pad : pad + width] = x
+    wide[..., pad : pad + height, pad : pad + width] = x - offset
     with torch.no_grad():
         expected = conv(norm(x))
     assert relative(torch.nn.functional.conv2d(wide, weight, table[0, 0]), expected) < 1e-13
+
+
+@given(st.floats(-932, 529))
+def test_an_image_is_rounded_by_a_fifth_of_an_hu_at_most(hu):
+    x = (torch.tensor(hu, dtype=torch.float64) - HU_MIN) / DATA_RANGE
+    off = (x.float() - SHIFT).half().double() + SHIFT - x
+    assert abs(float(off)) * DATA_RANGE < 0.18
+
+
+def test_an_older_file_has_an_image_that_is_not_shifted(tmp_path, monkeypatch):
+    net, x = network("flagship"), slices(1, 32, 48)
+    with monkeypatch.context() as older:
+        older.setattr(plans, "SHIFT", 0.0)
+        older.setattr(fused, "SCHEMA", "6")
+        older.setattr(fused, "to_json", lambda plan: without_shift(to_json(plan)))
+        fused.save(*compiled(net), tmp_path / "old.safetensors")
+    fused.save(*compiled(net), tmp_path / "new.safetensors")
+    old, new = (
+        fused.load(tmp_path / f"{n}.safetensors", "cpu", kernels=False) for n in ("old", "new")
+    )
+    assert (old.plan.shift, new.plan.shift) == (0.0, SHIFT)
+    with torch.no_grad():
+        expected = net(x)
+    assert max(relative(one(x.float()), expected) for one in (old, new)) < 2e-3
+
+
+def without_shift(plan: dict) -> dict:
+    assert plan["shift"] == 0
+    return {key: value for key, value in plan.items() if key != "shift"}
 
 
 def test_a_border_is_a_value_that_float16_holds_as_well_as_the_layers_own():

@@ -36,7 +36,7 @@ from hypothesis import strategies as st
 
 from compress.base.errors import UsageError
 from compress.engines import fused
-from compress.engines.kernels import choose, plain, remembered, report, search, tune
+from compress.engines.kernels import choose, plain, remembered, report, rounding, search, tune
 from compress.engines.kernels import jobs as jobs_of
 from compress.engines.kernels import two_of_four as stored
 from compress.engines.kernels.cuda import compiler, fragments, launch, moves, window
@@ -315,6 +315,7 @@ def test_the_emulator_sees_a_row_that_is_mixed_too_early(emulator, monkeypatch, 
 def test_a_whole_2to4_network_of_these_kernels(as_on_hopper, kernels, decoder, sides):
     net = halved(network(bottleneck=16, decoder=decoder, residual=True, kernels=kernels))
     plan, tensors = compiled(net)
+    tensors = rounding.in_half(plan, tensors)
     shape, draw, image = (1, *sides), random.Random(0), "{}x{}".format(*sides)
     found = jobs_of.jobs(Session(plan, tensors, shape))
     pairs = {key: job for key, job in found.items() if job.merged and job.cuda}

@@ -40,7 +40,7 @@ from compress.engines.kernels.cuda import compiler, fragments, launch
 from compress.engines.kernels.cuda.products import Kind, products
 from compress.engines.kernels.cuda.window import Task, Window, candidates, shared
 from compress.engines.kernels.plan import Chain, Conv, compiled
-from compress.engines.kernels.plan_json import from_json
+from compress.engines.kernels.plan_json import from_json, to_json
 from compress.engines.kernels.route import merges
 from compress.engines.kernels.session import Choices, Session
 from compress.graph.rewrite import deconv_to_conv
@@ -379,7 +379,7 @@ def test_a_file_holds_int8_and_gives_the_same(tmp_path):
     assert held["blocks.0.0.growth.values24"].dtype == torch.int8
     assert held["blocks.0.0.growth.values24"].numel() == 16 * 16 * 25 // 2
     here = fused.load(tmp_path / "e.safetensors", "cpu", kernels=False)
-    assert here.plan == plan == from_json(plan.to_json())
+    assert here.plan == plan == from_json(to_json(plan))
     there = fused.Engine(plan, {k: v.float() for k, v in tensors.items()}, {}, kernels=False)
     assert torch.equal(here(image()), there(image()))
 

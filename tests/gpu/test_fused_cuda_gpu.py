@@ -28,7 +28,7 @@ from fused_cases import (
 
 from compress.engines import fused
 from compress.engines.base import Shape
-from compress.engines.kernels import plain, tune
+from compress.engines.kernels import plain, rounding, tune
 from compress.engines.kernels.cuda import compiler, launch, moves
 from compress.engines.kernels.cuda.products import DENSE_INT8, SPARSE
 from compress.engines.kernels.cuda.window import Task, Window, candidates
@@ -304,6 +304,12 @@ def drawn(session: Session, draw: random.Random) -> Choices:
     )
 
 
+def in_half(net):
+    """The plan of a network, and its weights as an engine has them."""
+    plan, tensors = compiled(net)
+    return plan, rounding.in_half(plan, tensors)
+
+
 @pytest.mark.parametrize(
     "options", [{}, {"bottleneck": 16, "decoder": 16}, {"kernels": [3, 3, 5, 3, 3]}]
 )
@@ -311,7 +317,7 @@ def drawn(session: Session, draw: random.Random) -> Choices:
 def test_whole_networks_of_these_kernels(options, sparse):
     net = network(residual=True, **options)
     net = (halved(net) if sparse else net).cuda()
-    plan, tensors = compiled(net)
+    plan, tensors = in_half(net)
     for shape in [(1, 512, 512), (2, 176, 368), (16, 64, 64), (32, 32, 16)]:
         draw = random.Random(shape[0])
         choices = drawn(Session(plan, tensors, shape), draw)
@@ -335,7 +341,7 @@ def test_whole_networks_in_int8_of_these_kernels(options, sparse):
     net = network(residual=True, **options)
     net = (halved(net) if sparse else net).cuda()
     net = ranged(net, torch.rand(2, 1, 64, 64).double().cuda())
-    plan, tensors = compiled(net)
+    plan, tensors = in_half(net)
     for shape in [(1, 512, 512), (2, 176, 368), (16, 64, 64), (32, 32, 16)]:
         choices = drawn(Session(plan, tensors, shape), random.Random(shape[0]))
         assert sum("int8" in key for key in choices.conv) >= 8  # 4 blocks, 4 decoders

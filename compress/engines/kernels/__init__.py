@@ -20,7 +20,7 @@ timed.py        times of a kernel, and of ways through a whole network in turns
 single.py       single convolutions, tuned and timed
 ahead.py        kernels compiled by worker processes before they are measured
 remembered.py   tilings of earlier builds
-plan_json.py    a plan from its JSON
+plan_json.py    a plan as JSON and back
 report.py       kernel, microseconds and floor of each layer
 route.py        which operations one kernel computes
 two_of_four.py  2:4 weights in compressed form

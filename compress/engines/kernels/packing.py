@@ -22,6 +22,10 @@ ALIGN = 8
 """Channels in memory are padded to a multiple of this: 16 bytes of float16, the widest load."""
 DOT = 16
 """Smallest side of a matrix that tensor cores take through Triton."""
+SHIFT = 0.28125
+"""What is subtracted from an image before it is rounded to float16, which is the finer the nearer a
+value is to zero: -202 HU, and from -932 to 529 HU the error is 0.18 HU at most. Unshifted it was
+0.7 HU in bone, and 0.36 in soft tissue."""
 FAR = 8.0
 """Standard deviations from the mean up to which a border is stored as float16: about as far as the
 values go that a layer reads anyway, and are rounded as that."""
@@ -37,12 +41,13 @@ def power(value: int) -> int:
     return max(DOT, 1 << (value - 1).bit_length())
 
 
-def folded(norm: nn.Module, conv: nn.Conv2d) -> tuple[Tensor, Tensor]:
+def folded(norm: nn.Module, conv: nn.Conv2d, offset: float = 0.0) -> tuple[Tensor, Tensor]:
     """A convolution with the BatchNorm before it folded in, exact at borders.
 
     Args:
         norm: BatchNorm2d in eval mode, or anything else for none.
         conv: stride 1, k x k, padding p = (k - 1) / 2.
+        offset: what lies in memory is the input less this.
 
     Returns:
         Weights (out, in, k, k), and the bias (P, P, out) by the number of missing taps, see
@@ -56,6 +61,7 @@ def folded(norm: nn.Module, conv: nn.Conv2d) -> tuple[Tensor, Tensor]:
     scale = torch.ones_like(shift)
     if isinstance(norm, nn.BatchNorm2d):
         scale, shift = _affine(norm)
+    shift = shift + scale * offset
     taps = torch.einsum("oikl,i->okl", weight, shift)
     seen = present(weight.shape[-1]).to(taps)
     table = torch.einsum("yk,xl,okl->yxo", seen, seen, taps) + bias
@@ -90,18 +96,19 @@ def rounded(norm: nn.Module, conv: nn.Conv2d, found: Integers) -> dict[str, Tens
     }
 
 
-def border(norm: nn.Module, conv: nn.Conv2d) -> Tensor | None:
+def border(norm: nn.Module, conv: nn.Conv2d, offset: float = 0.0) -> Tensor | None:
     """What each channel must hold outside of the image, so that BatchNorm turns it into zero.
 
     Args:
         norm: as for `folded`.
         conv: likewise.
+        offset: likewise.
 
     Returns:
         (in,) float64; None where there is no such value, or it is too far away for float16.
     """
     if not isinstance(norm, nn.BatchNorm2d):
-        return conv.weight.new_zeros(conv.in_channels, dtype=torch.float64)
+        return conv.weight.new_full((conv.in_channels,), -offset, dtype=torch.float64)
     assert norm.running_mean is not None
     assert norm.running_var is not None
     scale, shift = _affine(norm)
@@ -109,7 +116,7 @@ def border(norm: nn.Module, conv: nn.Conv2d) -> Tensor | None:
     dead = (scale == 0) & (shift == 0)
     values = torch.where(dead, mean, -shift / scale)
     near = (values - mean).abs() <= FAR * deviation
-    return values if bool((near & (values.abs() < 6e4)).all()) else None
+    return values - offset if bool((near & (values.abs() < 6e4)).all()) else None
 
 
 def present(size: int) -> Tensor:

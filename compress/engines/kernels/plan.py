@@ -6,14 +6,14 @@ part, so a pruned network of any widths compiles.
 """
 
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 from torch import Tensor, nn
 
 from compress.base.errors import UsageError
 from compress.engines.kernels import served
-from compress.engines.kernels.packing import border, folded, padded, positions, rounded
+from compress.engines.kernels.packing import SHIFT, border, folded, padded, positions, rounded
 from compress.engines.kernels.two_of_four import is_two_of_four
 from compress.graph.rewrite import deconv_to_conv
 from compress.models.ddnet import SLOPE, STAGES, DDnet, Unit
@@ -121,7 +121,6 @@ class Upsample:
 
 Operation = Conv | Chain | Pool | Upsample
 """What a plan is a list of."""
-KINDS: Mapping[str, type[Any]] = {"conv": Conv, "chain": Chain, "pool": Pool, "upsample": Upsample}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,6 +139,8 @@ class Plan:
 
     slope: float = SLOPE
     """Negative slope of LeakyReLU."""
+    shift: float = 0.0
+    """What the image in memory is less by; older files have none."""
     buffers: Mapping[str, Buffer] = field(default_factory=dict)
     operations: tuple[Operation, ...] = ()
 
@@ -148,15 +149,6 @@ class Plan:
         for one in self.operations:
             both = (one.first, one.second) if isinstance(one, Chain) else (one,)
             yield from (op for op in both if isinstance(op, Conv))
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain values."""
-        names = {kind: name for name, kind in KINDS.items()}
-        return {
-            "slope": self.slope,
-            "buffers": {name: asdict(one) for name, one in self.buffers.items()},
-            "operations": [{"kind": names[type(one)], **asdict(one)} for one in self.operations],
-        }
 
 
 class _Compiler:
@@ -212,10 +204,11 @@ class _Compiler:
             for key, one in rounded(unit.norm, conv, found).items():
                 self.tensors[f"{name}.{key}"] = one.contiguous()
             return name
-        weight, table = folded(unit.norm, conv)
+        offset = SHIFT if unit is self.net.stem else 0.0
+        weight, table = folded(unit.norm, conv, offset)
         self.tensors[f"{name}.weight"] = weight.contiguous()
         self.tensors[f"{name}.bias"] = table.contiguous()
-        around = border(unit.norm, conv)
+        around = border(unit.norm, conv, offset)
         if weight.shape[-1] > 1 and around is not None:
             self.tensors[f"{name}.border"] = around
         return name
@@ -297,4 +290,4 @@ def compiled(net: nn.Module) -> tuple[Plan, dict[str, Tensor]]:
         work.decoder(number, low[number], targets[number], pairs[number])
     if work.refused:
         raise UsageError(served.refusal(work.refused))
-    return Plan(buffers=work.buffers, operations=tuple(work.operations)), work.tensors
+    return Plan(shift=SHIFT, buffers=work.buffers, operations=tuple(work.operations)), work.tensors

@@ -19,7 +19,7 @@ from torch import Tensor
 from compress.base.hu import to_network
 from compress.data import phantom
 from compress.engines.kernels import plain
-from compress.engines.kernels.plan import IMAGE, Conv, Plan
+from compress.engines.kernels.plan import Conv, Plan
 from compress.engines.kernels.session import Session
 from compress.models.ddnet import SLOPE
 from compress.sparsity.reconstruction import errors, inverse_factor
@@ -50,7 +50,7 @@ def in_half(plan: Plan, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     found, device = dict(tensors), next(iter(tensors.values())).device
     session = Session(plan, tensors, (len(NOISE), SIDE, SIDE), kernels=False, dtype=torch.float64)
     session.image.copy_(slices())
-    session.buffers[IMAGE].inside[..., 0].copy_(session.image[:, 0])
+    session.enter()
     for unit, call in zip(session.units, session.calls, strict=True):
         if isinstance(unit, Conv) and not (unit.plain or unit.int8):
             x = plain.read(session.buffers[unit.source.buffer], unit.source)

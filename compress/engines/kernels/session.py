@@ -179,9 +179,14 @@ class Session:
         kinds = compiler.kinds(device) - (DENSE_INT8 if op.sparse else SPARSE)
         return candidates(task, at.height, at.width, kinds, compiler.room(device))[0]
 
+    def enter(self) -> None:
+        """Bring `image` to where the first operation reads it."""
+        at = self.buffers[IMAGE].inside[..., 0]
+        torch.sub(self.image[:, 0], self.plan.shift, out=at)
+
     def run(self) -> None:
         """Compute `output` from `image`, call by call."""
-        self.buffers[IMAGE].inside[..., 0].copy_(self.image[:, 0])
+        self.enter()
         for call in self.calls:
             call()
 
