@@ -50,6 +50,13 @@ def begun():
             pass  # closes its pipes and waits
 
 
+def hanging_late(folder):
+    """A series with a file that hangs, behind more files than one worker decodes ahead."""
+    source = write_series(folder, 60, side=16)
+    (source / "IM0050").rename(source / "IM0050crash")
+    return source
+
+
 def results(out):
     return list(Path(out).rglob("*.dcm"))
 
@@ -66,8 +73,7 @@ def ended(process):
 
 
 def test_a_decoder_that_hangs_does_not_hold_up_a_stop(begun, tmp_path):
-    source = write_series(tmp_path / "in", 12, side=16)
-    (source / "IM0007").rename(source / "IM0007crash")
+    source = hanging_late(tmp_path / "in")
     process = begun("hanging", source, tmp_path / "out")
     assert until(lambda: results(tmp_path / "out"))
     time.sleep(0.3)
@@ -124,8 +130,7 @@ def test_ctrl_c_while_the_workers_server_imports_says_one_sentence(seconds, tmp_
 
 
 def test_workers_end_with_the_command_even_if_they_hang(begun, tmp_path):
-    source = write_series(tmp_path / "in", 12, side=16)
-    (source / "IM0007").rename(source / "IM0007crash")
+    source = hanging_late(tmp_path / "in")
     process = begun("hanging", source, tmp_path / "out")
     assert until(lambda: results(tmp_path / "out"))
     time.sleep(0.3)
