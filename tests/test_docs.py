@@ -66,3 +66,27 @@ def test_commands_are_found():
 def test_links_lead_to_files(path):
     links = re.findall(r"\]\((?!https?:)([^)#\s]+)", path.read_text("utf-8"))
     assert [link for link in links if not (path.parent / link).exists()] == []
+
+
+def anchors(path: Path) -> set[str]:
+    """What GitHub makes of a document's headings."""
+    text = re.sub(r"^```.*?^```", "", path.read_text("utf-8"), flags=re.M | re.S)
+    headings = re.findall(r"^#+ (.*)$", text, re.M)
+    return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in headings}
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
+def test_links_lead_to_headings(path):
+    links = re.findall(r"\]\((?!https?:)([^)#\s]*)#([^)\s]+)\)", path.read_text("utf-8"))
+    lost = [
+        f"{file}#{anchor}"
+        for file, anchor in links
+        if (target := path.parent / file if file else path).suffix == ".md"
+        and anchor not in anchors(target)
+    ]
+    assert lost == []
+
+
+def test_headings_become_anchors(tmp_path):
+    (tmp_path / "a.md").write_text("# The 2:4, `x_y` way\n```\n# no heading\n```\n## INT8\n")
+    assert anchors(tmp_path / "a.md") == {"the-24-x_y-way", "int8"}
