@@ -3,6 +3,7 @@
 import re
 import sys
 import time
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -107,14 +108,21 @@ def test_commands_name_files_and_tests_that_exist(tmp_path: Path) -> None:
         proofs.main(["--list", "racecheck"])
 
 
+def words_of(line: str) -> list[str]:
+    """The names of proofs in a command's words: no option, and no value of one."""
+    words = line.split()
+    return [word for before, word in pairwise(["", *words]) if "--" not in before + word]
+
+
 def test_proofs_that_the_documents_name_exist_and_every_test_and_bench_has_one() -> None:
     root = GPU.parents[1]
     texts = [path.read_text() for path in root.glob("docs/*.md")]
-    named = {name for text in texts for name in re.findall(r"proofs\.py ([a-z][a-z0-9-]+)", text)}
-    assert {"enhance", "reference"} <= named <= set(proofs.PROOFS)
-    commands = " ".join(proof.command for proof in proofs.PROOFS.values())
+    commands = [line for text in texts for line in re.findall(r"proofs\.py ([^`]+)`", text)]
+    named = {word for line in commands for word in words_of(line)} - {"NAME"}
+    assert {"enhance", "reference", "turns-dense-1"} <= named <= set(proofs.PROOFS)
+    run = " ".join(proof.command for proof in proofs.PROOFS.values())
     timed = [
         root / "tests" / "bench" / f"{name}.py" for name in ("turns", "int8", "enhance", "scaling")
     ]
-    unseen = [path.name for path in (*GPU.glob("test_*.py"), *timed) if path.name not in commands]
+    unseen = [path.name for path in (*GPU.glob("test_*.py"), *timed) if path.name not in run]
     assert not unseen
